@@ -1,0 +1,1 @@
+//! Every byte that another process, a file or a tool sees.

@@ -1,0 +1,1 @@
+//! Scheduler, timers, clock, DMA memory, rings and metrics of a partition.

@@ -1,0 +1,1 @@
+//! Everything that makes a system call: memory, devices, partition launch and supervision.

@@ -1,0 +1,1 @@
+//! A software NVMe controller: embedded default device, test double, fault plans.

@@ -1,0 +1,1 @@
+//! NVMe registers, commands, completions, identify structures and status codes.

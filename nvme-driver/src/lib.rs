@@ -1,0 +1,1 @@
+//! A polled user-space NVMe driver without allocation, locks or unsafe code.
