@@ -1,1 +1,15 @@
-//! Scheduler, timers, clock, DMA memory, rings and metrics of a partition.
+//! What a partition runs on: scheduler, timers, clock, DMA memory, rings and metrics.
+//!
+//! `#![no_std]`, no allocation, no system call. See `ARCHITECTURE.md` for how the parts meet.
+#![cfg_attr(not(any(test, feature = "std")), no_std)]
+
+pub mod channel;
+pub mod clock;
+pub mod crc;
+pub mod mailbox;
+pub mod mem;
+pub mod metrics;
+pub mod partition;
+pub mod region;
+pub mod ring;
+pub mod task;

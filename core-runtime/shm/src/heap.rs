@@ -1,0 +1,28 @@
+//! Heap-backed spans, for tests, Miri and tools that need no real mapping.
+
+use core::ptr::NonNull;
+use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
+
+use crate::span::Span;
+
+/// A zeroed span of `len` bytes, aligned to 4 KiB, never freed.
+#[must_use]
+pub fn leak_zeroed(len: usize) -> Span<'static> {
+    leak_aligned(len, 4096)
+}
+
+/// A zeroed span of `len` bytes, aligned to `align` (a power of two), never freed.
+///
+/// # Panics
+/// If `align` is not a power of two or the heap is exhausted.
+#[must_use]
+pub fn leak_aligned(len: usize, align: usize) -> Span<'static> {
+    let layout = Layout::from_size_align(len.max(1), align).expect("a power-of-two alignment");
+    // SAFETY: the layout's size is not zero.
+    let base = unsafe { alloc_zeroed(layout) };
+    let Some(base) = NonNull::new(base) else {
+        handle_alloc_error(layout)
+    };
+    // SAFETY: invariants 1 and 2: the bytes are leaked, and only the span names them.
+    unsafe { Span::from_raw(base, len) }
+}

@@ -1,0 +1,48 @@
+//! Aligned words of shared memory, loaded and stored atomically.
+//!
+//! One writer a word is this project's rule, so there is no read-modify-write here.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+macro_rules! word {
+    ($name:ident, $atomic:ty, $int:ty, $bits:literal) => {
+        #[doc = concat!("An aligned ", $bits, "-bit word; its bounds were checked when it was made.")]
+        #[derive(Clone, Copy, Debug)]
+        pub struct $name<'m>(&'m $atomic);
+
+        impl<'m> $name<'m> {
+            pub(crate) const fn new(at: &'m $atomic) -> Self {
+                Self(at)
+            }
+
+            /// Loads with Relaxed: a counter, or a word that another one orders.
+            #[inline(always)]
+            #[must_use]
+            pub fn load(&self) -> $int {
+                self.0.load(Ordering::Relaxed)
+            }
+
+            /// Loads with Acquire: what its writer stored before is visible after.
+            #[inline(always)]
+            #[must_use]
+            pub fn load_acquire(&self) -> $int {
+                self.0.load(Ordering::Acquire)
+            }
+
+            /// Stores with Relaxed.
+            #[inline(always)]
+            pub fn store(&self, value: $int) {
+                self.0.store(value, Ordering::Relaxed);
+            }
+
+            /// Stores with Release: what was stored before is visible to who acquires it.
+            #[inline(always)]
+            pub fn store_release(&self, value: $int) {
+                self.0.store(value, Ordering::Release);
+            }
+        }
+    };
+}
+
+word!(Word32, AtomicU32, u32, "32");
+word!(Word64, AtomicU64, u64, "64");

@@ -1,0 +1,1 @@
+//! Control registers through a shared-memory mailbox.

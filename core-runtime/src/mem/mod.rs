@@ -1,0 +1,1 @@
+//! Memory of a partition: bump memory, DMA arena, queue views.
