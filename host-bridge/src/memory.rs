@@ -1,0 +1,355 @@
+//! Memory by policy: the page size asked for, the next smaller one where the machine has none, and
+//! exactly one line that says so.
+//!
+//! Called by [`crate::runtime`] for everything that a partition uses. A [`MemorySource`] is told
+//! first what the whole run needs, so that its warnings name the number that fixes them. It never
+//! changes the system itself. All memory is reserved, touched and (where that is needed) locked
+//! before it is handed out: a partition takes no page fault for it.
+
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Resource, getrlimit};
+
+use crate::sys::mapping::Mapped;
+use crate::sys::memfd::{Memfd, MemoryRefused, PageSize};
+use crate::topology::{free_huge_pages, meminfo_bytes, read_line};
+use crate::warnings::{WarningKind, Warnings};
+
+/// Memory that could not be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MemoryError {
+    /// The kernel refused even 4 KiB pages.
+    #[error(transparent)]
+    Refused(#[from] MemoryRefused),
+    /// Taking it would make the kernel kill someone.
+    #[error("{needed} bytes of memory are needed, the machine has {available} available")]
+    TooLittle {
+        /// Bytes needed.
+        needed: usize,
+        /// What `/proc/meminfo` calls available.
+        available: u64,
+    },
+    /// A size beyond the address space.
+    #[error("{0} bytes are more than an address space holds")]
+    Absurd(usize),
+}
+
+/// A memory file and the mapping of its writer.
+#[derive(Debug)]
+pub struct SharedMemory {
+    /// The file; its descriptor goes to whoever else may map it.
+    pub memfd: Memfd,
+    /// Our mapping.
+    pub mapped: Mapped,
+}
+
+/// Memory that one side writes and the other side only reads: sealed so.
+#[derive(Debug)]
+pub struct OneWriter {
+    /// The writer's side.
+    pub writer: SharedMemory,
+    /// The reader's mapping, without write permission.
+    pub reader: Mapped,
+}
+
+/// Makes memory of the preferred page size, or of smaller pages with one warning.
+#[derive(Debug)]
+pub struct MemorySource {
+    preferred: PageSize,
+    whole_run_bytes: usize,
+    warnings: Warnings,
+    root: PathBuf,
+}
+
+impl MemorySource {
+    /// Memory in pages of `preferred`; `whole_run_bytes` is what will be asked for in all, and
+    /// only used to say how much is missing.
+    #[must_use]
+    pub fn new(preferred: PageSize, whole_run_bytes: usize, warnings: Warnings) -> Self {
+        Self {
+            preferred,
+            whole_run_bytes,
+            warnings,
+            root: PathBuf::from("/"),
+        }
+    }
+
+    /// Reserved, touched and locked memory that several parties write: size sealed.
+    ///
+    /// # Errors
+    /// [`MemoryError`].
+    pub fn shared(&self, name: &str, len: usize) -> Result<SharedMemory, MemoryError> {
+        let shared = self.file(name, len)?;
+        shared.memfd.seal_size()?;
+        Ok(shared)
+    }
+
+    /// Memory with one writer: mapped writable once, sealed, then mapped read-only.
+    ///
+    /// # Errors
+    /// [`MemoryError`].
+    pub fn one_writer(&self, name: &str, len: usize) -> Result<OneWriter, MemoryError> {
+        let writer = self.file(name, len)?;
+        writer.memfd.seal_single_writer()?;
+        let reader = Mapped::read_only(&writer.memfd)?;
+        Ok(OneWriter { writer, reader })
+    }
+
+    /// Private memory, never shared and never seen by a device.
+    ///
+    /// # Errors
+    /// [`MemoryError`].
+    pub fn private(&self, len: usize) -> Result<Mapped, MemoryError> {
+        let mapped = self.fall_back(len, Mapped::private)?;
+        self.lock(&mapped);
+        Ok(mapped)
+    }
+
+    fn file(&self, name: &str, len: usize) -> Result<SharedMemory, MemoryError> {
+        let shared = self.fall_back(len, |len, page| {
+            let memfd = Memfd::create(name, len, page)?;
+            let mapped = Mapped::writable(&memfd)?;
+            Ok(SharedMemory { memfd, mapped })
+        })?;
+        self.lock(&shared.mapped);
+        Ok(shared)
+    }
+
+    /// Tries `make` with the preferred page size, then with smaller ones.
+    fn fall_back<T>(
+        &self,
+        len: usize,
+        make: impl Fn(usize, PageSize) -> Result<T, MemoryRefused>,
+    ) -> Result<T, MemoryError> {
+        let mut page = self.preferred;
+        loop {
+            let rounded = page.round_up(len).ok_or(MemoryError::Absurd(len))?;
+            if !page.is_huge() {
+                self.check_available(rounded)?;
+            }
+            match (make(rounded, page), page.smaller()) {
+                (Ok(made), _) => {
+                    if page < self.preferred {
+                        self.warn_small_pages(page);
+                    }
+                    return Ok(made);
+                }
+                (Err(_), Some(smaller)) => page = smaller,
+                (Err(refused), None) => return Err(refused.into()),
+            }
+        }
+    }
+
+    /// Small pages are overcommitted: asking for more than there is would not fail, but kill.
+    fn check_available(&self, needed: usize) -> Result<(), MemoryError> {
+        match meminfo_bytes(&self.root, "MemAvailable") {
+            Some(available) if (needed as u64) > available => {
+                Err(MemoryError::TooLittle { needed, available })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn warn_small_pages(&self, got: PageSize) {
+        self.warnings.say(WarningKind::SmallPages, || {
+            small_pages_line(&self.root, self.preferred, got, self.whole_run_bytes)
+        });
+    }
+
+    fn lock(&self, mapped: &Mapped) {
+        if let Err(errno) = mapped.lock() {
+            self.warnings.say(WarningKind::Unlocked, || {
+                unlocked_line(self.whole_run_bytes, memlock_limit(), &user_name(), errno)
+            });
+        }
+    }
+}
+
+/// What this process may lock, in bytes; `None` is unlimited.
+#[must_use]
+pub fn memlock_limit() -> Option<u64> {
+    getrlimit(Resource::Memlock).current
+}
+
+fn user_name() -> String {
+    std::env::var("USER").unwrap_or_else(|_| rustix::process::getuid().as_raw().to_string())
+}
+
+fn small_pages_line(root: &Path, wanted: PageSize, got: PageSize, whole: usize) -> String {
+    let pages = whole.div_ceil(wanted.bytes()) as u64;
+    let free = free_huge_pages(root, wanted.bytes(), None).unwrap_or(0);
+    let pool = format!("hugepages-{}kB", wanted.bytes() >> 10);
+    let there = root
+        .join("sys/kernel/mm/hugepages")
+        .join(&pool)
+        .join("nr_hugepages");
+    let there: u64 = read_line(&there)
+        .and_then(|line| line.parse().ok())
+        .unwrap_or(0);
+    let target = there + pages.saturating_sub(free).max(1);
+    let fix = match wanted {
+        PageSize::Huge1G => {
+            format!("echo {target} > /sys/kernel/mm/hugepages/{pool}/nr_hugepages")
+        }
+        _ => format!("sysctl vm.nr_hugepages={target}"),
+    };
+    format!(
+        "{wanted} huge pages: {pages} needed, {free} free; using {got} pages instead, which is \
+         slower; as root: {fix}"
+    )
+}
+
+fn unlocked_line(
+    needed: usize,
+    limit: Option<u64>,
+    user: &str,
+    errno: rustix::io::Errno,
+) -> String {
+    let limit = limit.map_or_else(|| "unlimited".into(), |bytes| format!("{bytes} bytes"));
+    let kib = needed.div_ceil(1024);
+    format!(
+        "memory is not locked ({errno}): {needed} bytes needed, RLIMIT_MEMLOCK is {limit}; \
+         put \"{user} - memlock {kib}\" into /etc/security/limits.conf and log in again"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TempDir;
+    use std::sync::{Arc, Mutex};
+
+    fn source(preferred: PageSize, whole: usize, root: &Path) -> (MemorySource, Lines) {
+        let lines = Lines::default();
+        let sink = Arc::clone(&lines.0);
+        let warnings = Warnings::to(move |w| sink.lock().expect("lock").push(w.line.clone()));
+        let mut source = MemorySource::new(preferred, whole, warnings);
+        source.root = root.to_owned();
+        (source, lines)
+    }
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<String>>>);
+
+    impl Lines {
+        fn of_pages(&self) -> Vec<String> {
+            let lines = self.0.lock().expect("lock");
+            lines
+                .iter()
+                .filter(|line| line.contains("huge pages"))
+                .cloned()
+                .collect()
+        }
+    }
+
+    /// A machine whose pool is as the test says, for the texts; mappings go to the real one.
+    fn machine(nr: u32, free: u32) -> TempDir {
+        let root = TempDir::new("pool");
+        let pool = "sys/kernel/mm/hugepages/hugepages-2048kB";
+        root.write(&format!("{pool}/nr_hugepages"), &nr.to_string());
+        root.write(&format!("{pool}/free_hugepages"), &free.to_string());
+        root
+    }
+
+    #[test]
+    fn without_huge_pages_small_ones_serve_and_one_line_names_the_fix() {
+        // A terabyte of huge pages is on no build machine; nothing of it is touched.
+        let root = machine(10, 3);
+        let (source, lines) = source(PageSize::Huge2M, 32 << 20, root.path());
+        let make = |_, page: PageSize| {
+            if page.is_huge() {
+                Err(refusal(page))
+            } else {
+                Ok(page)
+            }
+        };
+        for _ in 0..3 {
+            assert_eq!(source.fall_back(5 << 20, make), Ok(PageSize::Small4K));
+        }
+        assert_eq!(
+            lines.of_pages(),
+            [
+                "2 MiB huge pages: 16 needed, 3 free; using 4 KiB pages instead, which is slower; \
+              as root: sysctl vm.nr_hugepages=23"
+            ]
+        );
+    }
+
+    fn refusal(page: PageSize) -> MemoryRefused {
+        MemoryRefused {
+            step: "reservation",
+            len: 0,
+            page,
+            errno: rustix::io::Errno::NOMEM,
+        }
+    }
+
+    #[test]
+    fn gigabyte_pages_fall_back_to_two_mebibytes_first() {
+        let root = machine(0, 0);
+        let (source, lines) = source(PageSize::Huge1G, 1 << 30, root.path());
+        let make = |len: usize, page: PageSize| match page {
+            PageSize::Huge1G => Err(refusal(page)),
+            _ => Ok((len, page)),
+        };
+        assert_eq!(
+            source.fall_back(3 << 20, make),
+            Ok((4 << 20, PageSize::Huge2M))
+        );
+        let line = lines.of_pages().pop().expect("one line");
+        assert!(line.contains("using 2 MiB pages instead"), "{line}");
+        assert!(line.contains("hugepages-1048576kB/nr_hugepages"), "{line}");
+    }
+
+    #[test]
+    fn the_real_machine_gives_memory_with_or_without_a_pool() {
+        let (source, lines) = source(PageSize::Huge2M, 6 << 20, Path::new("/"));
+        let dma = source.shared("dma", 3 << 20).expect("shared memory");
+        let region = source
+            .one_writer("region", 4096)
+            .expect("one-writer memory");
+        let private = source.private(1 << 20).expect("private memory");
+        assert!(dma.mapped.len() >= 3 << 20);
+        region
+            .writer
+            .mapped
+            .span()
+            .word32(0)
+            .expect("aligned")
+            .store(7);
+        assert_eq!(region.reader.read_span().load32(0), Ok(7));
+        assert!(lines.of_pages().len() <= 1, "{:?}", lines.of_pages());
+        for mapped in [dma.mapped, region.writer.mapped, region.reader, private] {
+            // SAFETY: the spans above were temporaries.
+            unsafe { mapped.unmap() };
+        }
+    }
+
+    #[test]
+    fn small_pages_beyond_what_is_available_are_an_error_with_both_numbers() {
+        let root = TempDir::new("poor");
+        root.write("proc/meminfo", "MemAvailable: 1024 kB\n");
+        let (source, _lines) = source(PageSize::Small4K, 2 << 20, root.path());
+        assert_eq!(
+            source.private(2 << 20).expect_err("too little"),
+            MemoryError::TooLittle {
+                needed: 2 << 20,
+                available: 1 << 20
+            }
+        );
+    }
+
+    #[test]
+    fn the_memlock_line_gives_bytes_needed_the_limit_and_the_line_to_add() {
+        let errno = rustix::io::Errno::NOMEM;
+        let line = unlocked_line(64 << 20, Some(8 << 20), "trader", errno);
+        assert!(
+            line.contains("67108864 bytes needed, RLIMIT_MEMLOCK is 8388608 bytes"),
+            "{line}"
+        );
+        assert!(
+            line.contains("\"trader - memlock 65536\" into /etc/security/limits"),
+            "{line}"
+        );
+    }
+}

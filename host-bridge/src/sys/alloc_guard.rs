@@ -1,0 +1,181 @@
+//! A global allocator that counts what a running partition allocates: the number must be zero.
+//!
+//! A binary (or a test) that wants the proof declares it:
+//!
+//! ```
+//! use host_bridge::sys::alloc_guard::CountingAllocator;
+//!
+//! #[global_allocator]
+//! static ALLOCATOR: CountingAllocator = CountingAllocator::system();
+//! # fn main() { assert!(host_bridge::sys::alloc_guard::installed()); }
+//! ```
+//!
+//! [`crate::runtime`] watches each partition's thread: whatever is allocated, resized or freed while
+//! that partition's state word says *running* is counted in its report. Without the declaration the
+//! report says "not checked". In a thread that is not watched the cost is one thread-local load.
+//!
+//! Invariants, named in the SAFETY lines:
+//! 1. Every call is passed on unchanged to the allocator behind, whose contract is the caller's.
+//! 2. The thread-local state has no destructor and a constant initial value, so using it neither
+//!    allocates nor fails, at any time of a thread's life.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hybrid_shm::Word32;
+
+/// Set by the first call: a binary without the declaration leaves it false.
+static INSTALLED: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    static WATCH: Cell<Option<Watched>> = const { Cell::new(None) };
+}
+
+/// What this thread counts, and when.
+#[derive(Clone, Copy)]
+struct Watched {
+    word: Word32<'static>,
+    while_value: u32,
+    calls: u64,
+    first_bytes: usize,
+}
+
+/// What was seen on a watched thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AllocReport {
+    /// Calls of the allocator (allocate, resize, free) while watched.
+    pub calls: u64,
+    /// Size of the first one in bytes, or 0.
+    pub first_bytes: usize,
+}
+
+/// Whether a [`CountingAllocator`] is this process's global allocator.
+#[must_use]
+pub fn installed() -> bool {
+    INSTALLED.load(Ordering::Relaxed)
+}
+
+/// Counts on this thread from now on, whenever `word` holds `while_value`.
+pub fn watch_this_thread(word: Word32<'static>, while_value: u32) {
+    WATCH.set(Some(Watched {
+        word,
+        while_value,
+        calls: 0,
+        first_bytes: 0,
+    }));
+}
+
+/// Stops counting and says what was seen; `None` if nothing was watched or nothing could be seen.
+#[must_use]
+pub fn unwatch_this_thread() -> Option<AllocReport> {
+    let watched = WATCH.take()?;
+    installed().then_some(AllocReport {
+        calls: watched.calls,
+        first_bytes: watched.first_bytes,
+    })
+}
+
+/// Passes every call on to `A` and counts for the watched threads.
+#[derive(Debug)]
+pub struct CountingAllocator<A = System>(A);
+
+impl CountingAllocator<System> {
+    /// Over the system's allocator.
+    #[must_use]
+    pub const fn system() -> Self {
+        Self(System)
+    }
+}
+
+impl<A> CountingAllocator<A> {
+    /// Over another allocator.
+    #[must_use]
+    pub const fn over(allocator: A) -> Self {
+        Self(allocator)
+    }
+
+    #[inline]
+    fn note(bytes: usize) {
+        let Some(mut watched) = WATCH.get() else {
+            if !INSTALLED.load(Ordering::Relaxed) {
+                INSTALLED.store(true, Ordering::Relaxed);
+            }
+            return;
+        };
+        if watched.word.load() == watched.while_value {
+            if watched.calls == 0 {
+                watched.first_bytes = bytes;
+            }
+            watched.calls += 1;
+            WATCH.set(Some(watched));
+        }
+    }
+}
+
+// SAFETY: invariants 1 and 2.
+unsafe impl<A: GlobalAlloc> GlobalAlloc for CountingAllocator<A> {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        Self::note(layout.size());
+        // SAFETY: invariant 1.
+        unsafe { self.0.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        Self::note(layout.size());
+        // SAFETY: invariant 1.
+        unsafe { self.0.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        Self::note(new_size);
+        // SAFETY: invariant 1.
+        unsafe { self.0.realloc(at, layout, new_size) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        Self::note(layout.size());
+        // SAFETY: invariant 1.
+        unsafe { self.0.dealloc(at, layout) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_watched_thread_in_the_named_state_is_counted() {
+        let guard = CountingAllocator::system();
+        let layout = Layout::from_size_align(48, 8).expect("a layout");
+        let once = || {
+            // SAFETY: allocated and freed with the same layout, of non-zero size.
+            unsafe { guard.dealloc(guard.alloc(layout), layout) };
+        };
+        once();
+        let word = hybrid_shm::leak_zeroed(4096).word32(0).expect("aligned");
+        watch_this_thread(word, 2);
+        once();
+        word.store(2);
+        once();
+        std::thread::scope(|scope| {
+            scope.spawn(|| guard_once(&guard, layout));
+        });
+        word.store(3);
+        once();
+        // The scope's own bookkeeping does not pass through `guard`: it is not the global one here.
+        assert_eq!(
+            unwatch_this_thread(),
+            Some(AllocReport {
+                calls: 2,
+                first_bytes: 48
+            })
+        );
+        assert_eq!(unwatch_this_thread(), None);
+    }
+
+    fn guard_once(guard: &CountingAllocator, layout: Layout) {
+        // SAFETY: allocated and freed with the same layout, of non-zero size.
+        unsafe { guard.dealloc(guard.alloc(layout), layout) };
+    }
+}

@@ -1,0 +1,11 @@
+//! System calls that Rust's types do not cover: the only unsafe code of this crate.
+//!
+//! Each module wraps one family of calls, starts with its numbered invariants, and gives the rest
+//! of the crate a safe interface (or an `unsafe fn` where only the caller can know). What `rustix`
+//! offers as a safe function is called from outside, directly.
+
+pub mod alloc_guard;
+pub mod mapping;
+pub mod memfd;
+pub mod signals;
+pub mod syscall_guard;
