@@ -1,0 +1,129 @@
+//! File framing: each message after its length, a length of zero at the end of the session.
+//!
+//! Called by [`crate::pipeline::Pipeline`] with the payloads of consecutive chunks. A feed without
+//! the end mark is whole too (captures often lack it); bytes after the mark are not.
+
+use super::{Frame, Piece, PrefixStream};
+use crate::error::{FrameError, FrameFault, Position};
+use crate::message;
+
+/// Splits a file, cut into slices anywhere, into messages.
+///
+/// An error ends the feed: what is fed after one is undefined, though harmless.
+#[derive(Clone, Debug)]
+pub struct FileFramer {
+    stream: PrefixStream,
+    /// Where the mark stands, once seen.
+    end: Option<Position>,
+}
+
+impl Default for FileFramer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl FileFramer {
+    /// A framer at the start of a feed.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            stream: PrefixStream::new(),
+            end: None,
+        }
+    }
+
+    /// Feeds the next bytes of the feed and calls `visit` for each message that is now whole.
+    ///
+    /// # Errors
+    /// [`FrameError::NotItch`] when the first message is of no known type and length,
+    /// [`FrameError::AfterEnd`], and what `visit` fails with.
+    #[inline(always)]
+    pub fn push<E: From<FrameFault>>(
+        &mut self,
+        slice: &[u8],
+        mut visit: impl FnMut(Frame<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if self.end.is_some() {
+            return Ok(self.check_after_end(slice)?);
+        }
+        let end = &mut self.end;
+        let used = self.stream.push(slice, |piece| match piece {
+            Piece::Message(frame) => {
+                if frame.at.number == 1 {
+                    check_first(&frame)?;
+                }
+                visit(frame).map(|()| true)
+            }
+            Piece::Zero(at) => {
+                *end = Some(at);
+                Ok(false)
+            }
+        })?;
+        Ok(self.check_after_end(slice.get(used..).unwrap_or(&[]))?)
+    }
+
+    /// Nothing may follow the end mark.
+    fn check_after_end(&self, rest: &[u8]) -> Result<(), FrameFault> {
+        if rest.is_empty() {
+            return Ok(());
+        }
+        let error = FrameError::AfterEnd {
+            bytes: rest.len() as u64,
+        };
+        Err(FrameFault {
+            at: self.position(),
+            error,
+        })
+    }
+
+    /// The feed is over.
+    ///
+    /// # Errors
+    /// [`FrameError::Truncated`] when it ends inside a message, [`FrameError::Empty`] when it
+    /// holds none.
+    pub fn finish(&self) -> Result<(), FrameFault> {
+        self.stream.finish()?;
+        if self.stream.number == 0 {
+            return Err(FrameFault {
+                at: self.position(),
+                error: FrameError::Empty,
+            });
+        }
+        Ok(())
+    }
+
+    /// Where the next message begins (or has begun, when it straddles).
+    #[must_use]
+    pub const fn position(&self) -> Position {
+        self.stream.next_position()
+    }
+
+    /// Messages found so far.
+    #[must_use]
+    pub const fn messages(&self) -> u64 {
+        self.stream.number
+    }
+
+    /// Whether the mark that ends the session was seen.
+    #[must_use]
+    pub const fn ended(&self) -> bool {
+        self.end.is_some()
+    }
+}
+
+/// A feed begins with a message that the specification knows; garbage practically never does.
+fn check_first(frame: &Frame<'_>) -> Result<(), FrameFault> {
+    let kind = frame.bytes.first().copied().unwrap_or(0);
+    if message::length_of(kind) == Some(usize::from(frame.length)) {
+        return Ok(());
+    }
+    let error = FrameError::NotItch {
+        kind,
+        length: frame.length,
+    };
+    Err(FrameFault {
+        at: frame.at,
+        error,
+    })
+}
