@@ -27,6 +27,7 @@ pub mod name;
 pub mod record;
 pub mod region;
 pub mod ring;
+pub mod state;
 
 pub use error::AbiError;
 pub use name::Name;
