@@ -40,6 +40,15 @@ pub(super) fn unclaim(region: &DmaRegion) {
     CLAIMED.lock().retain(|&(a, _)| a != addr);
 }
 
+/// Gives a claim back, so that other memory may be mapped at its addresses.
+///
+/// # Safety
+/// The arena over the region, every buffer and view of it, are never used again: the host calls it
+/// right before it unmaps the memory of a partition that has ended.
+pub unsafe fn release_region(region: &DmaRegion) {
+    unclaim(region);
+}
+
 #[cfg(not(any(test, feature = "std")))]
 fn push(claims: &mut Claims, claim: (usize, usize)) -> Result<(), (usize, usize)> {
     claims.push(claim)

@@ -43,6 +43,7 @@ mod region;
 pub use arena::{DmaArena, DmaStats};
 pub use buf::{DeviceBuf, DmaBuf, SharedDma};
 pub use bump::{Bump, OutOfMemory};
+pub use claim::release_region;
 pub use doorbell::{Doorbell, DoorbellRegion};
 pub use error::DmaError;
 pub use iova::{Iova, IovaAllocator, IovaError, IovaRange, MSI_WINDOW};
