@@ -1,0 +1,584 @@
+//! The scheduler: run queues, the task table, and the tick.
+//!
+//! Called by the partition's loop, on the core that made it. See [`super`] for the rules and the
+//! invariants.
+
+use core::cell::Cell;
+use core::fmt;
+use core::marker::PhantomData;
+use core::task::Context;
+
+use super::config::{Class, SchedulerConfig, SpawnError, TaskId};
+use super::header::{State, TaskHeader, TaskRef};
+use super::memory::TaskMemory;
+use super::queue::RunQueue;
+use super::remote::RemoteQueue;
+use super::remote_words::RemoteLines;
+use super::spawner::Spawner;
+use super::stats::{Log2Histogram, SchedulerStats, TaskState, TaskStats, Tick, bump};
+use super::timers::TimerHeap;
+use super::wake_slot::waker_of;
+use crate::clock::{Clock, Instant, Ticks};
+use crate::mem::{Bump, OutOfMemory};
+
+/// Processes that can wake this core through shared memory: the host, and a few partitions.
+const MAX_REMOTE_SOURCES: usize = 8;
+
+/// The scheduler of one core.
+///
+/// It stays on the core (thread) that made it:
+/// ```compile_fail
+/// fn needs_sync<T: Sync>() {}
+/// needs_sync::<core_runtime::task::Scheduler>();
+/// ```
+/// ```compile_fail
+/// fn needs_send<T: Send>() {}
+/// needs_send::<core_runtime::task::Scheduler>();
+/// ```
+pub struct Scheduler {
+    pub(super) clock: Clock,
+    pub(super) timers: TimerHeap,
+    pub(super) memory: TaskMemory,
+    config: SchedulerConfig,
+    queues: [RunQueue; 3],
+    remote: RemoteQueue<TaskHeader>,
+    sources: [Cell<Option<&'static RemoteLines>>; MAX_REMOTE_SOURCES],
+    table: &'static [Cell<Option<TaskRef>>],
+    table_len: Cell<usize>,
+    in_tick: Cell<bool>,
+    current: Cell<Option<TaskRef>>,
+    /// When the running poll began.
+    poll_began: Cell<Instant>,
+    /// `now` of the running or last tick.
+    now: Cell<Instant>,
+    /// Time since then that the loop can explain.
+    explained: Cell<Ticks>,
+    stolen_threshold: Ticks,
+    counters: Counters,
+    poll_to_poll: Log2Histogram,
+    stolen: Log2Histogram,
+    core_local: PhantomData<*const ()>,
+}
+
+#[derive(Default)]
+struct Counters {
+    ticks: Cell<u64>,
+    idle_ticks: Cell<u64>,
+    polls: [Cell<u64>; 3],
+    spawned: Cell<u64>,
+    completed: Cell<u64>,
+    cancelled: Cell<u64>,
+    remote_wakes: Cell<u64>,
+    timers_fired: Cell<u64>,
+    timers_full: Cell<u64>,
+    overruns: Cell<u64>,
+    poll_ticks: Cell<u64>,
+    longest_gap: Cell<Ticks>,
+    stolen_gaps: Cell<u64>,
+    stolen: Cell<Ticks>,
+    longest_stolen: Cell<Ticks>,
+    live: Cell<u32>,
+    live_high_water: Cell<u32>,
+}
+
+/// The task that is being polled.
+#[derive(Clone, Copy, Debug)]
+pub struct CurrentTask {
+    /// Its place in the table.
+    pub id: TaskId,
+    /// Its name.
+    pub name: &'static str,
+    /// When this poll began; the tick's `now` where polls are not timed.
+    pub since: Instant,
+}
+
+impl Scheduler {
+    /// Makes a scheduler that belongs to the calling core, with all its memory from `bump`.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] if `bump` has too little left.
+    pub fn new(
+        config: SchedulerConfig,
+        clock: Clock,
+        bump: &Bump,
+    ) -> Result<&'static Self, OutOfMemory> {
+        let now = clock.now();
+        bump.alloc(Self {
+            timers: TimerHeap::new(config.max_timers, bump)?,
+            memory: TaskMemory::new(config.task_memory_bytes, bump)?,
+            queues: [const { RunQueue::new() }; 3],
+            remote: RemoteQueue::new(),
+            sources: [const { Cell::new(None) }; MAX_REMOTE_SOURCES],
+            table: bump.slice_with(config.max_tasks as usize, |_| Cell::new(None))?,
+            table_len: Cell::new(0),
+            in_tick: Cell::new(false),
+            current: Cell::new(None),
+            poll_began: Cell::new(now),
+            now: Cell::new(now),
+            explained: Cell::new(Ticks::ZERO),
+            stolen_threshold: clock.ns_to_ticks(config.stolen_threshold_ns),
+            counters: Counters::default(),
+            poll_to_poll: Log2Histogram::new(),
+            stolen: Log2Histogram::new(),
+            clock,
+            config,
+            core_local: PhantomData,
+        })
+    }
+
+    /// Hands out the way to spawn tasks, sleep and ask for the time.
+    #[must_use]
+    pub const fn spawner(&'static self) -> Spawner {
+        Spawner::new(self)
+    }
+
+    /// The clock that budgets and deadlines are measured by.
+    #[must_use]
+    pub const fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// `now` of the running tick, or of the last one.
+    #[inline]
+    #[must_use]
+    pub fn tick_now(&self) -> Instant {
+        self.now.get()
+    }
+
+    /// The earliest deadline of a timer.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.timers.next_deadline()
+    }
+
+    /// Whether a task is ready, remote wakes not looked at.
+    #[inline]
+    #[must_use]
+    pub fn has_ready(&self) -> bool {
+        self.queues.iter().any(|queue| !queue.is_empty())
+    }
+
+    /// Lets another process wake tasks of this core. Returns false when there is no place left.
+    pub fn attach_remote(&self, lines: &'static RemoteLines) -> bool {
+        let free = self.sources.iter().find(|place| place.get().is_none());
+        free.is_some_and(|place| {
+            place.set(Some(lines));
+            true
+        })
+    }
+
+    /// Tells that the loop itself used `spent` since the last tick began, so that it is not taken
+    /// for stolen time. For work of more than a few microseconds, such as bring-up.
+    pub fn explain(&self, spent: Ticks) {
+        self.explained
+            .set(self.explained.get().saturating_add(spent));
+    }
+
+    /// Asks every task to end: their futures are dropped by the next ticks.
+    pub fn cancel_all(&self) {
+        for task in self.attached() {
+            let header = task.header();
+            if header.state.get() == State::Live {
+                header.cancel.set(true);
+                task.enqueue();
+            }
+        }
+    }
+
+    /// One bounded pass: wakes from elsewhere, timers that are due at `now`, ready tasks.
+    ///
+    /// Not re-entrant: from inside a task it does nothing and says `refused`.
+    #[inline]
+    pub fn tick(&'static self, now: Instant) -> Tick {
+        let mut tick = Tick::default();
+        if self.in_tick.replace(true) {
+            tick.refused = true;
+            return tick;
+        }
+        self.account_gap(now);
+        tick.remote_wakes = self.drain_remote();
+        tick.timers_fired = self.timers.fire(now, self.config.timers_per_tick);
+        if self.has_ready() {
+            self.run_ready(now, &mut tick);
+        }
+        tick.ready_left = self.queues.iter().map(RunQueue::len).sum();
+        self.add_up(&tick);
+        self.in_tick.set(false);
+        tick
+    }
+
+    /// Sorts the time since the last tick into the histograms.
+    #[inline]
+    fn account_gap(&self, now: Instant) {
+        let gap = now.since(self.now.get());
+        let unexplained = gap.saturating_sub(self.explained.get());
+        self.now.set(now);
+        self.explained.set(Ticks::ZERO);
+        if self.counters.ticks.get() == 0 {
+            return;
+        }
+        self.poll_to_poll.record(gap);
+        if gap > self.counters.longest_gap.get() {
+            self.counters.longest_gap.set(gap);
+        }
+        if unexplained >= self.stolen_threshold {
+            self.note_stolen(unexplained);
+        }
+    }
+
+    #[cold]
+    fn note_stolen(&self, ticks: Ticks) {
+        let counters = &self.counters;
+        self.stolen.record(ticks);
+        bump(&counters.stolen_gaps);
+        counters
+            .stolen
+            .set(counters.stolen.get().saturating_add(ticks));
+        counters
+            .longest_stolen
+            .set(counters.longest_stolen.get().max(ticks));
+    }
+
+    #[inline]
+    fn drain_remote(&self) -> u32 {
+        let mut wakes = 0;
+        if !self.remote.is_empty() {
+            wakes += self.remote.drain(|header| {
+                // SAFETY: invariant 1: only wakers push, with pointers from a `TaskRef`.
+                let task = unsafe { TaskRef::new(header) };
+                if task.header().state.get() == State::Live {
+                    task.enqueue();
+                }
+            });
+        }
+        for source in &self.sources {
+            let Some(lines) = source.get() else { break };
+            wakes += lines.poll();
+        }
+        wakes
+    }
+
+    /// Polls ready tasks by class. Timestamps chain: one poll's end is the next one's beginning.
+    fn run_ready(&'static self, now: Instant, tick: &mut Tick) {
+        for queue in &self.queues {
+            queue.note_depth();
+        }
+        let fresh = tick.remote_wakes == 0 && tick.timers_fired == 0;
+        let began = if fresh { now } else { self.stamp(now) };
+        self.poll_began.set(began);
+        let [latency, normal, background] = &self.queues;
+        self.run_latency(tick);
+        for _ in 0..normal.len().min(self.config.normal_polls) {
+            let Some(task) = normal.pop() else { break };
+            let polled = self.run(task, tick);
+            tick.polled_normal += u32::from(polled);
+            if !latency.is_empty() {
+                self.run_latency(tick);
+            }
+        }
+        for _ in 0..background.len().min(self.config.background_polls) {
+            if !(latency.is_empty() && normal.is_empty()) {
+                break;
+            }
+            let Some(task) = background.pop() else { break };
+            let polled = self.run(task, tick);
+            tick.polled_background += u32::from(polled);
+        }
+        if self.config.time_polls {
+            self.explained.set(self.poll_began.get().since(now));
+        }
+    }
+
+    /// Polls the latency tasks that are ready now, as far as the tick's share goes.
+    fn run_latency(&'static self, tick: &mut Tick) {
+        let latency = &self.queues[Class::Latency.index()];
+        let share = self
+            .config
+            .latency_polls
+            .saturating_sub(tick.polled_latency);
+        for _ in 0..latency.len().min(share) {
+            let Some(task) = latency.pop() else { break };
+            let polled = self.run(task, tick);
+            tick.polled_latency += u32::from(polled);
+        }
+    }
+
+    /// Does what a task that was just taken from its queue needs; returns whether it was polled.
+    #[inline]
+    fn run(&'static self, task: TaskRef, tick: &mut Tick) -> bool {
+        let header = task.header();
+        if header.state.get() != State::Live {
+            self.release(task);
+            return false;
+        }
+        if header.cancel.get() {
+            self.cancel_now(task);
+            tick.cancelled += 1;
+            self.poll_began.set(self.stamp(self.poll_began.get()));
+            return false;
+        }
+        self.current.set(Some(task));
+        let waker = waker_of(task);
+        let mut context = Context::from_waker(&waker);
+        // SAFETY: invariant 4: the task is live, and `in_tick` keeps polls from nesting.
+        let done = unsafe { (header.vtable.get().poll)(task, &mut context) };
+        self.current.set(None);
+        bump(&header.meter.polls);
+        if self.config.time_polls {
+            let ended = self.clock.now();
+            let spent = ended.since(self.poll_began.replace(ended));
+            let total = &self.counters.poll_ticks;
+            total.set(total.get().wrapping_add(spent.get()));
+            tick.overruns += u32::from(header.meter.charge(spent));
+        }
+        if done {
+            tick.completed += 1;
+            self.finish(task);
+        }
+        true
+    }
+
+    /// The future is ready: its output waits for the handle, or is dropped if there is none.
+    fn finish(&'static self, task: TaskRef) {
+        let header = task.header();
+        if !header.handle_held.get() {
+            // SAFETY: invariant 4: still live, inside a tick, and not being polled any more.
+            unsafe { (header.vtable.get().clear)(task) };
+        }
+        self.end(task);
+    }
+
+    /// Drops the future of a live task.
+    fn cancel_now(&'static self, task: TaskRef) {
+        // SAFETY: invariant 4: live, inside a tick, and not being polled.
+        unsafe { (task.header().vtable.get().clear)(task) };
+        self.end(task);
+    }
+
+    fn end(&'static self, task: TaskRef) {
+        let header = task.header();
+        task.close();
+        header.state.set(State::Done);
+        self.counters.live.set(self.counters.live.get() - 1);
+        header.join.wake();
+        self.release(task);
+    }
+
+    /// Frees the storage of a done task once neither handle nor run queue names it.
+    pub(super) fn release(&self, task: TaskRef) {
+        let header = task.header();
+        let done = header.state.get() == State::Done;
+        if done && !header.handle_held.get() && !header.is_queued() {
+            header.state.set(State::Free);
+            self.memory.give_back(task);
+        }
+    }
+
+    /// Gives a free storage its place in the table, the first time it is used.
+    pub(super) fn attach(&'static self, task: TaskRef) -> Result<(), SpawnError> {
+        let header = task.header();
+        if let Some(scheduler) = header.scheduler.get() {
+            return if core::ptr::eq(scheduler, self) {
+                Ok(())
+            } else {
+                Err(SpawnError::OtherScheduler)
+            };
+        }
+        if !task.fits() {
+            return Err(SpawnError::Address);
+        }
+        let index = self.table_len.get();
+        let full = SpawnError::TableFull {
+            capacity: self.table.len(),
+        };
+        let place = self.table.get(index).ok_or(full)?;
+        header
+            .id
+            .set(TaskId(u32::try_from(index).map_err(|_| full)?));
+        place.set(Some(task));
+        self.table_len.set(index + 1);
+        Ok(())
+    }
+
+    /// Makes an attached task live and ready; its future was just placed.
+    pub(super) fn start(&'static self, task: TaskRef, options: &super::TaskOptions) {
+        let header = task.header();
+        let counters = &self.counters;
+        header
+            .meter
+            .restart(options.name, options.class, options.budget(&self.clock));
+        header
+            .queue
+            .set(&raw const self.queues[options.class.index()]);
+        header.cancel.set(false);
+        header.handle_held.set(true);
+        header.join.clear();
+        task.open(self, (&raw const self.remote).cast_mut());
+        header.state.set(State::Live);
+        task.enqueue();
+        bump(&counters.spawned);
+        counters.live.set(counters.live.get() + 1);
+        counters
+            .live_high_water
+            .set(counters.live_high_water.get().max(counters.live.get()));
+    }
+
+    #[inline]
+    fn stamp(&self, otherwise: Instant) -> Instant {
+        if self.config.time_polls {
+            self.clock.now()
+        } else {
+            otherwise
+        }
+    }
+
+    #[inline]
+    fn add_up(&self, tick: &Tick) {
+        let counters = &self.counters;
+        let add = |counter: &Cell<u64>, by: u32| {
+            counter.set(counter.get().wrapping_add(u64::from(by)));
+        };
+        bump(&counters.ticks);
+        if tick.is_idle() {
+            bump(&counters.idle_ticks);
+            return;
+        }
+        add(&counters.polls[0], tick.polled_latency);
+        add(&counters.polls[1], tick.polled_normal);
+        add(&counters.polls[2], tick.polled_background);
+        add(&counters.completed, tick.completed);
+        add(&counters.cancelled, tick.cancelled);
+        add(&counters.remote_wakes, tick.remote_wakes);
+        add(&counters.timers_fired, tick.timers_fired);
+        add(&counters.overruns, tick.overruns);
+    }
+
+    pub(super) fn note_timers_full(&self) {
+        bump(&self.counters.timers_full);
+    }
+
+    /// Ready tasks of a class.
+    #[inline]
+    pub(super) fn ready(&self, class: Class) -> u32 {
+        self.queues[class.index()].len()
+    }
+
+    /// Whether wakes from other cores wait for the next tick.
+    #[inline]
+    pub(super) fn has_remote(&self) -> bool {
+        !self.remote.is_empty()
+    }
+
+    #[inline]
+    pub(super) fn current_ref(&self) -> Option<TaskRef> {
+        self.current.get()
+    }
+
+    #[inline]
+    pub(super) fn poll_began(&self) -> Instant {
+        self.poll_began.get()
+    }
+
+    fn attached(&self) -> impl Iterator<Item = TaskRef> + '_ {
+        self.table[..self.table_len.get()]
+            .iter()
+            .filter_map(Cell::get)
+    }
+
+    /// The task that is being polled; after a panic, the one that panicked.
+    #[must_use]
+    pub fn current(&self) -> Option<CurrentTask> {
+        let header = self.current.get()?.header();
+        Some(CurrentTask {
+            id: header.id.get(),
+            name: header.meter.name.get(),
+            since: self.poll_began.get(),
+        })
+    }
+
+    /// Every task that has not ended, or whose result was not taken yet.
+    pub fn tasks(&self) -> impl Iterator<Item = TaskStats> + '_ {
+        self.attached()
+            .filter(|task| task.header().state.get() != State::Free)
+            .map(|task| self.describe(task))
+    }
+
+    fn describe(&self, task: TaskRef) -> TaskStats {
+        let header = task.header();
+        let meter = &header.meter;
+        let state = if self.current.get() == Some(task) {
+            TaskState::Running
+        } else if header.state.get() == State::Done {
+            TaskState::Done
+        } else if header.is_queued() {
+            TaskState::Ready
+        } else {
+            TaskState::Waiting
+        };
+        TaskStats {
+            id: header.id.get(),
+            name: meter.name.get(),
+            class: meter.class.get(),
+            state,
+            polls: meter.polls.get(),
+            overruns: meter.overruns.get(),
+            budget: meter.budget.get(),
+            longest: meter.longest.get(),
+            total: Ticks::new(meter.total.get()),
+            exceeded_by: meter.exceeded.snapshot(),
+        }
+    }
+
+    /// All counters.
+    #[must_use]
+    pub fn stats(&self) -> SchedulerStats {
+        let counters = &self.counters;
+        SchedulerStats {
+            ticks: counters.ticks.get(),
+            idle_ticks: counters.idle_ticks.get(),
+            polls: core::array::from_fn(|class| counters.polls[class].get()),
+            spawned: counters.spawned.get(),
+            completed: counters.completed.get(),
+            cancelled: counters.cancelled.get(),
+            remote_wakes: counters.remote_wakes.get(),
+            timers_fired: counters.timers_fired.get(),
+            timers_full: counters.timers_full.get(),
+            overruns: counters.overruns.get(),
+            poll_ticks: counters.poll_ticks.get(),
+            longest_gap: counters.longest_gap.get(),
+            stolen_gaps: counters.stolen_gaps.get(),
+            stolen: counters.stolen.get(),
+            longest_stolen: counters.longest_stolen.get(),
+            live_tasks: counters.live.get(),
+            live_tasks_high_water: counters.live_high_water.get(),
+            task_capacity: self.config.max_tasks,
+            live_timers: self.timers.in_use(),
+            live_timers_high_water: self.timers.high_water(),
+            timer_capacity: self.config.max_timers,
+            ready: core::array::from_fn(|class| self.queues[class].len()),
+            ready_high_water: core::array::from_fn(|class| self.queues[class].high_water()),
+            task_memory_used: self.memory.used(),
+            task_memory_bytes: self.memory.capacity(),
+        }
+    }
+
+    /// Time from one tick's `now` to the next one's.
+    #[must_use]
+    pub const fn poll_to_poll(&self) -> &Log2Histogram {
+        &self.poll_to_poll
+    }
+
+    /// Gaps beyond the threshold that nothing of ours explains.
+    #[must_use]
+    pub const fn stolen(&self) -> &Log2Histogram {
+        &self.stolen
+    }
+}
+
+impl fmt::Debug for Scheduler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scheduler")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,3 @@
+//! The atomics of this module, in one place: the loom test puts its own here.
+
+pub(super) use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
