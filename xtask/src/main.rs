@@ -1,2 +1,153 @@
-//! Developer commands.
-fn main() {}
+//! Developer commands: `cargo xtask test`, `soak`, `bench`.
+//!
+//! CI calls `cargo xtask test` and nothing else, so what CI checks is what a developer can check.
+
+#![forbid(unsafe_code)]
+
+mod bench;
+mod command;
+mod libtest;
+mod project;
+mod runner;
+mod screen;
+mod soak;
+mod steps;
+mod test;
+mod tidy;
+mod tools;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use hybrid_conventions::{Exit, Nanos};
+
+use crate::project::Project;
+
+/// Developer commands of the hybrid runtime.
+#[derive(Parser)]
+#[command(name = "cargo xtask", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs what CI runs; the last line is `N passed, N failed, N skipped`.
+    #[command(after_long_help = TEST_HELP)]
+    Test {
+        /// Run this step only (may be repeated).
+        #[arg(long, value_name = "STEP")]
+        only: Vec<String>,
+        /// Print the steps and run none.
+        #[arg(long)]
+        list: bool,
+        /// Give up after this time (10s, 5m, 1h); what has not run by then has failed.
+        #[arg(long, value_name = "TIME", default_value = "29m")]
+        limit: Nanos,
+    },
+    /// Runs the long versions of the random tests.
+    #[command(after_long_help = SOAK_HELP)]
+    Soak {
+        /// Start rounds until so many minutes have passed; one round runs in any case.
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        minutes: u64,
+        /// Operations of each random test, instead of 10^7 (oracle) and 10^8 (allocator).
+        #[arg(long, value_name = "N")]
+        ops: Option<u64>,
+        /// Seed of the first round; each round adds one.
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        seed: u64,
+    },
+    /// Runs the benchmark binaries; exit code 2 if one exceeded its threshold.
+    Bench {
+        /// Small sizes: shows that they work, not how fast.
+        #[arg(long)]
+        quick: bool,
+        /// Only binaries whose name contains this.
+        filter: Option<String>,
+    },
+}
+
+const TEST_HELP: &str = "\
+Every test counts as one; fmt, tidy, clippy, docs and each no_std build count as one each. Logs are
+in target/xtask-logs/STEP.log; of a failed step the end is printed. What is missing is installed
+when run as root; otherwise the command is printed and the exit code is 3.
+
+What a test sees and says (hybrid_conventions::testing, feature std):
+  HYBRID_SKIP_LOG   set here: a file; a test that cannot run appends the line `NAME: REASON` with
+                    testing::skipped(NAME, REASON) and returns. It is counted as skipped.
+  PROPTEST_CASES, LOOM_MAX_PREEMPTIONS, MIRIFLAGS, CARGO_TARGET_DIR are set for the steps miri
+                    and loom.
+
+Exit codes: 0 all passed, 1 something failed, 3 something is missing.";
+
+const SOAK_HELP: &str = "\
+Tests read their sizes through hybrid_conventions::testing (feature std):
+  HYBRID_SOAK=1         testing::soak(): large sizes
+  HYBRID_SOAK_OPS=N     testing::ops(ordinary, soak): operations of a random test
+  HYBRID_SEED=N         testing::seed(ordinary): seed of the round, printed before it
+Loom runs with LOOM_MAX_PREEMPTIONS=5. The last line is that of `cargo xtask test`.";
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            let exit = if error.use_stderr() {
+                Exit::Error
+            } else {
+                Exit::Ok
+            };
+            return ExitCode::from(exit.code());
+        }
+    };
+    let exit = run(cli.command).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        Exit::Error
+    });
+    ExitCode::from(exit.code())
+}
+
+fn run(command: Command) -> Result<Exit> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let load = || Project::load(if here.is_dir() { here } else { Path::new(".") });
+    match command {
+        Command::Test { list: true, .. } => {
+            test::list();
+            Ok(Exit::Ok)
+        }
+        Command::Test { only, limit, .. } => test::run(&load()?, &only, limit.to_duration()),
+        Command::Soak { minutes, ops, seed } => {
+            let time = Duration::from_secs(minutes.saturating_mul(60));
+            soak::run(&load()?, &soak::Soak { time, ops, seed })
+        }
+        Command::Bench { quick, filter } => bench::run(&load()?, quick, filter.as_deref()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn usage_errors_are_errors_and_help_is_not() {
+        let parse = |line: &str| {
+            Cli::try_parse_from(line.split(' '))
+                .err()
+                .expect("no command")
+        };
+        assert!(parse("xtask test --nothing").use_stderr());
+        assert!(parse("xtask test --limit 10").use_stderr());
+        assert!(!parse("xtask test --help").use_stderr());
+    }
+}

@@ -1,0 +1,258 @@
+//! Runs one command with its output in a log file and a deadline.
+//!
+//! The child has no standard input and stays in our process group, so that ^C ends it too. A child
+//! that passes its deadline is killed with everything it started.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A command, its extra environment and its deadline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) argv: Vec<String>,
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) limit: Duration,
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    Exited(ExitStatus),
+    TimedOut(Duration),
+    NotStarted(io::Error),
+}
+
+impl Run {
+    /// The deadline of a command that doesn't say otherwise: a cold release build on two cores
+    /// takes three minutes, so this is a hang.
+    pub(crate) const LIMIT: Duration = Duration::from_secs(15 * 60);
+
+    /// A command from a line without quotes: `cargo fmt --all --check`.
+    pub(crate) fn new(line: &str) -> Self {
+        Self {
+            argv: line.split_whitespace().map(str::to_owned).collect(),
+            env: Vec::new(),
+            limit: Self::LIMIT,
+        }
+    }
+
+    pub(crate) fn arg(mut self, arg: impl Into<String>) -> Self {
+        self.argv.push(arg.into());
+        self
+    }
+
+    pub(crate) fn env(mut self, key: &str, value: impl Into<String>) -> Self {
+        self.env.push((key.to_owned(), value.into()));
+        self
+    }
+
+    pub(crate) fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// The command as a person would type it.
+    pub(crate) fn line(&self) -> String {
+        let env = self
+            .env
+            .iter()
+            .map(|(key, value)| match value.contains(' ') {
+                true => format!("{key}='{value}'"),
+                false => format!("{key}={value}"),
+            });
+        env.chain(self.argv.iter().cloned())
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    /// Runs it in `dir`, appending to `log`.
+    pub(crate) fn run(&self, dir: &Path, log: &Path) -> End {
+        match self.spawn(dir, log) {
+            Ok(child) => self.wait(child),
+            Err(error) => End::NotStarted(error),
+        }
+    }
+
+    /// Runs it quietly and says whether it worked; a probe, not a step.
+    pub(crate) fn succeeds(&self, dir: &Path) -> bool {
+        let mut command = self.command(dir);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    }
+
+    /// Runs it and gives its standard output, or [`None`] if it failed.
+    pub(crate) fn output(&self, dir: &Path) -> Option<String> {
+        let mut command = self.command(dir);
+        let output = command.stderr(Stdio::inherit()).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then_some(text)
+    }
+
+    /// The command for callers who let it write to the terminal.
+    pub(crate) fn command(&self, dir: &Path) -> Command {
+        let (program, args) = self
+            .argv
+            .split_first()
+            .map_or(("false", &[][..]), |(p, a)| (p, a));
+        let mut command = Command::new(program);
+        command.args(args).current_dir(dir).stdin(Stdio::null());
+        // No colours in logs, and no toolchain installed behind anyone's back.
+        command.env("CARGO_TERM_COLOR", "never");
+        command.env("RUSTUP_AUTO_INSTALL", "0");
+        command.envs(self.env.iter().map(|(key, value)| (key, value)));
+        command
+    }
+
+    fn spawn(&self, dir: &Path, log: &Path) -> io::Result<Child> {
+        let mut file = fs::OpenOptions::new().create(true).append(true).open(log)?;
+        io::Write::write_all(&mut file, format!("$ {}\n", self.line()).as_bytes())?;
+        let errors: File = file.try_clone()?;
+        self.command(dir).stdout(file).stderr(errors).spawn()
+    }
+
+    fn wait(&self, mut child: Child) -> End {
+        let start = Instant::now();
+        loop {
+            match child.try_wait() {
+                Ok(Some(status)) => return End::Exited(status),
+                Err(error) => return End::NotStarted(error),
+                Ok(None) if start.elapsed() >= self.limit => {
+                    kill_tree(child.id());
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    return End::TimedOut(self.limit);
+                }
+                // Steps take seconds: a twentieth is a poll that costs nothing.
+                Ok(None) => thread::sleep(Duration::from_millis(50)),
+            }
+        }
+    }
+}
+
+impl End {
+    /// [`None`] if it exited with 0, else what happened, in a few words.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        match self {
+            Self::Exited(status) if status.success() => None,
+            Self::Exited(status) => Some(format!("{status}")),
+            Self::TimedOut(limit) => Some(format!("killed after {} s", limit.as_secs())),
+            Self::NotStarted(error) => Some(format!("could not start: {error}")),
+        }
+    }
+}
+
+/// Kills a process and everything that it started, children first found first.
+fn kill_tree(pid: u32) {
+    let mut pids = vec![pid];
+    let mut next = 0;
+    while let Some(pid) = pids.get(next).copied() {
+        next += 1;
+        pids.extend(children(pid));
+    }
+    let mut kill = Command::new("sh");
+    kill.args(["-c", "kill -KILL \"$@\"", "kill"]);
+    let _ = kill
+        .args(pids.iter().map(u32::to_string))
+        .stderr(Stdio::null())
+        .status();
+}
+
+/// The children of all threads of a process; a child belongs to the thread that started it.
+fn children(pid: u32) -> Vec<u32> {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Vec::new();
+    };
+    threads
+        .flatten()
+        .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok())
+        .flat_map(|list| {
+            list.split_whitespace()
+                .filter_map(|id| id.parse().ok())
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch(name: &str) -> std::path::PathBuf {
+        let path = std::env::temp_dir().join(format!("xtask-{}-{name}", std::process::id()));
+        let _ = fs::remove_file(&path);
+        path
+    }
+
+    #[test]
+    fn output_and_errors_go_to_the_log_after_the_command() {
+        let log = scratch("log");
+        let run = Run::new("sh -c")
+            .arg("echo out; echo err >&2; echo $WORD")
+            .env("WORD", "here");
+        assert!(run.run(Path::new("/"), &log).trouble().is_none());
+        let text = fs::read_to_string(&log).expect("a log");
+        assert!(text.starts_with("$ WORD=here sh -c"), "{text}");
+        assert!(text.ends_with("out\nerr\nhere\n"), "{text}");
+        let _ = fs::remove_file(&log);
+    }
+
+    #[test]
+    fn a_failure_says_how_it_ended() {
+        let log = scratch("fail");
+        let end = Run::new("sh -c").arg("exit 7").run(Path::new("/"), &log);
+        assert_eq!(end.trouble().as_deref(), Some("exit status: 7"));
+        let end = Run::new("no-such-program-anywhere").run(Path::new("/"), &log);
+        assert!(
+            end.trouble()
+                .is_some_and(|text| text.starts_with("could not start"))
+        );
+        let _ = fs::remove_file(&log);
+    }
+
+    /// A process that its new parent has not reaped yet is not alive.
+    fn is_alive(pid: u32) -> bool {
+        let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        !state.is_empty() && !state.contains(") Z")
+    }
+
+    #[test]
+    fn a_command_that_hangs_is_killed_with_its_children() {
+        let log = scratch("hang");
+        let run = Run::new("sh -c").arg("sh -c 'echo $$; exec sleep 1000' & wait");
+        let end = run
+            .limit(Duration::from_millis(300))
+            .run(Path::new("/"), &log);
+        assert!(matches!(end, End::TimedOut(_)));
+        let text = fs::read_to_string(&log).expect("a log");
+        let child: u32 = text
+            .lines()
+            .last()
+            .and_then(|pid| pid.parse().ok())
+            .expect("a pid");
+        let start = Instant::now();
+        while is_alive(child) {
+            assert!(
+                start.elapsed() < Duration::from_secs(10),
+                "{child} was not killed"
+            );
+            thread::yield_now();
+        }
+        let _ = fs::remove_file(&log);
+    }
+
+    #[test]
+    fn no_standard_input_is_offered() {
+        let log = scratch("stdin");
+        assert!(
+            Run::new("cat")
+                .run(Path::new("/"), &log)
+                .trouble()
+                .is_none()
+        );
+        let _ = fs::remove_file(&log);
+    }
+}

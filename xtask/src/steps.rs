@@ -1,0 +1,405 @@
+//! The steps of `cargo xtask test`: what each one runs, and why it may not.
+//!
+//! A plan is a pure function of the workspace, so that the tests can ask what would be run.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::command::Run;
+use crate::project::{Package, Project};
+use crate::tools::Tool;
+
+/// One step, in the order of [`STEPS`].
+pub(crate) struct Step {
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
+    pub(crate) tool: Option<Tool>,
+    pub(crate) plan: fn(&Project) -> Work,
+}
+
+/// What a step does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Commands that count as one test each.
+    Gates(Vec<Run>),
+    /// `cargo test` commands, whose tests are counted.
+    Tests(Vec<Run>),
+    /// The rules of `tidy`, run inside xtask; one test.
+    Tidy,
+    /// Nothing to run, for this reason.
+    Skip(String),
+}
+
+/// Every step, cheap ones first, so that a slip is reported in seconds.
+pub(crate) const STEPS: [Step; 12] = [
+    step(
+        "fmt",
+        "rustfmt finds nothing to change",
+        Some(Tool::Rustfmt),
+        fmt,
+    ),
+    step(
+        "tidy",
+        "lengths, banned calls, unsafe rooms, arrows, links",
+        None,
+        tidy,
+    ),
+    step(
+        "clippy",
+        "no warning in any target",
+        Some(Tool::Clippy),
+        clippy,
+    ),
+    step("docs", "rustdoc has no warning", None, docs),
+    step(
+        "no-std",
+        "no_std crates build without std",
+        Some(Tool::NoStdTarget),
+        no_std,
+    ),
+    step(
+        "unit",
+        "unit and integration tests of all crates",
+        None,
+        unit,
+    ),
+    step("doc", "examples in the documentation", None, doc),
+    step(
+        "release",
+        "tests of the hot crates as they ship",
+        None,
+        release,
+    ),
+    step(
+        "loom",
+        "every interleaving of the ring and the waker",
+        None,
+        loom,
+    ),
+    step(
+        "miri",
+        "no undefined behaviour in the no_std crates",
+        Some(Tool::Miri),
+        miri,
+    ),
+    step(
+        "conformance",
+        "one suite on every backend",
+        None,
+        conformance,
+    ),
+    step("e2e", "the feed-handler binary, from outside", None, e2e),
+];
+
+const fn step(
+    name: &'static str,
+    about: &'static str,
+    tool: Option<Tool>,
+    plan: fn(&Project) -> Work,
+) -> Step {
+    Step {
+        name,
+        about,
+        tool,
+        plan,
+    }
+}
+
+/// Crates that run on a partition, with the arguments that leave everything else out.
+const NO_STD: [(&str, &str); 7] = [
+    ("hybrid-abi", ""),
+    ("hybrid-shm", ""),
+    ("hybrid-conventions", ""),
+    ("core-runtime", ""),
+    ("nvme-spec", ""),
+    ("nvme-driver", ""),
+    ("feed-handler", "--lib --no-default-features"),
+];
+
+/// Crates whose machine code in release is what partitions run: tested as they ship.
+const HOT: [&str; 5] = [
+    "hybrid-abi",
+    "hybrid-shm",
+    "core-runtime",
+    "nvme-driver",
+    "feed-handler",
+];
+
+/// Crates with or near `unsafe`, small enough for an interpreter.
+const MIRI: [&str; 3] = ["hybrid-abi", "hybrid-shm", "core-runtime"];
+
+/// The package that holds the one suite for all backends.
+pub(crate) const CONFORMANCE: &str = "hybrid-conformance";
+
+/// The package with the binary that the end-to-end tests drive.
+pub(crate) const APP: &str = "feed-handler";
+
+/// Interleavings per loom test are bounded by this many preemptions; three find all but
+/// contrived errors (the loom manual's advice) in seconds.
+const LOOM_PREEMPTIONS: &str = "3";
+
+/// A crate that Miri does not finish in this time needs smaller sizes under `cfg!(miri)`.
+const MIRI_LIMIT: Duration = Duration::from_secs(5 * 60);
+
+/// Cases of a property under Miri, which is some hundred times slower.
+const MIRI_CASES: &str = "4";
+
+fn fmt(_: &Project) -> Work {
+    Work::Gates(vec![Run::new("cargo fmt --all --check")])
+}
+
+fn tidy(_: &Project) -> Work {
+    Work::Tidy
+}
+
+fn clippy(_: &Project) -> Work {
+    Work::Gates(vec![Run::new(
+        "cargo clippy --workspace --all-targets -- -D warnings",
+    )])
+}
+
+fn docs(_: &Project) -> Work {
+    let run = Run::new("cargo doc --workspace --no-deps --document-private-items");
+    Work::Gates(vec![run.env(
+        "RUSTDOCFLAGS",
+        "-Dwarnings -Arustdoc::private_intra_doc_links",
+    )])
+}
+
+fn no_std(project: &Project) -> Work {
+    let build = |(package, rest): &(&str, &str)| {
+        Run::new(&format!(
+            "cargo build --target {} -p {package} {rest}",
+            Tool::TARGET
+        ))
+    };
+    let here = NO_STD
+        .iter()
+        .filter(|(name, _)| project.package(name).is_some());
+    gates(
+        here.map(build).collect(),
+        "no no_std crate in the workspace",
+    )
+}
+
+/// Each package's own tests; the two packages whose tests are steps of their own are left out.
+fn unit(project: &Project) -> Work {
+    let mut all = Run::new("cargo test --workspace --no-fail-fast --lib --bins --tests");
+    for package in [CONFORMANCE, APP] {
+        if project.package(package).is_some() {
+            all = all.arg("--exclude").arg(package);
+        }
+    }
+    let mut runs = vec![all];
+    if project.package(APP).is_some() {
+        runs.push(Run::new("cargo test --no-fail-fast --lib --bins -p").arg(APP));
+    }
+    Work::Tests(runs)
+}
+
+fn doc(_: &Project) -> Work {
+    Work::Tests(vec![Run::new(
+        "cargo test --workspace --no-fail-fast --doc",
+    )])
+}
+
+fn release(project: &Project) -> Work {
+    let hot = present(project, &HOT);
+    if hot.is_empty() {
+        return Work::Skip("no hot crate in the workspace".to_owned());
+    }
+    let mut run = Run::new("cargo test --release --no-fail-fast --lib");
+    for package in &hot {
+        run = run.arg("-p").arg(*package);
+    }
+    run.argv.extend(project.std_features(&hot));
+    Work::Tests(vec![run])
+}
+
+/// Loom tests are the files `tests/loom_*.rs` of any package.
+pub(crate) fn loom(project: &Project) -> Work {
+    loom_with(project, LOOM_PREEMPTIONS, Run::LIMIT)
+}
+
+pub(crate) fn loom_with(project: &Project, preemptions: &str, limit: Duration) -> Work {
+    let run = |package: &Package| {
+        Run::new("cargo test --release --no-fail-fast -p")
+            .arg(&package.name)
+            .arg("--test")
+            .arg("loom*")
+            .env("RUSTFLAGS", "--cfg loom")
+            .env("LOOM_MAX_PREEMPTIONS", preemptions)
+            .env("CARGO_TARGET_DIR", path(&project.target.join("loom")))
+            .limit(limit)
+    };
+    let with_loom = |package: &&Package| {
+        package
+            .targets_of("test")
+            .any(|target| target.name.starts_with("loom"))
+    };
+    let runs = project.packages.iter().filter(with_loom).map(run).collect();
+    tests(runs, "no package has tests/loom_*.rs")
+}
+
+fn miri(project: &Project) -> Work {
+    let run = |package: &&str| {
+        let run = Run::new("cargo +nightly miri test --no-fail-fast --lib -p").arg(*package);
+        let mut run = run
+            .env("MIRIFLAGS", "-Zmiri-ignore-leaks -Zmiri-disable-isolation")
+            .env("PROPTEST_CASES", MIRI_CASES)
+            .env("CARGO_TARGET_DIR", path(&project.target.join("miri")))
+            .limit(MIRI_LIMIT);
+        run.argv.extend(project.std_features(&[package]));
+        run
+    };
+    let runs = present(project, &MIRI).iter().map(run).collect();
+    tests(runs, "no crate for Miri in the workspace")
+}
+
+pub(crate) fn conformance(project: &Project) -> Work {
+    match project.package(CONFORMANCE) {
+        None => Work::Skip(format!("no package {CONFORMANCE}")),
+        Some(_) => Work::Tests(vec![
+            Run::new("cargo test --release --no-fail-fast --lib --tests -p").arg(CONFORMANCE),
+        ]),
+    }
+}
+
+pub(crate) fn e2e(project: &Project) -> Work {
+    let app = project.package(APP);
+    if app.is_none_or(|package| package.targets_of("test").next().is_none()) {
+        return Work::Skip(format!("{APP} has no tests/*.rs"));
+    }
+    let run = Run::new("cargo test --release --no-fail-fast -p").arg(APP);
+    Work::Tests(vec![run.arg("--test").arg("*")])
+}
+
+fn present<'a>(project: &Project, names: &[&'a str]) -> Vec<&'a str> {
+    let here = |name: &&&str| project.package(name).is_some();
+    names.iter().filter(here).copied().collect()
+}
+
+fn gates(runs: Vec<Run>, none: &str) -> Work {
+    match runs.is_empty() {
+        true => Work::Skip(none.to_owned()),
+        false => Work::Gates(runs),
+    }
+}
+
+fn tests(runs: Vec<Run>, none: &str) -> Work {
+    match runs.is_empty() {
+        true => Work::Skip(none.to_owned()),
+        false => Work::Tests(runs),
+    }
+}
+
+fn path(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::project::{Target, tests::METADATA};
+
+    fn project() -> Project {
+        Project::parse(METADATA).expect("metadata")
+    }
+
+    fn lines(work: Work) -> Vec<String> {
+        match work {
+            Work::Gates(runs) | Work::Tests(runs) => runs.iter().map(Run::line).collect(),
+            Work::Tidy => vec!["tidy".to_owned()],
+            Work::Skip(reason) => vec![format!("skip: {reason}")],
+        }
+    }
+
+    #[test]
+    fn names_of_steps_are_unique() {
+        let mut names: Vec<_> = STEPS.iter().map(|step| step.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), STEPS.len());
+    }
+
+    #[test]
+    fn loom_runs_where_a_package_has_loom_tests() {
+        let lines = lines(loom(&project()));
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].contains("RUSTFLAGS='--cfg loom'"), "{lines:?}");
+        assert!(
+            lines[0].contains("CARGO_TARGET_DIR=/w/target/loom"),
+            "{lines:?}"
+        );
+        assert!(
+            lines[0].ends_with("-p core-runtime --test loom*"),
+            "{lines:?}"
+        );
+    }
+
+    #[test]
+    fn loom_is_skipped_with_a_reason_where_none_has() {
+        let mut project = project();
+        project
+            .packages
+            .iter_mut()
+            .for_each(|package| package.targets.clear());
+        assert_eq!(
+            lines(loom(&project)),
+            ["skip: no package has tests/loom_*.rs"]
+        );
+    }
+
+    #[test]
+    fn miri_runs_each_crate_by_itself_with_its_std_form() {
+        let lines = lines(miri(&project()));
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].ends_with("-p hybrid-abi"), "{lines:?}");
+        assert!(
+            lines[1].ends_with("-p core-runtime --features core-runtime/std"),
+            "{lines:?}"
+        );
+    }
+
+    #[test]
+    fn end_to_end_tests_run_once_they_exist() {
+        let mut project = project();
+        assert!(matches!(e2e(&project), Work::Skip(_)));
+        project.packages.push(Package {
+            name: APP.to_owned(),
+            ..Package::default()
+        });
+        assert!(matches!(e2e(&project), Work::Skip(_)));
+        let name = "replay".to_owned();
+        let kind = "test".to_owned();
+        project.packages[3].targets.push(Target { name, kind });
+        let run = "cargo test --release --no-fail-fast -p feed-handler --test *";
+        assert_eq!(lines(e2e(&project)), [run]);
+    }
+
+    #[test]
+    fn unit_leaves_out_what_other_steps_run() {
+        let mut project = project();
+        assert_eq!(lines(unit(&project)).len(), 1);
+        for name in [CONFORMANCE, APP] {
+            let name = name.to_owned();
+            project.packages.push(Package {
+                name,
+                ..Package::default()
+            });
+        }
+        let lines = lines(unit(&project));
+        assert!(lines[0].ends_with("--exclude hybrid-conformance --exclude feed-handler"));
+        assert!(lines[1].ends_with("--lib --bins -p feed-handler"));
+    }
+
+    #[test]
+    fn every_no_std_crate_is_built_by_itself() {
+        let lines = lines(no_std(&project()));
+        assert_eq!(lines.len(), 2);
+        assert_eq!(
+            lines[0],
+            "cargo build --target x86_64-unknown-none -p hybrid-abi"
+        );
+    }
+}

@@ -1,0 +1,142 @@
+//! What the steps need beyond cargo: found, installed where we may, or named with its command.
+//!
+//! As root we install and say so. Otherwise the command is printed and `xtask` ends with exit code
+//! 3. A whole toolchain is never downloaded here: that is the developer's decision.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::command::Run;
+
+/// Something that a step needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tool {
+    Rustfmt,
+    Clippy,
+    NoStdTarget,
+    Miri,
+}
+
+/// Whether a tool can be used now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    Yes,
+    /// It can't, and its steps are skipped for this reason.
+    No(String),
+    /// It can't, and this command would change that.
+    Missing {
+        why: &'static str,
+        fix: String,
+    },
+}
+
+impl Tool {
+    /// The bare-metal target that the no_std crates must build for.
+    pub(crate) const TARGET: &str = "x86_64-unknown-none";
+
+    const fn why(self) -> &'static str {
+        match self {
+            Self::Rustfmt => "rustfmt checks the format",
+            Self::Clippy => "clippy checks the lints",
+            Self::NoStdTarget => "the no_std crates are built for a target without std",
+            Self::Miri => "Miri looks for undefined behaviour",
+        }
+    }
+
+    fn probe(self) -> Run {
+        match self {
+            Self::Rustfmt => Run::new("cargo fmt --version"),
+            Self::Clippy => Run::new("cargo clippy --version"),
+            Self::NoStdTarget => Run::new("rustc --print target-libdir --target").arg(Self::TARGET),
+            Self::Miri => Run::new("cargo +nightly miri --version"),
+        }
+    }
+
+    fn fix(self) -> Run {
+        let run = match self {
+            Self::Rustfmt => Run::new("rustup component add rustfmt"),
+            Self::Clippy => Run::new("rustup component add clippy"),
+            Self::NoStdTarget => Run::new("rustup target add").arg(Self::TARGET),
+            Self::Miri => Run::new("rustup component add --toolchain nightly miri rust-src"),
+        };
+        // Tens of megabytes: minutes mean that there is no way out of this machine.
+        run.limit(Duration::from_secs(300))
+    }
+
+    fn is_here(self, dir: &Path) -> bool {
+        match self {
+            // rustc names the directory whether or not it is there.
+            Self::NoStdTarget => self
+                .probe()
+                .output(dir)
+                .is_some_and(|path| Path::new(path.trim()).is_dir()),
+            _ => self.probe().succeeds(dir),
+        }
+    }
+
+    /// Looks for the tool without changing anything.
+    pub(crate) fn find(self, dir: &Path) -> Found {
+        if self == Self::Miri && !has_nightly(dir) {
+            let reason = "no nightly toolchain; `rustup toolchain install nightly` would bring it";
+            return Found::No(reason.to_owned());
+        }
+        if self.is_here(dir) {
+            return Found::Yes;
+        }
+        Found::Missing {
+            why: self.why(),
+            fix: self.fix().line(),
+        }
+    }
+
+    /// Installs the tool; the reason if that didn't work.
+    pub(crate) fn install(self, dir: &Path, log: &Path) -> Found {
+        match self.fix().run(dir, log).trouble() {
+            None if self.is_here(dir) => Found::Yes,
+            None => Found::No(format!("`{}` did not bring it", self.fix().line())),
+            Some(trouble) => Found::No(format!("`{}`: {trouble}", self.fix().line())),
+        }
+    }
+
+    /// Whether a run without it is incomplete enough to end with exit code 3.
+    pub(crate) const fn is_required(self) -> bool {
+        !matches!(self, Self::Miri)
+    }
+}
+
+fn has_nightly(dir: &Path) -> bool {
+    let list = Run::new("rustup toolchain list").output(dir);
+    list.is_some_and(|list| list.lines().any(|line| line.starts_with("nightly")))
+}
+
+/// Whether we run as root.
+pub(crate) fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fix_is_a_command_that_can_be_typed() {
+        for tool in [Tool::Rustfmt, Tool::Clippy, Tool::NoStdTarget, Tool::Miri] {
+            assert!(tool.fix().line().starts_with("rustup "), "{tool:?}");
+            assert!(!tool.why().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_toolchain_is_never_installed_silently() {
+        for tool in [Tool::Rustfmt, Tool::Clippy, Tool::NoStdTarget, Tool::Miri] {
+            assert!(!tool.fix().line().contains("toolchain install"), "{tool:?}");
+        }
+    }
+
+    #[test]
+    fn only_miri_may_be_absent() {
+        assert!(!Tool::Miri.is_required());
+        assert!(Tool::Clippy.is_required() && Tool::NoStdTarget.is_required());
+    }
+}
