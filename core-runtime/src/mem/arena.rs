@@ -16,13 +16,13 @@ use core::ptr::NonNull;
 
 use hybrid_shm::Span;
 
-use super::buddy::{Buddy, MAX_UNITS, ORDERS, UNIT};
+use super::buddy::{Buddy, MAX_UNITS, TOP_ORDER, UNIT};
 use super::buf::{Block, DmaBuf, SharedDma};
 use super::bump::Bump;
 use super::claim;
 use super::error::DmaError;
 use super::iova::Iova;
-use super::region::{DmaRegion, PAGE_4K};
+use super::region::{DmaRegion, PAGE_1G, PAGE_2M, PAGE_4K, SMALL_PAGE};
 
 /// Orders with a stack: up to 2 MiB, beyond any usual MDTS.
 const CACHED_ORDERS: usize = 13;
@@ -122,7 +122,7 @@ impl DmaArena {
     ///
     /// # Errors
     /// [`DmaError::Region`] if the region is shorter than a page, longer than 256 GiB, runs past the
-    /// last IOVA, or isn't aligned to its pages; [`DmaError::Claimed`] if another arena owns a part
+    /// last IOVA, isn't aligned to 4 KiB in both address spaces, or has pages of no known size; [`DmaError::Claimed`] if another arena owns a part
     /// of it; [`DmaError::Metadata`] if `bump` is too small.
     pub fn new(region: DmaRegion, bump: &Bump) -> Result<&'static Self, DmaError> {
         let unusable = DmaError::Region {
@@ -131,16 +131,14 @@ impl DmaArena {
             page_bytes: region.page_bytes,
         };
         let base = NonNull::new(region.span.as_ptr()).ok_or(unusable)?;
-        let page = PAGE_4K as usize;
-        let total = region.len() / page * page;
-        let bits = base.addr().get() | region.iova.0 as usize;
+        let total = region.len() / SMALL_PAGE * SMALL_PAGE;
+        let bits = base.addr().get() as u64 | region.iova.0;
         let last = region.iova.checked_add((total as u64).saturating_sub(1));
         if total == 0
             || total / UNIT > MAX_UNITS
             || last.is_none()
-            || !region.page_bytes.is_power_of_two()
-            || region.page_bytes < page
-            || bits & (page - 1) != 0
+            || ![PAGE_4K, PAGE_2M, PAGE_1G].contains(&(region.page_bytes as u64))
+            || bits & (PAGE_4K - 1) != 0
         {
             return Err(unusable);
         }
@@ -159,7 +157,7 @@ impl DmaArena {
     ) -> Result<&'static Self, DmaError> {
         let mut failed = Ok(());
         let caches = core::array::from_fn(|order| {
-            let depth = cache_depth(order).min(total / UNIT >> order);
+            let depth = cache_depth(order).min((total / UNIT) >> order);
             let units = bump
                 .slice_with(depth, |_| Cell::new(0))
                 .unwrap_or_else(|error| {
@@ -290,7 +288,7 @@ impl DmaArena {
     /// The order whose blocks hold `len` bytes.
     #[inline(always)]
     fn order(&self, len: usize) -> Result<u32, DmaError> {
-        const MAX: usize = UNIT << (ORDERS - 1);
+        const MAX: usize = UNIT << TOP_ORDER;
         if len == 0 || len > MAX {
             return Err(DmaError::Length { len, max: MAX });
         }

@@ -15,8 +15,10 @@ use super::bump::{Bump, OutOfMemory};
 
 /// Bytes of the smallest block: the smallest LBA, so that eight single-block buffers share a page.
 pub(super) const UNIT: usize = 512;
-/// Orders 0 (512 B) to 21 (1 GiB, the largest page; no transfer is longer).
-pub(super) const ORDERS: usize = 22;
+/// The largest block is 1 GiB: the largest page, and no transfer is longer.
+pub(super) const TOP_ORDER: u32 = 21;
+/// Orders 0 (512 B) to [`TOP_ORDER`].
+pub(super) const ORDERS: usize = TOP_ORDER as usize + 1;
 /// Summary layers: 64^5 units are 512 GiB, beyond any machine of ours.
 const LAYERS: usize = 5;
 /// The most units an arena may have; below 2^30, so that `u32` arithmetic on units can't overflow.
@@ -135,7 +137,7 @@ impl Buddy {
         let mut at = 0;
         while at < units {
             let fits = (units - at).ilog2().min(at.trailing_zeros());
-            let order = fits.min(ORDERS as u32 - 1);
+            let order = fits.min(TOP_ORDER);
             #[expect(clippy::cast_possible_truncation, reason = "units are at most 2^29")]
             buddy.insert(order, (at >> order) as u32);
             at += 1 << order;
@@ -176,7 +178,7 @@ impl Buddy {
     pub(super) fn give(&mut self, order: u32, unit: u32) {
         let mut order = order;
         let mut block = unit >> order;
-        while order < ORDERS as u32 - 1 && self.remove(order, block ^ 1) {
+        while order < TOP_ORDER && self.remove(order, block ^ 1) {
             order += 1;
             block /= 2;
         }
@@ -186,15 +188,6 @@ impl Buddy {
     /// The largest order with a free block.
     pub(super) fn largest(&self) -> Option<u32> {
         self.some.checked_ilog2()
-    }
-
-    /// How many blocks of `order` are free as such; for tests.
-    #[cfg(test)]
-    pub(super) fn count(&self, order: usize) -> u32 {
-        self.free[order].layers[0]
-            .iter()
-            .map(|w| w.count_ones())
-            .sum()
     }
 
     #[inline]
@@ -212,5 +205,91 @@ impl Buddy {
             self.some &= !(1 << order);
         }
         was
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Which units are free, and nothing else.
+    struct Naive(Vec<bool>);
+
+    impl Naive {
+        fn is_free(&self, order: u32, unit: usize) -> bool {
+            let units = self.0.get(unit..unit + (1 << order));
+            units.is_some_and(|units| units.iter().all(|&free| free))
+        }
+
+        fn has(&self, order: u32) -> bool {
+            (0..self.0.len())
+                .step_by(1 << order)
+                .any(|unit| self.is_free(order, unit))
+        }
+
+        fn set(&mut self, order: u32, unit: u32, free: bool) {
+            for was in &mut self.0[unit as usize..][..1 << order] {
+                assert_ne!(*was, free, "unit taken or given twice");
+                *was = free;
+            }
+        }
+    }
+
+    #[test]
+    fn every_small_arena_agrees_with_a_list_of_units() {
+        let mut seed = 0x2545_F491_4F6C_DD1D_u64;
+        let mut random = |below: usize| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            usize::try_from(seed >> 33).unwrap() % below
+        };
+        let last = if cfg!(miri) { 10 } else { 150 };
+        for units in 1..last {
+            let mut buddy = Buddy::new(units, &Bump::leak(Buddy::bytes(units))).unwrap();
+            let start = buddy.largest();
+            let mut naive = Naive(vec![true; units]);
+            let mut live = Vec::new();
+            for _ in 0..if cfg!(miri) { 30 } else { 400 } {
+                let order = u32::try_from(random(5)).unwrap();
+                if random(5) < 3 {
+                    let unit = buddy.take(order);
+                    assert_eq!(unit.is_some(), naive.has(order), "order {order} of {units}");
+                    let Some(unit) = unit else { continue };
+                    assert_eq!(unit % (1 << order), 0, "aligned to its size");
+                    naive.set(order, unit, false);
+                    live.push((order, unit));
+                } else if !live.is_empty() {
+                    let (order, unit) = live.swap_remove(random(live.len()));
+                    naive.set(order, unit, true);
+                    buddy.give(order, unit);
+                }
+            }
+            for (order, unit) in live {
+                buddy.give(order, unit);
+            }
+            assert_eq!(buddy.largest(), start, "joined again: {units} units");
+            assert_eq!(start, units.checked_ilog2().map(|o| o.min(TOP_ORDER)));
+        }
+    }
+
+    #[test]
+    fn the_lowest_bit_is_found_through_all_layers() {
+        let bits = 64 * 64 * 64 + 5;
+        let bits = if cfg!(miri) { 64 * 3 } else { bits };
+        let mut tree = BitTree::new(bits, &Bump::leak(BitTree::bytes(bits))).unwrap();
+        assert_eq!(tree.first(), None);
+        let last = u32::try_from(bits).unwrap() - 1;
+        for bit in [last, last - 64, 130, 64, 63, 1, 0] {
+            tree.set(bit);
+            assert_eq!(tree.first(), Some(bit));
+        }
+        for bit in [0, 1, 63, 64, 130, last - 64, last] {
+            assert_eq!(tree.first(), Some(bit));
+            assert!(tree.clear(bit));
+            assert!(!tree.clear(bit), "only once");
+        }
+        assert!(tree.is_empty());
+        assert!(!tree.clear(last + 1_000_000), "beyond the end is not set");
     }
 }

@@ -179,7 +179,8 @@ impl IovaAllocator {
     /// doesn't report it. Parts of it that were not usable anyway are no error.
     ///
     /// # Errors
-    /// If a part of it was handed out already, or the table is full.
+    /// If a part of it was handed out already. If the table is full: the hole is out all the same,
+    /// and what lay beyond it may be lost.
     pub fn reserve(&mut self, hole: IovaRange) -> Result<(), IovaError> {
         if let Some(used) = self.used.iter().find(|u| u.overlaps(&hole)) {
             return Err(IovaError::Overlap {
@@ -260,7 +261,8 @@ impl IovaAllocator {
     /// has no partial unmap.
     ///
     /// # Errors
-    /// [`IovaError::NotAllocated`] if exactly this was not handed out.
+    /// [`IovaError::NotAllocated`] if exactly this was not handed out;
+    /// [`IovaError::TooManyPieces`] if the table is full, and the range stays handed out then.
     pub fn free(&mut self, iova: Iova, len: u64) -> Result<(), IovaError> {
         let unknown = IovaError::NotAllocated {
             first: iova.0,
@@ -274,21 +276,24 @@ impl IovaAllocator {
             .find(|r| r.contains(&range))
             .copied()
             .ok_or(unknown)?;
+        // Neighbours of the same usable range; a piece never crosses its borders.
+        let before = range
+            .first
+            .checked_sub(1)
+            .filter(|_| range.first > home.first);
+        let after = range.last.checked_add(1).filter(|_| range.last < home.last);
+        let ends_before = |piece: &IovaRange| Some(piece.last) == before;
+        let starts_after = |piece: &IovaRange| Some(piece.first) == after;
+        let joins = self.free.iter().any(|f| ends_before(f) || starts_after(f));
+        if self.free.is_full() && !joins {
+            return Err(IovaError::TooManyPieces { max: MAX_PIECES });
+        }
         self.used.remove(at);
         let mut whole = range;
-        // Join with the neighbours of the same usable range; `whole` never crosses its borders.
-        if let Some(i) = self
-            .free
-            .iter()
-            .position(|f| whole.first > home.first && f.last == whole.first - 1)
-        {
+        if let Some(i) = self.free.iter().position(ends_before) {
             whole.first = self.free.remove(i).first;
         }
-        if let Some(i) = self
-            .free
-            .iter()
-            .position(|f| whole.last < home.last && f.first == whole.last + 1)
-        {
+        if let Some(i) = self.free.iter().position(starts_after) {
             whole.last = self.free.remove(i).last;
         }
         insert(&mut self.free, whole)
@@ -309,4 +314,187 @@ fn insert(
     let at = pieces.partition_point(|p| p.first < piece.first);
     let full = IovaError::TooManyPieces { max: MAX_PIECES };
     pieces.insert(at, piece).map_err(|_| full)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::region::{PAGE_1G, PAGE_2M};
+    use super::*;
+
+    const fn range(first: u64, last: u64) -> IovaRange {
+        IovaRange { first, last }
+    }
+
+    /// What VFIO reports on a 39-bit IOMMU.
+    fn narrow() -> IovaAllocator {
+        let usable = [
+            range(MSI_WINDOW.last + 1, (1 << 39) - 1),
+            range(0, MSI_WINDOW.first - 1),
+        ];
+        IovaAllocator::new(&usable).unwrap()
+    }
+
+    #[test]
+    fn addresses_come_lowest_first_and_aligned_around_the_msi_window() {
+        let mut iovas = narrow();
+        assert_eq!(iovas.alloc(PAGE_2M, PAGE_2M), Ok(Iova(PAGE_2M)), "not 0");
+        assert_eq!(iovas.alloc(PAGE_1G, PAGE_1G), Ok(Iova(PAGE_1G)));
+        assert_eq!(iovas.alloc(PAGE_1G, PAGE_1G), Ok(Iova(2 * PAGE_1G)));
+        // The fourth GiB holds the window.
+        assert_eq!(iovas.alloc(PAGE_1G, PAGE_1G), Ok(Iova(4 * PAGE_1G)));
+        assert_eq!(iovas.alloc(PAGE_2M, PAGE_2M), Ok(Iova(2 * PAGE_2M)));
+    }
+
+    #[test]
+    fn a_39_bit_space_ends_at_39_bits() {
+        let mut iovas = narrow();
+        let all = (1 << 39) - 4 * PAGE_1G;
+        let top = iovas.alloc(all, PAGE_1G).unwrap();
+        assert_eq!(top.0 + all, 1 << 39);
+        let exhausted = IovaError::Exhausted {
+            len: PAGE_1G,
+            align: PAGE_1G,
+        };
+        for _ in 0..2 {
+            iovas.alloc(PAGE_1G, PAGE_1G).unwrap();
+        }
+        assert_eq!(iovas.alloc(PAGE_1G, PAGE_1G), Err(exhausted));
+    }
+
+    #[test]
+    fn the_last_address_of_all_can_be_used() {
+        let mut iovas = IovaAllocator::new(&[IovaRange::of_width(64)]).unwrap();
+        let below = iovas.alloc(u64::MAX - 4095, 4096).unwrap();
+        assert_eq!(below, Iova(4096));
+        assert_eq!(iovas.free_ranges(), [range(1, 4095)]);
+        iovas.free(below, u64::MAX - 4095).unwrap();
+        assert_eq!(iovas.free_ranges(), [range(1, u64::MAX)]);
+        let mut top = IovaAllocator::new(&[range(u64::MAX - 4095, u64::MAX)]).unwrap();
+        assert_eq!(top.alloc(4096, 4096), Ok(Iova(u64::MAX - 4095)));
+        assert_eq!(
+            top.alloc(1, 1),
+            Err(IovaError::Exhausted { len: 1, align: 1 })
+        );
+        top.free(Iova(u64::MAX - 4095), 4096).unwrap();
+        assert_eq!(
+            top.alloc(4097, 1),
+            Err(IovaError::Exhausted {
+                len: 4097,
+                align: 1
+            })
+        );
+        assert_eq!(
+            top.alloc(1, 1 << 63),
+            Err(IovaError::Exhausted {
+                len: 1,
+                align: 1 << 63
+            })
+        );
+    }
+
+    #[test]
+    fn neighbours_join_but_not_across_a_border() {
+        let mut iovas =
+            IovaAllocator::new(&[range(0x1000, 0x3fff), range(0x4000, 0x7fff)]).unwrap();
+        let got: [Iova; 7] = core::array::from_fn(|_| iovas.alloc(0x1000, 0x1000).unwrap());
+        assert!(iovas.free_ranges().is_empty());
+        for at in [1, 3, 5, 0, 6, 2, 4] {
+            iovas.free(got[at], 0x1000).unwrap();
+        }
+        assert_eq!(
+            iovas.free_ranges(),
+            [range(0x1000, 0x3fff), range(0x4000, 0x7fff)]
+        );
+    }
+
+    #[test]
+    fn only_what_was_handed_out_comes_back() {
+        let mut iovas = narrow();
+        let got = iovas.alloc(PAGE_2M, PAGE_2M).unwrap();
+        let before = iovas.free_ranges().to_vec();
+        for (iova, len) in [
+            (0, PAGE_2M),
+            (got.0, PAGE_2M / 2),
+            (got.0, 0),
+            (u64::MAX, 2),
+        ] {
+            let error = iovas.free(Iova(iova), len).unwrap_err();
+            assert!(
+                matches!(error, IovaError::NotAllocated { .. }),
+                "{iova:#x} {len:#x}"
+            );
+        }
+        assert_eq!(iovas.free_ranges(), before);
+        iovas.free(got, PAGE_2M).unwrap();
+        assert!(iovas.free(got, PAGE_2M).is_err(), "only once");
+    }
+
+    #[test]
+    fn a_reserved_hole_is_never_handed_out() {
+        let mut iovas = IovaAllocator::new(&[IovaRange::of_width(32)]).unwrap();
+        iovas.reserve(MSI_WINDOW).unwrap();
+        assert_eq!(
+            iovas.free_ranges(),
+            [
+                range(1, MSI_WINDOW.first - 1),
+                range(MSI_WINDOW.last + 1, u64::from(u32::MAX))
+            ]
+        );
+        let got = iovas.alloc(0x10_0000, 0x10_0000).unwrap();
+        assert!(matches!(
+            iovas.reserve(range(got.0, got.0)),
+            Err(IovaError::Overlap { .. })
+        ));
+        iovas.reserve(range(0, u64::MAX)).unwrap_err();
+        iovas.free(got, 0x10_0000).unwrap();
+        iovas.reserve(range(0, u64::MAX)).unwrap();
+        assert!(iovas.free_ranges().is_empty());
+    }
+
+    #[test]
+    fn senseless_ranges_and_requests_are_refused() {
+        let backwards = IovaError::Backwards { first: 2, last: 1 };
+        assert_eq!(IovaAllocator::new(&[range(2, 1)]).unwrap_err(), backwards);
+        let overlap = IovaAllocator::new(&[range(0, 9), range(9, 12)]).unwrap_err();
+        assert_eq!(overlap, IovaError::Overlap { at: 9 });
+        let many: Vec<_> = (0..100).map(|i| range(i * 10, i * 10)).collect();
+        assert!(matches!(
+            IovaAllocator::new(&many),
+            Err(IovaError::TooManyPieces { .. })
+        ));
+        let mut iovas = narrow();
+        for (len, align) in [(0, 1), (1, 0), (1, 3)] {
+            assert_eq!(
+                iovas.alloc(len, align),
+                Err(IovaError::Request { len, align })
+            );
+        }
+        assert!(IovaAllocator::new(&[]).unwrap().alloc(1, 1).is_err());
+        assert!(
+            IovaAllocator::new(&[range(0, 0)])
+                .unwrap()
+                .alloc(1, 1)
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn a_full_table_refuses_and_changes_nothing() {
+        let mut iovas = IovaAllocator::new(&[IovaRange::of_width(48)]).unwrap();
+        let mut got = Vec::new();
+        let full = loop {
+            match iovas.alloc(1, 1 << 20) {
+                Ok(iova) => got.push(iova),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full, IovaError::TooManyPieces { max: MAX_PIECES });
+        let before = iovas.free_ranges().to_vec();
+        assert!(iovas.alloc(1, 1 << 20).is_err());
+        assert_eq!(iovas.free_ranges(), before);
+        for iova in got {
+            iovas.free(iova, 1).unwrap();
+        }
+        assert_eq!(iovas.free_ranges(), [range(1, (1 << 48) - 1)]);
+    }
 }

@@ -342,3 +342,169 @@ impl DeviceCq {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::arena::DmaArena;
+    use super::super::doorbell::DoorbellRegion;
+    use super::super::map::DmaMap;
+    use super::*;
+
+    fn arena() -> (&'static DmaArena, DmaMap) {
+        let arena = DmaArena::leak(64 << 10, Iova(0x7_0000_0000)).unwrap();
+        let mut map = DmaMap::new();
+        map.map(arena.region()).unwrap();
+        (arena, map)
+    }
+
+    #[test]
+    fn what_the_host_writes_the_device_reads() {
+        let (arena, map) = arena();
+        let sq = SqMem::new(arena.alloc_shared(4096, 4096).unwrap(), 64).unwrap();
+        let device = DeviceSq::new(map.translate(sq.iova(), 4096).unwrap());
+        let sqe: [u64; 8] = core::array::from_fn(|i| 0x1111_1111_1111_1111 * (i as u64 + 1));
+        sq.write(63, &sqe);
+        assert_eq!(device.read(63), Ok(sqe));
+        assert_eq!(sq.read(63), sqe);
+        assert_eq!(device.read(62), Ok([0; 8]));
+        assert!(
+            device.read(64).is_err(),
+            "a host's bad index is an error for the device"
+        );
+        let mut golden = [0; 8];
+        arena.region().span.read(63 * 64, &mut golden).unwrap();
+        assert_eq!(golden, [0x11; 8], "the first word lies first");
+        sq.clear();
+        assert_eq!(device.read(63), Ok([0; 8]));
+    }
+
+    #[test]
+    fn what_the_device_posts_the_host_reads() {
+        let (arena, map) = arena();
+        let cq = CqMem::new(arena.alloc_shared(4096, 4096).unwrap(), 256).unwrap();
+        let device = DeviceCq::new(map.translate(cq.iova(), 4096).unwrap());
+        device.post(255, 7, 0x0001_0412_0000_0005).unwrap();
+        assert_eq!((cq.low(255), cq.high(255)), (7, 0x0001_0412_0000_0005));
+        assert_eq!((cq.low(254), cq.high(254)), (0, 0));
+        assert!(device.post(256, 0, 0).is_err());
+        assert!(device.post(u32::MAX, 0, 0).is_err());
+    }
+
+    #[test]
+    fn queue_memory_must_hold_the_entries() {
+        let (arena, _) = arena();
+        let memory = || arena.alloc_shared(1000, 512).unwrap();
+        assert!(SqMem::new(memory(), 15).is_ok());
+        let short = DmaError::Entries {
+            entries: 16,
+            entry_bytes: 64,
+            len: 1000,
+        };
+        assert_eq!(SqMem::new(memory(), 16).unwrap_err(), short);
+        assert!(CqMem::new(memory(), 62).is_ok());
+        assert!(CqMem::new(memory(), 63).is_err());
+        assert!(CqMem::new(memory(), 0).is_err());
+        assert!(SqMem::new(memory(), (1 << 16) + 1).is_err());
+        assert!(PrpList::new(arena.alloc_shared(7, 8).unwrap()).is_err());
+        assert_eq!(arena.stats().live, 0, "refused memory went back");
+    }
+
+    #[test]
+    #[should_panic(expected = "entry 15 of 15")]
+    fn an_index_beyond_the_queue_is_our_bug() {
+        let (arena, _) = arena();
+        let sq = SqMem::new(arena.alloc_shared(1000, 512).unwrap(), 15).unwrap();
+        sq.write(15, &[0; 8]);
+    }
+
+    #[test]
+    #[should_panic(expected = "entry 4294967295 of 512")]
+    fn a_huge_prp_index_does_not_wrap() {
+        let (arena, _) = arena();
+        PrpList::new(arena.alloc_shared(4096, 4096).unwrap())
+            .unwrap()
+            .set(1 << 32, Iova(1));
+    }
+
+    #[test]
+    fn prp_entries_lie_in_a_row() {
+        let (arena, map) = arena();
+        let list = PrpList::new(arena.alloc_shared(8192, 4096).unwrap()).unwrap();
+        assert_eq!(list.entries(), 1024);
+        list.set(0, Iova(0x1000));
+        list.set(512, Iova(0x2000));
+        assert_eq!(list.get(512), Iova(0x2000));
+        assert_eq!(list.iova_of(512), Iova(list.iova().0 + 4096));
+        let page = map.translate(list.iova_of(512), 4096).unwrap();
+        assert_eq!(page.word64(0).unwrap().load(), 0x2000);
+    }
+
+    #[test]
+    fn a_dropped_queue_gives_its_memory_back_and_a_quarantined_one_does_not() {
+        let (arena, _) = arena();
+        let sq = SqMem::new(arena.alloc_shared(4096, 4096).unwrap(), 64).unwrap();
+        let cq = CqMem::new(arena.alloc_shared(4096, 4096).unwrap(), 64).unwrap();
+        assert_eq!(arena.stats().live, 2);
+        drop(sq);
+        assert_eq!(arena.stats().live, 1);
+        cq.into_memory().quarantine();
+        let stats = arena.stats();
+        assert_eq!(
+            (stats.live, stats.quarantined, stats.quarantined_bytes),
+            (0, 1, 4096)
+        );
+        assert_eq!(stats.free_bytes, (64 << 10) - 4096);
+    }
+
+    /// One command at a time through both queues and the doorbell, with a device on a thread of
+    /// its own: the interpreter checks that every word is ordered.
+    #[test]
+    fn a_device_on_another_thread_sees_whole_entries_and_so_does_the_host() {
+        const ENTRIES: u16 = 4;
+        let rounds: u32 = if cfg!(miri) { 20 } else { 20_000 };
+        let (arena, map) = arena();
+        let sq = SqMem::new(arena.alloc_shared(256, 512).unwrap(), ENTRIES.into()).unwrap();
+        let cq = CqMem::new(arena.alloc_shared(64, 512).unwrap(), ENTRIES.into()).unwrap();
+        let mut buf = arena.alloc(512).unwrap();
+        let doorbells = DoorbellRegion {
+            span: hybrid_shm::leak_zeroed(4096),
+            dstrd: 0,
+        };
+        let tail = doorbells.sq_tail(1).unwrap();
+        let device_sq = DeviceSq::new(map.translate(sq.iova(), 256).unwrap());
+        let device_cq = DeviceCq::new(map.translate(cq.iova(), 64).unwrap());
+        let device = std::thread::spawn(move || {
+            let bell = doorbells.span.word32(8).unwrap();
+            for round in 1..=rounds {
+                // SYNC doorbell
+                while bell.load_acquire() != round {
+                    std::thread::yield_now();
+                }
+                let sqe = device_sq.read(round % u32::from(ENTRIES)).unwrap();
+                let data = map.translate(Iova(sqe[3]), 512).unwrap();
+                data.fill(0, 512, sqe[0].to_le_bytes()[0]).unwrap();
+                let last = sqe.iter().fold(0, |all, &word| all ^ word);
+                device_cq
+                    .post(round % u32::from(ENTRIES), last, round.into())
+                    .unwrap();
+            }
+        });
+        for round in 1..=rounds {
+            let slot = u16::try_from(round % u32::from(ENTRIES)).unwrap();
+            let sqe = core::array::from_fn(|i| match i {
+                3 => buf.iova().0,
+                _ => u64::from(round) << i,
+            });
+            let device_buf = buf.into_device();
+            sq.write(slot, &sqe);
+            tail.ring(round);
+            while cq.high(slot) != u64::from(round) {
+                std::thread::yield_now();
+            }
+            assert_eq!(cq.low(slot), sqe.iter().fold(0, |all, &word| all ^ word));
+            buf = device_buf.into_cpu();
+            assert!(buf.iter().all(|&byte| byte == round.to_le_bytes()[0]));
+        }
+        device.join().unwrap();
+    }
+}

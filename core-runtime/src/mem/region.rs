@@ -7,6 +7,9 @@ use super::iova::Iova;
 
 /// Bytes of a small page.
 pub const PAGE_4K: u64 = Size4KiB::SIZE;
+/// The same, for lengths.
+pub(super) const SMALL_PAGE: usize = 4096;
+const _: () = assert!(SMALL_PAGE as u64 == PAGE_4K);
 /// Bytes of a huge page of the default size.
 pub const PAGE_2M: u64 = Size2MiB::SIZE;
 /// Bytes of the largest huge page.
@@ -31,13 +34,12 @@ impl DmaRegion {
     #[cfg(any(test, feature = "std"))]
     #[must_use]
     pub fn leak(len: usize, iova: Iova) -> Self {
-        const SMALL: usize = 4096;
         const HUGE: usize = 2 << 20;
-        let align = if len >= HUGE { HUGE } else { SMALL };
+        let align = if len >= HUGE { HUGE } else { SMALL_PAGE };
         Self {
             span: hybrid_shm::leak_aligned(len, align),
             iova,
-            page_bytes: SMALL,
+            page_bytes: SMALL_PAGE,
         }
     }
 
