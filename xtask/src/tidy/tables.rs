@@ -74,9 +74,9 @@ const NOT_NO_STD: &[&str] = &[
 /// Code that owns its process: it may print, exit and read the environment.
 const PROGRAMS: &[&str] = &["benches/", "xtask/", "sysconfig/", "probe-util/"];
 
-/// Libraries that may read the environment, with the reason.
-const ENV_READERS: &[&str] = &[
-    "conventions/src/testing.rs", // variables that cargo xtask sets for tests and documents
+/// Library files that may do so too.
+const TEST_SUPPORT: &[&str] = &[
+    "conventions/src/testing.rs", // talks to cargo xtask through variables that its help lists
 ];
 
 /// Whether a file is part of what runs on a partition.
@@ -84,18 +84,14 @@ pub(super) fn is_no_std(path: &str) -> bool {
     starts_with_any(path, NO_STD) && !starts_with_any(path, NOT_NO_STD)
 }
 
-/// Whether a file belongs to a binary.
-pub(super) fn is_program(path: &str) -> bool {
+/// Whether a file may print, exit and read the environment.
+pub(super) fn is_at_the_edge(path: &str) -> bool {
     starts_with_any(path, PROGRAMS)
+        || starts_with_any(path, TEST_SUPPORT)
         || path.contains("/src/bin/")
         || path.contains("/examples/")
         || path.ends_with("src/main.rs")
         || path.ends_with("build.rs")
-}
-
-/// Whether a file may read the environment.
-pub(super) fn reads_env(path: &str) -> bool {
-    is_program(path) || starts_with_any(path, ENV_READERS)
 }
 
 pub(super) fn starts_with_any(path: &str, prefixes: &[&str]) -> bool {
@@ -106,10 +102,8 @@ pub(super) fn starts_with_any(path: &str, prefixes: &[&str]) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Where {
     Everywhere,
-    /// Outside binaries and tests.
+    /// Outside binaries, tests and their support.
     Libraries,
-    /// Outside binaries, tests and the readers of the environment.
-    NotAtTheEdge,
     /// In what runs on a partition, outside its tests.
     Partition,
     Tests,
@@ -119,12 +113,12 @@ pub(super) enum Where {
 pub(super) const CALLS: &[(&str, Where, &str)] = &[
     (
         "env::var(",
-        Where::NotAtTheEdge,
+        Where::Libraries,
         "take it as an argument; clap reads the environment",
     ),
     (
         "env::var_os(",
-        Where::NotAtTheEdge,
+        Where::Libraries,
         "take it as an argument; clap reads the environment",
     ),
     (
