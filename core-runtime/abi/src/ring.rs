@@ -4,8 +4,8 @@
 //! ```text
 //! producer's part                         consumer's part
 //!    0  RingHeader (written once)            0  RingHeader (written once)
-//!  128  tail: u32, alone on its line       128  head: u32, alone on its line
-//!  256  counters (RingCounters)            256  counters (RingCounters)
+//!  128  RingEnd, its index is the tail     128  RingEnd, its index is the head
+//!  256  RingCounters                       256  RingCounters
 //!  384  slots: capacity x slot_bytes       384  end
 //! ```
 //! Indices are free-running: they count slots for ever and wrap at 2^32; the slot of an index is
@@ -26,8 +26,8 @@ pub const PRODUCER_MAGIC: u64 = u64::from_le_bytes(*b"HYRINGPR");
 /// Magic of a consumer's part: `HYRINGCO`.
 pub const CONSUMER_MAGIC: u64 = u64::from_le_bytes(*b"HYRINGCO");
 
-/// Offset of the owner's index (tail or head) in its part.
-pub const INDEX_OFFSET: usize = LINE_BYTES;
+/// Offset of the owner's [`RingEnd`] in its part.
+pub const END_OFFSET: usize = LINE_BYTES;
 /// Offset of the owner's [`RingCounters`] in its part.
 pub const COUNTERS_OFFSET: usize = 2 * LINE_BYTES;
 /// Offset of the slots in the producer's part, and the length of the consumer's part.
@@ -77,31 +77,48 @@ const _: () = assert!(offset_of!(RingHeader, capacity) == 16);
 const _: () = assert!(offset_of!(RingHeader, epoch) == 24);
 const _: () = assert!(offset_of!(RingHeader, reserved) == 36);
 
-/// What the owner of a part tells of its end. One writer; read by the host at any time.
+/// The owner's end, alone on its line: what the peer must see to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub struct RingCounters {
-    /// Variable-length ring: records published or consumed. Fixed ring: the free-running index,
-    /// in 64 bits, when the peer's index was last looked at; the 32-bit index completes it.
-    pub records: u64,
-    /// Producer: records refused because the ring was full. Consumer: records longer than the
-    /// buffer that was given, which were skipped.
-    pub dropped: u64,
-    /// Most slots that were seen in use.
-    pub high_water: u32,
+pub struct RingEnd {
+    /// The free-running index: the producer's tail or the consumer's head.
+    pub index: u32,
     /// One of the `STATE_` constants.
     pub state: u32,
     /// Index of the peer that broke the rules, where the state is [`STATE_VIOLATION`].
     pub violation: u32,
     /// Zero.
-    pub reserved: [u8; 100],
+    pub reserved: [u8; 116],
+}
+
+const _: () = assert!(size_of::<RingEnd>() == LINE_BYTES && align_of::<RingEnd>() == 4);
+const _: () = assert!(offset_of!(RingEnd, state) == 4);
+const _: () = assert!(offset_of!(RingEnd, violation) == 8);
+
+/// What the owner of a part tells of its end. One writer; read by the host at any time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct RingCounters {
+    /// Producer: the free-running index in 64 bits, when the peer was last looked at; the 32-bit
+    /// index completes it. Consumer: 0, since the producer's tail and its own head tell it.
+    pub slots: u64,
+    /// Producer: records refused because the ring was full. Consumer: records longer than the
+    /// buffer that was given, which were skipped.
+    pub dropped: u64,
+    /// Most slots that were seen in use.
+    pub high_water: u32,
+    /// Zero.
+    pub reserved0: u32,
+    /// Variable-length ring: records published, or consumed. Fixed ring: 0.
+    pub records: u64,
+    /// Zero.
+    pub reserved1: [u8; 96],
 }
 
 const _: () = assert!(size_of::<RingCounters>() == LINE_BYTES && align_of::<RingCounters>() == 8);
 const _: () = assert!(offset_of!(RingCounters, dropped) == 8);
 const _: () = assert!(offset_of!(RingCounters, high_water) == 16);
-const _: () = assert!(offset_of!(RingCounters, state) == 20);
-const _: () = assert!(offset_of!(RingCounters, violation) == 24);
+const _: () = assert!(offset_of!(RingCounters, records) == 24);
 
 impl RingHeader {
     /// A header of this version.

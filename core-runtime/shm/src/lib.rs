@@ -27,4 +27,4 @@ mod word;
 #[cfg(feature = "std")]
 pub use heap::{leak_aligned, leak_zeroed};
 pub use span::{OutOfBounds, ReadSpan, Span};
-pub use word::{Word32, Word64};
+pub use word::{ReadWord32, Word32, Word64};

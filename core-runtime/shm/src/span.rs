@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
-use crate::word::{Word32, Word64};
+use crate::word::{ReadWord32, Word32, Word64};
 
 /// An access that would leave the span, or a word that is not aligned to its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,6 +234,20 @@ impl<'m> ReadSpan<'m> {
     /// [`OutOfBounds`] if the range leaves the span.
     pub fn read(&self, offset: usize, dst: &mut [u8]) -> Result<(), OutOfBounds> {
         self.0.read(offset, dst)
+    }
+
+    /// The first byte's address, for owner types that only load from it; never dereferenced here.
+    #[must_use]
+    pub const fn as_ptr(&self) -> *const u8 {
+        self.0.as_ptr()
+    }
+
+    /// The aligned 32-bit word at `offset`.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] if it leaves the span or is not 4-byte aligned.
+    pub fn word32(&self, offset: usize) -> Result<ReadWord32<'m>, OutOfBounds> {
+        self.0.word32(offset).map(ReadWord32::new)
     }
 
     /// The 32-bit word at `offset`, loaded with Acquire.

@@ -2,7 +2,7 @@
 //!
 //! One writer a word is this project's rule, so there is no read-modify-write here.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 macro_rules! word {
     ($name:ident, $atomic:ty, $int:ty, $bits:literal) => {
@@ -46,3 +46,31 @@ macro_rules! word {
 
 word!(Word32, AtomicU32, u32, "32");
 word!(Word64, AtomicU64, u64, "64");
+
+/// An aligned 32-bit word that its holder may only read, on memory that may be mapped read-only.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadWord32<'m>(Word32<'m>);
+
+impl<'m> ReadWord32<'m> {
+    pub(crate) const fn new(word: Word32<'m>) -> Self {
+        Self(word)
+    }
+
+    /// Loads with Relaxed.
+    #[inline(always)]
+    #[must_use]
+    pub fn load(&self) -> u32 {
+        self.0.load()
+    }
+
+    /// Loads with Acquire: what its writer stored before is visible after.
+    ///
+    /// A relaxed load and a fence: only relaxed loads are defined on read-only memory.
+    #[inline(always)]
+    #[must_use]
+    pub fn load_acquire(&self) -> u32 {
+        let value = self.0.load();
+        fence(Ordering::Acquire);
+        value
+    }
+}
