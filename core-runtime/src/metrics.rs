@@ -1,1 +1,0 @@
-//! Counters, gauges and histograms in the shared region.
