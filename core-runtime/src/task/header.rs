@@ -294,11 +294,11 @@ enum Stage<F: Future> {
 ///
 /// It stays on the core, and with the scheduler, that first used it:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// fn needs_send<T: Send>() {}
 /// needs_send::<core_runtime::task::TaskStorage<core::future::Ready<()>>>();
 /// ```
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// fn needs_sync<T: Sync>() {}
 /// needs_sync::<core_runtime::task::TaskStorage<core::future::Ready<()>>>();
 /// ```

@@ -23,11 +23,11 @@ pub enum JoinError {
 /// Waits for a task's result. Dropping it cancels the task: its future is dropped by the scheduler
 /// on the same core, in this tick or the next. [`detach`](Self::detach) lets the task go on alone.
 ///
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// fn needs_send<T: Send>() {}
 /// needs_send::<core_runtime::task::JoinHandle<()>>();
 /// ```
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// fn needs_sync<T: Sync>() {}
 /// needs_sync::<core_runtime::task::JoinHandle<()>>();
 /// ```

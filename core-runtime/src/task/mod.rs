@@ -37,6 +37,7 @@
 //!    *free* only when no handle, run queue or future names it.
 //! 5. A future is never moved after it was placed, and is dropped in place before its storage is reused.
 
+mod combine;
 mod config;
 mod header;
 mod join_handle;
@@ -54,6 +55,10 @@ mod timers;
 mod wait_queue;
 mod wake_slot;
 
+pub use combine::{
+    Either, Either3, Join2, Join3, Join4, JoinArray, Select2, Select3, SelectArray, join,
+    join_array, join3, join4, select, select_array, select3,
+};
 pub use config::{Class, SchedulerConfig, SpawnError, TaskId, TaskOptions};
 pub use header::TaskStorage;
 pub use join_handle::{JoinError, JoinHandle};

@@ -86,7 +86,7 @@ struct Line {
 /// Our side: one waiter a line. Core-local; lives for ever, attached to a scheduler by
 /// [`Scheduler::attach_remote`](super::Scheduler::attach_remote).
 ///
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// fn needs_sync<T: Sync>() {}
 /// needs_sync::<core_runtime::task::RemoteLines>();
 /// ```

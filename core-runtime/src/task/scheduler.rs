@@ -27,11 +27,11 @@ const MAX_REMOTE_SOURCES: usize = 8;
 /// The scheduler of one core.
 ///
 /// It stays on the core (thread) that made it:
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// fn needs_sync<T: Sync>() {}
 /// needs_sync::<core_runtime::task::Scheduler>();
 /// ```
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// fn needs_send<T: Send>() {}
 /// needs_send::<core_runtime::task::Scheduler>();
 /// ```

@@ -17,7 +17,7 @@ use crate::clock::{Instant, Ticks};
 
 /// Waits until an instant. Dropping it cancels its timer at once.
 ///
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// fn needs_send<T: Send>() {}
 /// needs_send::<core_runtime::task::Sleep>();
 /// ```

@@ -16,11 +16,11 @@ use crate::clock::{Clock, Instant, Ticks};
 
 /// A copyable reference to the scheduler, for tasks.
 ///
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// fn needs_send<T: Send>() {}
 /// needs_send::<core_runtime::task::Spawner>();
 /// ```
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// fn needs_sync<T: Sync>() {}
 /// needs_sync::<core_runtime::task::Spawner>();
 /// ```

@@ -43,7 +43,7 @@ struct Node {
 }
 
 /// A queue of waiting tasks. It stays on its core:
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// fn needs_send<T: Send>() {}
 /// needs_send::<core_runtime::task::WaitQueue>();
 /// ```

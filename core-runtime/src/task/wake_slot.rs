@@ -58,11 +58,11 @@ fn is_ours(waker: &Waker) -> bool {
 /// assert!(!slot.is_registered());
 /// ```
 /// It stays on its core:
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// fn needs_send<T: Send>() {}
 /// needs_send::<core_runtime::task::WakeSlot>();
 /// ```
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// fn needs_sync<T: Sync>() {}
 /// needs_sync::<core_runtime::task::WakeSlot>();
 /// ```

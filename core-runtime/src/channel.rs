@@ -1,1 +1,0 @@
-//! Channels between tasks of one core.
