@@ -21,7 +21,8 @@ impl Random {
     }
 
     fn below(&mut self, limit: usize) -> usize {
-        ((u128::from(self.next()) * limit as u128) >> 64) as usize
+        let scaled = (u128::from(self.next()) * limit as u128) >> 64;
+        usize::try_from(scaled).expect("below limit")
     }
 }
 

@@ -48,14 +48,15 @@ impl Bump {
         }
     }
 
-    /// `len` bytes from the heap, never freed: for tests, the model and tools.
+    /// `len` bytes from the heap, never freed, from a cache line's start on: for tests, the model
+    /// and tools.
     #[cfg(any(test, feature = "std"))]
     #[must_use]
     pub fn leak(len: usize) -> Self {
-        let bytes: &'static mut [MaybeUninit<u8>] =
-            std::boxed::Box::leak(std::boxed::Box::new_uninit_slice(len));
-        // SAFETY: leaked, and only this `Bump` knows the bytes.
-        unsafe { Self::from_raw(NonNull::from(bytes).cast(), len) }
+        let span = hybrid_shm::leak_aligned(len, 64);
+        let base = NonNull::new(span.as_ptr()).unwrap_or(NonNull::dangling());
+        // SAFETY: leaked, and the only span of it ends here.
+        unsafe { Self::from_raw(base, len) }
     }
 
     /// Moves `value` into bump memory; it is never dropped.
