@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use core_runtime::mem::{Bump, DmaArena, DmaBuf, DmaError, DmaRegion, Iova};
+use core_runtime::mem::{Bump, DmaArena, DmaBuf, DmaError, DmaRegion, Iova, release_region};
 
 const IOVA: Iova = Iova(0x6_4000_0000);
 const MIB: usize = 1 << 20;
@@ -427,4 +427,19 @@ fn the_metadata_fits_what_was_promised() {
     }
     let share = DmaArena::metadata_bytes(512 * MIB) - DmaArena::metadata_bytes(4096);
     assert!(share < 300 << 10, "two bits a unit, not {share} bytes");
+}
+
+#[test]
+fn a_released_region_can_have_a_new_arena() {
+    let region = DmaRegion::leak(MIB, IOVA);
+    let bump = Bump::leak(1 << 20);
+    let buf = DmaArena::new(region, &bump).unwrap().alloc(4096).unwrap();
+    assert!(matches!(
+        DmaArena::new(region, &bump),
+        Err(DmaError::Claimed { .. })
+    ));
+    drop(buf);
+    // SAFETY: the first arena and its only buffer are not used from here on.
+    unsafe { release_region(&region) };
+    assert_eq!(DmaArena::new(region, &bump).unwrap().stats().live, 0);
 }

@@ -1,8 +1,8 @@
 //! Which memory an arena owns already (invariant 2), process-wide.
 //!
 //! A [`DmaRegion`] is a copyable description; two arenas over one of them would lend the same byte
-//! twice. So an arena claims its addresses for the life of the process and the second one is
-//! refused. Used at start only.
+//! twice. So an arena claims its addresses until [`release_region`], and a second one is refused.
+//! Used at start and after the end only.
 
 use spin::mutex::SpinMutex;
 
@@ -40,11 +40,11 @@ pub(super) fn unclaim(region: &DmaRegion) {
     CLAIMED.lock().retain(|&(a, _)| a != addr);
 }
 
-/// Gives a claim back, so that other memory may be mapped at its addresses.
+/// Forgets the arena that owned `region`, so that memory which is mapped at the same addresses
+/// later can have one. For who unmaps a region after its partition ended.
 ///
 /// # Safety
-/// The arena over the region, every buffer and view of it, are never used again: the host calls it
-/// right before it unmaps the memory of a partition that has ended.
+/// The arena of this region, and every buffer and queue that it handed out, is not used any more.
 pub unsafe fn release_region(region: &DmaRegion) {
     unclaim(region);
 }
