@@ -3,7 +3,7 @@
 use core::fmt;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use crate::word::{ReadWord32, Word32, Word64};
 
@@ -204,6 +204,9 @@ impl<'m> Span<'m> {
 }
 
 /// A span that its holder may only read, such as the peer's side of a ring.
+///
+/// It may be mapped read-only, so its words are loaded Relaxed with a fence behind: the only atomic
+/// access that the language allows there.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadSpan<'m>(Span<'m>);
 
@@ -255,7 +258,9 @@ impl<'m> ReadSpan<'m> {
     /// # Errors
     /// [`OutOfBounds`] if it leaves the span or is not aligned.
     pub fn load32(&self, offset: usize) -> Result<u32, OutOfBounds> {
-        Ok(self.0.word32(offset)?.load_acquire())
+        let word = self.0.word32(offset)?.load();
+        fence(Ordering::Acquire);
+        Ok(word)
     }
 
     /// The 64-bit word at `offset`, loaded with Acquire.
@@ -263,6 +268,154 @@ impl<'m> ReadSpan<'m> {
     /// # Errors
     /// [`OutOfBounds`] if it leaves the span or is not aligned.
     pub fn load64(&self, offset: usize) -> Result<u64, OutOfBounds> {
-        Ok(self.0.word64(offset)?.load_acquire())
+        let word = self.0.word64(offset)?.load();
+        fence(Ordering::Acquire);
+        Ok(word)
+    }
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+    use crate::heap::{leak_aligned, leak_zeroed};
+    use std::vec;
+
+    /// Offsets and lengths around every border, and the ones whose sum overflows.
+    const EDGES: [usize; 12] = [0, 1, 3, 4, 7, 8, 15, 16, 17, 64, usize::MAX - 7, usize::MAX];
+
+    #[test]
+    fn every_access_is_inside_or_refused() {
+        let span = leak_zeroed(16);
+        for offset in EDGES {
+            for len in EDGES {
+                let inside = offset.checked_add(len).is_some_and(|end| end <= 16);
+                assert_eq!(
+                    span.sub(offset, len).is_ok(),
+                    inside,
+                    "sub {offset} + {len}"
+                );
+                assert_eq!(
+                    span.fill(offset, len, 1).is_ok(),
+                    inside,
+                    "fill {offset} + {len}"
+                );
+                let moved = span.copy_from(offset, span, 0, len);
+                assert_eq!(
+                    moved.is_ok(),
+                    inside && len <= 16,
+                    "copy to {offset} + {len}"
+                );
+                let moved = span.copy_from(0, span, offset, len);
+                assert_eq!(
+                    moved.is_ok(),
+                    inside && len <= 16,
+                    "copy from {offset} + {len}"
+                );
+                if len <= 64 {
+                    let mut bytes = vec![0; len];
+                    assert_eq!(span.read(offset, &mut bytes).is_ok(), inside);
+                    assert_eq!(span.read_only().read(offset, &mut bytes).is_ok(), inside);
+                    assert_eq!(span.write(offset, &bytes).is_ok(), inside);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_word_is_inside_and_aligned_or_refused() {
+        let span = leak_zeroed(16);
+        for offset in EDGES {
+            let fits = |size: usize| {
+                let inside = offset.checked_add(size).is_some_and(|end| end <= 16);
+                inside && offset.is_multiple_of(size)
+            };
+            assert_eq!(span.word32(offset).is_ok(), fits(4), "u32 at {offset}");
+            assert_eq!(span.word64(offset).is_ok(), fits(8), "u64 at {offset}");
+            assert_eq!(
+                span.read_only().load32(offset).is_ok(),
+                fits(4),
+                "u32 at {offset}"
+            );
+            assert_eq!(
+                span.read_only().load64(offset).is_ok(),
+                fits(8),
+                "u64 at {offset}"
+            );
+        }
+        let crooked = leak_zeroed(32).sub(2, 20).expect("inside");
+        assert!(
+            crooked.word32(0).is_err(),
+            "the address counts, not the offset"
+        );
+        assert!(crooked.word32(2).is_ok());
+        assert!(crooked.word64(6).is_ok());
+    }
+
+    #[test]
+    fn an_error_says_what_was_wanted() {
+        let error = leak_zeroed(16).sub(9, 8).expect_err("beyond");
+        assert_eq!(
+            error,
+            OutOfBounds {
+                offset: 9,
+                len: 8,
+                span_len: 16
+            }
+        );
+        let text = "access of 8 bytes at offset 9 does not fit a span of 16 bytes";
+        assert_eq!(std::format!("{error}"), text);
+    }
+
+    #[test]
+    fn a_sub_span_starts_at_its_offset_and_ends_at_its_length() {
+        let span = leak_zeroed(32);
+        let sub = span.sub(8, 8).expect("inside");
+        sub.write(0, &[1, 2, 3, 4, 5, 6, 7, 8]).expect("inside");
+        assert!(sub.write(1, &[0; 8]).is_err());
+        assert!(sub.word64(8).is_err());
+        assert_eq!(span.word64(8).map(|w| w.load()), Ok(0x0807_0605_0403_0201));
+        assert_eq!(
+            span.read_only().sub(8, 8).and_then(|s| s.load32(4)),
+            Ok(0x0807_0605)
+        );
+        assert!(span.sub(32, 0).expect("the end is inside").is_empty());
+    }
+
+    #[test]
+    fn copies_may_overlap() {
+        let span = leak_zeroed(8);
+        span.write(0, &[1, 2, 3, 4, 5, 6, 7, 8]).expect("inside");
+        span.copy_from(2, span, 0, 6).expect("inside");
+        let mut bytes = [0; 8];
+        span.read(0, &mut bytes).expect("inside");
+        assert_eq!(bytes, [1, 2, 1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn what_was_stored_before_a_release_is_seen_after_the_acquire() {
+        let span = leak_zeroed(64);
+        let (ready, reader) = (span.word32(0).expect("aligned"), span.read_only());
+        let other = std::thread::spawn(move || {
+            while reader.load32(0) != Ok(1) {
+                std::thread::yield_now();
+            }
+            let mut bytes = [0; 8];
+            reader.read(8, &mut bytes).map(|()| bytes)
+        });
+        span.write(8, b"complete").expect("inside");
+        ready.store_release(1);
+        assert_eq!(other.join().expect("no panic"), Ok(*b"complete"));
+    }
+
+    #[test]
+    fn heap_spans_are_zeroed_and_aligned() {
+        for align in [1, 64, 4096, 1 << 21] {
+            let span = leak_aligned(100, align);
+            assert!(span.as_ptr().addr().is_multiple_of(align));
+            let mut bytes = [1; 100];
+            span.read(0, &mut bytes).expect("inside");
+            assert_eq!(bytes, [0; 100]);
+        }
+        assert!(leak_zeroed(0).is_empty());
     }
 }
