@@ -22,6 +22,7 @@ pub mod crc;
 pub mod error;
 pub mod event;
 pub mod feed;
+pub mod feed_job;
 pub mod metrics;
 pub mod name;
 pub mod record;
