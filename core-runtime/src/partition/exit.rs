@@ -7,6 +7,9 @@ use thiserror::Error;
 
 use super::state::{FailureText, PartitionState, failure_text};
 use crate::mem::{DmaError, OutOfMemory};
+use crate::metrics::MetricsError;
+use crate::region::RegionError;
+use crate::ring::RingError;
 
 /// What an entry returns: the final state, a code that the entry defines, and a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,4 +82,13 @@ pub enum PartitionError {
     /// A part of a region is too short: the host laid it out wrongly.
     #[error(transparent)]
     Layout(#[from] OutOfBounds),
+    /// A region is not what it should be.
+    #[error(transparent)]
+    Region(#[from] RegionError),
+    /// A ring is not what it should be.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// The metrics part is too small for what was asked for.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
 }

@@ -25,7 +25,328 @@
 //! 2. Each shared word has one writer; what the host writes is checked where it is read.
 
 mod exit;
+mod parts;
+mod run;
 pub mod state;
+mod telemetry;
+
+use core::cell::{Cell, RefCell};
+use core::fmt;
+
+use hybrid_abi::command::{KIND_PING, KIND_STOP, Ping, Stop};
+use hybrid_abi::event::Pong;
+use hybrid_abi::{Record, RecordHeader};
+use hybrid_shm::Word32;
 
 pub use exit::{PartitionError, PartitionExit};
+pub use parts::{
+    COMMAND_BYTES, COMMANDS_RING, EVENTS_RING, HostParts, METRICS_PART, PartitionConfig,
+    PartitionParts, RingSizes, STATE_PART, lay_out_host_region,
+};
+pub use run::{Devices, run_until_stopped};
 pub use state::{PartitionState, StopReason};
+
+use crate::clock::{Clock, Instant, Ticks};
+use crate::mem::{Bump, DmaArena};
+use crate::metrics::{MetricsError, MetricsWriter, RuntimeMetrics};
+use crate::ring::{RecordConsumer, RecordProducer};
+use crate::task::{Scheduler, Spawner, WaitQueue};
+
+/// What the entry does with a command that the runtime does not know: kind and tag, payload.
+pub type CommandHandler = fn(&'static Partition, RecordHeader, &[u8]);
+
+/// One core's world. Made by [`PartitionParts::assemble`]; it stays on that core:
+/// ```compile_fail
+/// fn needs_sync<T: Sync>() {}
+/// needs_sync::<core_runtime::partition::Partition>();
+/// ```
+pub struct Partition {
+    cpu: u32,
+    incarnation: u64,
+    args: &'static [u8],
+    clock: Clock,
+    bump: &'static Bump,
+    arena: &'static DmaArena,
+    scheduler: &'static Scheduler,
+    metrics: RuntimeMetrics,
+    metrics_writer: RefCell<MetricsWriter>,
+    more: telemetry::More,
+    events: RecordProducer,
+    commands: RecordConsumer,
+    command_buffer: RefCell<&'static mut [u8]>,
+    config: PartitionConfig,
+    state: state::StateWriter,
+    stop: state::StopWord,
+    run: RunState,
+}
+
+/// What changes from pass to pass.
+struct RunState {
+    empty_passes: Cell<u64>,
+    /// Commands of a kind that nobody handles.
+    unknown: Cell<u64>,
+    publish_every: Ticks,
+    next_publish: Cell<Instant>,
+    grace: Ticks,
+    stop_asked: Cell<Option<(StopReason, Instant)>>,
+    stop_waiters: WaitQueue,
+    exit: RefCell<Option<PartitionExit>>,
+    has_exit: Cell<bool>,
+    handler: Cell<Option<CommandHandler>>,
+}
+
+impl RunState {
+    fn new(clock: &Clock, config: &PartitionConfig) -> Self {
+        Self {
+            empty_passes: Cell::new(0),
+            unknown: Cell::new(0),
+            publish_every: clock.ns_to_ticks(config.publish_every_ns),
+            next_publish: Cell::new(Instant::MIN),
+            grace: clock.ns_to_ticks(config.stop_grace_ns),
+            stop_asked: Cell::new(None),
+            stop_waiters: WaitQueue::new(),
+            exit: RefCell::new(None),
+            has_exit: Cell::new(false),
+            handler: Cell::new(None),
+        }
+    }
+
+    fn published(&self, now: Instant) {
+        let next = now.checked_add(self.publish_every).unwrap_or(Instant::MAX);
+        self.next_publish.set(next);
+    }
+}
+
+impl Partition {
+    /// The CPU that the partition was pinned to.
+    #[must_use]
+    pub const fn cpu(&self) -> u32 {
+        self.cpu
+    }
+
+    /// Counts the starts of this partition, from 1.
+    #[must_use]
+    pub const fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// The bytes that the host gave for the entry.
+    #[must_use]
+    pub const fn args(&self) -> &'static [u8] {
+        self.args
+    }
+
+    /// The clock.
+    #[must_use]
+    pub const fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// Private memory, for whatever lives as long as the partition.
+    #[must_use]
+    pub const fn bump(&self) -> &'static Bump {
+        self.bump
+    }
+
+    /// Memory that the device reaches.
+    #[must_use]
+    pub const fn arena(&self) -> &'static DmaArena {
+        self.arena
+    }
+
+    /// The scheduler.
+    #[must_use]
+    pub const fn scheduler(&self) -> &'static Scheduler {
+        self.scheduler
+    }
+
+    /// Starts tasks, before the loop and from inside of it.
+    #[must_use]
+    pub const fn spawner(&self) -> Spawner {
+        self.scheduler.spawner()
+    }
+
+    /// The metrics that every partition has; its single writer is this core.
+    #[must_use]
+    pub const fn metrics(&self) -> &RuntimeMetrics {
+        &self.metrics
+    }
+
+    /// Adds metrics of the entry's own: `partition.add_metrics(|writer| writer.counter(…))`.
+    ///
+    /// # Errors
+    /// What `add` returns, when the room of [`PartitionConfig::more_metrics`] is used up.
+    pub fn add_metrics<T>(
+        &self,
+        add: impl FnOnce(&mut MetricsWriter) -> Result<T, MetricsError>,
+    ) -> Result<T, MetricsError> {
+        add(&mut self.metrics_writer.borrow_mut())
+    }
+
+    /// The ring to the host. What does not fit is counted and dropped, or tried again: the entry
+    /// decides.
+    #[must_use]
+    pub const fn events(&self) -> &RecordProducer {
+        &self.events
+    }
+
+    /// What was chosen for it.
+    #[must_use]
+    pub const fn config(&self) -> &PartitionConfig {
+        &self.config
+    }
+
+    /// The state word, for guards on this side that must know when the partition runs.
+    #[must_use]
+    pub const fn state_word(&self) -> Word32<'static> {
+        self.state.word()
+    }
+
+    /// Where it is in its life.
+    #[must_use]
+    pub fn state(&self) -> PartitionState {
+        self.state.state()
+    }
+
+    /// Gives commands that the runtime does not know (it knows stop and ping) to `handler`, inside
+    /// the pass, last. Without one they are counted and skipped.
+    pub fn on_command(&self, handler: CommandHandler) {
+        self.run.handler.set(Some(handler));
+    }
+
+    /// Why the host wants the partition to stop, once it does. Cheap: tasks may ask in any loop.
+    #[inline]
+    #[must_use]
+    pub fn stop_requested(&self) -> Option<StopReason> {
+        self.run.stop_asked.get().map(|(reason, _)| reason)
+    }
+
+    /// Waits until the host wants the partition to stop.
+    pub fn stopping(&self) -> impl Future<Output = StopReason> + '_ {
+        self.run.stop_waiters.wait_until(|| {
+            let reason = self.stop_requested();
+            if reason.is_some() {
+                // Everyone may go on: each waiter wakes the next.
+                self.run.stop_waiters.wake_one();
+            }
+            reason
+        })
+    }
+
+    /// Ends the loop after this pass: the work is done, or cannot be. The first exit counts.
+    pub fn finish(&self, exit: PartitionExit) {
+        if !self.run.has_exit.replace(true) {
+            *self.run.exit.borrow_mut() = Some(exit);
+        }
+    }
+
+    /// Whether [`Partition::finish`] was called.
+    #[inline]
+    #[must_use]
+    pub fn is_finishing(&self) -> bool {
+        self.run.has_exit.get()
+    }
+
+    /// A pass begins: stamps the time, once, and publishes the heartbeat.
+    #[inline]
+    pub fn begin_pass(&self) -> Instant {
+        let now = self.clock.now();
+        self.state.beat(now);
+        now
+    }
+
+    /// A pass ends: counts empty ones and takes the host's wishes, last and bounded. Returns whether
+    /// [`Partition::publish`] is due.
+    #[inline]
+    pub fn end_pass(&'static self, now: Instant, did_something: bool) -> bool {
+        if !did_something {
+            let empty = &self.run.empty_passes;
+            empty.set(empty.get().wrapping_add(1));
+        }
+        if let Some(reason) = self.stop.get() {
+            self.note_stop(reason, now);
+        }
+        if self.commands.words().ready() != 0 {
+            self.take_commands(now);
+        }
+        now >= self.run.next_publish.get()
+    }
+
+    /// The exit that a task chose, once.
+    pub fn take_exit(&self) -> Option<PartitionExit> {
+        if !self.run.has_exit.get() {
+            return None;
+        }
+        self.run.exit.borrow_mut().take()
+    }
+
+    /// Whether the host asked to stop longer ago than the grace time.
+    #[inline]
+    #[must_use]
+    pub fn grace_is_over(&self, now: Instant) -> bool {
+        match self.run.stop_asked.get() {
+            Some((_, asked)) => now.since(asked) > self.run.grace,
+            None => false,
+        }
+    }
+
+    /// Publishes the end; the last thing that a partition does.
+    pub fn publish_exit(&self, exit: &PartitionExit) {
+        self.state.end(exit.state, exit.code, &exit.text);
+    }
+
+    fn note_stop(&self, reason: StopReason, now: Instant) {
+        if self.run.stop_asked.get().is_none() {
+            self.run.stop_asked.set(Some((reason, now)));
+            self.run.stop_waiters.wake_one();
+        }
+    }
+
+    /// At most [`PartitionConfig::commands_per_pass`] of them.
+    #[cold]
+    fn take_commands(&'static self, now: Instant) {
+        let Ok(mut buffer) = self.command_buffer.try_borrow_mut() else {
+            return;
+        };
+        let most = self.config.commands_per_pass;
+        // A host that breaks the ring's rules closes it: nothing more is taken, the state says so.
+        let _ = self.commands.drain(most, &mut buffer, |header, payload| {
+            self.obey(header, payload, now);
+        });
+    }
+
+    fn obey(&'static self, header: RecordHeader, payload: &[u8], now: Instant) {
+        match header.kind {
+            KIND_STOP => {
+                if let Ok(stop) = Stop::parse(payload) {
+                    let reason = StopReason::from_word(stop.reason);
+                    self.note_stop(reason.unwrap_or(StopReason::Finished), now);
+                }
+            }
+            KIND_PING => {
+                if let Ok(ping) = Ping::parse(payload) {
+                    let pong = Pong {
+                        sent_tsc: ping.sent_tsc,
+                        answered_tsc: now.ticks(),
+                    };
+                    // A full ring drops the answer, counted: the host asks again.
+                    let _ = self.events.send(&pong);
+                }
+            }
+            _ => match self.run.handler.get() {
+                Some(handler) => handler(self, header, payload),
+                None => self.run.unknown.set(self.run.unknown.get() + 1),
+            },
+        }
+    }
+}
+
+impl fmt::Debug for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Partition")
+            .field("cpu", &self.cpu)
+            .field("incarnation", &self.incarnation)
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,286 @@
+//! What a partition is made of, and where it lies in the two regions.
+//!
+//! The host calls [`lay_out_host_region`] and hands [`PartitionParts`] over; the partition's core
+//! calls [`PartitionParts::assemble`], which lays out the partition's own region and opens its ends.
+//! Both sides find each other's parts by kind and name, so that neither counts offsets.
+
+use core::cell::OnceCell;
+
+use hybrid_abi::region::PartKind;
+use hybrid_shm::{ReadSpan, Span};
+
+use super::Partition;
+use super::exit::PartitionError;
+use super::state::{
+    HOST_STATE_PART_BYTES, PartitionState, STATE_PART_BYTES, StateWriter, StopWord,
+};
+use super::telemetry::MORE_METRICS;
+use crate::clock::Clock;
+use crate::mem::{Bump, DmaArena, DmaRegion};
+use crate::metrics::{MetricsWriter, RuntimeMetrics};
+use crate::region::{RegionFacts, RegionReader, RegionWriter, Writer};
+use crate::ring::{RecordConsumer, RecordProducer, RingError, RingSpec};
+use crate::task::{Scheduler, SchedulerConfig};
+
+/// The state part of either region.
+pub const STATE_PART: &str = "state";
+/// The metrics part of the partition's region.
+pub const METRICS_PART: &str = "metrics";
+/// The ring from the partition to the host.
+pub const EVENTS_RING: &str = "events";
+/// The ring from the host to the partition.
+pub const COMMANDS_RING: &str = "commands";
+
+/// Parts of the partition's region: state, metrics, events, commands.
+const PARTS: u32 = 4;
+/// Parts of the host's region: state, commands, events.
+const HOST_PARTS: u32 = 3;
+
+/// Header and directory: a page is more than either region has.
+const DIRECTORY_BYTES: usize = 4096;
+
+/// The longest command that a partition takes: a page; longer ones are skipped and counted.
+pub const COMMAND_BYTES: usize = 4096;
+
+/// What the caller chooses for scheduler, metrics and loop.
+#[derive(Clone, Copy, Debug)]
+pub struct PartitionConfig {
+    /// Capacities of the scheduler.
+    pub scheduler: SchedulerConfig,
+    /// Metrics that the entry may add, histograms included. Default: 64.
+    pub more_metrics: u32,
+    /// Histograms among them. Default: 8.
+    pub more_histograms: u32,
+    /// How often the figures are copied to the host: often enough for a screen and a heartbeat, rare
+    /// enough not to be seen (about 1 us each time). Default: 1 ms.
+    pub publish_every_ns: u64,
+    /// Commands taken in a pass, so that a talkative host does not stall I/O. Default: 4.
+    pub commands_per_pass: u32,
+    /// What tasks have to end after the host asked to stop. Default: 5 s, above the time that a
+    /// command's deadline and a queue reset take.
+    pub stop_grace_ns: u64,
+}
+
+impl Default for PartitionConfig {
+    fn default() -> Self {
+        Self {
+            scheduler: SchedulerConfig::default(),
+            more_metrics: 64,
+            more_histograms: 8,
+            publish_every_ns: 1_000_000,
+            commands_per_pass: 4,
+            stop_grace_ns: 5_000_000_000,
+        }
+    }
+}
+
+/// The two rings' sizes, on which both sides agree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingSizes {
+    /// Bytes of the ring of events to the host, a power of two.
+    pub events: usize,
+    /// Bytes of the ring of commands from the host, a power of two.
+    pub commands: usize,
+}
+
+impl RingSizes {
+    /// The shape of the event ring.
+    ///
+    /// # Errors
+    /// [`RingError`] if the size is no power of two.
+    pub fn events_spec(&self, facts: &RegionFacts) -> Result<RingSpec, RingError> {
+        Ok(RingSpec::variable(self.events)?.with_epoch(facts.incarnation))
+    }
+
+    /// The shape of the command ring.
+    ///
+    /// # Errors
+    /// [`RingError`] if the size is no power of two.
+    pub fn commands_spec(&self, facts: &RegionFacts) -> Result<RingSpec, RingError> {
+        Ok(RingSpec::variable(self.commands)?.with_epoch(facts.incarnation))
+    }
+
+    /// Bytes that the partition's region must have at least.
+    #[must_use]
+    pub const fn region_bytes(&self, config: &PartitionConfig) -> usize {
+        let metrics = metrics_bytes(config);
+        // Each part may leave a gap of up to a line before it: the directory's page has them all.
+        2 * DIRECTORY_BYTES + STATE_PART_BYTES + metrics + self.events
+    }
+
+    /// Bytes that the host's region must have at least.
+    #[must_use]
+    pub const fn host_region_bytes(&self) -> usize {
+        2 * DIRECTORY_BYTES + HOST_STATE_PART_BYTES + self.commands
+    }
+}
+
+/// The host's own parts, made before the partition starts.
+#[derive(Clone, Copy, Debug)]
+pub struct HostParts {
+    /// For [`super::state::StopSwitch`].
+    pub state: Span<'static>,
+    /// The producer's part of the command ring.
+    pub commands: Span<'static>,
+    /// The consumer's part of the event ring.
+    pub events: Span<'static>,
+}
+
+/// Lays out the host's region; called by the host, before the partition looks at it.
+///
+/// # Errors
+/// [`PartitionError`] if it is too small or a ring's size is no power of two.
+pub fn lay_out_host_region(
+    region: Span<'static>,
+    facts: RegionFacts,
+    rings: RingSizes,
+) -> Result<HostParts, PartitionError> {
+    let (events, commands) = (rings.events_spec(&facts)?, rings.commands_spec(&facts)?);
+    let mut writer = RegionWriter::new(region, Writer::Host, facts, HOST_PARTS)?;
+    let parts = HostParts {
+        state: writer.add_part(PartKind::STATE, STATE_PART, HOST_STATE_PART_BYTES)?,
+        commands: writer.add_part(
+            PartKind::RING_PRODUCER,
+            COMMANDS_RING,
+            commands.producer_bytes(),
+        )?,
+        events: writer.add_part(
+            PartKind::RING_CONSUMER,
+            EVENTS_RING,
+            events.consumer_bytes(),
+        )?,
+    };
+    commands.make_producer_part(parts.commands)?;
+    events.make_consumer_part(parts.events)?;
+    writer.publish()?;
+    Ok(parts)
+}
+
+/// Everything that the host hands over. Plain values: they may cross to the partition's thread.
+#[derive(Debug)]
+pub struct PartitionParts {
+    /// The CPU it was pinned to.
+    pub cpu: u32,
+    /// Machine, program and incarnation.
+    pub facts: RegionFacts,
+    /// The calibrated clock.
+    pub clock: Clock,
+    /// Private memory.
+    pub bump: Bump,
+    /// Memory that the device reaches.
+    pub dma: DmaRegion,
+    /// The partition's own region, zeroed.
+    pub region: Span<'static>,
+    /// The host's region, laid out.
+    pub host_region: ReadSpan<'static>,
+    /// Sizes of the rings.
+    pub rings: RingSizes,
+    /// Scheduler, metrics, loop.
+    pub config: PartitionConfig,
+}
+
+impl PartitionParts {
+    /// Makes the partition, on its own core. `args` are copied.
+    ///
+    /// # Errors
+    /// [`PartitionError`] if some memory is too small, or the host's region is not what it should be.
+    pub fn assemble(self, args: &[u8]) -> Result<&'static Partition, PartitionError> {
+        let bump = into_itself(self.bump)?;
+        let mut writer = RegionWriter::new(self.region, Writer::Partition, self.facts, PARTS)?;
+        let state = writer.add_part(PartKind::STATE, STATE_PART, STATE_PART_BYTES)?;
+        let state = StateWriter::new(state)?;
+        let (mut metrics_writer, metrics) = make_metrics(&mut writer, &self.config)?;
+        let rings = OwnRings::make(&mut writer, &self.facts, self.rings)?;
+        state.set(PartitionState::Starting);
+        writer.publish()?;
+        let host = RegionReader::new(self.host_region)?;
+        let stop = StopWord::new(host.part(PartKind::STATE, STATE_PART)?)?;
+        let (events, commands) = rings.open(&host)?;
+        let partition = Partition {
+            cpu: self.cpu,
+            incarnation: self.facts.incarnation,
+            args: bump.slice_with(args.len(), |index| args[index])?,
+            arena: DmaArena::new(self.dma, bump)?,
+            scheduler: Scheduler::new(self.config.scheduler, self.clock, bump)?,
+            events,
+            commands,
+            command_buffer: core::cell::RefCell::new(bump.slice_with(COMMAND_BYTES, |_| 0)?),
+            more: super::telemetry::More::register(&mut metrics_writer)?,
+            metrics_writer: core::cell::RefCell::new(metrics_writer),
+            metrics,
+            bump,
+            clock: self.clock,
+            config: self.config,
+            state,
+            stop,
+            run: super::RunState::new(&self.clock, &self.config),
+        };
+        Ok(bump.alloc(partition)?)
+    }
+}
+
+/// Moves bump memory into itself, so that it is `'static` and single.
+fn into_itself(bump: Bump) -> Result<&'static Bump, PartitionError> {
+    let place: &'static OnceCell<Bump> = bump.alloc(OnceCell::new())?;
+    Ok(place.get_or_init(|| bump))
+}
+
+/// The runtime's metrics, the partition's, and room for the entry's.
+const fn metrics_bytes(config: &PartitionConfig) -> usize {
+    let more = config.more_metrics.saturating_add(MORE_METRICS);
+    RuntimeMetrics::part_bytes(more, config.more_histograms)
+}
+
+fn make_metrics(
+    writer: &mut RegionWriter,
+    config: &PartitionConfig,
+) -> Result<(MetricsWriter, RuntimeMetrics), PartitionError> {
+    let part = writer.add_part(PartKind::METRICS, METRICS_PART, metrics_bytes(config))?;
+    let entries = RuntimeMetrics::COUNT + MORE_METRICS;
+    let entries = entries.saturating_add(config.more_metrics);
+    let mut metrics_writer = MetricsWriter::new(part, entries)?;
+    let metrics = RuntimeMetrics::register(&mut metrics_writer)?;
+    Ok((metrics_writer, metrics))
+}
+
+/// The partition's parts of its rings.
+struct OwnRings {
+    events_spec: RingSpec,
+    commands_spec: RingSpec,
+    events: Span<'static>,
+    commands: Span<'static>,
+}
+
+impl OwnRings {
+    fn make(
+        writer: &mut RegionWriter,
+        facts: &RegionFacts,
+        sizes: RingSizes,
+    ) -> Result<Self, PartitionError> {
+        let (events_spec, commands_spec) = (sizes.events_spec(facts)?, sizes.commands_spec(facts)?);
+        let (events_bytes, commands_bytes) =
+            (events_spec.producer_bytes(), commands_spec.consumer_bytes());
+        let events = writer.add_part(PartKind::RING_PRODUCER, EVENTS_RING, events_bytes)?;
+        let commands = writer.add_part(PartKind::RING_CONSUMER, COMMANDS_RING, commands_bytes)?;
+        events_spec.make_producer_part(events)?;
+        commands_spec.make_consumer_part(commands)?;
+        Ok(Self {
+            events_spec,
+            commands_spec,
+            events,
+            commands,
+        })
+    }
+
+    fn open(
+        &self,
+        host: &RegionReader,
+    ) -> Result<(RecordProducer, RecordConsumer), PartitionError> {
+        let peer_events = host.part(PartKind::RING_CONSUMER, EVENTS_RING)?;
+        let peer_commands = host.part(PartKind::RING_PRODUCER, COMMANDS_RING)?;
+        Ok((
+            RecordProducer::new(self.events, peer_events, self.events_spec)?,
+            RecordConsumer::new(self.commands, peer_commands, self.commands_spec)?,
+        ))
+    }
+}

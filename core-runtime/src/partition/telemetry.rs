@@ -1,0 +1,122 @@
+//! What a partition copies into its metrics, about once a millisecond.
+
+use core::cell::Cell;
+
+use hybrid_abi::metrics::MetricUnit;
+
+use super::Partition;
+use crate::clock::{Clock, Instant};
+use crate::metrics::{Counter, Gauge, Histogram, MetricsError, MetricsWriter};
+use crate::task::{LOG2_BUCKETS, Log2Histogram};
+
+/// Metrics of the partition's own parts beyond [`crate::metrics::RuntimeMetrics`].
+#[derive(Debug)]
+pub(super) struct More {
+    commands_taken: Counter,
+    commands_skipped: Counter,
+    dma_free_bytes: Gauge,
+    dma_high_water_bytes: Gauge,
+    dma_quarantined_bytes: Gauge,
+    private_used_bytes: Gauge,
+    live_tasks: Gauge,
+    live_timers: Gauge,
+    poll_to_poll: CopiedHistogram,
+    stolen: CopiedHistogram,
+}
+
+/// Entries of [`More`], which [`super::PartitionConfig`]'s `more_metrics` comes on top of.
+pub(super) const MORE_METRICS: u32 = 8;
+
+impl More {
+    pub(super) fn register(writer: &mut MetricsWriter) -> Result<Self, MetricsError> {
+        Ok(Self {
+            commands_taken: writer.counter("commands_taken", MetricUnit::COUNT)?,
+            commands_skipped: writer.counter("commands_skipped", MetricUnit::COUNT)?,
+            dma_free_bytes: writer.gauge("dma_free_bytes", MetricUnit::BYTES)?,
+            dma_high_water_bytes: writer.gauge("dma_high_water_bytes", MetricUnit::BYTES)?,
+            dma_quarantined_bytes: writer.gauge("dma_quarantined_bytes", MetricUnit::BYTES)?,
+            private_used_bytes: writer.gauge("private_used_bytes", MetricUnit::BYTES)?,
+            live_tasks: writer.gauge("live_tasks", MetricUnit::COUNT)?,
+            live_timers: writer.gauge("live_timers", MetricUnit::COUNT)?,
+            poll_to_poll: CopiedHistogram::default(),
+            stolen: CopiedHistogram::default(),
+        })
+    }
+}
+
+/// A core-local histogram whose growth is copied into a shared one, each bucket by its upper bound.
+#[derive(Debug)]
+struct CopiedHistogram {
+    copied: [Cell<u32>; LOG2_BUCKETS],
+}
+
+impl Default for CopiedHistogram {
+    fn default() -> Self {
+        Self {
+            copied: [const { Cell::new(0) }; LOG2_BUCKETS],
+        }
+    }
+}
+
+impl CopiedHistogram {
+    /// The last bucket has no bound: what lies in it counts as `longest_ns`.
+    fn copy(&self, from: &Log2Histogram, to: &Histogram, clock: &Clock, longest_ns: u64) {
+        for (bucket, count) in from.snapshot().into_iter().enumerate() {
+            let new = count.wrapping_sub(self.copied[bucket].replace(count));
+            if new == 0 {
+                continue;
+            }
+            let bound = clock.ticks_to_ns(Log2Histogram::upper_bound(bucket));
+            to.record_many(bound.min(longest_ns), new.into());
+        }
+    }
+}
+
+impl Partition {
+    /// Copies the scheduler's, the arena's and the rings' figures into the metrics. Bounded and
+    /// without system calls; [`super::run_until_stopped`] calls it when it is due.
+    pub fn publish(&self, now: Instant) {
+        let (metrics, more, clock) = (&self.metrics, &self.more, &self.clock);
+        let stats = self.scheduler.stats();
+        metrics.heartbeat.set(self.state.passes());
+        metrics.polls.set(self.state.passes());
+        metrics.polls_empty.set(self.run.empty_passes.get());
+        metrics.task_polls.set(stats.polls.iter().sum());
+        metrics.timers_fired.set(stats.timers_fired);
+        metrics.budget_overruns.set(stats.overruns);
+        metrics.stolen_ns.set(clock.ticks_to_ns(stats.stolen));
+        metrics
+            .ready_tasks
+            .set(stats.ready.iter().map(|n| u64::from(*n)).sum());
+        let ready_most = stats.ready_high_water.iter().max().copied().unwrap_or(0);
+        metrics.ready_tasks_high_water.set(ready_most.into());
+        let events = self.events.words();
+        metrics.ring_dropped.set(events.dropped());
+        metrics.event_ring_depth.set(events.depth().into());
+        metrics
+            .event_ring_high_water
+            .set(events.high_water().into());
+        more.commands_taken.set(self.commands.records());
+        more.commands_skipped
+            .set(self.commands.words().skipped() + self.run.unknown.get());
+        let dma = self.arena.stats();
+        more.dma_free_bytes.set(dma.free_bytes as u64);
+        more.dma_high_water_bytes.set(dma.high_water_bytes as u64);
+        more.dma_quarantined_bytes.set(dma.quarantined_bytes as u64);
+        more.private_used_bytes.set(self.bump.used() as u64);
+        more.live_tasks.set(stats.live_tasks.into());
+        more.live_timers.set(stats.live_timers.into());
+        let longest = clock.ticks_to_ns(stats.longest_gap);
+        let scheduler = self.scheduler;
+        more.poll_to_poll.copy(
+            scheduler.poll_to_poll(),
+            &metrics.poll_to_poll_ns,
+            clock,
+            longest,
+        );
+        let longest = clock.ticks_to_ns(stats.longest_stolen);
+        more.stolen
+            .copy(scheduler.stolen(), &metrics.stolen_gap_ns, clock, longest);
+        self.run.published(now);
+    }
+}
