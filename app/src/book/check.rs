@@ -77,7 +77,7 @@ impl Books<'_> {
             let slot = &self.ladder.pages[page];
             rule("a page is not empty", slot.len > 0 && slot.len <= 14)?;
             rule("pages are linked both ways", slot.better == better)?;
-            rule("neighbours have nine levels", slot.len + last_len > 8)?;
+            rule("neighbours have eight levels", slot.len + last_len >= 8)?;
             for position in (0..slot.len as usize).rev() {
                 let level = slot.levels[position];
                 let at = &self.ladder.levels[level];

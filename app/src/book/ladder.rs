@@ -10,14 +10,15 @@
 //! ```
 //!
 //! Invariants: keys rise within a page; every key of a page is above every key of the worse one;
-//! no page is empty; two neighbours have nine levels or more together (so that pages never run
+//! no page is empty; two neighbours have eight levels or more together (so that pages never run
 //! out, see [`super::Capacity::pages`]); a level knows its page.
 
 use super::pool::Pool;
 use super::slot::{LevelSlot, NONE, PAGE_LEVELS, PageSlot};
 
-/// Neighbours with this many levels or fewer become one page.
-const MERGE: u32 = 8;
+/// Neighbours with this many levels or fewer become one page. Not more: a page that was just split
+/// has seven, and its other neighbour may have one.
+const MERGE: u32 = 7;
 
 /// Levels and the pages that sort them.
 #[derive(Debug)]

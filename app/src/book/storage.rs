@@ -56,13 +56,13 @@ impl Capacity {
         least.next_power_of_two()
     }
 
-    /// Pages that can never run out: two neighbours in a list always have nine levels or more, so
-    /// a side of `n` levels has at most `2n/9 + 1` pages; and a split needs one more.
+    /// Pages that can never run out: two neighbours in a list always have eight levels or more, so
+    /// a side of `n` levels has at most `n/4 + 1` pages.
     #[must_use]
     pub const fn pages(&self) -> usize {
         let sides = self.symbols as usize * 2;
         let levels = self.levels as usize;
-        levels / 9 * 2 + 3 + if sides < levels { sides } else { levels }
+        levels / 4 + 1 + if sides < levels { sides } else { levels }
     }
 
     /// Bytes of memory for all of it, to be given aligned to 128 bytes.

@@ -194,13 +194,25 @@ impl Synth<'_> {
         self.make(kind, out)
     }
 
-    /// Chooses a stock and lets the time pass that keeps the day's messages within the day.
+    /// Chooses a stock and lets time pass: mostly microseconds, now and then a lull, so long that
+    /// the day's messages fill the day. A few stocks are awake at a time and take turns.
     fn next_burst(&mut self, left: u64, end: u64) {
         const LONGEST: u32 = 12;
-        self.stock = self.draws[self.random.below(DRAWS) as usize];
+        // One burst in this many comes after a lull, or wakes another stock.
+        const LULL: u32 = 32;
+        const WAKE: u32 = 8;
         self.burst = 1 + self.random.below(LONGEST);
-        let bursts = left / (u64::from(LONGEST) / 2) + 1;
-        let mean = end.saturating_sub(self.now) / bursts;
+        let turn = (self.random.next() >> 32) as usize % self.awake.len();
+        if self.random.below(WAKE) == 0 {
+            self.awake[turn] = self.draws[self.random.below(DRAWS) as usize];
+        }
+        self.stock = self.awake[turn];
+        let mean = if self.random.below(LULL) == 0 {
+            let lulls = left / u64::from(LONGEST / 2 * LULL) + 1;
+            end.saturating_sub(self.now) / lulls
+        } else {
+            50_000
+        };
         self.now = (self.now + self.random.exponential(mean)).min(end.max(self.now));
     }
 

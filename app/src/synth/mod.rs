@@ -31,6 +31,9 @@ const MAX_WRITE: usize = MAX_KNOWN_BYTES + 2;
 /// Entries of the table that draws a stock: 1/rank over 500 stocks gives the last one 1.2 of them.
 const DRAWS: u32 = 4096;
 
+/// Stocks that are busy at a time: news moves a few, and the others rest.
+const AWAKE: usize = 8;
+
 /// Most stocks: each needs an entry of its own, and half of them stay for the weights.
 pub const MAX_STOCKS: u16 = 2048;
 
@@ -156,6 +159,8 @@ pub struct Synth<'m> {
     /// The stock of the burst, from 0, and how many of its messages are to come.
     stock: u16,
     burst: u32,
+    /// The stocks that are busy now.
+    awake: [u16; AWAKE],
     next_ref: u64,
     next_match: u64,
     tracking: u16,
@@ -211,6 +216,7 @@ impl<'m> Synth<'m> {
             now: 3 * flow::HOUR,
             stock: 0,
             burst: 0,
+            awake: [0; AWAKE],
             next_ref: 1,
             next_match: 1,
             tracking: 0,

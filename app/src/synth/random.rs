@@ -37,8 +37,7 @@ impl Random {
         let bits = self.next();
         let doublings = u64::from(bits.leading_zeros()) << 16 | (bits & 0xFFFF);
         // ln 2 = 45426 / 65536.
-        (u128::from(mean) * u128::from(doublings) * 45_426 >> 32)
-            .try_into()
-            .unwrap_or(mean)
+        let scaled = u128::from(mean) * u128::from(doublings) * 45_426;
+        (scaled >> 32).try_into().unwrap_or(mean)
     }
 }

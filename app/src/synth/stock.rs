@@ -123,7 +123,7 @@ impl SideOrders {
             return None;
         }
         let any = self.is_full() || random.chance(12);
-        let back = random.below(if any { self.len } else { self.len.min(8) });
+        let back = random.below(if any { self.len } else { self.len.min(4) });
         Some((self.len - 1 - back) as usize)
     }
 }

@@ -1,4 +1,14 @@
 //! Tests of the feed library from outside: golden bytes, oracles, real data, damage.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "the tests' own numbers are small"
+)]
 
+mod against_oracle;
+mod damage;
+mod golden;
+mod oracle;
+mod peer;
 mod real_data;
+mod slicing;
 mod support;

@@ -1,6 +1,9 @@
 //! Shared by the tests: memory for books, a sink that writes quotes.
 
 use feed_handler::book::{BboChange, BookStorage, Capacity, QUOTE_CSV_HEADER, Sink, Status, Trade};
+use feed_handler::encode::{self, Head};
+use feed_handler::field::Symbol;
+use feed_handler::synth::{StockSlot, Synth, SynthConfig};
 
 /// Memory for books, aligned as they want it.
 pub(crate) struct Memory {
@@ -72,4 +75,66 @@ impl Sink for Events {
     fn status(&mut self, status: &Status) {
         self.statuses.push(*status);
     }
+}
+
+/// A synthetic day in memory.
+pub(crate) fn synthetic_day(seed: u64, stocks: u16, messages: u64) -> (SynthConfig, Vec<u8>) {
+    let config = SynthConfig {
+        seed,
+        stocks,
+        messages,
+    };
+    let mut slots = vec![StockSlot::default(); usize::from(stocks)];
+    let mut feed = vec![0; usize::try_from(config.most_bytes()).unwrap()];
+    let bytes = Synth::new(config, &mut slots).unwrap().fill(&mut feed);
+    feed.truncate(bytes);
+    (config, feed)
+}
+
+/// Random numbers of the tests (xorshift64*).
+pub(crate) struct Rng(u64);
+
+impl Rng {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    pub(crate) fn below(&mut self, bound: u32) -> u32 {
+        (((self.next() >> 32) * u64::from(bound)) >> 32) as u32
+    }
+}
+
+/// A framed stock directory message.
+pub(crate) fn directory(locate: u16, stock: Symbol) -> Vec<u8> {
+    let message = encode::StockDirectory {
+        head: Head {
+            locate,
+            ..Head::default()
+        },
+        stock,
+        market_category: b'Q',
+        financial_status: b'N',
+        round_lot_size: 100,
+        round_lots_only: b'N',
+        issue_classification: b'C',
+        issue_sub_type: *b"Z ",
+        authenticity: b'T',
+        short_sale_threshold: b'N',
+        ipo_flag: b'N',
+        luld_tier: b'1',
+        etp_flag: b'N',
+        etp_leverage: 0,
+        inverse: b'N',
+    };
+    let mut out = vec![0; 64];
+    let bytes = message.write(&mut out).unwrap();
+    out.truncate(bytes);
+    out
 }
