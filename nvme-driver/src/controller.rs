@@ -1,0 +1,686 @@
+//! The controller: owns the queues, is polled by the partition's loop, never blocks.
+//!
+//! [`Controller::poll`] reaps completions and, when something is due, moves the state machine of
+//! [`crate::lifecycle`] and the watchdog of [`crate::watchdog`]. [`Controller::ring`] writes the
+//! doorbells once a pass. All memory is taken in [`Controller::new`], from the bump and the DMA
+//! arena given, and kept for the partition's life.
+//!
+//! Time: each poll is given the instant of its pass. The driver's own clock advances by what passed
+//! since the last housekeeping, but by at most [`MAX_STEP_NS`]: a clock that jumps, or a core that
+//! was stopped, fails nothing at once.
+
+use core::cell::{Cell, RefCell};
+use core::fmt;
+use core::future::poll_fn;
+use core::task::Poll;
+
+use core_runtime::clock::{Clock, Instant};
+use core_runtime::mem::{Bump, DmaArena, DmaBuf, DoorbellRegion, SharedDma};
+use core_runtime::task::WakeSlot;
+use nvme_spec::registers::{Cap, Version};
+use nvme_spec::{
+    AdminOpcode, AsyncEvent, Cid, FirmwareSlotLog, GetLogPage, IDENTIFY_BYTES, IdentifyController,
+    LogPageId, Nsid, SmartLog, Sqe, Status,
+};
+use zerocopy::FromBytes;
+
+use crate::bringup::{self, ADMIN_ENTRIES};
+use crate::config::ControllerConfig;
+use crate::error::{ControllerError, Failed, IoError};
+use crate::events::Events;
+use crate::hub::{Gate, Hub, Queues};
+use crate::lifecycle::{Life, Phase};
+use crate::namespace::{Namespace, Standing};
+use crate::queue::{PostError, QueuePair, QueueSpec};
+use crate::quirks::{Quirks, quirks_of};
+use crate::raw::RawQueue;
+use crate::regs::{ControlRegs, Regs};
+use crate::request::{Request, Retry};
+use crate::requests::{INTERNAL, Internal, NoInternal, NotStarted, Requests};
+use crate::stats::{ControllerStats, QueueStats};
+use crate::waiters::Ticket;
+use crate::watchdog::Watch;
+
+/// The most that one poll lets the driver's clock advance; a loop that is away for longer is itself
+/// late, which is no reason to fail commands.
+const MAX_STEP_NS: u64 = 50_000_000;
+
+/// Futures of [`Controller::ready`] and [`Controller::shutdown`] that are woken; more poll again.
+const STATE_WAITERS: usize = 8;
+
+/// What a backend hands over.
+#[derive(Clone, Copy)]
+pub struct DeviceParts {
+    /// Control registers.
+    pub regs: &'static dyn ControlRegs,
+    /// Doorbells; the stride is taken from CAP.
+    pub doorbells: DoorbellRegion,
+    /// DMA memory.
+    pub arena: &'static DmaArena,
+    /// Clock of the partition.
+    pub clock: Clock,
+}
+
+impl fmt::Debug for DeviceParts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeviceParts").field("doorbells", &self.doorbells).finish_non_exhaustive()
+    }
+}
+
+/// State as users see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ControllerState {
+    /// First bring-up.
+    Starting,
+    /// I/O is taken.
+    Ready,
+    /// A reset is under way; I/O waits.
+    Resetting,
+    /// An orderly shutdown is under way.
+    ShuttingDown,
+    /// Shut down.
+    Off,
+    /// Failed for good: the partition should end, the next one may try.
+    Failed(ControllerError),
+}
+
+/// What one poll did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PollReport {
+    /// Completions taken from I/O queues, ignored ones included.
+    pub reaped: u32,
+    /// Completions taken from the admin queue.
+    pub reaped_admin: u32,
+    /// The state machine was moved.
+    pub housekeeping: bool,
+}
+
+impl PollReport {
+    /// Whether anything was taken.
+    #[must_use]
+    pub const fn is_idle(&self) -> bool {
+        self.reaped == 0 && self.reaped_admin == 0
+    }
+}
+
+/// An NVMe controller. Belongs to one core.
+#[derive(Debug)]
+pub struct Controller {
+    pub(crate) hub: &'static Hub,
+    pub(crate) admin: Requests,
+    /// When [`Controller::housekeep`] is due.
+    due: Cell<Instant>,
+    /// Something happened that housekeeping should see at once.
+    pub(crate) urgent: Cell<bool>,
+    pub(crate) regs: Regs,
+    pub(crate) clock: Clock,
+    pub(crate) config: ControllerConfig,
+    pub(crate) cap: Cap,
+    pub(crate) version: Version,
+    pub(crate) plan: bringup::Plan,
+    pub(crate) quirks: Quirks,
+    pub(crate) namespaces: &'static [Namespace],
+    pub(crate) known: Cell<u16>,
+    /// 4,096 bytes for identify data and internal log reads.
+    pub(crate) scratch: SharedDma,
+    pub(crate) identify: RefCell<[u8; IDENTIFY_BYTES]>,
+    pub(crate) life: Life,
+    pub(crate) watch: Watch,
+    pub(crate) events: Events,
+    /// The driver's clock, in ticks, and the instant at which it was last moved.
+    time: Cell<u64>,
+    last: Cell<Instant>,
+    waiters: [WakeSlot; STATE_WAITERS],
+}
+
+impl Controller {
+    /// Reads CAP and VS and takes all memory; the controller itself is not touched before the first
+    /// [`Controller::poll`].
+    ///
+    /// # Errors
+    /// [`ControllerError`] if the device is gone, cannot be used, or memory is short.
+    pub fn new(
+        parts: DeviceParts,
+        bump: &Bump,
+        config: ControllerConfig,
+    ) -> Result<&'static Self, ControllerError> {
+        let regs = Regs::new(parts.regs);
+        let (cap, version) = regs.identity()?;
+        let quirks = quirks_of(config.pci_id);
+        let plan = bringup::plan(cap, &config, quirks)?;
+        let doorbells = DoorbellRegion { span: parts.doorbells.span, dstrd: cap.dstrd() };
+        let no_memory = |what| move |_| ControllerError::NoMemory(what);
+        let make = |spec: QueueSpec, requests: u16| {
+            let qp = QueuePair::new(spec, doorbells, parts.arena, parts.clock, bump)?;
+            Requests::new(qp, requests, bump)
+        };
+        let admin_spec = QueueSpec {
+            qid: 0,
+            entries: ADMIN_ENTRIES,
+            page_bytes: plan.page_bytes,
+            max_len: config.max_transfer_bytes,
+            sample_every: 0,
+        };
+        let admin = make(admin_spec, ADMIN_ENTRIES)?;
+        let queues = Self::make_queues(&config, &plan, bump, make)?;
+        let hub = bump.alloc(Hub::new(queues, parts.arena)).map_err(no_memory("the controller"))?;
+        let page = usize::try_from(plan.page_bytes).unwrap_or(4096);
+        let scratch = parts
+            .arena
+            .alloc_shared(IDENTIFY_BYTES, page)
+            .map_err(|_| ControllerError::NoMemory("identify data"))?;
+        let namespaces = bump
+            .slice_with(usize::from(config.max_namespaces), |_| Namespace::vacant(hub))
+            .map_err(no_memory("namespaces"))?;
+        bump.alloc(Self {
+            hub,
+            admin,
+            due: Cell::new(Instant::MIN),
+            urgent: Cell::new(false),
+            regs,
+            clock: parts.clock,
+            config,
+            cap,
+            version,
+            plan,
+            quirks,
+            namespaces,
+            known: Cell::new(0),
+            scratch,
+            identify: RefCell::new([0; IDENTIFY_BYTES]),
+            life: Life::new(),
+            watch: Watch::new(),
+            events: Events::new(),
+            time: Cell::new(0),
+            last: Cell::new(Instant::MIN),
+            waiters: [const { WakeSlot::new() }; STATE_WAITERS],
+        })
+        .map_err(no_memory("the controller"))
+    }
+
+    fn make_queues(
+        config: &ControllerConfig,
+        plan: &bringup::Plan,
+        bump: &Bump,
+        make: impl Fn(QueueSpec, u16) -> Result<Requests, ControllerError>,
+    ) -> Result<Queues, ControllerError> {
+        let depth = plan.entries - 1;
+        let requests = match config.requests {
+            0 => depth.saturating_mul(2),
+            n => n,
+        };
+        let mut queues = Queues::new();
+        for i in 0..config.io_queues {
+            let spec = QueueSpec {
+                qid: i + 1,
+                entries: plan.entries,
+                page_bytes: plan.page_bytes,
+                max_len: config.max_transfer_bytes,
+                sample_every: config.latency_sampling,
+            };
+            let queue = bump
+                .alloc(make(spec, requests)?)
+                .map_err(|_| ControllerError::NoMemory("queues"))?;
+            if queues.push(queue).is_err() {
+                return Err(ControllerError::Config("io_queues"));
+            }
+        }
+        Ok(queues)
+    }
+
+    // ---- the loop's side -------------------------------------------------------------------
+
+    /// One pass: takes completions (a quarter of each ring at most) and does what is due. Bounded;
+    /// never blocks. `now` is the instant of the pass.
+    #[inline]
+    pub fn poll(&'static self, now: Instant) -> PollReport {
+        let mut report = PollReport::default();
+        let raw = self.hub.raw.get();
+        for (i, queue) in self.hub.live().enumerate() {
+            if raw >> i & 1 == 0 {
+                report.reaped += u32::from(queue.poll(now, &mut NoInternal));
+            }
+        }
+        report.reaped_admin = u32::from(self.admin.poll(now, &mut AdminSide(self)));
+        if now >= self.due.get() || self.urgent.get() {
+            report.housekeeping = true;
+            self.housekeep(now);
+        }
+        report
+    }
+
+    /// Writes the doorbells of the queues whose tail moved: once a pass, after the tasks.
+    #[inline]
+    pub fn ring(&'static self) {
+        for queue in self.hub.live() {
+            queue.qp().ring();
+        }
+        self.admin.qp().ring();
+    }
+
+    #[inline(never)]
+    fn housekeep(&'static self, now: Instant) {
+        self.urgent.set(false);
+        let step = self.clock.ns_to_ticks(MAX_STEP_NS).get();
+        let passed = match self.last.replace(now) {
+            Instant::MIN => 0,
+            last => now.since(last).get().min(step),
+        };
+        self.time.set(self.time.get() + passed);
+        self.hub.serve_line();
+        let wait_ns = self.step();
+        self.due.set(now + self.clock.ns_to_ticks(wait_ns));
+    }
+
+    /// The driver's clock, in ticks.
+    pub(crate) fn time(&self) -> u64 {
+        self.time.get()
+    }
+
+    pub(crate) fn ticks(&self, ns: u64) -> u64 {
+        self.clock.ns_to_ticks(ns).get()
+    }
+
+    // ---- the users' side -------------------------------------------------------------------
+
+    /// The state now.
+    #[must_use]
+    pub fn state(&self) -> ControllerState {
+        match self.life.phase() {
+            Phase::Ready | Phase::QueueReset(..) => ControllerState::Ready,
+            Phase::Off => ControllerState::Off,
+            Phase::Dead => {
+                ControllerState::Failed(self.life.error().unwrap_or(ControllerError::ShutDown))
+            }
+            Phase::Draining | Phase::Deleting(..) | Phase::ShutdownWait | Phase::FinalDisable => {
+                ControllerState::ShuttingDown
+            }
+            _ if self.life.was_ready() => ControllerState::Resetting,
+            _ => ControllerState::Starting,
+        }
+    }
+
+    /// Waits until I/O is taken.
+    ///
+    /// # Errors
+    /// Why it never will be.
+    pub async fn ready(&'static self) -> Result<(), ControllerError> {
+        poll_fn(|cx| match self.state() {
+            ControllerState::Ready => Poll::Ready(Ok(())),
+            ControllerState::Failed(error) => Poll::Ready(Err(error)),
+            ControllerState::Off | ControllerState::ShuttingDown => {
+                Poll::Ready(Err(ControllerError::ShutDown))
+            }
+            ControllerState::Starting | ControllerState::Resetting => {
+                self.wait_for_state(cx.waker());
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    /// Shuts the controller down in order: takes no more I/O, waits for what is in flight (up to
+    /// `drain_ns`), deletes the queues, notifies the controller and disables it. Everything is
+    /// bounded; what is still in flight ends with an error.
+    ///
+    /// # Errors
+    /// [`ControllerError`] if the controller did not stop in time, or had failed before.
+    pub async fn shutdown(&'static self) -> Result<(), ControllerError> {
+        self.request_shutdown();
+        poll_fn(|cx| match self.state() {
+            ControllerState::Off => Poll::Ready(self.life.error().map_or(Ok(()), Err)),
+            ControllerState::Failed(error) => Poll::Ready(Err(error)),
+            _ => {
+                self.wait_for_state(cx.waker());
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    /// Asks for the orderly shutdown without waiting for it.
+    pub fn request_shutdown(&self) {
+        self.life.want_shutdown();
+        self.urgent.set(true);
+    }
+
+    /// Asks for a controller reset: everything in flight ends with an error, bring-up follows.
+    pub fn request_reset(&self) {
+        self.watch.want_reset();
+        self.urgent.set(true);
+    }
+
+    fn wait_for_state(&self, waker: &core::task::Waker) {
+        let free = self.waiters.iter().find(|slot| !slot.is_registered());
+        match free {
+            Some(slot) => slot.register(waker),
+            None => waker.wake_by_ref(),
+        }
+    }
+
+    /// Wakes all who wait for a state.
+    pub(crate) fn state_changed(&self) {
+        for slot in &self.waiters {
+            slot.wake();
+        }
+        self.hub.wake_all();
+    }
+
+    /// The namespace with this identifier, if it is there and usable.
+    #[must_use]
+    pub fn namespace(&self, nsid: Nsid) -> Option<&'static Namespace> {
+        self.namespaces().find(|namespace| namespace.nsid() == nsid)
+    }
+
+    /// The usable namespaces, in the order of their identifiers.
+    pub fn namespaces(&self) -> impl Iterator<Item = &'static Namespace> + use<> {
+        self.all_namespaces()
+            .filter(|namespace| matches!(namespace.standing(), Standing::Usable(_)))
+    }
+
+    /// All namespaces that were found, refused ones too ([`Namespace::refusal`] says why).
+    pub fn all_namespaces(&self) -> impl Iterator<Item = &'static Namespace> + use<> {
+        let known = usize::from(self.known.get());
+        self.namespaces
+            .iter()
+            .take(known)
+            .filter(|namespace| namespace.standing() != Standing::Vacant)
+    }
+
+    /// The 4,096 bytes that Identify Controller returned.
+    #[must_use]
+    pub fn identify_bytes(&self) -> [u8; IDENTIFY_BYTES] {
+        *self.identify.borrow()
+    }
+
+    /// Identify Controller, as its fields.
+    #[must_use]
+    pub fn identify(&self) -> IdentifyController {
+        use zerocopy::FromZeros;
+        IdentifyController::read_from_bytes(&self.identify.borrow()[..])
+            .unwrap_or_else(|_| IdentifyController::new_zeroed())
+    }
+
+    /// CAP as read at the start.
+    #[must_use]
+    pub const fn capabilities(&self) -> Cap {
+        self.cap
+    }
+
+    /// VS as read at the start.
+    #[must_use]
+    pub const fn version(&self) -> Version {
+        self.version
+    }
+
+    /// I/O queues in use.
+    #[must_use]
+    pub fn io_queues(&self) -> u16 {
+        self.hub.live.get()
+    }
+
+    /// Commands that can be in flight on each I/O queue.
+    #[must_use]
+    pub const fn queue_depth(&self) -> u16 {
+        self.plan.entries - 1
+    }
+
+    /// Takes I/O queue `index` (from 0) for raw use; from then on only its holder reaps it. `None`
+    /// if there is no such queue, it is taken already, or it has commands in flight.
+    #[must_use]
+    pub fn take_raw_queue(&'static self, index: u16) -> Option<RawQueue> {
+        let queue = self.hub.queues.get(usize::from(index))?;
+        let bit = 1 << index;
+        let free = index < self.hub.live.get() && self.hub.raw.get() & bit == 0;
+        if !free || queue.qp().unfinished() != 0 {
+            return None;
+        }
+        self.hub.raw.set(self.hub.raw.get() | bit);
+        Some(RawQueue::new(queue.qp(), self.hub))
+    }
+
+    /// Reads a log page into `buf`, as many bytes as it has (a multiple of 4).
+    ///
+    /// # Errors
+    /// The controller's status, or why it could not be asked; the buffer comes back.
+    pub async fn get_log_page(
+        &'static self,
+        lid: LogPageId,
+        nsid: Nsid,
+        buf: DmaBuf,
+    ) -> Result<DmaBuf, Failed> {
+        let len = buf.len();
+        let (Ok(bytes), 0) = (u32::try_from(len), len & 3) else {
+            return Err(bad_log_length(len, buf));
+        };
+        if bytes == 0 || bytes > self.admin.qp().max_len() {
+            return Err(bad_log_length(len, buf));
+        }
+        let page = GetLogPage::first(lid, bytes);
+        let sqe = Sqe::admin(AdminOpcode::GET_LOG_PAGE, Cid(0), nsid)
+            .with_cdw(10, page.cdw10())
+            .with_cdw(11, page.cdw11());
+        let request = Request::single(sqe, buf.iova(), bytes, Retry::Allowed);
+        AdminFuture::new(self, request, buf).await
+    }
+
+    /// The SMART / health log of the controller.
+    ///
+    /// # Errors
+    /// As for [`Controller::get_log_page`].
+    pub async fn smart_log(&'static self) -> Result<SmartLog, IoError> {
+        self.log(LogPageId::SMART, Nsid::ALL).await
+    }
+
+    /// The firmware slot log.
+    ///
+    /// # Errors
+    /// As for [`Controller::get_log_page`].
+    pub async fn firmware_log(&'static self) -> Result<FirmwareSlotLog, IoError> {
+        self.log(LogPageId::FIRMWARE, Nsid::NONE).await
+    }
+
+    /// The newest entries of the error log, 64 bytes each, into `buf` (at most as many as the
+    /// controller keeps).
+    ///
+    /// # Errors
+    /// As for [`Controller::get_log_page`].
+    pub async fn error_log(&'static self, mut buf: DmaBuf) -> Result<DmaBuf, Failed> {
+        let entries = usize::try_from(self.identify().error_log_entries()).unwrap_or(1);
+        buf.truncate(entries * size_of::<nvme_spec::ErrorLogEntry>());
+        self.get_log_page(LogPageId::ERROR, Nsid::ALL, buf).await
+    }
+
+    async fn log<T: FromBytes>(&'static self, lid: LogPageId, nsid: Nsid) -> Result<T, IoError> {
+        let buf = self.hub.arena.alloc_zeroed(size_of::<T>());
+        let buf = buf.map_err(|_| IoError::NoMemory)?;
+        let done = self.get_log_page(lid, nsid, buf).await;
+        let buf = done.map_err(|failed| failed.error)?;
+        T::read_from_bytes(buf.as_slice()).map_err(|_| IoError::NoMemory)
+    }
+
+    /// The oldest asynchronous event that was not taken yet.
+    pub fn take_event(&self) -> Option<AsyncEvent> {
+        self.events.take()
+    }
+
+    /// Critical warnings of the SMART log that was read after the last SMART event.
+    #[must_use]
+    pub fn critical_warning(&self) -> u8 {
+        self.events.critical_warning()
+    }
+
+    /// Snapshot of the counters.
+    #[must_use]
+    pub fn stats(&self) -> ControllerStats {
+        let mut stats = ControllerStats {
+            io: QueueStats::default(),
+            admin: self.admin.qp().stats(),
+            ..self.watch.stats()
+        };
+        for queue in &self.hub.queues {
+            stats.io = stats.io.plus(&queue.qp().stats());
+            stats.orphans += queue.orphans();
+        }
+        stats.orphans += self.admin.orphans();
+        stats.bringup_failures = self.life.failures();
+        stats.events = self.events.received();
+        stats.events_held_back = self.events.held_back();
+        let refused = self.all_namespaces().filter(|n| n.refusal().is_some());
+        stats.namespaces_refused = refused.count() as u64;
+        stats
+    }
+
+    /// Counters of I/O queue `index` (from 0).
+    #[must_use]
+    pub fn queue_stats(&self, index: u16) -> Option<QueueStats> {
+        let queue = self.hub.queues.get(usize::from(index))?;
+        Some(queue.qp().stats())
+    }
+}
+
+#[cold]
+const fn bad_log_length(len_bytes: usize, buf: DmaBuf) -> Failed {
+    Failed { error: IoError::BadLength { len_bytes, lba_bytes: 4 }, buf: Some(buf) }
+}
+
+/// What an internal admin command was for; the kind is in bits 56-62 of its token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AdminToken {
+    /// The step of the state machine.
+    Step,
+    /// An asynchronous event request.
+    Event,
+    /// A log page read that clears an event.
+    EventLog,
+    /// An abort of the command with this CID on this I/O queue (index).
+    Abort { queue: u16, cid: u16 },
+}
+
+impl AdminToken {
+    const fn pack(self) -> u64 {
+        INTERNAL
+            | match self {
+                Self::Step => 0,
+                Self::Event => 1 << 56,
+                Self::EventLog => 2 << 56,
+                Self::Abort { queue, cid } => 3 << 56 | (queue as u64) << 16 | cid as u64,
+            }
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "fields of a token")]
+    pub(crate) const fn unpack(token: u64) -> Self {
+        match token >> 56 & 0x7F {
+            1 => Self::Event,
+            2 => Self::EventLog,
+            3 => Self::Abort { queue: (token >> 16) as u16, cid: token as u16 },
+            _ => Self::Step,
+        }
+    }
+}
+
+impl Controller {
+    /// Posts an internal admin command; `false` if there is no room.
+    pub(crate) fn post_admin(&self, token: AdminToken, sqe: Sqe) -> bool {
+        let posted = self.admin.qp().post(token.pack(), |_| sqe.0);
+        posted.is_ok()
+    }
+}
+
+/// Receives the answers to internal admin commands.
+pub(crate) struct AdminSide(pub &'static Controller);
+
+impl Internal for AdminSide {
+    fn answered(&mut self, token: u64, result: Result<u32, Status>) {
+        self.0.urgent.set(true);
+        match AdminToken::unpack(token) {
+            AdminToken::Step => self.0.life.answer(result),
+            AdminToken::Event => self.0.events.arrived(result),
+            AdminToken::EventLog => self.0.event_log_read(result),
+            AdminToken::Abort { .. } => self.0.watch.abort_answered(result),
+        }
+    }
+
+    fn lost(&mut self, token: u64) {
+        match AdminToken::unpack(token) {
+            AdminToken::Step => {}
+            AdminToken::Event | AdminToken::EventLog => self.0.events.lost(),
+            AdminToken::Abort { .. } => self.0.watch.abort_lost(),
+        }
+    }
+}
+
+/// A user's admin command with a buffer.
+struct AdminFuture {
+    controller: &'static Controller,
+    request: Request,
+    buf: Option<DmaBuf>,
+    op: Option<u16>,
+    ticket: Ticket,
+}
+
+impl AdminFuture {
+    const fn new(controller: &'static Controller, request: Request, buf: DmaBuf) -> Self {
+        Self { controller, request, buf: Some(buf), op: None, ticket: Ticket::NONE }
+    }
+
+    fn poll_inner(&mut self, cx: &mut core::task::Context<'_>) -> Poll<Result<DmaBuf, Failed>> {
+        let admin = &self.controller.admin;
+        if self.op.is_none() {
+            let failed = |error, buf| Poll::Ready(Err(Failed { error, buf }));
+            if self.controller.hub.gate.get() != Gate::Open {
+                let error = match self.controller.hub.gate.get() {
+                    Gate::Gone => IoError::Gone,
+                    _ => IoError::NotReady,
+                };
+                return failed(error, self.buf.take());
+            }
+            match admin.start(self.request, self.buf.take()) {
+                Ok(op) => self.op = Some(op),
+                Err(NotStarted { why, buf }) => match why {
+                    PostError::Full => {
+                        self.buf = buf;
+                        self.ticket = admin.waiters().wait(self.ticket, cx.waker());
+                        return Poll::Pending;
+                    }
+                    PostError::Closed => return failed(IoError::NotReady, buf),
+                    PostError::BadBuffer => {
+                        return failed(IoError::Unaligned(self.request.iova.0), buf);
+                    }
+                },
+            }
+        }
+        let Some(op) = self.op else {
+            return Poll::Pending;
+        };
+        let Poll::Ready(ended) = admin.poll_op(op, cx.waker()) else {
+            return Poll::Pending;
+        };
+        self.op = None;
+        Poll::Ready(match (ended.result, ended.buf) {
+            (Ok(()), Some(buf)) => Ok(buf),
+            (Ok(()), None) => Err(Failed { error: IoError::Gone, buf: None }),
+            (Err(error), buf) => Err(Failed { error, buf }),
+        })
+    }
+}
+
+impl Future for AdminFuture {
+    type Output = Result<DmaBuf, Failed>;
+
+    fn poll(
+        self: core::pin::Pin<&mut Self>,
+        cx: &mut core::task::Context<'_>,
+    ) -> Poll<Self::Output> {
+        self.get_mut().poll_inner(cx)
+    }
+}
+
+impl Drop for AdminFuture {
+    fn drop(&mut self) {
+        match self.op {
+            Some(op) => self.controller.admin.abandon(op),
+            None => self.controller.admin.waiters().leave(self.ticket),
+        }
+    }
+}

@@ -1,0 +1,850 @@
+//! Bring-up, reset and shutdown: one state machine, moved a step at a time by housekeeping.
+//!
+//! ```text
+//!  Start --EN=0 or RDY=0--> Disabling --RDY=0, all fenced--> Settling --> Enabling --RDY=1--+
+//!    ^  \--EN=1, RDY=0--> AwaitReady --RDY=1 or limit--> (EN:=0) Disabling                  |
+//!    |                                                                                     v
+//!    |<-- attempt failed, tries left --------- Admin(step) <---------------- identify, queues
+//!    |                                             |
+//!    |<-- reset -- QueueReset(queue, step) <--> Ready
+//!    |                                             | shutdown asked for
+//!   Dead <-- no tries left, gone          Draining -> Deleting -> ShutdownWait -> FinalDisable -> Off
+//! ```
+//!
+//! A reset and a first bring-up are the same way. Rules kept here: every wait has a limit (CAP.TO or
+//! CRTO, admin deadline, RTD3E); all ones end it at once; queues are not touched while EN goes from
+//! 1 to 0; Delete Queue goes only to a controller that answers; buffers return to the CPU only after
+//! RDY = 0 was seen or a deletion acknowledged, and stay quarantined otherwise.
+
+use core::cell::Cell;
+
+use nvme_spec::registers::{Acq, Aqa, Asq, Cc, Crto, Csts, Shn, Shst, Version};
+use nvme_spec::{
+    AsyncEventConfig, Cid, Cns, CreateCq, CreateSq, FeatureId, IdentifyController,
+    IdentifyNamespace, Nsid, NsidList, NumberOfQueues, OptionalAsyncEvents, QueueGrant, Sqe,
+    Status,
+};
+use zerocopy::FromBytes;
+
+use crate::bringup::{self, ADMIN_ENTRIES};
+use crate::controller::{AdminSide, AdminToken, Controller};
+use crate::error::{ControllerError, ResetReason, Step};
+use crate::hub::{Gate, Offers};
+use crate::queue::Mode;
+use crate::quirks::{CHECK_DELAY_NS, Quirks};
+use crate::regs::RegsError;
+use crate::requests::{NoInternal, Requests, RetryPolicy};
+use crate::shape::{self, Refusal, TransferLimits};
+use crate::stats::Count;
+use crate::watchdog::Finding;
+
+/// How often registers are read while something is waited for: a round trip through a mailbox
+/// costs a microsecond or two, a controller's reset milliseconds.
+const POLL_NS: u64 = 100_000;
+
+/// Housekeeping while ready; deadlines and retries need no better.
+const READY_NS: u64 = 1_000_000;
+
+/// Once nothing will happen any more.
+const IDLE_NS: u64 = 1_000_000_000;
+
+/// Longest delay of a retry that we grant: CRDT can say almost two hours.
+const MAX_RETRY_DELAY_NS: u64 = 5_000_000_000;
+
+/// Highest identifier tried on controllers without an active namespace list (before NVMe 1.1):
+/// their NN is the count, but may be a lie.
+const MAX_SCANNED_NSID: u32 = 1024;
+
+/// An admin command that the machine waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ask {
+    Controller,
+    QueueCount,
+    /// Active identifiers above this one.
+    List(u32),
+    /// One namespace of the list; the place in the table, and the identifier.
+    Namespace(u16, u32),
+    /// One namespace, by counting up to NN.
+    Scan(u32),
+    EventConfig,
+    CreateCq(u16),
+    CreateSq(u16),
+    DeleteSq(u16),
+    DeleteCq(u16),
+}
+
+impl Ask {
+    const fn step(self) -> Step {
+        match self {
+            Self::Controller => Step::IdentifyController,
+            Self::QueueCount => Step::NumberOfQueues,
+            Self::List(_) => Step::NamespaceList,
+            Self::Namespace(..) | Self::Scan(_) => Step::IdentifyNamespace,
+            Self::EventConfig => Step::EventConfig,
+            Self::CreateCq(_) | Self::DeleteCq(_) => Step::CreateCq,
+            Self::CreateSq(_) | Self::DeleteSq(_) => Step::CreateSq,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Start,
+    AwaitReady,
+    Disabling,
+    /// A quirk's delay; then CSTS is looked at again.
+    Settling,
+    Enabling,
+    Admin(Ask),
+    Ready,
+    /// Ready, but this queue (index) is being made anew.
+    QueueReset(u16, Ask),
+    Draining,
+    Deleting(Ask),
+    ShutdownWait,
+    FinalDisable,
+    Off,
+    Dead,
+}
+
+/// Where the machine stands.
+#[derive(Debug)]
+pub(crate) struct Life {
+    phase: Cell<Phase>,
+    /// Limit of the wait that is on, on the driver's clock, and its length.
+    until: Cell<u64>,
+    limit_ns: Cell<u64>,
+    /// Answer to the admin command of the phase.
+    answer: Cell<Option<Result<u32, Status>>>,
+    /// What the commands in flight are told when the device is fenced.
+    reason: Cell<ResetReason>,
+    attempts: Cell<u8>,
+    failures: Count,
+    error: Cell<Option<ControllerError>>,
+    was_ready: Cell<bool>,
+    shutdown: Cell<bool>,
+    granted: Cell<u16>,
+    /// Namespaces found so far in this bring-up, and identifiers of the page of the list.
+    found: Cell<u16>,
+    shutdown_limit_ns: Cell<u64>,
+    mdts: Cell<u8>,
+}
+
+impl Life {
+    pub(crate) const fn new() -> Self {
+        Self {
+            phase: Cell::new(Phase::Start),
+            until: Cell::new(0),
+            limit_ns: Cell::new(0),
+            answer: Cell::new(None),
+            reason: Cell::new(ResetReason::Requested),
+            attempts: Cell::new(0),
+            failures: Count::new(),
+            error: Cell::new(None),
+            was_ready: Cell::new(false),
+            shutdown: Cell::new(false),
+            granted: Cell::new(0),
+            found: Cell::new(0),
+            shutdown_limit_ns: Cell::new(0),
+            mdts: Cell::new(0),
+        }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    pub(crate) fn error(&self) -> Option<ControllerError> {
+        self.error.get()
+    }
+
+    pub(crate) fn was_ready(&self) -> bool {
+        self.was_ready.get()
+    }
+
+    pub(crate) fn failures(&self) -> u64 {
+        self.failures.get()
+    }
+
+    pub(crate) fn want_shutdown(&self) {
+        self.shutdown.set(true);
+    }
+
+    pub(crate) fn answer(&self, result: Result<u32, Status>) {
+        self.answer.set(Some(result));
+    }
+}
+
+/// Bring-up failed for this reason.
+type Outcome = Result<(), ControllerError>;
+
+impl Controller {
+    /// Moves the machine; returns how long it may be left alone.
+    pub(crate) fn step(&'static self) -> u64 {
+        let phase = self.life.phase();
+        let outcome = match phase {
+            Phase::Start => self.start(),
+            Phase::AwaitReady => self.await_ready(),
+            Phase::Disabling => self.disabling(),
+            Phase::Settling => self.settling(),
+            Phase::Enabling => self.enabling(),
+            Phase::Admin(ask) => self.admin_step(ask),
+            Phase::Ready => {
+                self.ready_step();
+                Ok(())
+            }
+            Phase::QueueReset(queue, ask) => {
+                self.queue_reset_step(queue, ask);
+                Ok(())
+            }
+            Phase::Draining => {
+                self.draining();
+                Ok(())
+            }
+            Phase::Deleting(ask) => {
+                self.deleting(ask);
+                Ok(())
+            }
+            Phase::ShutdownWait => {
+                self.shutdown_wait();
+                Ok(())
+            }
+            Phase::FinalDisable => {
+                self.final_disable();
+                Ok(())
+            }
+            Phase::Off | Phase::Dead => Ok(()),
+        };
+        if let Err(error) = outcome {
+            self.attempt_failed(error);
+        }
+        if self.life.phase() != phase {
+            // Whatever comes next starts without waiting for the next period.
+            self.urgent.set(!matches!(self.life.phase(), Phase::Off | Phase::Dead));
+        }
+        match self.life.phase() {
+            Phase::Ready => READY_NS.min(self.config.health_ns),
+            Phase::Off | Phase::Dead => IDLE_NS,
+            _ => POLL_NS,
+        }
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.life.phase.set(phase);
+    }
+
+    /// Enters a phase that may last `limit_ns`.
+    fn enter_for(&self, phase: Phase, limit_ns: u64) {
+        self.life.until.set(self.time() + self.ticks(limit_ns));
+        self.life.limit_ns.set(limit_ns);
+        self.enter(phase);
+    }
+
+    fn is_over(&self) -> bool {
+        self.time() >= self.life.until.get()
+    }
+
+    fn timed_out(&self, step: Step) -> ControllerError {
+        ControllerError::TimedOut { step, limit_ms: self.life.limit_ns.get() / 1_000_000 }
+    }
+
+    // ---- down ------------------------------------------------------------------------------
+
+    /// Takes the controller away from everybody and starts over.
+    pub(crate) fn begin_reset(&self, reason: ResetReason) {
+        self.watch.resets.add(1);
+        self.life.reason.set(reason);
+        self.life.error.set(None);
+        self.close_all();
+        self.enter(Phase::Start);
+        self.urgent.set(true);
+    }
+
+    /// From here on nothing touches queue memory or doorbells.
+    fn close_all(&self) {
+        if self.hub.gate.get() == Gate::Open {
+            self.hub.gate.set(Gate::Paused);
+        }
+        for queue in &self.hub.queues {
+            queue.qp().close();
+        }
+        self.admin.qp().close();
+    }
+
+    /// An attempt to bring the controller up failed.
+    fn attempt_failed(&'static self, error: ControllerError) {
+        self.life.failures.add(1);
+        self.life.error.set(Some(error));
+        self.close_all();
+        let attempts = self.life.attempts.get().saturating_add(1);
+        self.life.attempts.set(attempts);
+        let hopeless = self.regs.is_gone() || matches!(error, ControllerError::Regs(_));
+        if hopeless || attempts >= self.config.bringup_attempts || self.life.shutdown.get() {
+            self.die(error);
+        } else {
+            self.enter(Phase::Start);
+        }
+    }
+
+    /// The end: nobody confirmed that the device lets go, so what it had stays quarantined.
+    fn die(&'static self, error: ControllerError) {
+        self.life.error.set(Some(error));
+        if !self.regs.is_gone() {
+            // Best effort: stop it.
+            let _ = self.regs.write(self.plan.cc);
+        }
+        self.hub.gate.set(Gate::Gone);
+        self.fence_all(Mode::Lost);
+        self.enter(Phase::Dead);
+        self.state_changed();
+    }
+
+    /// The device has let go of everything (or never will tell): ends what was in flight.
+    fn fence_all(&'static self, mode: Mode) {
+        let raw = self.hub.raw.get();
+        for (i, queue) in self.hub.queues.iter().enumerate() {
+            queue.qp().fence(mode);
+            // The holder of a raw queue hears of it from its own reap.
+            if raw >> i & 1 == 0 {
+                queue.drain(&mut NoInternal);
+            }
+        }
+        self.admin.qp().fence(mode);
+        self.admin.drain(&mut AdminSide(self));
+        self.events.lost();
+    }
+
+    fn start(&self) -> Outcome {
+        let (cap, _) = self.regs.identity()?;
+        let csts: Csts = self.regs.read()?;
+        let cc: Cc = self.regs.read()?;
+        let crto = match cap.crwms() {
+            true => Some(self.regs.read::<Crto>()?),
+            false => None,
+        };
+        let limit = bringup::ready_limit_ns(cap, crto, &self.config);
+        if cc.en() && !csts.rdy() && !csts.cfs() {
+            // It is on its way up; NVMe Base 2.0, section 3.5.1: let it arrive before it is stopped.
+            self.enter_for(Phase::AwaitReady, limit);
+            return Ok(());
+        }
+        if cc.en() {
+            self.regs.write(cc.with_en(false).with_shn(Shn::None))?;
+        }
+        self.enter_disabling(limit);
+        Ok(())
+    }
+
+    fn enter_disabling(&self, limit_ns: u64) {
+        if self.quirks.contains(Quirks::DELAY_BEFORE_RDY) {
+            self.life.until.set(self.time() + self.ticks(CHECK_DELAY_NS));
+            self.life.limit_ns.set(limit_ns);
+            self.enter(Phase::Settling);
+        } else {
+            self.enter_for(Phase::Disabling, limit_ns);
+        }
+    }
+
+    fn await_ready(&self) -> Outcome {
+        let csts: Csts = self.regs.read()?;
+        if csts.rdy() || csts.cfs() || self.is_over() {
+            let cc: Cc = self.regs.read()?;
+            self.regs.write(cc.with_en(false).with_shn(Shn::None))?;
+            self.enter_disabling(self.life.limit_ns.get());
+        }
+        Ok(())
+    }
+
+    fn settling(&self) -> Outcome {
+        if self.is_over() {
+            self.enter_for(Phase::Disabling, self.life.limit_ns.get());
+        }
+        Ok(())
+    }
+
+    fn disabling(&'static self) -> Outcome {
+        let csts: Csts = self.regs.read()?;
+        if csts.rdy() {
+            return match self.is_over() {
+                true => Err(self.timed_out(Step::Disable)),
+                false => Ok(()),
+            };
+        }
+        // RDY = 0: the device has let go of all memory.
+        self.fence_all(Mode::Fenced(self.life.reason.get()));
+        if self.life.shutdown.get() {
+            self.finish_shutdown();
+            return Ok(());
+        }
+        self.enable()
+    }
+
+    // ---- up --------------------------------------------------------------------------------
+
+    fn enable(&self) -> Outcome {
+        let admin = self.admin.qp();
+        admin.clear();
+        let (sq, cq) = admin.iovas();
+        self.regs.write(Aqa::of(ADMIN_ENTRIES))?;
+        self.regs.write64(Asq(sq.0))?;
+        self.regs.write64(Acq(cq.0))?;
+        self.regs.write(self.plan.cc)?;
+        self.regs.write(self.plan.cc.with_en(true))?;
+        self.enter_for(Phase::Enabling, self.life.limit_ns.get());
+        Ok(())
+    }
+
+    fn enabling(&self) -> Outcome {
+        let csts: Csts = self.regs.read()?;
+        if csts.cfs() {
+            return Err(ControllerError::FatalStatus(Step::Enable));
+        }
+        if !csts.rdy() {
+            return match self.is_over() {
+                true => Err(self.timed_out(Step::Enable)),
+                false => Ok(()),
+            };
+        }
+        self.admin.qp().open_when_drained();
+        self.restart_admin_watch();
+        self.life.found.set(0);
+        self.ask(Ask::Controller);
+        Ok(())
+    }
+
+    /// Sends the admin command of a step and waits for it.
+    fn ask(&self, ask: Ask) {
+        self.send(ask);
+        self.enter_for(Phase::Admin(ask), self.config.admin_deadline_ns);
+    }
+
+    fn send(&self, ask: Ask) {
+        self.life.answer.set(None);
+        // No room cannot be: one command at a time, and a ring of 32. The deadline covers it.
+        self.post_admin(AdminToken::Step, self.command(ask));
+        self.admin.qp().ring();
+    }
+
+    fn command(&self, ask: Ask) -> Sqe {
+        const CID: Cid = Cid(0);
+        let data = self.scratch.iova().0;
+        let queue = |i: u16| self.hub.queues.get(usize::from(i)).map(|q| q.qp());
+        match ask {
+            Ask::Controller => Sqe::identify(CID, Cns::CONTROLLER, Nsid::NONE, data, 0),
+            Ask::QueueCount => {
+                let wanted = NumberOfQueues::pairs(self.config.io_queues);
+                let feature = FeatureId::NUMBER_OF_QUEUES;
+                Sqe::set_feature(CID, Nsid::NONE, feature, wanted.into())
+            }
+            Ask::List(after) => Sqe::identify(CID, Cns::ACTIVE_NSIDS, Nsid(after), data, 0),
+            Ask::Namespace(_, nsid) | Ask::Scan(nsid) => {
+                Sqe::identify(CID, Cns::NAMESPACE, Nsid(nsid), data, 0)
+            }
+            Ask::EventConfig => {
+                let wanted = self.wanted_events();
+                Sqe::set_feature(CID, Nsid::NONE, FeatureId::ASYNC_EVENT_CONFIG, wanted.into())
+            }
+            Ask::CreateCq(i) => queue(i).map_or(Sqe::default(), |qp| {
+                let spec = CreateCq {
+                    qid: qp.qid(),
+                    size_z: qp.size_z(),
+                    contiguous: true,
+                    interrupts: false,
+                    vector: 0,
+                };
+                Sqe::create_cq(CID, qp.iovas().1.0, spec)
+            }),
+            Ask::CreateSq(i) => queue(i).map_or(Sqe::default(), |qp| {
+                let spec = CreateSq {
+                    qid: qp.qid(),
+                    size_z: qp.size_z(),
+                    contiguous: true,
+                    priority: 0,
+                    cqid: qp.qid(),
+                };
+                Sqe::create_sq(CID, qp.iovas().0.0, spec)
+            }),
+            Ask::DeleteSq(i) => queue(i).map_or(Sqe::default(), |qp| Sqe::delete_sq(CID, qp.qid())),
+            Ask::DeleteCq(i) => queue(i).map_or(Sqe::default(), |qp| Sqe::delete_cq(CID, qp.qid())),
+        }
+    }
+
+    fn wanted_events(&self) -> AsyncEventConfig {
+        let offered = OptionalAsyncEvents::from_bits_retain(self.identify().oaes.get());
+        AsyncEventConfig::new()
+            .with_critical_warnings(0x1f)
+            .with_namespace_attributes(offered.contains(OptionalAsyncEvents::NAMESPACE_ATTRIBUTE))
+            .with_firmware_activation(offered.contains(OptionalAsyncEvents::FIRMWARE_ACTIVATION))
+    }
+
+    fn admin_step(&'static self, ask: Ask) -> Outcome {
+        let Some(answer) = self.life.answer.take() else {
+            let csts: Csts = self.regs.read()?;
+            if csts.cfs() || !csts.rdy() {
+                return Err(ControllerError::FatalStatus(ask.step()));
+            }
+            return match self.is_over() {
+                true => Err(self.timed_out(ask.step())),
+                false => Ok(()),
+            };
+        };
+        let refused = |status| ControllerError::Refused { step: ask.step(), status };
+        match (ask, answer) {
+            (Ask::Controller, answer) => {
+                answer.map_err(refused)?;
+                self.take_identify()?;
+                self.ask(Ask::QueueCount);
+            }
+            (Ask::QueueCount, answer) => {
+                let grant = QueueGrant(answer.map_err(refused)?);
+                let wanted = u32::from(self.config.io_queues);
+                let granted = u16::try_from(grant.pairs().min(wanted)).unwrap_or(1);
+                self.life.granted.set(granted.max(1));
+                self.ask(self.first_namespace());
+            }
+            (Ask::List(after), Ok(_)) => self.take_list(after)?,
+            // NVMe 1.0, and some later ones: no list.
+            (Ask::List(_), Err(_)) => self.scan_from(1),
+            (Ask::Namespace(place, nsid), answer) => {
+                answer.map_err(refused)?;
+                self.take_namespace(place, nsid)?;
+                self.ask(Ask::List(nsid));
+            }
+            (Ask::Scan(nsid), answer) => {
+                self.take_scanned(nsid, answer.is_ok())?;
+            }
+            // Not every controller takes it, and nothing depends on it.
+            (Ask::EventConfig, _) => self.create_from(0),
+            (Ask::CreateCq(i), Ok(_)) => self.ask(Ask::CreateSq(i)),
+            (Ask::CreateSq(i), Ok(_)) => self.create_from(i + 1),
+            // The first queue is needed; with fewer than were granted we can live.
+            (Ask::CreateCq(0) | Ask::CreateSq(0), Err(status)) => return Err(refused(status)),
+            (Ask::CreateCq(i), Err(_)) => self.go_live(i),
+            (Ask::CreateSq(i), Err(_)) => self.ask(Ask::DeleteCq(i)),
+            (Ask::DeleteCq(i) | Ask::DeleteSq(i), answer) => {
+                answer.map_err(refused)?;
+                self.go_live(i);
+            }
+        }
+        Ok(())
+    }
+
+    // ---- identify --------------------------------------------------------------------------
+
+    fn take_identify(&self) -> Outcome {
+        let mut raw = self.identify.borrow_mut();
+        let read = self.scratch.span().read(0, &mut raw[..]);
+        read.map_err(|_| ControllerError::BadIdentify("no data"))?;
+        let id = IdentifyController::read_from_bytes(&raw[..])
+            .map_err(|_| ControllerError::BadIdentify("no data"))?;
+        drop(raw);
+        // 64-byte and 16-byte entries must be allowed; 0 is what lazy controllers report.
+        let allows =
+            |field: u8, size: u8| field == 0 || (field & 0xF <= size && size <= field >> 4);
+        if !allows(id.sqes, Cc::IOSQES) || !allows(id.cqes, Cc::IOCQES) {
+            return Err(ControllerError::BadIdentify("SQES or CQES exclude the standard sizes"));
+        }
+        self.life.mdts.set(id.mdts);
+        self.hub.offers.set(Offers {
+            commands: id.nvm_commands(),
+            write_cache: id.write_cache().bits() & 1 != 0,
+        });
+        let asked = u32::from(self.config.async_events);
+        self.events.set_limit(asked.min(id.async_event_limit()));
+        self.watch.set_abort_limit(id.abort_limit());
+        let rtd3e = id.rtd3e_us.get();
+        let limit = bringup::shutdown_limit_ns(rtd3e, &self.config, self.quirks);
+        self.life.shutdown_limit_ns.set(limit);
+        let delay = |crd| {
+            let ns = u64::from(id.retry_delay_ms(crd)) * 1_000_000;
+            self.clock.ns_to_ticks(ns.min(MAX_RETRY_DELAY_NS))
+        };
+        let policy = RetryPolicy {
+            retries: self.config.retries,
+            delays: [delay(0), delay(1), delay(2), delay(3)],
+        };
+        for queue in &self.hub.queues {
+            queue.set_policy(policy);
+        }
+        self.admin.set_policy(policy);
+        Ok(())
+    }
+
+    fn first_namespace(&self) -> Ask {
+        if self.version.into_bits() >= Version::of(1, 1, 0).into_bits() {
+            Ask::List(0)
+        } else {
+            Ask::Scan(1)
+        }
+    }
+
+    /// Takes the next identifier of the list of those above `after`.
+    fn take_list(&'static self, after: u32) -> Outcome {
+        let mut page = [0; 4096];
+        let read = self.scratch.span().read(0, &mut page);
+        read.map_err(|_| ControllerError::BadIdentify("no data"))?;
+        let list = NsidList::read_from_bytes(&page[..])
+            .map_err(|_| ControllerError::BadIdentify("no data"))?;
+        let place = self.life.found.get();
+        let full = usize::from(place) >= self.namespaces.len();
+        match list.iter().next() {
+            // Only identifiers above the last one count: a list that goes back would never end.
+            Some(nsid) if nsid.0 > after && nsid != Nsid::ALL && !full => {
+                self.ask(Ask::Namespace(place, nsid.0));
+            }
+            _ => self.namespaces_done(),
+        }
+        Ok(())
+    }
+
+    fn take_namespace(&self, place: u16, nsid: u32) -> Outcome {
+        let mut page = [0; 4096];
+        let read = self.scratch.span().read(0, &mut page);
+        read.map_err(|_| ControllerError::BadIdentify("no data"))?;
+        let id = IdentifyNamespace::read_from_bytes(&page[..])
+            .map_err(|_| ControllerError::BadIdentify("no data"))?;
+        let limits = TransferLimits {
+            mdts: self.life.mdts.get(),
+            unit_bytes: u64::from(self.cap.min_page_bytes()),
+            own_bytes: self.config.max_transfer_bytes,
+        };
+        let Some(namespace) = self.namespaces.get(usize::from(place)) else {
+            return Ok(());
+        };
+        let mut checked = shape::check(&id, limits);
+        if namespace.nsid().0 != 0 && namespace.nsid().0 != nsid {
+            // Another one lay here before a reset: handles to it must not reach this one.
+            checked = Err(Refusal::Changed);
+        }
+        namespace.fill(nsid, checked, &page);
+        self.life.found.set(place + 1);
+        Ok(())
+    }
+
+    fn scan_from(&'static self, nsid: u32) {
+        let most = self.identify().nn.get().min(MAX_SCANNED_NSID);
+        if nsid > most || usize::from(self.life.found.get()) >= self.namespaces.len() {
+            self.namespaces_done();
+        } else {
+            self.ask(Ask::Scan(nsid));
+        }
+    }
+
+    fn take_scanned(&'static self, nsid: u32, answered: bool) -> Outcome {
+        // An inactive namespace answers with zeros: nothing to keep.
+        let mut nsze = [0; 8];
+        let read = self.scratch.span().read(0, &mut nsze);
+        if answered && read.is_ok() && nsze != [0; 8] {
+            self.take_namespace(self.life.found.get(), nsid)?;
+        }
+        self.scan_from(nsid + 1);
+        Ok(())
+    }
+
+    fn namespaces_done(&'static self) {
+        let found = self.life.found.get();
+        // Those that were there before the reset and are not any more.
+        for namespace in self.namespaces.iter().skip(usize::from(found)) {
+            namespace.lose();
+        }
+        self.known.set(self.known.get().max(found));
+        self.ask(Ask::EventConfig);
+    }
+
+    // ---- queues ----------------------------------------------------------------------------
+
+    fn create_from(&'static self, i: u16) {
+        match self.hub.queues.get(usize::from(i)) {
+            Some(queue) if i < self.life.granted.get() => {
+                queue.qp().clear();
+                self.ask(Ask::CreateCq(i));
+            }
+            _ => self.go_live(i),
+        }
+    }
+
+    /// All queues below `count` exist: I/O may begin.
+    fn go_live(&'static self, count: u16) {
+        for queue in self.hub.queues.iter().take(usize::from(count)) {
+            queue.qp().open_when_drained();
+        }
+        self.hub.live.set(count);
+        self.life.attempts.set(0);
+        self.life.error.set(None);
+        self.life.was_ready.set(true);
+        self.hub.gate.set(Gate::Open);
+        self.restart_watch();
+        self.enter(Phase::Ready);
+        self.state_changed();
+    }
+
+    // ---- ready -----------------------------------------------------------------------------
+
+    fn ready_step(&'static self) {
+        if self.life.shutdown.get() {
+            self.begin_drain();
+            return;
+        }
+        match self.watch() {
+            Finding::Well => {
+                if self.serve_events() {
+                    self.begin_reset(ResetReason::Event);
+                }
+            }
+            Finding::StuckQueue(i) => self.begin_queue_reset(i),
+            Finding::Reset(reason) => self.begin_reset(reason),
+            Finding::Gone(error) => self.die(error.into()),
+        }
+    }
+
+    fn begin_queue_reset(&'static self, i: u16) {
+        let Some(queue) = self.hub.queues.get(usize::from(i)) else {
+            return;
+        };
+        self.watch.queue_resets.add(1);
+        queue.qp().close();
+        self.ask_for_queue(i, Ask::DeleteSq(i));
+    }
+
+    fn ask_for_queue(&self, i: u16, ask: Ask) {
+        self.send(ask);
+        self.enter_for(Phase::QueueReset(i, ask), self.config.admin_deadline_ns);
+    }
+
+    fn queue_reset_step(&'static self, i: u16, ask: Ask) {
+        let Some(answer) = self.life.answer.take() else {
+            // The watchdog goes on meanwhile; a silent admin queue ends it.
+            match self.watch() {
+                Finding::Well | Finding::StuckQueue(_) if !self.is_over() => {}
+                Finding::Gone(error) => self.die(error.into()),
+                _ => self.begin_reset(ResetReason::QueueReset),
+            }
+            return;
+        };
+        let Some(queue) = self.hub.queues.get(usize::from(i)) else {
+            return;
+        };
+        if answer.is_err() {
+            self.begin_reset(ResetReason::QueueReset);
+            return;
+        }
+        match ask {
+            Ask::DeleteSq(_) => self.ask_for_queue(i, Ask::DeleteCq(i)),
+            Ask::DeleteCq(_) => {
+                // Both are acknowledged: the device has let go of their commands.
+                self.fence_queue(i, queue);
+                queue.qp().clear();
+                self.ask_for_queue(i, Ask::CreateCq(i));
+            }
+            Ask::CreateCq(_) => self.ask_for_queue(i, Ask::CreateSq(i)),
+            _ => {
+                queue.qp().open_when_drained();
+                self.enter(Phase::Ready);
+                self.hub.wake_all();
+            }
+        }
+    }
+
+    fn fence_queue(&self, i: u16, queue: &Requests) {
+        let qid = queue.qp().qid();
+        let reason = ResetReason::Stuck { queue: qid };
+        queue.qp().fence(Mode::Fenced(reason));
+        if self.hub.raw.get() >> i & 1 == 0 {
+            queue.drain(&mut NoInternal);
+        }
+    }
+
+    // ---- shutdown --------------------------------------------------------------------------
+
+    fn begin_drain(&'static self) {
+        self.hub.gate.set(Gate::ShutDown);
+        self.state_changed();
+        self.enter_for(Phase::Draining, self.config.drain_ns);
+    }
+
+    fn draining(&'static self) {
+        let idle = self.hub.live().all(|queue| queue.qp().unfinished() == 0);
+        match self.watch() {
+            Finding::Well if idle => self.delete(Ask::DeleteSq(0)),
+            // A queue that is stuck, or time that is up: the disable below ends the commands.
+            Finding::Well if !self.is_over() => {}
+            Finding::Well | Finding::StuckQueue(_) => self.notify_shutdown(),
+            Finding::Reset(_) => self.begin_final_disable(),
+            Finding::Gone(error) => self.die(error.into()),
+        }
+    }
+
+    fn delete(&self, ask: Ask) {
+        self.send(ask);
+        self.enter_for(Phase::Deleting(ask), self.config.admin_deadline_ns);
+    }
+
+    fn deleting(&'static self, ask: Ask) {
+        match (self.life.answer.take(), ask) {
+            (None, _) if !self.is_over() => {}
+            (Some(Ok(_)), Ask::DeleteSq(i)) => {
+                if let Some(queue) = self.hub.queues.get(usize::from(i)) {
+                    queue.qp().close();
+                }
+                self.delete(Ask::DeleteCq(i));
+            }
+            (Some(Ok(_)), Ask::DeleteCq(i)) if i + 1 < self.hub.live.get() => {
+                self.delete(Ask::DeleteSq(i + 1));
+            }
+            // All gone, or it does not want to: the disable takes care of them.
+            _ => self.notify_shutdown(),
+        }
+    }
+
+    fn notify_shutdown(&'static self) {
+        let cc = self.plan.cc.with_en(true).with_shn(Shn::Normal);
+        match self.regs.write(cc) {
+            Ok(()) => {
+                let limit = self.life.shutdown_limit_ns.get();
+                self.enter_for(Phase::ShutdownWait, limit);
+            }
+            Err(error) => self.die(error.into()),
+        }
+    }
+
+    fn shutdown_wait(&'static self) {
+        match self.regs.read::<Csts>() {
+            Ok(csts) if csts.shst() == Shst::Complete || csts.cfs() => self.begin_final_disable(),
+            Ok(_) | Err(RegsError::TimedOut) if !self.is_over() => {}
+            Ok(_) | Err(RegsError::TimedOut) => self.begin_final_disable(),
+            Err(error) => self.die(error.into()),
+        }
+    }
+
+    fn begin_final_disable(&'static self) {
+        self.close_all();
+        if let Err(error) = self.regs.write(self.plan.cc) {
+            self.die(error.into());
+            return;
+        }
+        let crto = match self.cap.crwms() {
+            true => self.regs.read::<Crto>().ok(),
+            false => None,
+        };
+        let limit = bringup::ready_limit_ns(self.cap, crto, &self.config);
+        self.enter_for(Phase::FinalDisable, limit);
+    }
+
+    fn final_disable(&'static self) {
+        match self.regs.read::<Csts>() {
+            Ok(csts) if !csts.rdy() => {
+                self.fence_all(Mode::Fenced(ResetReason::Requested));
+                self.finish_shutdown();
+            }
+            Ok(_) | Err(RegsError::TimedOut) if !self.is_over() => {}
+            Ok(_) => self.die(self.timed_out(Step::Disable)),
+            Err(error) => self.die(error.into()),
+        }
+    }
+
+    fn finish_shutdown(&self) {
+        self.hub.gate.set(Gate::ShutDown);
+        self.enter(Phase::Off);
+        self.state_changed();
+    }
+}

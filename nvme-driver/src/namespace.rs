@@ -1,0 +1,358 @@
+//! A namespace: what users read and write.
+//!
+//! Handed out by [`crate::Controller`]; lives as long as the partition. Requests are checked against
+//! the namespace's shape here, once, and cut at the largest transfer below. Addresses are [`Lba`] in
+//! blocks of [`Namespace::lba_bytes`]; buffers are whole blocks.
+
+use core::cell::{Cell, RefCell};
+
+use bitflags::bitflags;
+use core_runtime::mem::{DmaBuf, Iova};
+use nvme_spec::{
+    Cdw12Io, Cid, DsmAttributes, DsmRange, Lba, MAX_DSM_RANGES, Nsid, NvmOpcode,
+    OptionalNvmCommands, Sqe,
+};
+use zerocopy::IntoBytes;
+
+use crate::error::{Failed, IoError};
+use crate::future::{CommandFuture, Io, IoFuture};
+use crate::hub::Hub;
+use crate::raw::Target;
+use crate::request::{Request, Retry};
+use crate::shape::{Refusal, Shape};
+use crate::split::Split;
+
+bitflags! {
+    /// Options of a write.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct WriteFlags: u8 {
+        /// Force unit access: the blocks are on the medium when the write completes, where the
+        /// device honours it.
+        const FUA = 1 << 0;
+    }
+}
+
+/// Blocks that one Write Zeroes covers at most: NLB is a 16-bit field counted from 0.
+const MAX_ZERO_BLOCKS: u32 = 1 << 16;
+
+/// State of a namespace's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// The place is not used.
+    Vacant,
+    /// Usable.
+    Usable(Shape),
+    /// Known and refused.
+    Refused(Refusal),
+}
+
+/// A namespace. Belongs to one core.
+#[derive(Debug)]
+pub struct Namespace {
+    hub: &'static Hub,
+    nsid: Cell<u32>,
+    standing: Cell<Standing>,
+    raw: RefCell<[u8; 4096]>,
+}
+
+impl Namespace {
+    pub(crate) const fn vacant(hub: &'static Hub) -> Self {
+        Self {
+            hub,
+            nsid: Cell::new(0),
+            standing: Cell::new(Standing::Vacant),
+            raw: RefCell::new([0; 4096]),
+        }
+    }
+
+    /// Fills the place, or compares what is said now with what was said before a reset.
+    pub(crate) fn fill(&self, nsid: u32, checked: Result<Shape, Refusal>, raw: &[u8; 4096]) {
+        let now = match checked {
+            Ok(shape) => Standing::Usable(shape),
+            Err(refusal) => Standing::Refused(refusal),
+        };
+        let next = match self.standing.get() {
+            Standing::Usable(before) if now != Standing::Usable(before) => {
+                Standing::Refused(Refusal::Changed)
+            }
+            _ => now,
+        };
+        self.nsid.set(nsid);
+        self.standing.set(next);
+        if let Ok(mut kept) = self.raw.try_borrow_mut() {
+            kept.copy_from_slice(raw);
+        }
+    }
+
+    /// The namespace is not there any more.
+    pub(crate) fn lose(&self) {
+        if self.standing.get() != Standing::Vacant {
+            self.standing.set(Standing::Refused(Refusal::Changed));
+        }
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        self.standing.get()
+    }
+
+    #[inline(always)]
+    fn shape(&self) -> Result<Shape, IoError> {
+        match self.standing.get() {
+            Standing::Usable(shape) => Ok(shape),
+            _ => Err(IoError::NamespaceChanged(self.nsid())),
+        }
+    }
+
+    /// Namespace identifier.
+    #[must_use]
+    pub fn nsid(&self) -> Nsid {
+        Nsid(self.nsid.get())
+    }
+
+    /// Why the namespace cannot be used; `None` if it can.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        match self.standing.get() {
+            Standing::Refused(refusal) => Some(refusal),
+            Standing::Usable(_) | Standing::Vacant => None,
+        }
+    }
+
+    /// Block size in bytes; 0 if the namespace is refused.
+    #[must_use]
+    pub fn lba_bytes(&self) -> u32 {
+        self.shape().map_or(0, |shape| shape.lba_bytes)
+    }
+
+    /// Size in blocks; 0 if the namespace is refused.
+    #[must_use]
+    pub fn blocks(&self) -> u64 {
+        self.shape().map_or(0, |shape| shape.blocks)
+    }
+
+    /// Largest transfer of one command in bytes; larger requests are cut.
+    #[must_use]
+    pub fn max_transfer_bytes(&self) -> u32 {
+        self.shape().map_or(0, |shape| shape.max_blocks << shape.lba_shift)
+    }
+
+    /// The 4,096 bytes that Identify Namespace returned.
+    #[must_use]
+    pub fn identify_bytes(&self) -> [u8; 4096] {
+        *self.raw.borrow()
+    }
+
+    // ---- I/O -------------------------------------------------------------------------------
+
+    /// Reads `buf.len()` bytes from block `slba`.
+    ///
+    /// The future's output is the buffer. Waits for room if the queue is full.
+    #[inline]
+    pub fn read(&'static self, slba: Lba, buf: DmaBuf) -> IoFuture {
+        self.transfer(NvmOpcode::READ, slba, buf, 0)
+    }
+
+    /// Writes `buf.len()` bytes to block `slba`.
+    #[inline]
+    pub fn write(&'static self, slba: Lba, buf: DmaBuf, flags: WriteFlags) -> IoFuture {
+        self.transfer(NvmOpcode::WRITE, slba, buf, write_bits(flags))
+    }
+
+    /// Compares `buf` with the blocks from `slba`; a difference is the status `COMPARE_FAILURE`.
+    /// A buffer above [`Namespace::max_transfer_bytes`] is compared in several commands.
+    pub fn compare(&'static self, slba: Lba, buf: DmaBuf) -> IoFuture {
+        if !self.offers(OptionalNvmCommands::COMPARE) {
+            let error = IoError::Unsupported("compare");
+            return IoFuture(Io::refused(self.hub, error, Some(buf)));
+        }
+        self.transfer(NvmOpcode::COMPARE, slba, buf, 0)
+    }
+
+    /// Like [`Namespace::read`], but does not wait for room.
+    ///
+    /// # Errors
+    /// [`IoError::QueueFull`], or why the request is refused; the buffer comes back.
+    #[inline]
+    pub fn try_read(&'static self, slba: Lba, buf: DmaBuf) -> Result<IoFuture, Failed> {
+        self.try_transfer(NvmOpcode::READ, slba, buf, 0)
+    }
+
+    /// Like [`Namespace::write`], but does not wait for room.
+    ///
+    /// # Errors
+    /// As for [`Namespace::try_read`].
+    #[inline]
+    pub fn try_write(
+        &'static self,
+        slba: Lba,
+        buf: DmaBuf,
+        flags: WriteFlags,
+    ) -> Result<IoFuture, Failed> {
+        self.try_transfer(NvmOpcode::WRITE, slba, buf, write_bits(flags))
+    }
+
+    /// Makes durable what was written and completed before. Done at once where the controller has
+    /// no volatile write cache. A flush that fails is never repeated: everything written since the
+    /// last good one is unknown.
+    pub fn flush(&'static self) -> CommandFuture {
+        if !self.hub.offers.get().write_cache {
+            return CommandFuture(None);
+        }
+        let sqe = Sqe::flush(Cid(0), self.nsid());
+        self.command(Request::single(sqe, Iova(0), 0, Retry::Never))
+    }
+
+    /// Sets `nlb` blocks from `slba` to zero, without a transfer.
+    pub fn write_zeroes(&'static self, slba: Lba, nlb: u64, flags: WriteFlags) -> CommandFuture {
+        let checked = self.shape().and_then(|shape| {
+            if !self.offers(OptionalNvmCommands::WRITE_ZEROES) {
+                return Err(IoError::Unsupported("write zeroes"));
+            }
+            let blocks = check_range(shape, slba, nlb)?;
+            Ok(Request {
+                head: self.head(NvmOpcode::WRITE_ZEROES),
+                tail: [0, write_bits(flags), 0],
+                iova: Iova(0),
+                unit_bytes: 0,
+                slba: slba.0,
+                split: Split { nlb: blocks, max: MAX_ZERO_BLOCKS },
+                retry: Retry::Allowed,
+            })
+        });
+        match checked {
+            Ok(request) => self.command(request),
+            Err(error) => self.refuse(error),
+        }
+    }
+
+    /// Dataset management: tells the device about up to 256 ranges, such as that they are not
+    /// needed any more.
+    pub fn dsm(&'static self, ranges: &[DsmRange], attributes: DsmAttributes) -> CommandFuture {
+        match self.dsm_request(ranges, attributes) {
+            Ok((request, buf)) => CommandFuture(Some(Io::start(self.hub, request, Some(buf)))),
+            Err(error) => self.refuse(error),
+        }
+    }
+
+    /// Deallocates `nlb` blocks from `slba`.
+    pub fn deallocate(&'static self, slba: Lba, nlb: u32) -> CommandFuture {
+        let range = DsmRange { attributes: 0, blocks: nlb, slba: slba.0 };
+        self.dsm(&[range], DsmAttributes::DEALLOCATE)
+    }
+
+    fn dsm_request(
+        &self,
+        ranges: &[DsmRange],
+        attributes: DsmAttributes,
+    ) -> Result<(Request, DmaBuf), IoError> {
+        let shape = self.shape()?;
+        if !self.offers(OptionalNvmCommands::DATASET_MANAGEMENT) {
+            return Err(IoError::Unsupported("dataset management"));
+        }
+        let bytes = ranges.as_bytes();
+        if ranges.is_empty() || ranges.len() > MAX_DSM_RANGES {
+            return Err(IoError::BadLength { len_bytes: bytes.len(), lba_bytes: shape.lba_bytes });
+        }
+        for range in ranges {
+            check_range(shape, Lba(range.slba), u64::from(range.blocks))?;
+        }
+        let mut buf = self.hub.arena.alloc(bytes.len()).map_err(|_| IoError::NoMemory)?;
+        buf.as_mut_slice().copy_from_slice(bytes);
+        let count_z = u8::try_from(ranges.len() - 1).map_err(|_| IoError::NoMemory)?;
+        let sqe = Sqe::dsm(Cid(0), self.nsid(), count_z, attributes);
+        let len = u32::try_from(bytes.len()).map_err(|_| IoError::NoMemory)?;
+        let request = Request::single(sqe, buf.iova(), len, Retry::Allowed);
+        Ok((request, buf))
+    }
+
+    /// What raw submissions on this namespace need ([`crate::RawQueue`]).
+    ///
+    /// # Errors
+    /// [`IoError::NamespaceChanged`] if it cannot be used.
+    pub fn target(&self) -> Result<Target, IoError> {
+        let shape = self.shape()?;
+        Ok(Target::new(self.nsid(), shape))
+    }
+
+    // ---- helpers ---------------------------------------------------------------------------
+
+    fn offers(&self, command: OptionalNvmCommands) -> bool {
+        self.hub.offers.get().commands.contains(command)
+    }
+
+    #[inline(always)]
+    fn head(&self, opcode: NvmOpcode) -> u64 {
+        Sqe::new(opcode.0, Cid(0), self.nsid()).0[0]
+    }
+
+    #[inline]
+    fn transfer(&'static self, opcode: NvmOpcode, slba: Lba, buf: DmaBuf, bits: u64) -> IoFuture {
+        match self.request(opcode, slba, &buf, bits) {
+            Ok(request) => IoFuture(Io::start(self.hub, request, Some(buf))),
+            Err(error) => IoFuture(Io::refused(self.hub, error, Some(buf))),
+        }
+    }
+
+    #[inline]
+    fn try_transfer(
+        &'static self,
+        opcode: NvmOpcode,
+        slba: Lba,
+        buf: DmaBuf,
+        bits: u64,
+    ) -> Result<IoFuture, Failed> {
+        match self.request(opcode, slba, &buf, bits) {
+            Ok(request) => Io::try_now(self.hub, request, Some(buf)).map(IoFuture),
+            Err(error) => Err(Failed { error, buf: Some(buf) }),
+        }
+    }
+
+    #[inline]
+    fn request(
+        &self,
+        opcode: NvmOpcode,
+        slba: Lba,
+        buf: &DmaBuf,
+        bits: u64,
+    ) -> Result<Request, IoError> {
+        let shape = self.shape()?;
+        let len = buf.len();
+        if len == 0 || len & (shape.lba_bytes as usize - 1) != 0 {
+            return Err(IoError::BadLength { len_bytes: len, lba_bytes: shape.lba_bytes });
+        }
+        let nlb = check_range(shape, slba, (len >> shape.lba_shift) as u64)?;
+        Ok(Request {
+            head: self.head(opcode),
+            tail: [0, bits, 0],
+            iova: buf.iova(),
+            unit_bytes: shape.lba_bytes,
+            slba: slba.0,
+            split: Split { nlb, max: shape.max_blocks },
+            retry: Retry::Allowed,
+        })
+    }
+
+    fn command(&'static self, request: Request) -> CommandFuture {
+        CommandFuture(Some(Io::start(self.hub, request, None)))
+    }
+
+    #[cold]
+    fn refuse(&self, error: IoError) -> CommandFuture {
+        CommandFuture(Some(Io::refused(self.hub, error, None)))
+    }
+}
+
+#[inline(always)]
+const fn write_bits(flags: WriteFlags) -> u64 {
+    if flags.contains(WriteFlags::FUA) { Cdw12Io::FUA.bits() as u64 } else { 0 }
+}
+
+/// The number of blocks, if `nlb` of them from `slba` are in the namespace (and not none).
+#[inline(always)]
+fn check_range(shape: Shape, slba: Lba, nlb: u64) -> Result<u32, IoError> {
+    let fits = slba.0 < shape.blocks && nlb <= shape.blocks - slba.0;
+    match u32::try_from(nlb) {
+        Ok(count) if fits && count != 0 => Ok(count),
+        _ => Err(IoError::OutOfRange { slba, nlb, blocks: shape.blocks }),
+    }
+}

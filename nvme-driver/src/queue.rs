@@ -1,0 +1,697 @@
+//! A queue pair: posts entries, rings doorbells, reaps completions. The heart of the hot path.
+//!
+//! Used by [`crate::requests`] (futures), [`crate::raw`] (bursts without futures) and the admin
+//! side of [`crate::controller`]. It knows slots and tokens, not buffers, futures or namespaces. It
+//! has no type parameter and makes no indirect call: queues and doorbells are plain mapped memory
+//! on every backend.
+//!
+//! Invariants:
+//! 1. A ring of N entries has at most N - 1 slots, so the submission queue cannot overflow: a
+//!    command that was completed was fetched, so what is not yet fetched is never more than what is
+//!    in flight. SQHD is therefore not needed for flow control, and not trusted.
+//! 2. A completion is believed only if its SQID is ours and its CID is the very one that its slot
+//!    expects; everything else is counted and dropped ([`Ignored`]).
+//! 3. Nothing is posted and no doorbell is written while the queue is not [`Mode::Open`].
+//! 4. One submission doorbell write a pass, if the tail moved; one completion doorbell a batch.
+//!
+//! Units: indices count entries; epochs are eighths of the deadline.
+
+use core::cell::Cell;
+
+use core_runtime::clock::{Clock, Instant};
+use core_runtime::mem::{Bump, CqMem, DmaArena, Doorbell, DoorbellRegion, Iova, PrpList, SqMem};
+use nvme_spec::{Cqe, QueueId, Status};
+
+use crate::cid::{CidLayout, NO_CID};
+use crate::error::{ControllerError, ResetReason};
+use crate::prp::{self, Rest};
+use crate::slot::{NO_SLOT, STAMPED, Slot, SlotState};
+use crate::stats::{Count, Ignored, LatencySummary, QueueStats};
+
+/// Epochs that make up a deadline; the tag's 8 bits hold many times that.
+pub(crate) const EPOCHS_PER_DEADLINE: u8 = 8;
+
+/// Share of the ring that one poll reaps: the rest waits, so that tasks get their turn.
+const REAP_SHARE: u16 = 4;
+
+/// Whether the queue may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Commands may be posted.
+    Open,
+    /// Not yet made, or a reset is under way: hands off queue memory and doorbells.
+    Closed,
+    /// The device has let go of everything; what was in flight is to be ended with this reason.
+    Fenced(ResetReason),
+    /// As [`Mode::Fenced`], but the device never confirmed: buffers stay quarantined.
+    Lost,
+}
+
+/// Why a command was not posted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PostError {
+    /// All slots are taken.
+    Full,
+    /// The queue is not open.
+    Closed,
+    /// The buffer is not dword aligned, or empty.
+    BadBuffer,
+}
+
+/// What the owner of a failed command decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Done with it.
+    Release,
+    /// Keep the slot; it will be posted again.
+    Hold,
+}
+
+/// Where completions go. `entry` is the completion's index, good until the reap ends.
+pub(crate) trait Sink {
+    /// A command succeeded; its slot is free already.
+    fn success(&mut self, token: u64, entry: u16);
+    /// A command failed; its slot is free after the verdict.
+    fn failure(&mut self, slot: u16, token: u64, status: Status, entry: u16) -> Verdict;
+}
+
+/// A queue pair. Belongs to one core.
+#[derive(Debug)]
+#[repr(C)]
+pub struct QueuePair {
+    // What submit and reap touch comes first, in three cache lines.
+    slots: &'static [Slot],
+    free: Cell<u16>,
+    sq_tail: Cell<u16>,
+    cq_head: Cell<u16>,
+    entries: u16,
+    qid: u16,
+    layout: CidLayout,
+    in_flight: Cell<u16>,
+    sqhd: Cell<u16>,
+    sq_rung: Cell<u16>,
+    epoch: Cell<u8>,
+    open: Cell<bool>,
+    sample_in: Cell<u32>,
+    /// Phase bit that a new completion carries, at its place in the high word.
+    phase: Cell<u64>,
+    page_bytes: u64,
+    submitted: Count,
+    completed: Count,
+    sq: SqMem,
+    cq: CqMem,
+    sq_doorbell: Doorbell,
+    cq_doorbell: Doorbell,
+    lists: Option<PrpList>,
+    list_stride: usize,
+    // The rest is for rare events.
+    max_len: u32,
+    mode: Cell<Mode>,
+    reopen: Cell<bool>,
+    parked_free: Cell<u16>,
+    held: Cell<u16>,
+    sample_every: u32,
+    stamps: &'static [Cell<Instant>],
+    clock: Clock,
+    cold: Cold,
+}
+
+/// Counters of rare events.
+#[derive(Debug, Default)]
+struct Cold {
+    ignored: Cell<Ignored>,
+    bad_sqhd: Count,
+    failed: Count,
+    lost: Count,
+    retries: Count,
+    full: Cell<u64>,
+    sq_doorbells: Count,
+    cq_doorbells: Count,
+    latency: Cell<LatencySummary>,
+}
+
+/// How to make a queue pair.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct QueueSpec {
+    pub qid: u16,
+    /// Ring size, 2 to 4,096.
+    pub entries: u16,
+    pub page_bytes: u64,
+    /// Largest transfer; 0 for a queue whose commands bring no PRP lists.
+    pub max_len: u32,
+    /// One command in so many is stamped; 0 is none.
+    pub sample_every: u32,
+}
+
+impl QueuePair {
+    /// Makes a queue pair and all its memory; it starts [`Mode::Closed`].
+    pub(crate) fn new(
+        spec: QueueSpec,
+        doorbells: DoorbellRegion,
+        arena: &'static DmaArena,
+        clock: Clock,
+        bump: &Bump,
+    ) -> Result<Self, ControllerError> {
+        let no_memory = ControllerError::NoMemory("queues");
+        let qid = spec.qid;
+        let depth = spec.entries.saturating_sub(1);
+        let layout = CidLayout::new(depth).ok_or(ControllerError::Config("queue depth"))?;
+        let align = usize::try_from(spec.page_bytes).map_err(|_| no_memory)?;
+        let shared = |len: usize| arena.alloc_shared(len, align).map_err(|_| no_memory);
+        let entries = u32::from(spec.entries);
+        let sq = SqMem::new(shared(usize::from(spec.entries) * 64)?, entries);
+        let cq = CqMem::new(shared(usize::from(spec.entries) * 16)?, entries);
+        let no_doorbell = ControllerError::NoDoorbell(QueueId(qid));
+        let list_stride = stride(prp::list_entries(spec.max_len, spec.page_bytes), align);
+        let lists = if list_stride == 0 {
+            None
+        } else {
+            let bytes = list_stride * usize::from(depth) * prp::ENTRY_BYTES;
+            Some(PrpList::new(shared(bytes)?).map_err(|_| no_memory)?)
+        };
+        let slots = bump.slice_with(usize::from(depth), |i| {
+            let slot = u16::try_from(i).unwrap_or(NO_SLOT);
+            let next = if slot + 1 == depth { NO_SLOT } else { slot + 1 };
+            Slot::new(layout.before_first(slot), next)
+        });
+        let stamps = bump.slice_with(usize::from(depth), |_| Cell::new(Instant::from_ticks(0)));
+        Ok(Self {
+            slots: slots.map_err(|_| no_memory)?,
+            free: Cell::new(NO_SLOT),
+            sq_tail: Cell::new(0),
+            cq_head: Cell::new(0),
+            entries: spec.entries,
+            qid,
+            layout,
+            in_flight: Cell::new(0),
+            sqhd: Cell::new(0),
+            sq_rung: Cell::new(0),
+            epoch: Cell::new(0),
+            open: Cell::new(false),
+            sample_in: Cell::new(spec.sample_every.wrapping_sub(1)),
+            phase: Cell::new(Cqe::PHASE),
+            page_bytes: spec.page_bytes,
+            submitted: Count::default(),
+            completed: Count::default(),
+            sq: sq.map_err(|_| no_memory)?,
+            cq: cq.map_err(|_| no_memory)?,
+            sq_doorbell: doorbells.sq_tail(qid).map_err(|_| no_doorbell)?,
+            cq_doorbell: doorbells.cq_head(qid).map_err(|_| no_doorbell)?,
+            lists,
+            list_stride,
+            max_len: spec.max_len,
+            mode: Cell::new(Mode::Closed),
+            reopen: Cell::new(false),
+            parked_free: Cell::new(0),
+            held: Cell::new(0),
+            sample_every: spec.sample_every,
+            stamps: stamps.map_err(|_| no_memory)?,
+            clock,
+            cold: Cold::default(),
+        })
+    }
+
+    // ---- submission ------------------------------------------------------------------------
+
+    /// Posts the entry that `words` makes for the slot it is given; the CID is filled in here.
+    #[inline(always)]
+    pub(crate) fn post(
+        &self,
+        token: u64,
+        words: impl FnOnce(u16) -> [u64; 8],
+    ) -> Result<(), PostError> {
+        let index = self.free.get();
+        let Some(slot) = self.slots.get(usize::from(index)) else {
+            return Err(self.refuse());
+        };
+        self.free.set(slot.word().next());
+        self.write(index, slot, token, words(index));
+        self.in_flight.set(self.in_flight.get() + 1);
+        Ok(())
+    }
+
+    /// Posts a command that transfers `len` bytes at `iova`. `head` is the first word without its
+    /// CID; `cdw10` and `cdw12` are the words at those dwords.
+    #[inline(always)]
+    pub(crate) fn post_data(
+        &self,
+        token: u64,
+        head: u64,
+        (iova, len): (Iova, u32),
+        cdw10: u64,
+        cdw12: u64,
+    ) -> Result<(), PostError> {
+        let Ok(rest) = prp::rest(iova, len, self.page_bytes) else {
+            return Err(PostError::BadBuffer);
+        };
+        self.post(token, |slot| {
+            let prp2 = match rest {
+                Rest::Nothing => 0,
+                Rest::Page(second) => second.0,
+                Rest::List { first, pages } => self.write_list(slot, first, pages),
+            };
+            [head, 0, 0, iova.0, prp2, cdw10, cdw12, 0]
+        })
+    }
+
+    #[inline(always)]
+    fn write(&self, index: u16, slot: &Slot, token: u64, mut sqe: [u64; 8]) {
+        let cid = self.layout.next(slot.word().last());
+        let mut tag = u16::from(self.epoch.get());
+        let left = self.sample_in.get();
+        if left == 0 {
+            tag |= self.stamp(index);
+        } else {
+            self.sample_in.set(left - 1);
+        }
+        slot.post(cid, tag, token);
+        sqe[0] |= u64::from(cid) << 16;
+        let tail = self.sq_tail.get();
+        self.sq.write(tail, &sqe);
+        self.sq_tail.set(self.after(tail));
+        self.submitted.add(1);
+    }
+
+    /// Writes a list for `pages` pages from `first` into the slot's list memory; its address.
+    #[inline(never)]
+    fn write_list(&self, slot: u16, first: Iova, pages: u32) -> u64 {
+        let Some(lists) = &self.lists else {
+            // `max_len` keeps such a command away; an address that faults is the safe answer.
+            return 0;
+        };
+        let base = usize::from(slot) * self.list_stride;
+        let at = lists.iova_of(base);
+        prp::list(first, pages, at, self.page_bytes, |i, page| {
+            lists.set(base + i, page);
+        });
+        at.0
+    }
+
+    /// Stamps a sampled command; returns the flag for its tag.
+    #[cold]
+    fn stamp(&self, index: u16) -> u16 {
+        if self.sample_every == 0 {
+            // Off: the countdown starts from its top again.
+            self.sample_in.set(u32::MAX);
+            return 0;
+        }
+        self.sample_in.set(self.sample_every - 1);
+        if let Some(stamp) = self.stamps.get(usize::from(index)) {
+            stamp.set(self.clock.now());
+        }
+        STAMPED
+    }
+
+    #[cold]
+    fn refuse(&self) -> PostError {
+        if self.open.get() {
+            self.cold.full.set(self.cold.full.get() + 1);
+            PostError::Full
+        } else {
+            PostError::Closed
+        }
+    }
+
+    #[inline(always)]
+    const fn after(&self, index: u16) -> u16 {
+        let next = index + 1;
+        if next == self.entries { 0 } else { next }
+    }
+
+    /// Writes the submission doorbell if the tail moved since the last time.
+    #[inline(always)]
+    pub fn ring(&self) {
+        let tail = self.sq_tail.get();
+        if tail != self.sq_rung.get() {
+            self.sq_rung.set(tail);
+            self.sq_doorbell.ring(u32::from(tail));
+            self.cold.sq_doorbells.add(1);
+        }
+    }
+
+    // ---- completion ------------------------------------------------------------------------
+
+    /// Takes up to `limit` completions; returns how many entries were consumed.
+    #[inline(always)]
+    pub(crate) fn reap(&self, limit: u16, sink: &mut impl Sink) -> u16 {
+        if !self.open.get() {
+            return 0;
+        }
+        let mut taken = 0;
+        let mut delivered = 0;
+        while taken < limit {
+            let entry = self.cq_head.get();
+            let high = self.cq.high(entry);
+            if (high ^ self.phase.get()) & Cqe::PHASE != 0 {
+                break;
+            }
+            taken += 1;
+            self.advance(entry);
+            delivered += self.take(entry, high, sink);
+        }
+        if taken != 0 {
+            self.cq_doorbell.ring(u32::from(self.cq_head.get()));
+            self.cold.cq_doorbells.add(1);
+            self.completed.add(u64::from(delivered));
+            self.in_flight.set(self.in_flight.get() - delivered);
+        }
+        taken
+    }
+
+    #[inline(always)]
+    fn advance(&self, entry: u16) {
+        let next = self.after(entry);
+        self.cq_head.set(next);
+        if next == 0 {
+            self.phase.set(self.phase.get() ^ Cqe::PHASE);
+        }
+    }
+
+    /// Believes or drops one completion; 1 if it was delivered.
+    #[inline(always)]
+    fn take(&self, entry: u16, high: u64, sink: &mut impl Sink) -> u16 {
+        let cqe = Cqe::from_words(0, high);
+        let cid = cqe.cid().0;
+        let index = self.layout.slot(cid);
+        let slot = match self.slots.get(usize::from(index)) {
+            Some(slot) if slot.word().live() == cid && cqe.sqid().0 == self.qid => slot,
+            _ => {
+                self.ignore(&cqe);
+                return 0;
+            }
+        };
+        self.check_sqhd(cqe.sqhd());
+        if slot.word().tag() & STAMPED != 0 {
+            self.sample(index);
+        }
+        let token = slot.token();
+        let status = cqe.status();
+        if status.is_success() {
+            slot.release(self.free.get());
+            self.free.set(index);
+            sink.success(token, entry);
+        } else {
+            self.fail(entry, index, status, sink);
+        }
+        1
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn fail(&self, entry: u16, index: u16, status: Status, sink: &mut impl Sink) {
+        let Some(slot) = self.slots.get(usize::from(index)) else {
+            return;
+        };
+        self.cold.failed.add(1);
+        match sink.failure(index, slot.token(), status, entry) {
+            Verdict::Release => self.release(index, slot),
+            Verdict::Hold => {
+                slot.hold();
+                self.held.set(self.held.get() + 1);
+            }
+        }
+    }
+
+    /// Puts a slot back on the free list, wherever that is now.
+    fn release(&self, index: u16, slot: &Slot) {
+        let list = if self.open.get() { &self.free } else { &self.parked_free };
+        slot.release(list.get());
+        list.set(index);
+    }
+
+    /// SQHD may only move forward, and not past the tail. Counted, and otherwise ignored.
+    #[inline(always)]
+    fn check_sqhd(&self, sqhd: u16) {
+        let last = self.sqhd.get();
+        let moved = self.distance(last, sqhd);
+        if sqhd >= self.entries || moved > self.distance(last, self.sq_tail.get()) {
+            self.cold.bad_sqhd.add(1);
+        } else {
+            self.sqhd.set(sqhd);
+        }
+    }
+
+    #[inline(always)]
+    const fn distance(&self, from: u16, to: u16) -> u16 {
+        let wrapped = to.wrapping_sub(from);
+        if to < from { wrapped.wrapping_add(self.entries) } else { wrapped }
+    }
+
+    /// Counts a completion that belongs to no command.
+    #[cold]
+    #[inline(never)]
+    fn ignore(&self, cqe: &Cqe) {
+        let mut ignored = self.cold.ignored.get();
+        let cid = cqe.cid().0;
+        match self.slots.get(usize::from(self.layout.slot(cid))) {
+            _ if cqe.sqid().0 != self.qid => ignored.sqid += 1,
+            None => ignored.cid_beyond += 1,
+            Some(slot) if slot.word().live() != NO_CID => ignored.old_generation += 1,
+            Some(slot) if slot.word().last() == cid => ignored.duplicate += 1,
+            Some(_) => ignored.free_slot += 1,
+        }
+        self.cold.ignored.set(ignored);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn sample(&self, index: u16) {
+        if let Some(stamp) = self.stamps.get(usize::from(index)) {
+            let ticks = self.clock.now().since(stamp.get()).get();
+            self.cold.latency.set(self.cold.latency.get().record(ticks));
+        }
+    }
+
+    /// The result (dword 0) of the completion at `entry`, while it is being delivered.
+    pub(crate) fn result(&self, entry: u16) -> u32 {
+        Cqe::from_words(self.cq.low(entry), 0).result()
+    }
+
+    /// Most entries that one poll takes.
+    #[inline(always)]
+    pub(crate) const fn reap_limit(&self) -> u16 {
+        let share = self.entries / REAP_SHARE;
+        if share == 0 { 1 } else { share }
+    }
+
+    // ---- rare events -----------------------------------------------------------------------
+
+    /// Posts a held command again, in its slot, with a new generation.
+    pub(crate) fn repost(&self, index: u16, token: u64, sqe: [u64; 8]) -> Result<(), PostError> {
+        if !self.open.get() {
+            return Err(PostError::Closed);
+        }
+        match self.slots.get(usize::from(index)) {
+            Some(slot) if slot.state() == SlotState::Held => {
+                self.held.set(self.held.get() - 1);
+                self.write(index, slot, token, sqe);
+                self.in_flight.set(self.in_flight.get() + 1);
+                self.cold.retries.add(1);
+                Ok(())
+            }
+            _ => Err(PostError::Full),
+        }
+    }
+
+    /// PRP2 for `len` bytes at `iova` as the slot's commands give it; for [`Self::repost`].
+    pub(crate) fn prp2(&self, index: u16, iova: Iova, len: u32) -> u64 {
+        match prp::rest(iova, len, self.page_bytes) {
+            Ok(Rest::Page(second)) => second.0,
+            Ok(Rest::List { first, pages }) => self.write_list(index, first, pages),
+            Ok(Rest::Nothing) | Err(_) => 0,
+        }
+    }
+
+    /// Gives up a held command.
+    pub(crate) fn release_held(&self, index: u16) {
+        if let Some(slot) = self.slots.get(usize::from(index))
+            && slot.state() == SlotState::Held
+        {
+            self.held.set(self.held.get() - 1);
+            self.release(index, slot);
+        }
+    }
+
+    /// Calls `f(slot, token)` for each held command.
+    pub(crate) fn each_held(&self, mut f: impl FnMut(u16, u64)) {
+        if self.held.get() == 0 {
+            return;
+        }
+        for (slot, index) in self.slots.iter().zip(0_u16..) {
+            if slot.state() == SlotState::Held {
+                f(index, slot.token());
+            }
+        }
+    }
+
+    /// Starts the next epoch. Calls `late(cid, token)` once for each command that has now passed its
+    /// deadline, and returns whether one has been late for `grace` more epochs.
+    pub(crate) fn next_epoch(&self, grace: u8, mut late: impl FnMut(u16, u64) -> bool) -> bool {
+        let epoch = self.epoch.get().wrapping_add(1);
+        self.epoch.set(epoch);
+        let mut stuck = false;
+        for slot in self.slots {
+            match slot.state() {
+                SlotState::InFlight if slot.age(epoch) > EPOCHS_PER_DEADLINE => {
+                    if late(slot.word().live(), slot.token()) {
+                        slot.expire();
+                    } else {
+                        // Exempt: its age starts again, so that it never wraps into something.
+                        slot.post(slot.word().live(), u16::from(epoch), slot.token());
+                    }
+                }
+                SlotState::Expired => {
+                    let limit = EPOCHS_PER_DEADLINE.saturating_add(grace);
+                    stuck |= slot.age(epoch) > limit;
+                }
+                _ => {}
+            }
+        }
+        stuck
+    }
+
+    /// Opens the queue, which was cleared and which the device now knows; at once, or when
+    /// [`Self::drain`] has ended what the fence left.
+    pub(crate) fn open_when_drained(&self) {
+        if self.unfinished() == 0 {
+            self.open();
+        } else {
+            self.reopen.set(true);
+        }
+    }
+
+    fn open(&self) {
+        self.reopen.set(false);
+        self.sq_tail.set(0);
+        self.sq_rung.set(0);
+        self.cq_head.set(0);
+        self.sqhd.set(0);
+        self.phase.set(Cqe::PHASE);
+        self.open.set(true);
+        self.mode.set(Mode::Open);
+        self.free.set(self.parked_free.replace(NO_SLOT));
+    }
+
+    /// Zeroes the completion queue, or a stale phase bit would complete something at random. Only
+    /// while the device does not know the queue.
+    pub(crate) fn clear(&self) {
+        self.sq.clear();
+        self.cq.clear();
+    }
+
+    /// Closes the queue: nothing is posted, rung or reaped from now on.
+    pub(crate) fn close(&self) {
+        if self.open.replace(false) {
+            self.parked_free.set(self.free.replace(NO_SLOT));
+            self.mode.set(Mode::Closed);
+            // What was not rung never will be.
+            self.sq_rung.set(self.sq_tail.get());
+        }
+    }
+
+    /// Says how the commands in flight are to be ended; [`Self::drain`] does it.
+    pub(crate) fn fence(&self, mode: Mode) {
+        self.close();
+        self.reopen.set(false);
+        self.mode.set(mode);
+    }
+
+    /// Ends each command that was in flight or held: `f(token)` once for each, its slot freed before.
+    pub(crate) fn drain(&self, mut f: impl FnMut(u64)) {
+        for (slot, index) in self.slots.iter().zip(0_u16..) {
+            if slot.state() != SlotState::Free {
+                self.release(index, slot);
+                self.cold.lost.add(1);
+                f(slot.token());
+            }
+        }
+        self.in_flight.set(0);
+        self.held.set(0);
+        if self.reopen.get() {
+            self.open();
+        }
+    }
+
+    pub(crate) fn mode(&self) -> Mode {
+        self.mode.get()
+    }
+
+    /// Queue identifier.
+    #[must_use]
+    pub const fn qid(&self) -> QueueId {
+        QueueId(self.qid)
+    }
+
+    /// Most commands in flight.
+    #[must_use]
+    pub const fn depth(&self) -> u16 {
+        self.entries - 1
+    }
+
+    /// Ring size, counted from 0 as Create Queue wants it.
+    pub(crate) const fn size_z(&self) -> u16 {
+        self.entries - 1
+    }
+
+    /// Commands in flight now.
+    #[must_use]
+    pub fn in_flight(&self) -> u16 {
+        self.in_flight.get()
+    }
+
+    /// Commands in flight or held for a retry.
+    pub(crate) fn unfinished(&self) -> u16 {
+        self.in_flight.get() + self.held.get()
+    }
+
+    /// Whether a command can be posted now.
+    #[inline(always)]
+    pub(crate) fn has_room(&self) -> bool {
+        self.free.get() != NO_SLOT
+    }
+
+    pub(crate) const fn max_len(&self) -> u32 {
+        self.max_len
+    }
+
+    /// Device addresses of the submission and of the completion queue.
+    pub(crate) fn iovas(&self) -> (Iova, Iova) {
+        (self.sq.iova(), self.cq.iova())
+    }
+
+    pub(crate) fn ignored(&self) -> u64 {
+        self.cold.ignored.get().total()
+    }
+
+    /// Snapshot of the counters.
+    #[must_use]
+    pub fn stats(&self) -> QueueStats {
+        QueueStats {
+            submitted: self.submitted.get(),
+            completed: self.completed.get(),
+            failed: self.cold.failed.get(),
+            lost: self.cold.lost.get(),
+            in_flight: u32::from(self.in_flight.get()),
+            ignored: self.cold.ignored.get(),
+            bad_sqhd: self.cold.bad_sqhd.get(),
+            sq_doorbells: self.cold.sq_doorbells.get(),
+            cq_doorbells: self.cold.cq_doorbells.get(),
+            full: self.cold.full.get(),
+            retries: self.cold.retries.get(),
+            latency: self.cold.latency.get(),
+        }
+    }
+}
+
+/// List entries a slot: a power of two up to a page, whole pages beyond, so that a list never
+/// crosses a page without a link.
+const fn stride(entries: usize, page_bytes: usize) -> usize {
+    let per_page = page_bytes / prp::ENTRY_BYTES;
+    if entries == 0 {
+        0
+    } else if entries <= per_page {
+        entries.next_power_of_two()
+    } else {
+        entries.div_ceil(per_page) * per_page
+    }
+}

@@ -1,0 +1,139 @@
+//! What a request asks for, and the words of each command that it is cut into.
+//!
+//! A value, made by [`crate::namespace`] and by the admin side, kept by [`crate::requests`] while it
+//! runs. A command of it is named by its part number alone, so that a retry needs no other record.
+
+use core_runtime::mem::Iova;
+use nvme_spec::{Lba, Sqe};
+
+use crate::split::Split;
+
+/// What becomes of an answer that is an error without DNR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Retry {
+    /// Repeating it gives the same result: reads, writes.
+    Allowed,
+    /// Repeating it could turn a failure into an acknowledgement (flush), or is not ours to decide.
+    Never,
+}
+
+/// A request. `head` is an entry's first word without its CID.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Request {
+    pub head: u64,
+    /// Dwords 10 and 11, 12 and 13, 14 and 15; for blocks without SLBA and NLB.
+    pub tail: [u64; 3],
+    /// Device address of the data; 0 where there are none.
+    pub iova: Iova,
+    /// Bytes of one block, or of all the data where the request is not in blocks; 0: no data.
+    pub unit_bytes: u32,
+    /// First block.
+    pub slba: u64,
+    /// Blocks, and how they are cut; `nlb` 0 marks a single command that is not in blocks.
+    pub split: Split,
+    pub retry: Retry,
+}
+
+/// One command of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Command {
+    pub iova: Iova,
+    pub len: u32,
+    pub tail: [u64; 3],
+}
+
+impl Request {
+    /// A single command without blocks; `len` bytes at `iova`, or none.
+    pub(crate) const fn single(sqe: Sqe, iova: Iova, len: u32, retry: Retry) -> Self {
+        Self {
+            head: sqe.0[0],
+            tail: [sqe.0[5], sqe.0[6], sqe.0[7]],
+            iova,
+            unit_bytes: len,
+            slba: 0,
+            split: Split { nlb: 0, max: 1 },
+            retry,
+        }
+    }
+
+    /// Number of commands.
+    #[inline(always)]
+    pub(crate) const fn parts(&self) -> u32 {
+        // One part is by far the most common: no division for it.
+        if self.split.nlb <= self.split.max { 1 } else { self.split.parts() }
+    }
+
+    /// The `i`th command.
+    #[inline(always)]
+    pub(crate) const fn command(&self, i: u32) -> Command {
+        if self.split.nlb == 0 {
+            return Command { iova: self.iova, len: self.unit_bytes, tail: self.tail };
+        }
+        let part = self.split.part(i);
+        let unit = self.unit_bytes as u64;
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a part's bytes are at most the largest transfer, which has 32 bits"
+        )]
+        let len = (part.nlb as u64 * unit) as u32;
+        Command {
+            iova: Iova(self.iova.0 + part.first as u64 * unit),
+            len,
+            tail: [
+                self.slba + part.first as u64,
+                self.tail[1] | (part.nlb.wrapping_sub(1) & 0xFFFF) as u64,
+                self.tail[2],
+            ],
+        }
+    }
+
+    /// First block of the `i`th command.
+    pub(crate) const fn slba_of(&self, i: u32) -> Lba {
+        Lba(self.slba + self.split.part(i).first as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nvme_spec::{Cid, Nsid, NvmOpcode};
+
+    fn read(slba: u64, nlb: u32, max: u32) -> Request {
+        Request {
+            head: Sqe::new(NvmOpcode::READ.0, Cid(0), Nsid(7)).0[0],
+            tail: [0, 1 << 30, 0],
+            iova: Iova(0x10_0000),
+            unit_bytes: 512,
+            slba,
+            split: Split { nlb, max },
+            retry: Retry::Allowed,
+        }
+    }
+
+    #[test]
+    fn commands_of_a_request_follow_each_other_in_blocks_and_in_memory() {
+        let request = read(100, 20, 8);
+        assert_eq!(request.parts(), 3);
+        let first = request.command(0);
+        assert_eq!((first.iova, first.len), (Iova(0x10_0000), 4096));
+        assert_eq!(first.tail, [100, 1 << 30 | 7, 0]);
+        let last = request.command(2);
+        assert_eq!((last.iova, last.len), (Iova(0x10_2000), 2048));
+        assert_eq!(last.tail, [116, 1 << 30 | 3, 0]);
+        assert_eq!(request.slba_of(2), Lba(116));
+    }
+
+    #[test]
+    fn a_single_command_is_passed_on_as_it_is() {
+        let sqe = Sqe::flush(Cid(0), Nsid(3));
+        let request = Request::single(sqe, Iova(0), 0, Retry::Never);
+        assert_eq!(request.parts(), 1);
+        assert_eq!(request.command(0).len, 0);
+        assert_eq!(request.head, sqe.0[0]);
+    }
+
+    #[test]
+    fn the_largest_command_has_all_ones_in_nlb() {
+        assert_eq!(read(0, 1 << 16, 1 << 16).command(0).tail[1], 1 << 30 | 0xFFFF);
+    }
+}
