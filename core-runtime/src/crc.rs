@@ -195,9 +195,7 @@ mod x86 {
         let (first, rest) = block.split_at(PART);
         let (second, third) = rest.split_at(PART);
         let parts = first.as_chunks::<8>().0.iter();
-        let parts = parts
-            .zip(second.as_chunks::<8>().0)
-            .zip(third.as_chunks::<8>().0);
+        let parts = parts.zip(second.as_chunks::<8>().0).zip(third.as_chunks::<8>().0);
         let (mut a, mut b, mut c) = (state, 0, 0);
         for ((x, y), z) in parts {
             a = _mm_crc32_u64(a, u64::from_le_bytes(*x));
@@ -218,10 +216,7 @@ mod x86 {
     }
 
     #[inline]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "`crc32` leaves the upper half zero"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "`crc32` leaves the upper half zero")]
     const fn low(crc: u64) -> u32 {
         crc as u32
     }
@@ -289,20 +284,15 @@ mod tests {
     #[test]
     fn every_length_and_offset_equals_the_bitwise_sum() {
         let bytes = noise(if cfg!(miri) { 64 } else { 9000 });
-        let lengths = (0..64).chain([
-            503, 504, 505, 1023, 1024, 4079, 4080, 4081, 4096, 8192, 8990,
-        ]);
+        let lengths =
+            (0..64).chain([503, 504, 505, 1023, 1024, 4079, 4080, 4081, 4096, 8192, 8990]);
         for len in lengths {
             for offset in [0, 1, 7] {
                 let Some(piece) = bytes.get(offset..offset + len) else {
                     continue;
                 };
                 assert_eq!(crc32c(piece), bitwise(piece), "{len} bytes at {offset}");
-                assert_eq!(
-                    table(piece),
-                    bitwise(piece),
-                    "{len} bytes at {offset} by table"
-                );
+                assert_eq!(table(piece), bitwise(piece), "{len} bytes at {offset} by table");
             }
         }
     }

@@ -125,10 +125,7 @@ impl RegAccess {
             RegOp::Read => (READ, 0),
             RegOp::Write(value) => (WRITE, value),
         };
-        (
-            u64::from(self.offset) | u64::from(self.size) << 32 | op << 40,
-            argument,
-        )
+        (u64::from(self.offset) | u64::from(self.size) << 32 | op << 40, argument)
     }
 
     /// A request from a client's words, or nothing if they make no sense.
@@ -192,13 +189,7 @@ impl MailboxClient {
     pub fn new(span: Span<'static>, clock: Clock, timeout_ns: u64) -> Result<Self, OutOfBounds> {
         let words = Words::new(span)?;
         let sequence = Cell::new(words.ticket.load() & !1);
-        Ok(Self {
-            words,
-            clock,
-            timeout_ns,
-            sequence,
-            server: Cell::new(0),
-        })
+        Ok(Self { words, clock, timeout_ns, sequence, server: Cell::new(0) })
     }
 
     /// Reads a 32-bit register.
@@ -206,11 +197,7 @@ impl MailboxClient {
     /// # Errors
     /// See [`MailboxError`].
     pub fn read32(&self, offset: u32) -> Result<u32, MailboxError> {
-        let value = self.access(RegAccess {
-            offset,
-            size: 4,
-            op: RegOp::Read,
-        })?;
+        let value = self.access(RegAccess { offset, size: 4, op: RegOp::Read })?;
         // What a server says beyond the register's width is not part of the answer.
         Ok(u32::try_from(value & u64::from(u32::MAX)).unwrap_or(u32::MAX))
     }
@@ -220,11 +207,7 @@ impl MailboxClient {
     /// # Errors
     /// See [`MailboxError`].
     pub fn read64(&self, offset: u32) -> Result<u64, MailboxError> {
-        self.access(RegAccess {
-            offset,
-            size: 8,
-            op: RegOp::Read,
-        })
+        self.access(RegAccess { offset, size: 8, op: RegOp::Read })
     }
 
     /// Writes a 32-bit register; returns after it was done.
@@ -233,12 +216,7 @@ impl MailboxClient {
     /// See [`MailboxError`].
     pub fn write32(&self, offset: u32, value: u32) -> Result<(), MailboxError> {
         let op = RegOp::Write(u64::from(value));
-        self.access(RegAccess {
-            offset,
-            size: 4,
-            op,
-        })
-        .map(drop)
+        self.access(RegAccess { offset, size: 4, op }).map(drop)
     }
 
     /// Writes a 64-bit register; returns after it was done.
@@ -247,12 +225,7 @@ impl MailboxClient {
     /// See [`MailboxError`].
     pub fn write64(&self, offset: u32, value: u64) -> Result<(), MailboxError> {
         let op = RegOp::Write(value);
-        self.access(RegAccess {
-            offset,
-            size: 8,
-            op,
-        })
-        .map(drop)
+        self.access(RegAccess { offset, size: 8, op }).map(drop)
     }
 
     fn access(&self, access: RegAccess) -> Result<u64, MailboxError> {
@@ -267,10 +240,7 @@ impl MailboxClient {
         match answer? {
             Some(REFUSED) => Err(MailboxError::Refused { offset, size }),
             Some(_) => Ok(self.words.value.load()),
-            None => Err(MailboxError::TimedOut {
-                offset,
-                timeout_ns: self.timeout_ns,
-            }),
+            None => Err(MailboxError::TimedOut { offset, timeout_ns: self.timeout_ns }),
         }
     }
 
@@ -331,19 +301,11 @@ struct Patience {
 
 impl Patience {
     const fn new(deadline: Instant) -> Self {
-        Self {
-            deadline,
-            last: Instant::MIN,
-            still: 0,
-        }
+        Self { deadline, last: Instant::MIN, still: 0 }
     }
 
     fn is_over(&mut self, now: Instant) -> bool {
-        self.still = if now.since(self.last) == Ticks::ZERO {
-            self.still + 1
-        } else {
-            0
-        };
+        self.still = if now.since(self.last) == Ticks::ZERO { self.still + 1 } else { 0 };
         self.last = now;
         now >= self.deadline || self.still >= STALLED
     }
@@ -370,11 +332,7 @@ impl MailboxServer {
         // A client may have posted before its server was up; what an earlier one did is done.
         let served = words.answer.load();
         words.state.store_release(state);
-        Ok(Self {
-            words,
-            served,
-            state,
-        })
+        Ok(Self { words, served, state })
     }
 
     /// Does the request that is up, if one is: `handle` gets it and returns the value that was read
@@ -398,9 +356,7 @@ impl MailboxServer {
         }
         self.served = ticket;
         let value = RegAccess::unpack(access, argument).and_then(handle);
-        self.words
-            .status
-            .store(if value.is_some() { DONE } else { REFUSED });
+        self.words.status.store(if value.is_some() { DONE } else { REFUSED });
         self.words.value.store(value.unwrap_or(u64::MAX));
         // SYNC mailbox-answer
         self.words.answer.store_release(ticket);
@@ -433,7 +389,8 @@ mod tests {
 
     /// A clock that stands still: the waits end by `STALLED`.
     fn still() -> Clock {
-        Clock::manual(Box::leak(Box::new(ManualClock::new(5))))
+        static STILL: ManualClock = ManualClock::new(5);
+        Clock::manual(&STILL)
     }
 
     fn pair() -> (Span<'static>, MailboxClient, MailboxServer) {
@@ -490,32 +447,18 @@ mod tests {
                 client.write32(at, i).unwrap();
                 assert_eq!(client.read64(at), Ok(u64::from(i)));
             }
-            let refused = MailboxError::Refused {
-                offset: 64,
-                size: 4,
-            };
+            let refused = MailboxError::Refused { offset: 64, size: 4 };
             assert_eq!(client.read32(64), Err(refused));
-            assert_eq!(
-                client.read32(2),
-                Err(MailboxError::Misaligned { offset: 2, size: 4 })
-            );
+            assert_eq!(client.read32(2), Err(MailboxError::Misaligned { offset: 2, size: 4 }));
         });
-        assert_eq!(
-            client.read32(0),
-            Err(MailboxError::Gone),
-            "a dropped server has closed"
-        );
+        assert_eq!(client.read32(0), Err(MailboxError::Gone), "a dropped server has closed");
     }
 
     #[test]
     fn a_request_posted_before_the_server_came_is_served() {
         let span = leak_zeroed(MailboxLayout::BYTES);
         let client = MailboxClient::new(span, still(), TIMEOUT_NS).unwrap();
-        let access = RegAccess {
-            offset: 8,
-            size: 4,
-            op: RegOp::Write(3),
-        };
+        let access = RegAccess { offset: 8, size: 4, op: RegOp::Write(3) };
         let ticket = client.post(access);
         let mut server = MailboxServer::new(span).unwrap();
         let mut seen = None;
@@ -532,10 +475,7 @@ mod tests {
     #[test]
     fn an_absent_server_costs_the_timeout() {
         let span = leak_zeroed(MailboxLayout::BYTES);
-        let timed_out = Err(MailboxError::TimedOut {
-            offset: 0,
-            timeout_ns: 2_000,
-        });
+        let timed_out = Err(MailboxError::TimedOut { offset: 0, timeout_ns: 2_000 });
         let by_clock = MailboxClient::new(span, Clock::tsc(1_000_000_000), 2_000).unwrap();
         assert_eq!(by_clock.read64(0), timed_out);
         let by_count = MailboxClient::new(span, still(), 2_000).unwrap();
@@ -547,21 +487,13 @@ mod tests {
         let span = leak_zeroed(MailboxLayout::BYTES);
         let client = MailboxClient::new(span, still(), 0).unwrap();
         let mut server = MailboxServer::new(span).unwrap();
-        let read = |offset| RegAccess {
-            offset,
-            size: 8,
-            op: RegOp::Read,
-        };
+        let read = |offset| RegAccess { offset, size: 8, op: RegOp::Read };
         let first = client.post(read(0));
         assert_eq!(client.wait(first), Ok(None), "nobody has served it yet");
         let second = client.post(read(8));
         let late = span.word64(MailboxLayout::ANSWER).unwrap();
         late.store_release(first);
-        assert_eq!(
-            client.wait(second),
-            Ok(None),
-            "that was the first one's answer"
-        );
+        assert_eq!(client.wait(second), Ok(None), "that was the first one's answer");
         assert!(server.serve(|access| u64::from(access.offset) + 34));
         assert_eq!(client.wait(second), Ok(Some(DONE)));
         assert_eq!(client.words.value.load(), 42);
@@ -570,11 +502,7 @@ mod tests {
     #[test]
     fn a_withdrawn_request_is_not_served() {
         let (_, client, mut server) = pair();
-        client.post(RegAccess {
-            offset: 0,
-            size: 8,
-            op: RegOp::Write(1),
-        });
+        client.post(RegAccess { offset: 0, size: 8, op: RegOp::Write(1) });
         client.words.ticket.store_release(client.sequence.get());
         assert!(!server.serve(|_| panic!("nothing is up")));
     }
@@ -587,35 +515,19 @@ mod tests {
         assert_eq!(client.read64(0), Err(MailboxError::Gone));
         drop(server);
         let _second = MailboxServer::new(span).unwrap();
-        assert_eq!(
-            client.read64(0),
-            Err(MailboxError::Gone),
-            "it knows another generation"
-        );
+        assert_eq!(client.read64(0), Err(MailboxError::Gone), "it knows another generation");
         let fresh = MailboxClient::new(span, still(), TIMEOUT_NS).unwrap();
         assert_eq!(fresh.check_server(), Ok(true));
-        assert!(
-            fresh.sequence.get() >= client.sequence.get(),
-            "tickets are never used twice"
-        );
+        assert!(fresh.sequence.get() >= client.sequence.get(), "tickets are never used twice");
     }
 
     #[test]
     fn nonsense_from_a_client_is_refused() {
         let (span, client, mut server) = pair();
-        for access in [
-            0,
-            u64::MAX,
-            4 << 32,
-            1 << 40 | 3 << 32,
-            1 << 40 | 4 << 32 | 2,
-            3 << 40 | 8 << 32,
-        ] {
-            let ticket = client.post(RegAccess {
-                offset: 0,
-                size: 8,
-                op: RegOp::Read,
-            });
+        for access in
+            [0, u64::MAX, 4 << 32, 1 << 40 | 3 << 32, 1 << 40 | 4 << 32 | 2, 3 << 40 | 8 << 32]
+        {
+            let ticket = client.post(RegAccess { offset: 0, size: 8, op: RegOp::Read });
             span.word64(MailboxLayout::ACCESS).unwrap().store(access);
             assert!(server.serve(|access| panic!("{access:?}")));
             assert_eq!(client.wait(ticket), Ok(Some(REFUSED)), "{access:#x}");

@@ -29,9 +29,7 @@ impl Random {
 fn seed() -> u64 {
     let seed = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
-        .map_or(1, |d| {
-            u64::try_from(d.as_nanos() & 0xffff_ffff).unwrap() | 1
-        });
+        .map_or(1, |d| u64::try_from(d.as_nanos() & 0xffff_ffff).unwrap() | 1);
     println!("seed {seed}");
     seed
 }
@@ -47,10 +45,7 @@ impl Oracle {
         let end = at + len;
         assert!(end <= total, "{at:#x}..{end:#x} is beyond the arena");
         if let Some((&before, &its_end)) = self.ends.range(..end).next_back() {
-            assert!(
-                its_end <= at,
-                "{at:#x}..{end:#x} overlaps {before:#x}..{its_end:#x}"
-            );
+            assert!(its_end <= at, "{at:#x}..{end:#x} overlaps {before:#x}..{its_end:#x}");
         }
         self.ends.insert(at, end);
     }
@@ -132,10 +127,7 @@ impl Run {
             Err(error) => {
                 assert!(matches!(error, DmaError::Exhausted { wanted, .. } if wanted == len));
                 self.refused += 1;
-                assert!(
-                    !self.oracle.fits(size, self.total),
-                    "room for {size} was there"
-                );
+                assert!(!self.oracle.fits(size, self.total), "room for {size} was there");
             }
         }
     }
@@ -152,11 +144,7 @@ impl Run {
             0 => buf.into_device().into_cpu(),
             _ => buf,
         };
-        assert_eq!(
-            (buf[0], buf[buf.len() - 1]),
-            (tag, tag),
-            "nobody else wrote it"
-        );
+        assert_eq!((buf[0], buf[buf.len() - 1]), (tag, tag), "nobody else wrote it");
     }
 
     /// Phases of filling and of draining, so that the arena is full at times and empty at others.
@@ -192,22 +180,14 @@ fn random_allocation_never_overlaps_and_leaves_no_fragments() {
         (false, true) => 50_000_000,
     };
     // A power of two, and a length that leaves blocks of every size over.
-    let sizes = if cfg!(miri) {
-        [MIB, 300 << 10]
-    } else {
-        [64 * MIB, 40 * MIB - 4096]
-    };
+    let sizes = if cfg!(miri) { [MIB, 300 << 10] } else { [64 * MIB, 40 * MIB - 4096] };
     for len in sizes {
         let mut run = Run::new(len, seed());
         let largest = run.arena.stats().largest_free;
         assert_eq!(largest, 1 << run.total.ilog2());
         run.go(operations);
         run.check_counts();
-        println!(
-            "{len} bytes: {} refused, {:?}",
-            run.refused,
-            run.arena.stats()
-        );
+        println!("{len} bytes: {} refused, {:?}", run.refused, run.arena.stats());
         run.live.clear();
         // Without asking for it: the caches don't stand in the way.
         drop(run.arena.alloc(largest).unwrap());
@@ -222,54 +202,28 @@ fn random_allocation_never_overlaps_and_leaves_no_fragments() {
 fn a_full_arena_is_refused_and_one_free_block_is_found_again() {
     let arena = DmaArena::leak(64 << 10, IOVA).unwrap();
     let mut all: Vec<_> = (0..128).map(|_| arena.alloc(512).unwrap()).collect();
-    let full = DmaError::Exhausted {
-        wanted: 1,
-        free: 0,
-        largest: 0,
-    };
+    let full = DmaError::Exhausted { wanted: 1, free: 0, largest: 0 };
     assert_eq!(arena.alloc(1).unwrap_err(), full);
     assert_eq!(arena.stats().high_water_bytes, 64 << 10);
     let at = all.swap_remove(77).iova();
     assert_eq!(arena.alloc(512).unwrap().iova(), at);
     all.clear();
-    assert_eq!(
-        arena.stats().cached_bytes,
-        64 << 10,
-        "all of them lie on the stack of 512"
-    );
+    assert_eq!(arena.stats().cached_bytes, 64 << 10, "all of them lie on the stack of 512");
     assert_eq!(arena.alloc(64 << 10).unwrap().iova(), IOVA);
 }
 
 #[test]
 fn lengths_and_alignments_out_of_range_are_refused() {
     let arena = DmaArena::leak(MIB, IOVA).unwrap();
-    assert!(matches!(
-        arena.alloc(0),
-        Err(DmaError::Length { len: 0, .. })
-    ));
-    assert!(matches!(
-        arena.alloc(usize::MAX),
-        Err(DmaError::Length { .. })
-    ));
-    assert!(matches!(
-        arena.alloc((1 << 30) + 1),
-        Err(DmaError::Length { .. })
-    ));
-    assert!(matches!(
-        arena.alloc(1 << 30),
-        Err(DmaError::Exhausted { .. })
-    ));
+    assert!(matches!(arena.alloc(0), Err(DmaError::Length { len: 0, .. })));
+    assert!(matches!(arena.alloc(usize::MAX), Err(DmaError::Length { .. })));
+    assert!(matches!(arena.alloc((1 << 30) + 1), Err(DmaError::Length { .. })));
+    assert!(matches!(arena.alloc(1 << 30), Err(DmaError::Exhausted { .. })));
     for align in [0, 3, 1 << 40, 1 << 63] {
         let refused = arena.alloc_aligned(1, align);
-        assert!(
-            matches!(refused, Err(DmaError::Alignment { .. })),
-            "{align}"
-        );
+        assert!(matches!(refused, Err(DmaError::Alignment { .. })), "{align}");
     }
-    assert!(matches!(
-        arena.alloc_aligned(0, 4096),
-        Err(DmaError::Length { .. })
-    ));
+    assert!(matches!(arena.alloc_aligned(0, 4096), Err(DmaError::Length { .. })));
     assert_eq!(arena.stats().live, 0);
 }
 
@@ -280,11 +234,7 @@ fn a_page_sized_buffer_never_crosses_a_page() {
     for len in [1, 512, 513, 700, 1024, 2048, 3000, 4096, 4096, 512, 1, 4000] {
         let buf = arena.alloc(len).unwrap();
         let first = buf.iova().0;
-        assert_eq!(
-            first / 4096,
-            (first + len as u64 - 1) / 4096,
-            "{len} bytes at {first:#x}"
-        );
+        assert_eq!(first / 4096, (first + len as u64 - 1) / 4096, "{len} bytes at {first:#x}");
         kept.push(buf);
     }
 }
@@ -296,17 +246,11 @@ fn a_dropped_device_buffer_is_never_handed_out_again() {
     let at = lost.iova();
     drop(lost);
     let stats = arena.stats();
-    assert_eq!(
-        (stats.live, stats.quarantined, stats.quarantined_bytes),
-        (0, 1, 4096)
-    );
+    assert_eq!((stats.live, stats.quarantined, stats.quarantined_bytes), (0, 1, 4096));
     assert_eq!(stats.free_bytes, 4096);
     let other = arena.alloc(4096).unwrap();
     assert_ne!(other.iova(), at);
-    assert!(matches!(
-        arena.alloc(1),
-        Err(DmaError::Exhausted { free: 0, .. })
-    ));
+    assert!(matches!(arena.alloc(1), Err(DmaError::Exhausted { free: 0, .. })));
     assert_eq!(arena.stats().high_water_bytes, 8192);
 }
 
@@ -314,22 +258,13 @@ fn a_dropped_device_buffer_is_never_handed_out_again() {
 fn zeroed_means_zeroed_even_where_something_was() {
     let arena = DmaArena::leak(4096, IOVA).unwrap();
     arena.alloc(4096).unwrap().fill(0xa5);
-    assert!(
-        arena
-            .alloc_zeroed(100)
-            .unwrap()
-            .iter()
-            .all(|&byte| byte == 0)
-    );
+    assert!(arena.alloc_zeroed(100).unwrap().iter().all(|&byte| byte == 0));
     arena.alloc(4096).unwrap().fill(0xa5);
     let shared = arena.alloc_shared(4096, 4096).unwrap();
     let mut bytes = [1; 4096];
     shared.span().read(0, &mut bytes).unwrap();
     assert_eq!(bytes, [0; 4096]);
-    assert!(
-        shared.span().read(1, &mut bytes).is_err(),
-        "the span is the block, no more"
-    );
+    assert!(shared.span().read(1, &mut bytes).is_err(), "the span is the block, no more");
 }
 
 #[test]
@@ -353,18 +288,9 @@ fn one_arena_owns_a_region() {
     let region = DmaRegion::leak(MIB, IOVA);
     let bump = Bump::leak(1 << 20);
     let _first = DmaArena::new(region, &bump).unwrap();
-    assert!(matches!(
-        DmaArena::new(region, &bump),
-        Err(DmaError::Claimed { .. })
-    ));
-    let part = DmaRegion {
-        span: region.span.sub(MIB - 4096, 4096).unwrap(),
-        ..region
-    };
-    assert!(matches!(
-        DmaArena::new(part, &bump),
-        Err(DmaError::Claimed { .. })
-    ));
+    assert!(matches!(DmaArena::new(region, &bump), Err(DmaError::Claimed { .. })));
+    let part = DmaRegion { span: region.span.sub(MIB - 4096, 4096).unwrap(), ..region };
+    assert!(matches!(DmaArena::new(part, &bump), Err(DmaError::Claimed { .. })));
 }
 
 #[test]
@@ -372,47 +298,20 @@ fn a_region_that_makes_no_sense_is_refused_and_can_be_tried_again() {
     let region = DmaRegion::leak(MIB, IOVA);
     let bump = Bump::leak(DmaArena::metadata_bytes(MIB));
     let bad = [
-        DmaRegion {
-            span: region.span.sub(0, 4095).unwrap(),
-            ..region
-        },
-        DmaRegion {
-            span: region.span.sub(512, 8192).unwrap(),
-            ..region
-        },
-        DmaRegion {
-            iova: Iova(IOVA.0 + 512),
-            ..region
-        },
-        DmaRegion {
-            iova: Iova(u64::MAX - 4095),
-            ..region
-        },
-        DmaRegion {
-            page_bytes: 0,
-            ..region
-        },
-        DmaRegion {
-            page_bytes: 3 << 12,
-            ..region
-        },
+        DmaRegion { span: region.span.sub(0, 4095).unwrap(), ..region },
+        DmaRegion { span: region.span.sub(512, 8192).unwrap(), ..region },
+        DmaRegion { iova: Iova(IOVA.0 + 512), ..region },
+        DmaRegion { iova: Iova(u64::MAX - 4095), ..region },
+        DmaRegion { page_bytes: 0, ..region },
+        DmaRegion { page_bytes: 3 << 12, ..region },
     ];
     for region in bad {
         let refused = DmaArena::new(region, &bump);
-        assert!(
-            matches!(refused, Err(DmaError::Region { .. })),
-            "{region:?}"
-        );
+        assert!(matches!(refused, Err(DmaError::Region { .. })), "{region:?}");
     }
     let tiny = Bump::leak(100);
-    assert!(matches!(
-        DmaArena::new(region, &tiny),
-        Err(DmaError::Metadata(_))
-    ));
-    assert!(
-        DmaArena::new(region, &bump).is_ok(),
-        "a failure leaves no claim behind"
-    );
+    assert!(matches!(DmaArena::new(region, &tiny), Err(DmaError::Metadata(_))));
+    assert!(DmaArena::new(region, &bump).is_ok(), "a failure leaves no claim behind");
 }
 
 #[test]
@@ -434,10 +333,7 @@ fn a_released_region_can_have_a_new_arena() {
     let region = DmaRegion::leak(MIB, IOVA);
     let bump = Bump::leak(1 << 20);
     let buf = DmaArena::new(region, &bump).unwrap().alloc(4096).unwrap();
-    assert!(matches!(
-        DmaArena::new(region, &bump),
-        Err(DmaError::Claimed { .. })
-    ));
+    assert!(matches!(DmaArena::new(region, &bump), Err(DmaError::Claimed { .. })));
     drop(buf);
     // SAFETY: the first arena and its only buffer are not used from here on.
     unsafe { release_region(&region) };

@@ -20,9 +20,21 @@ pub fn leak_aligned(len: usize, align: usize) -> Span<'static> {
     let layout = Layout::from_size_align(len.max(1), align).expect("a power-of-two alignment");
     // SAFETY: the layout's size is not zero.
     let base = unsafe { alloc_zeroed(layout) };
-    let Some(base) = NonNull::new(base) else {
-        handle_alloc_error(layout)
-    };
+    let Some(base) = NonNull::new(base) else { handle_alloc_error(layout) };
+    #[cfg(miri)]
+    keep(base);
     // SAFETY: invariants 1 and 2: the bytes are leaked, and only the span names them.
     unsafe { Span::from_raw(base, len) }
+}
+
+/// Makes a leak known, since the interpreter reports memory that nothing points to any more.
+#[cfg(miri)]
+fn keep(base: NonNull<u8>) {
+    use core::sync::atomic::AtomicPtr;
+    use std::sync::{Mutex, PoisonError};
+    use std::vec::Vec;
+
+    static KEPT: Mutex<Vec<AtomicPtr<u8>>> = Mutex::new(Vec::new());
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    kept.push(AtomicPtr::new(base.as_ptr()));
 }

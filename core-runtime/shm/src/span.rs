@@ -57,11 +57,7 @@ impl<'m> Span<'m> {
     /// meanwhile (invariants 1 and 2).
     #[must_use]
     pub const unsafe fn from_raw(base: NonNull<u8>, len: usize) -> Self {
-        Self {
-            base,
-            len,
-            mapping: PhantomData,
-        }
+        Self { base, len, mapping: PhantomData }
     }
 
     /// Length in bytes.
@@ -88,11 +84,7 @@ impl<'m> Span<'m> {
     /// [`OutOfBounds`] if it leaves this span.
     pub fn sub(&self, offset: usize, len: usize) -> Result<Span<'m>, OutOfBounds> {
         let base = self.at(offset, len)?;
-        Ok(Span {
-            base,
-            len,
-            mapping: PhantomData,
-        })
+        Ok(Span { base, len, mapping: PhantomData })
     }
 
     /// The aligned 32-bit word at `offset`.
@@ -178,11 +170,7 @@ impl<'m> Span<'m> {
     #[inline]
     fn at(&self, offset: usize, len: usize) -> Result<NonNull<u8>, OutOfBounds> {
         if offset > self.len || len > self.len - offset {
-            return Err(OutOfBounds {
-                offset,
-                len,
-                span_len: self.len,
-            });
+            return Err(OutOfBounds { offset, len, span_len: self.len });
         }
         // SAFETY: `offset <= self.len`, so the result is inside or one past the mapping.
         Ok(unsafe { self.base.add(offset) })
@@ -193,11 +181,7 @@ impl<'m> Span<'m> {
     fn aligned(&self, offset: usize, size: usize) -> Result<NonNull<u8>, OutOfBounds> {
         let at = self.at(offset, size)?;
         if at.addr().get() % size != 0 {
-            return Err(OutOfBounds {
-                offset,
-                len: size,
-                span_len: self.len,
-            });
+            return Err(OutOfBounds { offset, len: size, span_len: self.len });
         }
         Ok(at)
     }
@@ -289,28 +273,12 @@ mod tests {
         for offset in EDGES {
             for len in EDGES {
                 let inside = offset.checked_add(len).is_some_and(|end| end <= 16);
-                assert_eq!(
-                    span.sub(offset, len).is_ok(),
-                    inside,
-                    "sub {offset} + {len}"
-                );
-                assert_eq!(
-                    span.fill(offset, len, 1).is_ok(),
-                    inside,
-                    "fill {offset} + {len}"
-                );
+                assert_eq!(span.sub(offset, len).is_ok(), inside, "sub {offset} + {len}");
+                assert_eq!(span.fill(offset, len, 1).is_ok(), inside, "fill {offset} + {len}");
                 let moved = span.copy_from(offset, span, 0, len);
-                assert_eq!(
-                    moved.is_ok(),
-                    inside && len <= 16,
-                    "copy to {offset} + {len}"
-                );
+                assert_eq!(moved.is_ok(), inside && len <= 16, "copy to {offset} + {len}");
                 let moved = span.copy_from(0, span, offset, len);
-                assert_eq!(
-                    moved.is_ok(),
-                    inside && len <= 16,
-                    "copy from {offset} + {len}"
-                );
+                assert_eq!(moved.is_ok(), inside && len <= 16, "copy from {offset} + {len}");
                 if len <= 64 {
                     let mut bytes = vec![0; len];
                     assert_eq!(span.read(offset, &mut bytes).is_ok(), inside);
@@ -331,22 +299,11 @@ mod tests {
             };
             assert_eq!(span.word32(offset).is_ok(), fits(4), "u32 at {offset}");
             assert_eq!(span.word64(offset).is_ok(), fits(8), "u64 at {offset}");
-            assert_eq!(
-                span.read_only().load32(offset).is_ok(),
-                fits(4),
-                "u32 at {offset}"
-            );
-            assert_eq!(
-                span.read_only().load64(offset).is_ok(),
-                fits(8),
-                "u64 at {offset}"
-            );
+            assert_eq!(span.read_only().load32(offset).is_ok(), fits(4), "u32 at {offset}");
+            assert_eq!(span.read_only().load64(offset).is_ok(), fits(8), "u64 at {offset}");
         }
         let crooked = leak_zeroed(32).sub(2, 20).expect("inside");
-        assert!(
-            crooked.word32(0).is_err(),
-            "the address counts, not the offset"
-        );
+        assert!(crooked.word32(0).is_err(), "the address counts, not the offset");
         assert!(crooked.word32(2).is_ok());
         assert!(crooked.word64(6).is_ok());
     }
@@ -354,14 +311,7 @@ mod tests {
     #[test]
     fn an_error_says_what_was_wanted() {
         let error = leak_zeroed(16).sub(9, 8).expect_err("beyond");
-        assert_eq!(
-            error,
-            OutOfBounds {
-                offset: 9,
-                len: 8,
-                span_len: 16
-            }
-        );
+        assert_eq!(error, OutOfBounds { offset: 9, len: 8, span_len: 16 });
         let text = "access of 8 bytes at offset 9 does not fit a span of 16 bytes";
         assert_eq!(std::format!("{error}"), text);
     }
@@ -374,10 +324,7 @@ mod tests {
         assert!(sub.write(1, &[0; 8]).is_err());
         assert!(sub.word64(8).is_err());
         assert_eq!(span.word64(8).map(|w| w.load()), Ok(0x0807_0605_0403_0201));
-        assert_eq!(
-            span.read_only().sub(8, 8).and_then(|s| s.load32(4)),
-            Ok(0x0807_0605)
-        );
+        assert_eq!(span.read_only().sub(8, 8).and_then(|s| s.load32(4)), Ok(0x0807_0605));
         assert!(span.sub(32, 0).expect("the end is inside").is_empty());
     }
 

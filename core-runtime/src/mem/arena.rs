@@ -109,9 +109,7 @@ pub struct DmaArena {
 
 impl fmt::Debug for DmaArena {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DmaArena")
-            .field("region", &self.region)
-            .finish_non_exhaustive()
+        f.debug_struct("DmaArena").field("region", &self.region).finish_non_exhaustive()
     }
 }
 
@@ -158,16 +156,11 @@ impl DmaArena {
         let mut failed = Ok(());
         let caches = core::array::from_fn(|order| {
             let depth = cache_depth(order).min((total / UNIT) >> order);
-            let units = bump
-                .slice_with(depth, |_| Cell::new(0))
-                .unwrap_or_else(|error| {
-                    failed = Err(error);
-                    &mut []
-                });
-            Cache {
-                len: Cell::new(0),
-                units,
-            }
+            let units = bump.slice_with(depth, |_| Cell::new(0)).unwrap_or_else(|error| {
+                failed = Err(error);
+                &mut []
+            });
+            Cache { len: Cell::new(0), units }
         });
         failed?;
         let buddy = RefCell::new(Buddy::new(total / UNIT, bump)?);
@@ -193,10 +186,7 @@ impl DmaArena {
     /// As for [`new`](Self::new).
     #[cfg(any(test, feature = "std"))]
     pub fn leak(len: usize, iova: Iova) -> Result<&'static Self, DmaError> {
-        Self::new(
-            DmaRegion::leak(len, iova),
-            &Bump::leak(Self::metadata_bytes(len)),
-        )
+        Self::new(DmaRegion::leak(len, iova), &Bump::leak(Self::metadata_bytes(len)))
     }
 
     /// Bump bytes that an arena over `len` bytes takes at most.
@@ -297,10 +287,7 @@ impl DmaArena {
 
     fn take_aligned(&'static self, len: usize, align: usize) -> Result<Block, DmaError> {
         if !align.is_power_of_two() || align > self.max_align {
-            return Err(DmaError::Alignment {
-                align,
-                max: self.max_align,
-            });
+            return Err(DmaError::Alignment { align, max: self.max_align });
         }
         self.order(len)?;
         let order = self.order(len.max(align))?;
@@ -325,10 +312,7 @@ impl DmaArena {
         // SAFETY: the buddy system hands out units below `total / UNIT`, so the address is inside
         // the region (invariant 1).
         let at = unsafe { self.base.add(unit as usize * UNIT) };
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "`order` bounds len by 1 GiB"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "`order` bounds len by 1 GiB")]
         Ok(Block::new(at, self, len as u32, order as u8))
     }
 
@@ -342,11 +326,7 @@ impl DmaArena {
         let unit = self.buddy.borrow_mut().take(order);
         unit.ok_or_else(|| {
             let stats = self.stats();
-            DmaError::Exhausted {
-                wanted: len,
-                free: stats.free_bytes,
-                largest: stats.largest_free,
-            }
+            DmaError::Exhausted { wanted: len, free: stats.free_bytes, largest: stats.largest_free }
         })
     }
 
@@ -357,10 +337,7 @@ impl DmaArena {
         self.live_bytes.set(self.live_bytes.get() - (UNIT << order));
         #[expect(clippy::cast_possible_truncation, reason = "units are at most 2^29")]
         let unit = (self.offset(at) / UNIT) as u32;
-        let cached = self
-            .caches
-            .get(usize::from(order))
-            .is_some_and(|cache| cache.push(unit));
+        let cached = self.caches.get(usize::from(order)).is_some_and(|cache| cache.push(unit));
         if !cached {
             self.give_slow(unit, order);
         }
@@ -379,8 +356,7 @@ impl DmaArena {
         self.live.set(self.live.get() - 1);
         self.live_bytes.set(self.live_bytes.get() - bytes);
         self.quarantined.set(self.quarantined.get() + 1);
-        self.quarantined_bytes
-            .set(self.quarantined_bytes.get() + bytes);
+        self.quarantined_bytes.set(self.quarantined_bytes.get() + bytes);
     }
 
     /// The device's address of a byte of this arena.
@@ -393,10 +369,7 @@ impl DmaArena {
     pub(super) fn span_of(&self, at: NonNull<u8>, len: usize) -> Span<'static> {
         // A block lies inside the region by construction; an empty span would be the wrong answer
         // to a bug, so it is loud.
-        self.region
-            .span
-            .sub(self.offset(at), len)
-            .expect("a block lies in its region")
+        self.region.span.sub(self.offset(at), len).expect("a block lies in its region")
     }
 
     #[inline(always)]

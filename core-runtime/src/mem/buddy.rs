@@ -94,10 +94,7 @@ impl BitTree {
 
     /// The lowest bit that is set.
     #[inline]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "bits are below MAX_UNITS, 2^29"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "bits are below MAX_UNITS, 2^29")]
     fn first(&self) -> Option<u32> {
         if self.is_empty() {
             return None;
@@ -126,10 +123,7 @@ impl Buddy {
         let free = core::array::from_fn(|order| {
             BitTree::new(units >> order, bump).unwrap_or_else(|error| {
                 failed = Err(error);
-                BitTree {
-                    layers: Default::default(),
-                    depth: 0,
-                }
+                BitTree { layers: Default::default(), depth: 0 }
             })
         });
         failed?;
@@ -222,9 +216,7 @@ mod tests {
         }
 
         fn has(&self, order: u32) -> bool {
-            (0..self.0.len())
-                .step_by(1 << order)
-                .any(|unit| self.is_free(order, unit))
+            (0..self.0.len()).step_by(1 << order).any(|unit| self.is_free(order, unit))
         }
 
         fn set(&mut self, order: u32, unit: u32, free: bool) {

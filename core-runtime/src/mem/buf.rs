@@ -39,12 +39,7 @@ impl Block {
         len: u32,
         order: u8,
     ) -> Self {
-        Self {
-            at,
-            arena,
-            len,
-            order,
-        }
+        Self { at, arena, len, order }
     }
 
     #[inline(always)]
@@ -100,10 +95,7 @@ impl DmaBuf {
     /// Shortens the buffer to `len` bytes; longer ones are left as they are.
     pub fn truncate(&mut self, len: usize) {
         let len = len.min(self.len());
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "not above the length, a u32"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "not above the length, a u32")]
         let len = len as u32;
         self.0.len = len;
     }
@@ -114,10 +106,7 @@ impl DmaBuf {
     pub fn set_len(&mut self, len: usize) -> bool {
         let fits = len <= self.capacity();
         if fits {
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "capacities are at most 1 GiB"
-            )]
+            #[expect(clippy::cast_possible_truncation, reason = "capacities are at most 1 GiB")]
             let len = len as u32;
             self.0.len = len;
         }
@@ -263,9 +252,7 @@ impl SharedDma {
 
     /// Sets all bytes to zero.
     pub fn clear(&self) {
-        self.span()
-            .fill(0, self.len(), 0)
-            .expect("a span holds its own length");
+        self.span().fill(0, self.len(), 0).expect("a span holds its own length");
     }
 
     /// Gives the memory up for good: the device may still write it.

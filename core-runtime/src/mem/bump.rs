@@ -41,11 +41,7 @@ impl Bump {
     /// else uses them from now on.
     #[must_use]
     pub const unsafe fn from_raw(base: NonNull<u8>, len: usize) -> Self {
-        Self {
-            base,
-            len,
-            used: Cell::new(0),
-        }
+        Self { base, len, used: Cell::new(0) }
     }
 
     /// `len` bytes from the heap, never freed, from a cache line's start on: for tests, the model
@@ -72,9 +68,7 @@ impl Bump {
     /// # Errors
     /// [`OutOfMemory`] when the memory is used up; the value is dropped then.
     pub fn alloc_mut<T: 'static>(&self, value: T) -> Result<&'static mut T, OutOfMemory> {
-        let at = self
-            .carve(size_of::<T>(), align_of::<T>())?
-            .cast::<MaybeUninit<T>>();
+        let at = self.carve(size_of::<T>(), align_of::<T>())?.cast::<MaybeUninit<T>>();
         // SAFETY: `carve` gave bytes of the right size and alignment that nobody else has.
         Ok(unsafe { &mut *at.as_ptr() }.write(value))
     }
@@ -88,9 +82,7 @@ impl Bump {
         count: usize,
         mut make: impl FnMut(usize) -> T,
     ) -> Result<&'static mut [T], OutOfMemory> {
-        let size = size_of::<T>()
-            .checked_mul(count)
-            .ok_or(self.error(usize::MAX))?;
+        let size = size_of::<T>().checked_mul(count).ok_or(self.error(usize::MAX))?;
         let at = self.carve(size, align_of::<T>())?.cast::<T>();
         for index in 0..count {
             // SAFETY: inside the `count` values that `carve` gave, and nobody else has them.
@@ -126,11 +118,7 @@ impl Bump {
     }
 
     fn error(&self, wanted: usize) -> OutOfMemory {
-        OutOfMemory {
-            wanted,
-            left: self.len - self.used.get(),
-            capacity: self.len,
-        }
+        OutOfMemory { wanted, left: self.len - self.used.get(), capacity: self.len }
     }
 }
 

@@ -47,11 +47,7 @@ impl DoorbellRegion {
     fn at(&self, qid: u16, index: usize) -> Result<Doorbell, DmaError> {
         // CAP.DSTRD has four bits.
         let offset = index * (4 << (self.dstrd & 15));
-        let beyond = DmaError::Doorbell {
-            qid,
-            offset,
-            len: self.span.len(),
-        };
+        let beyond = DmaError::Doorbell { qid, offset, len: self.span.len() };
         // `word32` checks bounds and alignment.
         self.span.word32(offset).map_err(|_| beyond)?;
         let word = self.span.sub(offset, 4).map_err(|_| beyond)?;
@@ -93,48 +89,23 @@ mod tests {
     #[test]
     fn stride_and_queue_give_the_offset() {
         let span = leak_zeroed(4096);
-        for (dstrd, qid, sq, cq) in [
-            (0, 0, 0, 4),
-            (0, 3, 24, 28),
-            (2, 1, 32, 48),
-            (4, 7, 896, 960),
-        ] {
+        for (dstrd, qid, sq, cq) in [(0, 0, 0, 4), (0, 3, 24, 28), (2, 1, 32, 48), (4, 7, 896, 960)]
+        {
             let region = DoorbellRegion { span, dstrd };
             region.sq_tail(qid).unwrap().ring(0x1111);
             region.cq_head(qid).unwrap().ring(0x2222);
-            assert_eq!(
-                span.word32(sq).unwrap().load(),
-                0x1111,
-                "sq {qid} at stride {dstrd}"
-            );
-            assert_eq!(
-                span.word32(cq).unwrap().load(),
-                0x2222,
-                "cq {qid} at stride {dstrd}"
-            );
+            assert_eq!(span.word32(sq).unwrap().load(), 0x1111, "sq {qid} at stride {dstrd}");
+            assert_eq!(span.word32(cq).unwrap().load(), 0x2222, "cq {qid} at stride {dstrd}");
         }
     }
 
     #[test]
     fn a_doorbell_beyond_the_mapping_is_refused() {
-        let region = DoorbellRegion {
-            span: leak_zeroed(4096),
-            dstrd: 0,
-        };
+        let region = DoorbellRegion { span: leak_zeroed(4096), dstrd: 0 };
         assert!(region.cq_head(511).is_ok());
         let error = region.sq_tail(512).unwrap_err();
-        assert_eq!(
-            error,
-            DmaError::Doorbell {
-                qid: 512,
-                offset: 4096,
-                len: 4096
-            }
-        );
-        let far = DoorbellRegion {
-            span: leak_zeroed(4096),
-            dstrd: 15,
-        };
+        assert_eq!(error, DmaError::Doorbell { qid: 512, offset: 4096, len: 4096 });
+        let far = DoorbellRegion { span: leak_zeroed(4096), dstrd: 15 };
         assert!(far.cq_head(u16::MAX).is_err());
         assert!(DoorbellRegion::bytes_for(2, 0) == 16);
     }

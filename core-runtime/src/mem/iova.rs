@@ -43,11 +43,7 @@ impl IovaRange {
     /// All addresses of `bits` bits.
     #[must_use]
     pub const fn of_width(bits: u32) -> Self {
-        let last = if bits >= 64 {
-            u64::MAX
-        } else {
-            (1 << bits) - 1
-        };
+        let last = if bits >= 64 { u64::MAX } else { (1 << bits) - 1 };
         Self { first: 0, last }
     }
 
@@ -73,10 +69,7 @@ impl IovaRange {
 }
 
 /// Where x86 devices write their message interrupts; never translated, so never usable.
-pub const MSI_WINDOW: IovaRange = IovaRange {
-    first: 0xfee0_0000,
-    last: 0xfeef_ffff,
-};
+pub const MSI_WINDOW: IovaRange = IovaRange { first: 0xfee0_0000, last: 0xfeef_ffff };
 
 /// Pieces that a fixed table can hold: a handful of usable ranges, cut by a few mappings each.
 const MAX_PIECES: usize = 64;
@@ -156,9 +149,7 @@ impl IovaAllocator {
                 return Err(IovaError::Backwards { first, last });
             }
             if let Some(other) = ranges.iter().find(|r| r.overlaps(&range)) {
-                return Err(IovaError::Overlap {
-                    at: other.first.max(first),
-                });
+                return Err(IovaError::Overlap { at: other.first.max(first) });
             }
             let at = ranges.partition_point(|r| r.first < first);
             let full = IovaError::TooManyPieces { max: MAX_RANGES };
@@ -183,29 +174,15 @@ impl IovaAllocator {
     /// and what lay beyond it may be lost.
     pub fn reserve(&mut self, hole: IovaRange) -> Result<(), IovaError> {
         if let Some(used) = self.used.iter().find(|u| u.overlaps(&hole)) {
-            return Err(IovaError::Overlap {
-                at: used.first.max(hole.first),
-            });
+            return Err(IovaError::Overlap { at: used.first.max(hole.first) });
         }
         while let Some(at) = self.free.iter().position(|f| f.overlaps(&hole)) {
             let piece = self.free.remove(at);
             if piece.first < hole.first {
-                insert(
-                    &mut self.free,
-                    IovaRange {
-                        last: hole.first - 1,
-                        ..piece
-                    },
-                )?;
+                insert(&mut self.free, IovaRange { last: hole.first - 1, ..piece })?;
             }
             if piece.last > hole.last {
-                insert(
-                    &mut self.free,
-                    IovaRange {
-                        first: hole.last + 1,
-                        ..piece
-                    },
-                )?;
+                insert(&mut self.free, IovaRange { first: hole.last + 1, ..piece })?;
             }
         }
         Ok(())
@@ -224,11 +201,7 @@ impl IovaAllocator {
             let want = IovaRange::of_len(first, len)?;
             piece.contains(&want).then_some(want)
         };
-        let found = self
-            .free
-            .iter()
-            .enumerate()
-            .find_map(|(i, p)| Some((i, fit(p)?)));
+        let found = self.free.iter().enumerate().find_map(|(i, p)| Some((i, fit(p)?)));
         let (index, want) = found.ok_or(IovaError::Exhausted { len, align })?;
         // Room for the worst case first, so that a failure changes nothing.
         if self.free.len() + 1 > MAX_PIECES || self.used.is_full() {
@@ -236,22 +209,10 @@ impl IovaAllocator {
         }
         let piece = self.free.remove(index);
         if piece.first < want.first {
-            insert(
-                &mut self.free,
-                IovaRange {
-                    last: want.first - 1,
-                    ..piece
-                },
-            )?;
+            insert(&mut self.free, IovaRange { last: want.first - 1, ..piece })?;
         }
         if want.last < piece.last {
-            insert(
-                &mut self.free,
-                IovaRange {
-                    first: want.last + 1,
-                    ..piece
-                },
-            )?;
+            insert(&mut self.free, IovaRange { first: want.last + 1, ..piece })?;
         }
         insert(&mut self.used, want)?;
         Ok(Iova(want.first))
@@ -270,17 +231,9 @@ impl IovaAllocator {
         };
         let range = IovaRange::of_len(iova.0, len).ok_or(unknown)?;
         let at = self.used.iter().position(|u| *u == range).ok_or(unknown)?;
-        let home = self
-            .ranges
-            .iter()
-            .find(|r| r.contains(&range))
-            .copied()
-            .ok_or(unknown)?;
+        let home = self.ranges.iter().find(|r| r.contains(&range)).copied().ok_or(unknown)?;
         // Neighbours of the same usable range; a piece never crosses its borders.
-        let before = range
-            .first
-            .checked_sub(1)
-            .filter(|_| range.first > home.first);
+        let before = range.first.checked_sub(1).filter(|_| range.first > home.first);
         let after = range.last.checked_add(1).filter(|_| range.last < home.last);
         let ends_before = |piece: &IovaRange| Some(piece.last) == before;
         let starts_after = |piece: &IovaRange| Some(piece.first) == after;
@@ -327,10 +280,7 @@ mod tests {
 
     /// What VFIO reports on a 39-bit IOMMU.
     fn narrow() -> IovaAllocator {
-        let usable = [
-            range(MSI_WINDOW.last + 1, (1 << 39) - 1),
-            range(0, MSI_WINDOW.first - 1),
-        ];
+        let usable = [range(MSI_WINDOW.last + 1, (1 << 39) - 1), range(0, MSI_WINDOW.first - 1)];
         IovaAllocator::new(&usable).unwrap()
     }
 
@@ -351,10 +301,7 @@ mod tests {
         let all = (1 << 39) - 4 * PAGE_1G;
         let top = iovas.alloc(all, PAGE_1G).unwrap();
         assert_eq!(top.0 + all, 1 << 39);
-        let exhausted = IovaError::Exhausted {
-            len: PAGE_1G,
-            align: PAGE_1G,
-        };
+        let exhausted = IovaError::Exhausted { len: PAGE_1G, align: PAGE_1G };
         for _ in 0..2 {
             iovas.alloc(PAGE_1G, PAGE_1G).unwrap();
         }
@@ -371,25 +318,10 @@ mod tests {
         assert_eq!(iovas.free_ranges(), [range(1, u64::MAX)]);
         let mut top = IovaAllocator::new(&[range(u64::MAX - 4095, u64::MAX)]).unwrap();
         assert_eq!(top.alloc(4096, 4096), Ok(Iova(u64::MAX - 4095)));
-        assert_eq!(
-            top.alloc(1, 1),
-            Err(IovaError::Exhausted { len: 1, align: 1 })
-        );
+        assert_eq!(top.alloc(1, 1), Err(IovaError::Exhausted { len: 1, align: 1 }));
         top.free(Iova(u64::MAX - 4095), 4096).unwrap();
-        assert_eq!(
-            top.alloc(4097, 1),
-            Err(IovaError::Exhausted {
-                len: 4097,
-                align: 1
-            })
-        );
-        assert_eq!(
-            top.alloc(1, 1 << 63),
-            Err(IovaError::Exhausted {
-                len: 1,
-                align: 1 << 63
-            })
-        );
+        assert_eq!(top.alloc(4097, 1), Err(IovaError::Exhausted { len: 4097, align: 1 }));
+        assert_eq!(top.alloc(1, 1 << 63), Err(IovaError::Exhausted { len: 1, align: 1 << 63 }));
     }
 
     #[test]
@@ -401,10 +333,7 @@ mod tests {
         for at in [1, 3, 5, 0, 6, 2, 4] {
             iovas.free(got[at], 0x1000).unwrap();
         }
-        assert_eq!(
-            iovas.free_ranges(),
-            [range(0x1000, 0x3fff), range(0x4000, 0x7fff)]
-        );
+        assert_eq!(iovas.free_ranges(), [range(0x1000, 0x3fff), range(0x4000, 0x7fff)]);
     }
 
     #[test]
@@ -412,17 +341,9 @@ mod tests {
         let mut iovas = narrow();
         let got = iovas.alloc(PAGE_2M, PAGE_2M).unwrap();
         let before = iovas.free_ranges().to_vec();
-        for (iova, len) in [
-            (0, PAGE_2M),
-            (got.0, PAGE_2M / 2),
-            (got.0, 0),
-            (u64::MAX, 2),
-        ] {
+        for (iova, len) in [(0, PAGE_2M), (got.0, PAGE_2M / 2), (got.0, 0), (u64::MAX, 2)] {
             let error = iovas.free(Iova(iova), len).unwrap_err();
-            assert!(
-                matches!(error, IovaError::NotAllocated { .. }),
-                "{iova:#x} {len:#x}"
-            );
+            assert!(matches!(error, IovaError::NotAllocated { .. }), "{iova:#x} {len:#x}");
         }
         assert_eq!(iovas.free_ranges(), before);
         iovas.free(got, PAGE_2M).unwrap();
@@ -435,16 +356,10 @@ mod tests {
         iovas.reserve(MSI_WINDOW).unwrap();
         assert_eq!(
             iovas.free_ranges(),
-            [
-                range(1, MSI_WINDOW.first - 1),
-                range(MSI_WINDOW.last + 1, u64::from(u32::MAX))
-            ]
+            [range(1, MSI_WINDOW.first - 1), range(MSI_WINDOW.last + 1, u64::from(u32::MAX))]
         );
         let got = iovas.alloc(0x10_0000, 0x10_0000).unwrap();
-        assert!(matches!(
-            iovas.reserve(range(got.0, got.0)),
-            Err(IovaError::Overlap { .. })
-        ));
+        assert!(matches!(iovas.reserve(range(got.0, got.0)), Err(IovaError::Overlap { .. })));
         iovas.reserve(range(0, u64::MAX)).unwrap_err();
         iovas.free(got, 0x10_0000).unwrap();
         iovas.reserve(range(0, u64::MAX)).unwrap();
@@ -458,24 +373,13 @@ mod tests {
         let overlap = IovaAllocator::new(&[range(0, 9), range(9, 12)]).unwrap_err();
         assert_eq!(overlap, IovaError::Overlap { at: 9 });
         let many: Vec<_> = (0..100).map(|i| range(i * 10, i * 10)).collect();
-        assert!(matches!(
-            IovaAllocator::new(&many),
-            Err(IovaError::TooManyPieces { .. })
-        ));
+        assert!(matches!(IovaAllocator::new(&many), Err(IovaError::TooManyPieces { .. })));
         let mut iovas = narrow();
         for (len, align) in [(0, 1), (1, 0), (1, 3)] {
-            assert_eq!(
-                iovas.alloc(len, align),
-                Err(IovaError::Request { len, align })
-            );
+            assert_eq!(iovas.alloc(len, align), Err(IovaError::Request { len, align }));
         }
         assert!(IovaAllocator::new(&[]).unwrap().alloc(1, 1).is_err());
-        assert!(
-            IovaAllocator::new(&[range(0, 0)])
-                .unwrap()
-                .alloc(1, 1)
-                .is_err()
-        );
+        assert!(IovaAllocator::new(&[range(0, 0)]).unwrap().alloc(1, 1).is_err());
     }
 
     #[test]

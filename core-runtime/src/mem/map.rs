@@ -22,11 +22,7 @@ pub struct NotMapped {
 
 impl fmt::Display for NotMapped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} bytes at IOVA {} are not mapped for the device",
-            self.len, self.iova
-        )
+        write!(f, "{} bytes at IOVA {} are not mapped for the device", self.len, self.iova)
     }
 }
 
@@ -42,9 +38,7 @@ impl DmaMap {
     /// A map with nothing in it.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            regions: heapless::Vec::new(),
-        }
+        Self { regions: heapless::Vec::new() }
     }
 
     /// Maps a region.
@@ -120,30 +114,12 @@ mod tests {
         map.map(b).unwrap();
         a.span.write(8190, &[1, 2]).unwrap();
         let mut got = [0; 2];
-        map.translate(Iova(0x10_1ffe), 2)
-            .unwrap()
-            .read(0, &mut got)
-            .unwrap();
+        map.translate(Iova(0x10_1ffe), 2).unwrap().read(0, &mut got).unwrap();
         assert_eq!(got, [1, 2]);
-        assert_eq!(
-            map.translate(Iova(0x10_2000), 4096).unwrap().as_ptr(),
-            b.span.as_ptr()
-        );
-        for (iova, len) in [
-            (0x10_1ffe, 3),
-            (0xf_ffff, 1),
-            (0x10_3000, 1),
-            (u64::MAX, 2),
-            (0, 1),
-        ] {
+        assert_eq!(map.translate(Iova(0x10_2000), 4096).unwrap().as_ptr(), b.span.as_ptr());
+        for (iova, len) in [(0x10_1ffe, 3), (0xf_ffff, 1), (0x10_3000, 1), (u64::MAX, 2), (0, 1)] {
             let error = map.translate(Iova(iova), len).unwrap_err();
-            assert_eq!(
-                error,
-                NotMapped {
-                    iova: Iova(iova),
-                    len
-                }
-            );
+            assert_eq!(error, NotMapped { iova: Iova(iova), len });
         }
         assert!(map.translate(Iova(0x10_0000), usize::MAX).is_err());
         assert!(map.unmap(Iova(0x10_0000)).is_some());
@@ -157,10 +133,7 @@ mod tests {
         map.map(DmaRegion::leak(4096, Iova(0x2000))).unwrap();
         assert!(map.map(DmaRegion::leak(8192, Iova(0x1000))).is_err());
         assert!(map.map(DmaRegion::leak(0, Iova(0x9000))).is_err());
-        assert!(
-            map.map(DmaRegion::leak(4096, Iova(u64::MAX - 4094)))
-                .is_err()
-        );
+        assert!(map.map(DmaRegion::leak(4096, Iova(u64::MAX - 4094))).is_err());
         let top = DmaRegion::leak(4096, Iova(u64::MAX - 4095));
         map.map(top).unwrap();
         assert!(map.translate(Iova(u64::MAX), 1).is_ok());

@@ -40,33 +40,17 @@ impl<const WORDS: usize> Table<WORDS> {
     fn new(memory: SharedDma, entries: u32) -> Result<Self, DmaError> {
         let entry_bytes = WORDS * size_of::<u64>();
         let len = memory.len();
-        if entries == 0
-            || (entries as usize)
-                .checked_mul(entry_bytes)
-                .is_none_or(|n| n > len)
-        {
-            return Err(DmaError::Entries {
-                entries,
-                entry_bytes,
-                len,
-            });
+        if entries == 0 || (entries as usize).checked_mul(entry_bytes).is_none_or(|n| n > len) {
+            return Err(DmaError::Entries { entries, entry_bytes, len });
         }
         // Blocks of an arena are aligned to 512 bytes, so words and entries are too.
-        Ok(Self {
-            base: memory.base().cast(),
-            entries,
-            memory,
-        })
+        Ok(Self { base: memory.base().cast(), entries, memory })
     }
 
     /// Word `word` of entry `index`; `word` is a constant below `WORDS` at every call.
     #[inline(always)]
     fn word(&self, index: u32, word: usize) -> &AtomicU64 {
-        assert!(
-            index < self.entries && word < WORDS,
-            "entry {index} of {}",
-            self.entries
-        );
+        assert!(index < self.entries && word < WORDS, "entry {index} of {}", self.entries);
         // SAFETY: invariants 1 and 4: inside the block that `memory` keeps, and aligned; atomics
         // may alias each other.
         unsafe { self.base.add(index as usize * WORDS + word).as_ref() }
@@ -102,11 +86,7 @@ impl SqMem {
     /// Asks the processor for the entry's line, to be written soon.
     #[inline(always)]
     pub fn prefetch(&self, index: u16) {
-        let at = self
-            .0
-            .base
-            .as_ptr()
-            .wrapping_add(usize::from(index) * (SQE_BYTES / 8));
+        let at = self.0.base.as_ptr().wrapping_add(usize::from(index) * (SQE_BYTES / 8));
         prefetch_write(at.cast_const());
     }
 
@@ -182,11 +162,7 @@ impl CqMem {
     /// Asks the processor for the entry's line.
     #[inline(always)]
     pub fn prefetch(&self, index: u16) {
-        let at = self
-            .0
-            .base
-            .as_ptr()
-            .wrapping_add(usize::from(index) * (CQE_BYTES / 8));
+        let at = self.0.base.as_ptr().wrapping_add(usize::from(index) * (CQE_BYTES / 8));
         prefetch_read(at.cast_const());
     }
 
@@ -269,22 +245,14 @@ impl PrpList {
     #[inline(always)]
     #[must_use]
     pub fn iova_of(&self, index: usize) -> Iova {
-        assert!(
-            index < self.entries(),
-            "PRP entry {index} of {}",
-            self.entries()
-        );
+        assert!(index < self.entries(), "PRP entry {index} of {}", self.entries());
         Iova(self.iova().0 + (index * PRP_BYTES) as u64)
     }
 }
 
 fn checked(entries: u32, entry_bytes: usize, len: usize) -> Result<(), DmaError> {
     if entries > MAX_ENTRIES {
-        return Err(DmaError::Entries {
-            entries,
-            entry_bytes,
-            len,
-        });
+        return Err(DmaError::Entries { entries, entry_bytes, len });
     }
     Ok(())
 }
@@ -367,10 +335,7 @@ mod tests {
         assert_eq!(device.read(63), Ok(sqe));
         assert_eq!(sq.read(63), sqe);
         assert_eq!(device.read(62), Ok([0; 8]));
-        assert!(
-            device.read(64).is_err(),
-            "a host's bad index is an error for the device"
-        );
+        assert!(device.read(64).is_err(), "a host's bad index is an error for the device");
         let mut golden = [0; 8];
         arena.region().span.read(63 * 64, &mut golden).unwrap();
         assert_eq!(golden, [0x11; 8], "the first word lies first");
@@ -395,11 +360,7 @@ mod tests {
         let (arena, _) = arena();
         let memory = || arena.alloc_shared(1000, 512).unwrap();
         assert!(SqMem::new(memory(), 15).is_ok());
-        let short = DmaError::Entries {
-            entries: 16,
-            entry_bytes: 64,
-            len: 1000,
-        };
+        let short = DmaError::Entries { entries: 16, entry_bytes: 64, len: 1000 };
         assert_eq!(SqMem::new(memory(), 16).unwrap_err(), short);
         assert!(CqMem::new(memory(), 62).is_ok());
         assert!(CqMem::new(memory(), 63).is_err());
@@ -421,9 +382,7 @@ mod tests {
     #[should_panic(expected = "entry 4294967295 of 512")]
     fn a_huge_prp_index_does_not_wrap() {
         let (arena, _) = arena();
-        PrpList::new(arena.alloc_shared(4096, 4096).unwrap())
-            .unwrap()
-            .set(1 << 32, Iova(1));
+        PrpList::new(arena.alloc_shared(4096, 4096).unwrap()).unwrap().set(1 << 32, Iova(1));
     }
 
     #[test]
@@ -449,10 +408,7 @@ mod tests {
         assert_eq!(arena.stats().live, 1);
         cq.into_memory().quarantine();
         let stats = arena.stats();
-        assert_eq!(
-            (stats.live, stats.quarantined, stats.quarantined_bytes),
-            (0, 1, 4096)
-        );
+        assert_eq!((stats.live, stats.quarantined, stats.quarantined_bytes), (0, 1, 4096));
         assert_eq!(stats.free_bytes, (64 << 10) - 4096);
     }
 
@@ -466,10 +422,7 @@ mod tests {
         let sq = SqMem::new(arena.alloc_shared(256, 512).unwrap(), ENTRIES.into()).unwrap();
         let cq = CqMem::new(arena.alloc_shared(64, 512).unwrap(), ENTRIES.into()).unwrap();
         let mut buf = arena.alloc(512).unwrap();
-        let doorbells = DoorbellRegion {
-            span: hybrid_shm::leak_zeroed(4096),
-            dstrd: 0,
-        };
+        let doorbells = DoorbellRegion { span: hybrid_shm::leak_zeroed(4096), dstrd: 0 };
         let tail = doorbells.sq_tail(1).unwrap();
         let device_sq = DeviceSq::new(map.translate(sq.iova(), 256).unwrap());
         let device_cq = DeviceCq::new(map.translate(cq.iova(), 64).unwrap());
@@ -484,9 +437,7 @@ mod tests {
                 let data = map.translate(Iova(sqe[3]), 512).unwrap();
                 data.fill(0, 512, sqe[0].to_le_bytes()[0]).unwrap();
                 let last = sqe.iter().fold(0, |all, &word| all ^ word);
-                device_cq
-                    .post(round % u32::from(ENTRIES), last, round.into())
-                    .unwrap();
+                device_cq.post(round % u32::from(ENTRIES), last, round.into()).unwrap();
             }
         });
         for round in 1..=rounds {

@@ -36,11 +36,7 @@ impl DmaRegion {
     pub fn leak(len: usize, iova: Iova) -> Self {
         const HUGE: usize = 2 << 20;
         let align = if len >= HUGE { HUGE } else { SMALL_PAGE };
-        Self {
-            span: hybrid_shm::leak_aligned(len, align),
-            iova,
-            page_bytes: SMALL_PAGE,
-        }
+        Self { span: hybrid_shm::leak_aligned(len, align), iova, page_bytes: SMALL_PAGE }
     }
 
     /// Length in bytes.
