@@ -49,7 +49,7 @@ pub use state::{PartitionState, StopReason};
 use crate::clock::{Clock, Instant, Ticks};
 use crate::mem::{Bump, DmaArena};
 use crate::metrics::{MetricsError, MetricsWriter, RuntimeMetrics};
-use crate::ring::{RecordConsumer, RecordProducer};
+use crate::ring::{PopError, RecordConsumer, RecordProducer};
 use crate::task::{Scheduler, Spawner, WaitQueue};
 
 /// What the entry does with a command that the runtime does not know: kind and tag, payload.
@@ -214,6 +214,26 @@ impl Partition {
         self.run.handler.set(Some(handler));
     }
 
+    /// Takes the next command itself, its payload at the start of `buffer`: for entries to which the
+    /// host sends bulk data, paced by the ring's room. Such an entry sets
+    /// [`PartitionConfig::commands_per_pass`] to 0, so that the loop leaves the ring alone. What the
+    /// runtime knows (stop, ping) is obeyed here too. `None` when the ring is empty or closed.
+    pub fn take_command(&'static self, buffer: &mut [u8]) -> Option<RecordHeader> {
+        loop {
+            let header = match self.commands.read(buffer) {
+                Ok(header) => header,
+                // Skipped, and counted by the ring.
+                Err(PopError::TooLong { .. }) => continue,
+                Err(PopError::Empty | PopError::Closed(_)) => return None,
+            };
+            if !matches!(header.kind, KIND_STOP | KIND_PING) {
+                return Some(header);
+            }
+            let payload = buffer.get(..header.len.into()).unwrap_or_default();
+            self.obey(header, payload, self.clock.now());
+        }
+    }
+
     /// Why the host wants the partition to stop, once it does. Cheap: tasks may ask in any loop.
     #[inline]
     #[must_use]
@@ -266,9 +286,7 @@ impl Partition {
         if let Some(reason) = self.stop.get() {
             self.note_stop(reason, now);
         }
-        if self.commands.words().ready() != 0 {
-            self.take_commands(now);
-        }
+        self.take_commands(now);
         now >= self.run.next_publish.get()
     }
 
@@ -303,7 +321,7 @@ impl Partition {
     }
 
     /// At most [`PartitionConfig::commands_per_pass`] of them.
-    #[cold]
+    #[inline]
     fn take_commands(&'static self, now: Instant) {
         let Ok(mut buffer) = self.command_buffer.try_borrow_mut() else {
             return;
