@@ -52,6 +52,10 @@ use crate::metrics::{MetricsError, MetricsWriter, RuntimeMetrics};
 use crate::ring::{PopError, RecordConsumer, RecordProducer};
 use crate::task::{Scheduler, Spawner, WaitQueue};
 
+/// Commands that one call of [`Partition::take_command`] skips or obeys at most: work is bounded,
+/// however much a host sends.
+const COMMANDS_LOOKED_AT: u32 = 16;
+
 /// What the entry does with a command that the runtime does not know: kind and tag, payload.
 pub type CommandHandler = fn(&'static Partition, RecordHeader, &[u8]);
 
@@ -219,7 +223,7 @@ impl Partition {
     /// [`PartitionConfig::commands_per_pass`] to 0, so that the loop leaves the ring alone. What the
     /// runtime knows (stop, ping) is obeyed here too. `None` when the ring is empty or closed.
     pub fn take_command(&'static self, buffer: &mut [u8]) -> Option<RecordHeader> {
-        loop {
+        for _ in 0..COMMANDS_LOOKED_AT {
             let header = match self.commands.read(buffer) {
                 Ok(header) => header,
                 // Skipped, and counted by the ring.
@@ -232,6 +236,7 @@ impl Partition {
             let payload = buffer.get(..header.len.into()).unwrap_or_default();
             self.obey(header, payload, self.clock.now());
         }
+        None
     }
 
     /// Why the host wants the partition to stop, once it does. Cheap: tasks may ask in any loop.
