@@ -53,11 +53,7 @@ pub fn allowed() -> CpuSet {
 /// # Errors
 /// [`PinError`] names the CPU, what is allowed, and what to do.
 pub fn pin_to(cpu: u32) -> Result<(), PinError> {
-    let refused = |errno| PinError::Refused {
-        cpu,
-        allowed: allowed(),
-        errno,
-    };
+    let refused = |errno| PinError::Refused { cpu, allowed: allowed(), errno };
     let mut kernel = KernelSet::new();
     if cpu as usize >= KernelSet::MAX_CPU {
         return Err(refused(Errno::INVAL));
@@ -65,11 +61,7 @@ pub fn pin_to(cpu: u32) -> Result<(), PinError> {
     kernel.set(cpu as usize);
     sched_setaffinity(None, &kernel).map_err(refused)?;
     let seen = u32::try_from(rustix::thread::sched_getcpu()).unwrap_or(u32::MAX);
-    if seen == cpu {
-        Ok(())
-    } else {
-        Err(PinError::Elsewhere { cpu, seen })
-    }
+    if seen == cpu { Ok(()) } else { Err(PinError::Elsewhere { cpu, seen }) }
 }
 
 /// Lets the calling thread, and threads that it starts from now on, run on `cpus` only.
@@ -78,10 +70,7 @@ pub fn pin_to(cpu: u32) -> Result<(), PinError> {
 /// [`PinError::Refused`], naming the first CPU of the set.
 pub fn confine_to(cpus: CpuSet) -> Result<(), PinError> {
     let mut kernel = KernelSet::new();
-    for cpu in cpus
-        .iter()
-        .filter(|cpu| (*cpu as usize) < KernelSet::MAX_CPU)
-    {
+    for cpu in cpus.iter().filter(|cpu| (*cpu as usize) < KernelSet::MAX_CPU) {
         kernel.set(cpu as usize);
     }
     sched_setaffinity(None, &kernel).map_err(|errno| PinError::Refused {
@@ -111,14 +100,8 @@ mod tests {
     fn a_core_that_does_not_exist_is_named_with_what_is_allowed() {
         for cpu in [1000, 5000] {
             let line = pin_to(cpu).expect_err("no such CPU").to_string();
-            assert!(
-                line.contains(&format!("cpu {cpu} cannot be used")),
-                "{line}"
-            );
-            assert!(
-                line.contains(&format!("may run on cpus {}", allowed())),
-                "{line}"
-            );
+            assert!(line.contains(&format!("cpu {cpu} cannot be used")), "{line}");
+            assert!(line.contains(&format!("may run on cpus {}", allowed())), "{line}");
         }
     }
 }

@@ -74,11 +74,7 @@ fn reading() -> ClockSample {
     let tsc_after = rdtsc();
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     let nanos = u64::try_from(now.tv_nsec).unwrap_or(0);
-    ClockSample {
-        tsc_before,
-        raw_ns: seconds * 1_000_000_000 + nanos,
-        tsc_after,
-    }
+    ClockSample { tsc_before, raw_ns: seconds * 1_000_000_000 + nanos, tsc_after }
 }
 
 #[cfg(test)]

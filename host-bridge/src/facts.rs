@@ -82,11 +82,7 @@ impl MachineFacts {
 impl fmt::Display for MachineFacts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let set = |set: &CpuSet| {
-            if set.is_empty() {
-                "none".to_owned()
-            } else {
-                set.to_string()
-            }
+            if set.is_empty() { "none".to_owned() } else { set.to_string() }
         };
         write!(f, "{}, cpus {}", self.cpu_model, self.online)?;
         if self.allowed != self.online {
@@ -94,11 +90,7 @@ impl fmt::Display for MachineFacts {
         }
         write!(f, ", isolated {}", set(&self.isolated))?;
         write!(f, ", nohz_full {}", set(&self.nohz_full))?;
-        write!(
-            f,
-            ", governor {}",
-            self.governor.as_deref().unwrap_or("unknown")
-        )?;
+        write!(f, ", governor {}", self.governor.as_deref().unwrap_or("unknown"))?;
         write!(f, ", kernel {}", self.kernel)?;
         if self.hypervisor {
             f.write_str(", virtual machine")?;
@@ -125,10 +117,7 @@ fn chosen(line: &str) -> Option<String> {
 }
 
 fn pool(root: &Path, page_bytes: usize) -> Option<(u64, u64)> {
-    let dir = root.join(format!(
-        "sys/kernel/mm/hugepages/hugepages-{}kB",
-        page_bytes >> 10
-    ));
+    let dir = root.join(format!("sys/kernel/mm/hugepages/hugepages-{}kB", page_bytes >> 10));
     let all = read_line(&dir.join("nr_hugepages"))?.parse().ok()?;
     Some((all, free_huge_pages(root, page_bytes, None)?))
 }
@@ -185,23 +174,11 @@ mod tests {
     fn facts_are_read_from_the_kernels_files() {
         let root = TempDir::new("facts");
         let flags = "flags\t\t: fpu tsc hypervisor\n";
-        root.write(
-            "proc/cpuinfo",
-            &format!("model name\t: A Processor\n{flags}"),
-        );
+        root.write("proc/cpuinfo", &format!("model name\t: A Processor\n{flags}"));
         root.write("proc/sys/kernel/osrelease", "6.1.0-test\n");
-        root.write(
-            "sys/kernel/mm/transparent_hugepage/enabled",
-            "always [madvise] never\n",
-        );
-        root.write(
-            "sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages",
-            "512\n",
-        );
-        root.write(
-            "sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages",
-            "500\n",
-        );
+        root.write("sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n");
+        root.write("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "512\n");
+        root.write("sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "500\n");
         root.write("sys/devices/system/cpu/online", "0-1\n");
         let topology = Topology::read_from(root.path(), "1".parse().expect("a set"));
         let facts = MachineFacts::read_from(root.path(), &topology);

@@ -1,11 +1,37 @@
 //! Everything that makes a system call: memory, devices, partition launch.
+//!
+//! The host is an ordinary std process beside the partitions. It prepares memory and device, pins
+//! and starts partitions ([`Runtime`]), watches them through shared memory ([`PartitionHandle`]) and
+//! reports how they ended. It calls no driver code and runs nothing on a partition's core.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`runtime`] | cores, launch, handle, report: the documented way in |
+//! | [`backend`] | devices: the model now; each backend returns the same ingredients |
+//! | [`memory`] | page sizes, the fall-back with its one warning, locking |
+//! | [`calibration`] | the clock's frequency |
+//! | [`topology`], [`facts`], [`affinity`] | the machine |
+//! | [`sys`] | memory files, mappings, signals, guards: all unsafe code |
+//!
+//! Deliberately absent: async code (std threads only), locks on any path that a partition sees,
+//! changes to the system's settings (it prints the command instead).
+
 pub mod affinity;
+pub mod backend;
 pub mod calibration;
+pub mod error;
 pub mod facts;
 pub mod memory;
+pub mod runtime;
 pub mod sys;
 pub mod topology;
 pub mod warnings;
 
 #[cfg(test)]
 mod testing;
+
+pub use error::RuntimeError;
+pub use runtime::{
+    CoreChoice, Entry, EntryFn, Event, EventQueue, PartitionHandle, PartitionReport, PartitionSpec,
+    Runtime,
+};

@@ -66,12 +66,7 @@ impl MemorySource {
     /// only used to say how much is missing.
     #[must_use]
     pub fn new(preferred: PageSize, whole_run_bytes: usize, warnings: Warnings) -> Self {
-        Self {
-            preferred,
-            whole_run_bytes,
-            warnings,
-            root: PathBuf::from("/"),
-        }
+        Self { preferred, whole_run_bytes, warnings, root: PathBuf::from("/") }
     }
 
     /// Reserved, touched and locked memory that several parties write: size sealed.
@@ -179,13 +174,8 @@ fn small_pages_line(root: &Path, wanted: PageSize, got: PageSize, whole: usize) 
     let pages = whole.div_ceil(wanted.bytes()) as u64;
     let free = free_huge_pages(root, wanted.bytes(), None).unwrap_or(0);
     let pool = format!("hugepages-{}kB", wanted.bytes() >> 10);
-    let there = root
-        .join("sys/kernel/mm/hugepages")
-        .join(&pool)
-        .join("nr_hugepages");
-    let there: u64 = read_line(&there)
-        .and_then(|line| line.parse().ok())
-        .unwrap_or(0);
+    let there = root.join("sys/kernel/mm/hugepages").join(&pool).join("nr_hugepages");
+    let there: u64 = read_line(&there).and_then(|line| line.parse().ok()).unwrap_or(0);
     let target = there + pages.saturating_sub(free).max(1);
     let fix = match wanted {
         PageSize::Huge1G => {
@@ -234,11 +224,7 @@ mod tests {
     impl Lines {
         fn of_pages(&self) -> Vec<String> {
             let lines = self.0.lock().expect("lock");
-            lines
-                .iter()
-                .filter(|line| line.contains("huge pages"))
-                .cloned()
-                .collect()
+            lines.iter().filter(|line| line.contains("huge pages")).cloned().collect()
         }
     }
 
@@ -257,31 +243,20 @@ mod tests {
         let root = machine(10, 3);
         let (source, lines) = source(PageSize::Huge2M, 32 << 20, root.path());
         let make = |_, page: PageSize| {
-            if page.is_huge() {
-                Err(refusal(page))
-            } else {
-                Ok(page)
-            }
+            if page.is_huge() { Err(refusal(page)) } else { Ok(page) }
         };
         for _ in 0..3 {
             assert_eq!(source.fall_back(5 << 20, make), Ok(PageSize::Small4K));
         }
         assert_eq!(
             lines.of_pages(),
-            [
-                "2 MiB huge pages: 16 needed, 3 free; using 4 KiB pages instead, which is slower; \
-              as root: sysctl vm.nr_hugepages=23"
-            ]
+            ["2 MiB huge pages: 16 needed, 3 free; using 4 KiB pages instead, which is slower; \
+              as root: sysctl vm.nr_hugepages=23"]
         );
     }
 
     fn refusal(page: PageSize) -> MemoryRefused {
-        MemoryRefused {
-            step: "reservation",
-            len: 0,
-            page,
-            errno: rustix::io::Errno::NOMEM,
-        }
+        MemoryRefused { step: "reservation", len: 0, page, errno: rustix::io::Errno::NOMEM }
     }
 
     #[test]
@@ -292,10 +267,7 @@ mod tests {
             PageSize::Huge1G => Err(refusal(page)),
             _ => Ok((len, page)),
         };
-        assert_eq!(
-            source.fall_back(3 << 20, make),
-            Ok((4 << 20, PageSize::Huge2M))
-        );
+        assert_eq!(source.fall_back(3 << 20, make), Ok((4 << 20, PageSize::Huge2M)));
         let line = lines.of_pages().pop().expect("one line");
         assert!(line.contains("using 2 MiB pages instead"), "{line}");
         assert!(line.contains("hugepages-1048576kB/nr_hugepages"), "{line}");
@@ -305,18 +277,10 @@ mod tests {
     fn the_real_machine_gives_memory_with_or_without_a_pool() {
         let (source, lines) = source(PageSize::Huge2M, 6 << 20, Path::new("/"));
         let dma = source.shared("dma", 3 << 20).expect("shared memory");
-        let region = source
-            .one_writer("region", 4096)
-            .expect("one-writer memory");
+        let region = source.one_writer("region", 4096).expect("one-writer memory");
         let private = source.private(1 << 20).expect("private memory");
         assert!(dma.mapped.len() >= 3 << 20);
-        region
-            .writer
-            .mapped
-            .span()
-            .word32(0)
-            .expect("aligned")
-            .store(7);
+        region.writer.mapped.span().word32(0).expect("aligned").store(7);
         assert_eq!(region.reader.read_span().load32(0), Ok(7));
         assert!(lines.of_pages().len() <= 1, "{:?}", lines.of_pages());
         for mapped in [dma.mapped, region.writer.mapped, region.reader, private] {
@@ -332,10 +296,7 @@ mod tests {
         let (source, _lines) = source(PageSize::Small4K, 2 << 20, root.path());
         assert_eq!(
             source.private(2 << 20).expect_err("too little"),
-            MemoryError::TooLittle {
-                needed: 2 << 20,
-                available: 1 << 20
-            }
+            MemoryError::TooLittle { needed: 2 << 20, available: 1 << 20 }
         );
     }
 
@@ -343,13 +304,7 @@ mod tests {
     fn the_memlock_line_gives_bytes_needed_the_limit_and_the_line_to_add() {
         let errno = rustix::io::Errno::NOMEM;
         let line = unlocked_line(64 << 20, Some(8 << 20), "trader", errno);
-        assert!(
-            line.contains("67108864 bytes needed, RLIMIT_MEMLOCK is 8388608 bytes"),
-            "{line}"
-        );
-        assert!(
-            line.contains("\"trader - memlock 65536\" into /etc/security/limits"),
-            "{line}"
-        );
+        assert!(line.contains("67108864 bytes needed, RLIMIT_MEMLOCK is 8388608 bytes"), "{line}");
+        assert!(line.contains("\"trader - memlock 65536\" into /etc/security/limits"), "{line}");
     }
 }

@@ -75,14 +75,8 @@ impl Topology {
         if self.allowed.len() < 2 {
             return None;
         }
-        let quiet = self
-            .allowed
-            .intersection(self.isolated)
-            .intersection(self.online);
-        quiet
-            .iter()
-            .last()
-            .or_else(|| self.allowed.intersection(self.online).iter().last())
+        let quiet = self.allowed.intersection(self.isolated).intersection(self.online);
+        quiet.iter().last().or_else(|| self.allowed.intersection(self.online).iter().last())
     }
 }
 
@@ -115,9 +109,7 @@ pub(crate) fn read_line(path: &Path) -> Option<String> {
 
 /// A CPU list as the kernel prints it; empty, missing, `(null)` and odd files are the empty set.
 fn read_set(path: &Path) -> CpuSet {
-    read_line(path)
-        .and_then(|line| line.parse().ok())
-        .unwrap_or(CpuSet::EMPTY)
+    read_line(path).and_then(|line| line.parse().ok()).unwrap_or(CpuSet::EMPTY)
 }
 
 /// Free pages of one huge size, on the machine or on one node.
@@ -126,9 +118,7 @@ pub fn free_huge_pages(root: &Path, page_bytes: usize, node: Option<u32>) -> Opt
     let pool = format!("hugepages-{}kB/free_hugepages", page_bytes >> 10);
     let path: PathBuf = match node {
         None => root.join("sys/kernel/mm/hugepages").join(pool),
-        Some(node) => root
-            .join(format!("sys/devices/system/node/node{node}/hugepages"))
-            .join(pool),
+        Some(node) => root.join(format!("sys/devices/system/node/node{node}/hugepages")).join(pool),
     };
     read_line(&path)?.parse().ok()
 }
@@ -137,9 +127,7 @@ pub fn free_huge_pages(root: &Path, page_bytes: usize, node: Option<u32>) -> Opt
 #[must_use]
 pub fn meminfo_bytes(root: &Path, field: &str) -> Option<u64> {
     let text = fs::read_to_string(root.join("proc/meminfo")).ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
 }
@@ -161,24 +149,12 @@ mod tests {
         dir.write(&format!("{cpu}/nohz_full"), "(null)\n");
         for id in 0..4 {
             let pair = if id % 2 == 0 { "0,2" } else { "1,3" };
-            dir.write(
-                &format!("{cpu}/cpu{id}/topology/thread_siblings_list"),
-                pair,
-            );
+            dir.write(&format!("{cpu}/cpu{id}/topology/thread_siblings_list"), pair);
             dir.write(&format!("{cpu}/cpu{id}/node{}/x", id % 2), "");
         }
-        dir.write(
-            &format!("{cpu}/cpu3/cpufreq/scaling_governor"),
-            "performance\n",
-        );
-        dir.write(
-            "sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages",
-            "7\n",
-        );
-        dir.write(
-            "proc/meminfo",
-            "MemTotal:  100 kB\nMemAvailable:     64 kB\n",
-        );
+        dir.write(&format!("{cpu}/cpu3/cpufreq/scaling_governor"), "performance\n");
+        dir.write("sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "7\n");
+        dir.write("proc/meminfo", "MemTotal:  100 kB\nMemAvailable:     64 kB\n");
         dir
     }
 

@@ -47,9 +47,7 @@ pub struct Warnings {
 
 impl fmt::Debug for Warnings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Warnings")
-            .field("said", &self.said)
-            .finish_non_exhaustive()
+        f.debug_struct("Warnings").field("said", &self.said).finish_non_exhaustive()
     }
 }
 
@@ -63,19 +61,12 @@ impl Warnings {
     /// Sends each kind's first warning to `sink`; the default sink is a line on stderr.
     #[must_use]
     pub fn to(sink: impl Fn(&Warning) + Send + Sync + 'static) -> Self {
-        Self {
-            said: Arc::default(),
-            sink: Arc::new(sink),
-        }
+        Self { said: Arc::default(), sink: Arc::new(sink) }
     }
 
     /// Says it, unless something of this kind was said before.
     pub fn say(&self, kind: WarningKind, line: impl FnOnce() -> String) {
-        let first = self
-            .said
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(kind);
+        let first = self.said.lock().unwrap_or_else(PoisonError::into_inner).insert(kind);
         if first {
             (self.sink)(&Warning { kind, line: line() });
         }
@@ -84,12 +75,7 @@ impl Warnings {
     /// The kinds said so far, for reports.
     #[must_use]
     pub fn said(&self) -> Vec<WarningKind> {
-        self.said
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .copied()
-            .collect()
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
     }
 }
 
@@ -106,13 +92,7 @@ mod tests {
         warnings.say(WarningKind::SmallPages, || "first".into());
         other.say(WarningKind::SmallPages, || unreachable!("not even made"));
         other.say(WarningKind::Unlocked, || "second".into());
-        assert_eq!(
-            *lines.lock().expect("lock"),
-            ["warning: first", "warning: second"]
-        );
-        assert_eq!(
-            warnings.said(),
-            [WarningKind::SmallPages, WarningKind::Unlocked]
-        );
+        assert_eq!(*lines.lock().expect("lock"), ["warning: first", "warning: second"]);
+        assert_eq!(warnings.said(), [WarningKind::SmallPages, WarningKind::Unlocked]);
     }
 }

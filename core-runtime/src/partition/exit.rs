@@ -26,30 +26,19 @@ impl PartitionExit {
     /// All is well.
     #[must_use]
     pub const fn done() -> Self {
-        Self {
-            state: PartitionState::Stopped,
-            code: 0,
-            text: FailureText::new(),
-        }
+        Self { state: PartitionState::Stopped, code: 0, text: FailureText::new() }
     }
 
     /// An error: `PartitionExit::failed(1, format_args!("block {lba} is torn"))`.
     #[must_use]
     pub fn failed(code: u32, line: fmt::Arguments<'_>) -> Self {
-        Self {
-            state: PartitionState::Failed,
-            code,
-            text: failure_text(line),
-        }
+        Self { state: PartitionState::Failed, code, text: failure_text(line) }
     }
 
     /// The device needs what only the next incarnation can give it.
     #[must_use]
     pub fn needs_reset(code: u32, line: fmt::Arguments<'_>) -> Self {
-        Self {
-            state: PartitionState::NeedsReset,
-            ..Self::failed(code, line)
-        }
+        Self { state: PartitionState::NeedsReset, ..Self::failed(code, line) }
     }
 
     /// Whether it ended in order.

@@ -348,10 +348,7 @@ impl Partition {
             }
             KIND_PING => {
                 if let Ok(ping) = Ping::parse(payload) {
-                    let pong = Pong {
-                        sent_tsc: ping.sent_tsc,
-                        answered_tsc: now.ticks(),
-                    };
+                    let pong = Pong { sent_tsc: ping.sent_tsc, answered_tsc: now.ticks() };
                     // A full ring drops the answer, counted: the host asks again.
                     let _ = self.events.send(&pong);
                 }

@@ -144,11 +144,7 @@ pub fn lay_out_host_region(
             COMMANDS_RING,
             commands.producer_bytes(),
         )?,
-        events: writer.add_part(
-            PartKind::RING_CONSUMER,
-            EVENTS_RING,
-            events.consumer_bytes(),
-        )?,
+        events: writer.add_part(PartKind::RING_CONSUMER, EVENTS_RING, events.consumer_bytes())?,
     };
     commands.make_producer_part(parts.commands)?;
     events.make_consumer_part(parts.events)?;
@@ -264,12 +260,7 @@ impl OwnRings {
         let commands = writer.add_part(PartKind::RING_CONSUMER, COMMANDS_RING, commands_bytes)?;
         events_spec.make_producer_part(events)?;
         commands_spec.make_consumer_part(commands)?;
-        Ok(Self {
-            events_spec,
-            commands_spec,
-            events,
-            commands,
-        })
+        Ok(Self { events_spec, commands_spec, events, commands })
     }
 
     fn open(

@@ -86,11 +86,7 @@ fn overdue(partition: &'static Partition) -> PartitionExit {
         Some(StopReason::HostFailed) => "the host's failure",
     };
     let limit_ms = partition.config().stop_grace_ns / 1_000_000;
-    let waiting = partition
-        .scheduler()
-        .tasks()
-        .next()
-        .map_or("none", |task| task.name);
+    let waiting = partition.scheduler().tasks().next().map_or("none", |task| task.name);
     PartitionExit::failed(
         1,
         format_args!(
@@ -102,13 +98,11 @@ fn overdue(partition: &'static Partition) -> PartitionExit {
 impl Partition {
     /// From here on: no system call, no page fault, no allocation.
     pub fn enter_running(&self) {
-        self.state
-            .set_at(PartitionState::Running, self.clock().now());
+        self.state.set_at(PartitionState::Running, self.clock().now());
     }
 
     /// The loop has ended; the entry cleans up and returns.
     pub fn enter_stopping(&self) {
-        self.state
-            .set_at(PartitionState::Stopping, self.clock().now());
+        self.state.set_at(PartitionState::Stopping, self.clock().now());
     }
 }

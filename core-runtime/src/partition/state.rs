@@ -210,10 +210,9 @@ impl StateWriter {
         let len = u32::try_from(line.len()).unwrap_or(0);
         // The part's length was checked in `new`, so that none of these can miss.
         let _ = self.part.write(offset_of!(Layout, text), line);
-        for (offset, value) in [
-            (offset_of!(Layout, text_len), len),
-            (offset_of!(Layout, code), code),
-        ] {
+        for (offset, value) in
+            [(offset_of!(Layout, text_len), len), (offset_of!(Layout, code), code)]
+        {
             if let Ok(word) = self.part.word32(offset) {
                 word.store(value);
             }
@@ -396,10 +395,7 @@ mod tests {
         for word in 0..10 {
             assert_eq!(PartitionState::from_word(word).to_word(), word);
         }
-        assert_eq!(
-            PartitionState::from_word(77).to_string(),
-            "unknown state 77"
-        );
+        assert_eq!(PartitionState::from_word(77).to_string(), "unknown state 77");
         assert!(!PartitionState::from_word(77).is_final());
     }
 
@@ -430,8 +426,7 @@ mod tests {
         let reader = StateReader::new(part.read_only()).unwrap();
         assert_eq!(reader.state(), PartitionState::Unknown(u32::MAX));
         assert_eq!(reader.text().as_str(), "");
-        part.fill(offset_of!(Layout, text), STATE_TEXT_BYTES, b'x')
-            .unwrap();
+        part.fill(offset_of!(Layout, text), STATE_TEXT_BYTES, b'x').unwrap();
         assert_eq!(reader.text().len(), STATE_TEXT_BYTES);
         assert!(StateReader::new(part.read_only().sub(0, 64).unwrap()).is_err());
     }

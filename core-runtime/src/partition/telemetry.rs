@@ -52,9 +52,7 @@ struct CopiedHistogram {
 
 impl Default for CopiedHistogram {
     fn default() -> Self {
-        Self {
-            copied: [const { Cell::new(0) }; LOG2_BUCKETS],
-        }
+        Self { copied: [const { Cell::new(0) }; LOG2_BUCKETS] }
     }
 }
 
@@ -85,20 +83,15 @@ impl Partition {
         metrics.timers_fired.set(stats.timers_fired);
         metrics.budget_overruns.set(stats.overruns);
         metrics.stolen_ns.set(clock.ticks_to_ns(stats.stolen));
-        metrics
-            .ready_tasks
-            .set(stats.ready.iter().map(|n| u64::from(*n)).sum());
+        metrics.ready_tasks.set(stats.ready.iter().map(|n| u64::from(*n)).sum());
         let ready_most = stats.ready_high_water.iter().max().copied().unwrap_or(0);
         metrics.ready_tasks_high_water.set(ready_most.into());
         let events = self.events.words();
         metrics.ring_dropped.set(events.dropped());
         metrics.event_ring_depth.set(events.depth().into());
-        metrics
-            .event_ring_high_water
-            .set(events.high_water().into());
+        metrics.event_ring_high_water.set(events.high_water().into());
         more.commands_taken.set(self.commands.records());
-        more.commands_skipped
-            .set(self.commands.words().skipped() + self.run.unknown.get());
+        more.commands_skipped.set(self.commands.words().skipped() + self.run.unknown.get());
         let dma = self.arena.stats();
         more.dma_free_bytes.set(dma.free_bytes as u64);
         more.dma_high_water_bytes.set(dma.high_water_bytes as u64);
@@ -108,15 +101,9 @@ impl Partition {
         more.live_timers.set(stats.live_timers.into());
         let longest = clock.ticks_to_ns(stats.longest_gap);
         let scheduler = self.scheduler;
-        more.poll_to_poll.copy(
-            scheduler.poll_to_poll(),
-            &metrics.poll_to_poll_ns,
-            clock,
-            longest,
-        );
+        more.poll_to_poll.copy(scheduler.poll_to_poll(), &metrics.poll_to_poll_ns, clock, longest);
         let longest = clock.ticks_to_ns(stats.longest_stolen);
-        more.stolen
-            .copy(scheduler.stolen(), &metrics.stolen_gap_ns, clock, longest);
+        more.stolen.copy(scheduler.stolen(), &metrics.stolen_gap_ns, clock, longest);
         self.run.published(now);
     }
 }

@@ -58,22 +58,14 @@ pub fn installed() -> bool {
 
 /// Counts on this thread from now on, whenever `word` holds `while_value`.
 pub fn watch_this_thread(word: Word32<'static>, while_value: u32) {
-    WATCH.set(Some(Watched {
-        word,
-        while_value,
-        calls: 0,
-        first_bytes: 0,
-    }));
+    WATCH.set(Some(Watched { word, while_value, calls: 0, first_bytes: 0 }));
 }
 
 /// Stops counting and says what was seen; `None` if nothing was watched or nothing could be seen.
 #[must_use]
 pub fn unwatch_this_thread() -> Option<AllocReport> {
     let watched = WATCH.take()?;
-    installed().then_some(AllocReport {
-        calls: watched.calls,
-        first_bytes: watched.first_bytes,
-    })
+    installed().then_some(AllocReport { calls: watched.calls, first_bytes: watched.first_bytes })
 }
 
 /// Passes every call on to `A` and counts for the watched threads.
@@ -164,13 +156,7 @@ mod tests {
         word.store(3);
         once();
         // The scope's own bookkeeping does not pass through `guard`: it is not the global one here.
-        assert_eq!(
-            unwatch_this_thread(),
-            Some(AllocReport {
-                calls: 2,
-                first_bytes: 48
-            })
-        );
+        assert_eq!(unwatch_this_thread(), Some(AllocReport { calls: 2, first_bytes: 48 }));
         assert_eq!(unwatch_this_thread(), None);
     }
 

@@ -57,14 +57,7 @@ impl Mapped {
     /// # Errors
     /// [`MemoryRefused`].
     pub fn private(len: usize, page: PageSize) -> Result<Self, MemoryRefused> {
-        let refused = |step| {
-            move |errno| MemoryRefused {
-                step,
-                len,
-                page,
-                errno,
-            }
-        };
+        let refused = |step| move |errno| MemoryRefused { step, len, page, errno };
         let huge = match page {
             PageSize::Small4K => {
                 let hole = Hole::reserve(len).map_err(refused("address reservation"))?;
@@ -83,26 +76,14 @@ impl Mapped {
 
     fn file(memfd: &Memfd, writable: bool) -> Result<Self, MemoryRefused> {
         let (len, page) = (memfd.len(), memfd.page());
-        let refused = |step| {
-            move |errno| MemoryRefused {
-                step,
-                len,
-                page,
-                errno,
-            }
-        };
+        let refused = |step| move |errno| MemoryRefused { step, len, page, errno };
         let hole = Hole::reserve(len).map_err(refused("address reservation"))?;
         hole.file(memfd, writable).map_err(refused("mapping"))
     }
 
     fn owned(base: *mut c_void, len: usize, page: PageSize, writable: bool) -> Self {
         let base = NonNull::new(base.cast()).expect("the kernel maps nothing at address 0");
-        Self {
-            base,
-            len,
-            page,
-            writable,
-        }
+        Self { base, len, page, writable }
     }
 
     /// Length in bytes.
@@ -189,10 +170,7 @@ impl Hole {
         }?;
         let head = start.addr().next_multiple_of(ALIGNMENT) - start.addr();
         let tail = whole - head - len;
-        let hole = Self {
-            base: start.wrapping_byte_add(head),
-            len,
-        };
+        let hole = Self { base: start.wrapping_byte_add(head), len };
         if head > 0 {
             // SAFETY: part of the range just made, which nobody knows yet.
             unsafe { rustix::mm::munmap(start, head) }?;
@@ -205,11 +183,7 @@ impl Hole {
     }
 
     fn file(self, memfd: &Memfd, writable: bool) -> rustix::io::Result<Mapped> {
-        let prot = if writable {
-            ProtFlags::READ | ProtFlags::WRITE
-        } else {
-            ProtFlags::READ
-        };
+        let prot = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
         let flags = MapFlags::SHARED | MapFlags::FIXED | MapFlags::POPULATE;
         // SAFETY: MAP_FIXED replaces exactly the hole, which nobody but us knows.
         let base = unsafe { rustix::mm::mmap(self.base, self.len, prot, flags, memfd, 0) }?;
@@ -245,10 +219,7 @@ impl Drop for Hole {
 }
 
 /// Writes a zero into each page, for kernels before MADV_POPULATE_WRITE (5.14).
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "it stands in for a call that may fail"
-)]
+#[expect(clippy::unnecessary_wraps, reason = "it stands in for a call that may fail")]
 fn touch(base: *mut c_void, len: usize) -> rustix::io::Result<()> {
     for offset in (0..len).step_by(PageSize::Small4K.bytes()) {
         // SAFETY: inside the fresh, private, zeroed mapping that only our caller knows.
@@ -267,11 +238,7 @@ mod tests {
         let writer = Mapped::writable(&memfd).expect("the writer maps first");
         memfd.seal_single_writer().expect("then the seal");
         let reader = Mapped::read_only(&memfd).expect("the reader maps");
-        writer
-            .span()
-            .word64(64)
-            .expect("in bounds")
-            .store(0x1234_5678_9abc);
+        writer.span().word64(64).expect("in bounds").store(0x1234_5678_9abc);
         assert_eq!(reader.read_span().load64(64), Ok(0x1234_5678_9abc));
         let refused = Mapped::writable(&memfd).expect_err("a second writer");
         assert_eq!(refused.errno, rustix::io::Errno::PERM);
@@ -288,10 +255,7 @@ mod tests {
             for mapped in [shared, private] {
                 assert_eq!(mapped.base().addr().get() % ALIGNMENT, 0);
                 assert_eq!(mapped.len(), len);
-                mapped
-                    .span()
-                    .fill(0, len, 0xa5)
-                    .expect("all of it is writable");
+                mapped.span().fill(0, len, 0xa5).expect("all of it is writable");
                 // SAFETY: the span above was a temporary.
                 unsafe { mapped.unmap() };
             }

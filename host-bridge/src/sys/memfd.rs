@@ -99,14 +99,7 @@ impl Memfd {
     /// # Errors
     /// [`MemoryRefused`] with the failing step: no such huge pages, no room, no permission.
     pub fn create(name: &str, len: usize, page: PageSize) -> Result<Self, MemoryRefused> {
-        let refused = |step| {
-            move |errno| MemoryRefused {
-                step,
-                len,
-                page,
-                errno,
-            }
-        };
+        let refused = |step| move |errno| MemoryRefused { step, len, page, errno };
         if len == 0 || !len.is_multiple_of(page.bytes()) {
             return Err(refused("sizing")(Errno::INVAL));
         }
@@ -225,9 +218,6 @@ mod tests {
         memfd.seal_size().expect("seal");
         assert_eq!(rustix::fs::ftruncate(&memfd, 4096), Err(Errno::PERM));
         assert_eq!(rustix::fs::ftruncate(&memfd, 16384), Err(Errno::PERM));
-        assert_eq!(
-            memfd.seal_single_writer().map_err(|e| e.errno),
-            Err(Errno::PERM)
-        );
+        assert_eq!(memfd.seal_single_writer().map_err(|e| e.errno), Err(Errno::PERM));
     }
 }

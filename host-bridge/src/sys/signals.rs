@@ -81,11 +81,7 @@ fn install_one(signal: libc::c_int) -> std::io::Result<()> {
         libc::sigemptyset(&raw mut action.sa_mask);
         libc::sigaction(signal, &raw const action, std::ptr::null_mut())
     };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(std::io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
 /// Runs `spawn` with every signal blocked that may be, so that the threads made in it start blocked
@@ -98,14 +94,9 @@ pub fn with_signals_blocked<T>(spawn: impl FnOnce() -> T) -> T {
     // SAFETY: invariant 2: `sigfillset` initialises `blocked`; the mask call initialises `before`.
     let result = unsafe {
         libc::sigfillset(blocked.as_mut_ptr());
-        for fault in [
-            libc::SIGSEGV,
-            libc::SIGBUS,
-            libc::SIGILL,
-            libc::SIGFPE,
-            libc::SIGTRAP,
-            libc::SIGSYS,
-        ] {
+        for fault in
+            [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS]
+        {
             libc::sigdelset(blocked.as_mut_ptr(), fault);
         }
         libc::pthread_sigmask(libc::SIG_BLOCK, blocked.as_ptr(), before.as_mut_ptr())
@@ -133,19 +124,14 @@ mod tests {
 
     fn blocked_mask() -> u64 {
         let status = std::fs::read_to_string("/proc/thread-self/status").expect("procfs");
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("SigBlk:"))
-            .expect("SigBlk");
+        let line = status.lines().find(|line| line.starts_with("SigBlk:")).expect("SigBlk");
         u64::from_str_radix(line["SigBlk:".len()..].trim(), 16).expect("a hex mask")
     }
 
     #[test]
     fn threads_made_inside_start_blocked_and_the_maker_is_as_before() {
         let before = blocked_mask();
-        let inside = with_signals_blocked(|| std::thread::spawn(blocked_mask))
-            .join()
-            .expect("ran");
+        let inside = with_signals_blocked(|| std::thread::spawn(blocked_mask)).join().expect("ran");
         let bit = |signal: libc::c_int| 1_u64 << (signal - 1);
         assert_ne!(inside & bit(libc::SIGINT), 0);
         assert_ne!(inside & bit(libc::SIGALRM), 0);

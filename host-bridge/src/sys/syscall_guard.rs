@@ -48,10 +48,7 @@ pub struct GuardUnavailable {
 }
 
 fn unavailable(step: &'static str) -> GuardUnavailable {
-    GuardUnavailable {
-        step,
-        source: std::io::Error::last_os_error(),
-    }
+    GuardUnavailable { step, source: std::io::Error::last_os_error() }
 }
 
 /// What the listener saw while the state word said *running*.
@@ -92,10 +89,7 @@ impl SyscallGuard {
                 Some(fd) => serve(&fd, word, while_value),
                 None => SyscallReport::default(),
             })
-            .map_err(|source| GuardUnavailable {
-                step: "starting the listener",
-                source,
-            })?;
+            .map_err(|source| GuardUnavailable { step: "starting the listener", source })?;
         let arming = Arming(Arc::clone(&fd));
         Ok((Self { listener, fd }, arming))
     }
@@ -104,9 +98,7 @@ impl SyscallGuard {
     #[must_use]
     pub fn finish(self) -> SyscallReport {
         // A thread that never armed leaves the listener waiting: release it.
-        let _ = self
-            .fd
-            .compare_exchange(EMPTY, NOTHING_COMES, Ordering::AcqRel, Ordering::Relaxed);
+        let _ = self.fd.compare_exchange(EMPTY, NOTHING_COMES, Ordering::AcqRel, Ordering::Relaxed);
         self.listener.join().unwrap_or_default()
     }
 }
@@ -127,10 +119,7 @@ impl Arming {
             jf: 0,
             k: libc::SECCOMP_RET_USER_NOTIF,
         };
-        let program = libc::sock_fprog {
-            len: 1,
-            filter: &raw mut ask,
-        };
+        let program = libc::sock_fprog { len: 1, filter: &raw mut ask };
         // SAFETY: invariant 1.
         let fd = unsafe {
             libc::syscall(
@@ -151,9 +140,7 @@ impl Arming {
 
 impl Drop for Arming {
     fn drop(&mut self) {
-        let _ = self
-            .0
-            .compare_exchange(EMPTY, NOTHING_COMES, Ordering::AcqRel, Ordering::Relaxed);
+        let _ = self.0.compare_exchange(EMPTY, NOTHING_COMES, Ordering::AcqRel, Ordering::Relaxed);
     }
 }
 
@@ -162,33 +149,19 @@ const RETURN_CONSTANT: u16 = 0x06;
 
 /// Invariant 2: the kernel's structures are as long as ours.
 fn check_sizes() -> Result<(), GuardUnavailable> {
-    let mut sizes = libc::seccomp_notif_sizes {
-        seccomp_notif: 0,
-        seccomp_notif_resp: 0,
-        seccomp_data: 0,
-    };
+    let mut sizes =
+        libc::seccomp_notif_sizes { seccomp_notif: 0, seccomp_notif_resp: 0, seccomp_data: 0 };
     // SAFETY: the kernel fills three 16-bit numbers.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_GET_NOTIF_SIZES,
-            0,
-            &raw mut sizes,
-        )
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_NOTIF_SIZES, 0, &raw mut sizes)
     };
     if result != 0 {
         return Err(unavailable("asking for seccomp notifications"));
     }
-    let ours = (
-        size_of::<libc::seccomp_notif>(),
-        size_of::<libc::seccomp_notif_resp>(),
-    );
+    let ours = (size_of::<libc::seccomp_notif>(), size_of::<libc::seccomp_notif_resp>());
     if ours != (sizes.seccomp_notif.into(), sizes.seccomp_notif_resp.into()) {
         let source = std::io::Error::other("the kernel's notifications have another size");
-        return Err(GuardUnavailable {
-            step: "comparing notification sizes",
-            source,
-        });
+        return Err(GuardUnavailable { step: "comparing notification sizes", source });
     }
     Ok(())
 }
@@ -224,11 +197,7 @@ fn serve(fd: &OwnedFd, word: Word32<'static>, while_value: u32) -> SyscallReport
 /// The next call, or `None` after hang-up.
 fn receive(fd: &OwnedFd) -> Option<libc::seccomp_notif> {
     loop {
-        let mut poll = libc::pollfd {
-            fd: fd.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one `pollfd`, as said.
         let ready = unsafe { libc::poll(&raw mut poll, 1, -1) };
         if ready > 0 && poll.revents & libc::POLLIN == 0 {
@@ -237,13 +206,8 @@ fn receive(fd: &OwnedFd) -> Option<libc::seccomp_notif> {
         // SAFETY: invariant 2: all zeroes is valid and demanded.
         let mut call: libc::seccomp_notif = unsafe { MaybeUninit::zeroed().assume_init() };
         // SAFETY: invariant 2: the kernel fills one notification.
-        let result = unsafe {
-            libc::ioctl(
-                fd.as_raw_fd(),
-                libc::SECCOMP_IOCTL_NOTIF_RECV,
-                &raw mut call,
-            )
-        };
+        let result =
+            unsafe { libc::ioctl(fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut call) };
         if result == 0 {
             return Some(call);
         }
@@ -251,10 +215,7 @@ fn receive(fd: &OwnedFd) -> Option<libc::seccomp_notif> {
 }
 
 /// Lets the call go on. A caller that died meanwhile makes this fail, which is no concern of ours.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the flag is bit 0 of a 32-bit field"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "the flag is bit 0 of a 32-bit field")]
 fn answer(fd: &OwnedFd, id: u64) {
     let mut response = libc::seccomp_notif_resp {
         id,
@@ -263,13 +224,8 @@ fn answer(fd: &OwnedFd, id: u64) {
         flags: libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32,
     };
     // SAFETY: invariant 2: the kernel reads one response.
-    let _ = unsafe {
-        libc::ioctl(
-            fd.as_raw_fd(),
-            libc::SECCOMP_IOCTL_NOTIF_SEND,
-            &raw mut response,
-        )
-    };
+    let _ =
+        unsafe { libc::ioctl(fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut response) };
 }
 
 /// The name of an x86-64 system call that partitions are likely to trip over.
@@ -318,21 +274,12 @@ mod tests {
             let during = rustix::process::getppid();
             word.store_release(3);
             let after = rustix::process::getppid();
-            assert!(
-                before == during && during == after,
-                "calls return what they should"
-            );
+            assert!(before == during && during == after, "calls return what they should");
         });
         worker.join().expect("the worker's assertion");
         let report = guard.finish();
         let getppid = i32::try_from(libc::SYS_getppid).expect("small");
-        assert_eq!(
-            report,
-            SyscallReport {
-                calls: 1,
-                first: vec![getppid]
-            }
-        );
+        assert_eq!(report, SyscallReport { calls: 1, first: vec![getppid] });
     }
 
     #[test]

@@ -1,0 +1,99 @@
+//! What crosses to the partition's thread, and how it becomes the driver's parts there.
+
+use core_runtime::clock::Clock;
+use core_runtime::mailbox::MailboxClient;
+use core_runtime::mem::{DmaRegion, DoorbellRegion};
+use core_runtime::partition::Partition;
+use hybrid_shm::Span;
+use nvme_driver::{ControlRegs, DeviceParts, RegsError};
+
+/// Offset of CAP, the controller capabilities. NVMe Base 2.0, section 3.1.3.1.
+const CAP: u32 = 0x00;
+
+/// How the partition reaches the control registers. More ways come with more backends.
+#[derive(Clone, Copy, Debug)]
+enum Registers {
+    Mailbox { span: Span<'static>, timeout_ns: u64 },
+}
+
+/// A device, ready to be taken over by a partition's thread.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceIngredients {
+    registers: Registers,
+    doorbells: Span<'static>,
+    dma: DmaRegion,
+}
+
+/// Why the driver's parts could not be made on the partition's thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IngredientsError {
+    /// The backend's layout does not fit: our own mistake.
+    #[error(transparent)]
+    Layout(#[from] hybrid_shm::OutOfBounds),
+    /// The partition's memory is used up.
+    #[error(transparent)]
+    Memory(#[from] core_runtime::mem::OutOfMemory),
+    /// The controller does not answer.
+    #[error("controller capabilities cannot be read: {0}")]
+    Registers(RegsError),
+    /// A read of all ones: nobody is there.
+    #[error("controller capabilities read as all ones: the device is gone")]
+    Gone,
+}
+
+impl DeviceIngredients {
+    /// Registers behind a mailbox; each access may take `timeout_ns`.
+    #[must_use]
+    pub const fn by_mailbox(
+        mailbox: Span<'static>,
+        timeout_ns: u64,
+        doorbells: Span<'static>,
+        dma: DmaRegion,
+    ) -> Self {
+        Self { registers: Registers::Mailbox { span: mailbox, timeout_ns }, doorbells, dma }
+    }
+
+    /// The memory that the device reaches.
+    #[must_use]
+    pub const fn dma(&self) -> DmaRegion {
+        self.dma
+    }
+
+    /// Makes the driver's parts, on the partition's thread.
+    ///
+    /// # Errors
+    /// [`IngredientsError`].
+    pub fn into_parts(
+        self,
+        partition: &'static Partition,
+    ) -> Result<DeviceParts, IngredientsError> {
+        let regs = self.registers.open(partition.clock(), partition)?;
+        let cap = regs.read64(CAP).map_err(IngredientsError::Registers)?;
+        if cap == u64::MAX {
+            return Err(IngredientsError::Gone);
+        }
+        // CAP.DSTRD, bits 35:32.
+        let dstrd = u8::try_from(cap >> 32 & 0xf).unwrap_or(0);
+        Ok(DeviceParts {
+            regs,
+            doorbells: DoorbellRegion { span: self.doorbells, dstrd },
+            arena: partition.arena(),
+            clock: partition.clock(),
+        })
+    }
+}
+
+impl Registers {
+    fn open(
+        self,
+        clock: Clock,
+        partition: &'static Partition,
+    ) -> Result<&'static dyn ControlRegs, IngredientsError> {
+        match self {
+            Self::Mailbox { span, timeout_ns } => {
+                let client = MailboxClient::new(span, clock, timeout_ns)?;
+                Ok(partition.bump().alloc(client)?)
+            }
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Backends: what gives a partition its device.
+//!
+//! A backend is attached by the host before the partition's thread starts. It gets the partition's
+//! DMA memory, makes it reachable for the device, and returns [`DeviceIngredients`]: everything the
+//! partition needs to make its driver's parts on its own core, as values that may cross threads (and,
+//! later, an `execve`). What must stay on the host's side while the partition runs is the *keeper*:
+//! the model's thread now, a vfio-user socket's thread later.
+//!
+//! | `--device` | registers | doorbells | state here |
+//! |---|---|---|---|
+//! | `model[:IMAGE]` | mailbox | shared memory | [`model::ModelBackend`] |
+//! | a PCI address, `vfio-user:`, `uring:`, `uring-cmd:` | | | refused by name |
+
+pub mod ingredients;
+// pub mod model;
+
+use core_runtime::clock::Clock;
+use core_runtime::mem::IovaError;
+use hybrid_conventions::{CpuSet, DeviceSpec, Exit};
+use hybrid_shm::OutOfBounds;
+
+use crate::memory::{MemoryError, MemorySource, SharedMemory};
+
+pub use ingredients::DeviceIngredients;
+
+/// What a backend is given to attach its device to.
+#[derive(Debug)]
+pub struct DeviceSeat<'a> {
+    /// The partition's DMA memory: reserved, touched, size sealed. It belongs to one incarnation.
+    pub dma: &'a SharedMemory,
+    /// Where other memory comes from (doorbells, mailboxes).
+    pub memory: &'a MemorySource,
+    /// The runtime's clock.
+    pub clock: Clock,
+    /// CPUs on which the backend's own threads may run.
+    pub housekeeping: CpuSet,
+}
+
+/// An attached device.
+pub struct Attached {
+    /// For the partition.
+    pub ingredients: DeviceIngredients,
+    /// For the host, until the partition has ended.
+    pub keeper: Box<dyn DeviceKeeper>,
+}
+
+/// The host's side of an attached device.
+pub trait DeviceKeeper: Send {
+    /// Ends what serves the device; the partition has ended before. After it returns, nobody but the
+    /// caller looks at the DMA memory.
+    fn stop(self: Box<Self>) -> DeviceReport;
+}
+
+/// What the backend has to say at the end.
+#[derive(Debug, Default)]
+pub struct DeviceReport {
+    /// What it was, for the one-screen report.
+    pub description: String,
+    /// The driver's mistakes that the device noticed: must be empty.
+    pub mistakes: Vec<String>,
+    /// The model itself, to be used again or looked into.
+    pub model: Option<Box<nvme_model::Model>>,
+}
+
+/// A way to get a device.
+pub trait Backend: Send {
+    /// What it is, in a few words: `model, 256 MiB of memory`.
+    fn describe(&self) -> String;
+
+    /// Attaches the device to the partition's memory.
+    ///
+    /// # Errors
+    /// [`BackendError`]; nothing is left behind then.
+    fn attach(self: Box<Self>, seat: &DeviceSeat<'_>) -> Result<Attached, BackendError>;
+}
+
+/// Why a device cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// A form of `--device` for which this version has no backend.
+    #[error(
+        "device {device}: {needs} is not built into this version; model and model:IMAGE are \
+         (a software nvme controller in this process)"
+    )]
+    NotBuiltIn {
+        /// What was asked for.
+        device: String,
+        /// What it would take.
+        needs: &'static str,
+    },
+    /// The model refused its configuration or its memory.
+    #[error("the model controller cannot be made: {0}")]
+    Model(String),
+    /// No addresses for the device.
+    #[error("no device addresses for the dma memory: {0}")]
+    Iova(#[from] IovaError),
+    /// No memory for doorbells or mailbox.
+    #[error("no memory for the device's doorbells: {0}")]
+    Memory(#[from] MemoryError),
+    /// Our own layout does not fit.
+    #[error(transparent)]
+    Layout(#[from] OutOfBounds),
+    /// The device's thread could not be started.
+    #[error("the device's thread cannot be started: {0}")]
+    Thread(std::io::Error),
+}
+
+impl BackendError {
+    /// 3 where a backend is missing, 1 otherwise.
+    #[must_use]
+    pub const fn exit(&self) -> Exit {
+        match self {
+            Self::NotBuiltIn { .. } | Self::Memory(_) => Exit::Missing,
+            _ => Exit::Error,
+        }
+    }
+}
+
+/// Refuses, by name, every device that this version has no backend for; the model passes.
+///
+/// # Errors
+/// [`BackendError::NotBuiltIn`] says what it would take.
+pub fn check_built_in(device: &DeviceSpec<'_>) -> Result<(), BackendError> {
+    let needs = match device {
+        DeviceSpec::Model { .. } => return Ok(()),
+        DeviceSpec::Pci(_) => "the vfio backend (a function bound to vfio-pci, an iommu)",
+        DeviceSpec::VfioUser { .. } => "the vfio-user client",
+        DeviceSpec::Uring { .. } => "the io_uring block backend",
+        DeviceSpec::UringCmd { .. } => "the io_uring nvme passthrough backend",
+    };
+    Err(BackendError::NotBuiltIn { device: device.to_string(), needs })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_without_a_backend_are_refused_by_name_with_what_they_need() {
+        for (device, needs) in [
+            ("0000:03:00.0", "vfio-pci"),
+            ("vfio-user:/run/cntrl", "vfio-user client"),
+            ("uring:/dev/nvme0n1", "io_uring block"),
+            ("uring-cmd:/dev/ng0n1", "passthrough"),
+        ] {
+            let spec = DeviceSpec::parse(device).expect("the grammar knows it");
+            let error = check_built_in(&spec).expect_err("not built in");
+            let line = error.to_string();
+            assert!(line.starts_with(&format!("device {device}: ")), "{line}");
+            assert!(line.contains(needs), "{line}");
+            assert_eq!(error.exit(), Exit::Missing);
+        }
+        for device in ["model", "model:/tmp/image"] {
+            let spec = DeviceSpec::parse(device).expect("the grammar knows it");
+            assert!(check_built_in(&spec).is_ok());
+        }
+    }
+}

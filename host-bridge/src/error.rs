@@ -1,0 +1,124 @@
+//! Why a runtime or a partition could not be made, and the exit code that says so.
+
+use core_runtime::clock::CalibrationError;
+use core_runtime::partition::PartitionError;
+use hybrid_conventions::{CpuSet, Exit};
+
+use crate::affinity::PinError;
+use crate::backend::BackendError;
+use crate::memory::MemoryError;
+use crate::sys::syscall_guard::GuardUnavailable;
+
+/// Why [`crate::Runtime`] said no. Each is one line that names what was seen and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RuntimeError {
+    /// Linux and a partition need a CPU each.
+    #[error(
+        "one cpu only (cpu {allowed}): a partition takes a cpu for itself and linux needs another; \
+         use a machine with two, or allow more with taskset -c or a wider cpuset"
+    )]
+    OneCpu {
+        /// What this process may use.
+        allowed: CpuSet,
+    },
+    /// No CPU was named.
+    #[error("no cpu named for partitions: the set is empty")]
+    NoCores,
+    /// A CPU that the machine does not have.
+    #[error("cpu {cpu} does not exist: online are cpus {online}")]
+    NoSuchCore {
+        /// The CPU named.
+        cpu: u32,
+        /// What runs.
+        online: CpuSet,
+    },
+    /// A CPU that this process may not use.
+    #[error(
+        "cpu {cpu} is not allowed for this process, only cpus {allowed} are; start it in a cpuset \
+         that holds cpu {cpu} (taskset -c, systemd AllowedCPUs=)"
+    )]
+    CoreNotAllowed {
+        /// The CPU named.
+        cpu: u32,
+        /// What this process may use.
+        allowed: CpuSet,
+    },
+    /// The partitions would take every CPU.
+    #[error("cpus {cores} are all that this process may use: leave one of them to linux")]
+    NoneLeftForLinux {
+        /// The CPUs named.
+        cores: CpuSet,
+    },
+    /// A CPU that is none of the runtime's.
+    #[error("cpu {cpu} is not one of the runtime's cpus {cores}")]
+    NotOurs {
+        /// The CPU named.
+        cpu: u32,
+        /// The runtime's.
+        cores: CpuSet,
+    },
+    /// Every CPU, or the one that was named, has a partition already.
+    #[error("cpus {wanted} are taken: one partition a cpu")]
+    CoresTaken {
+        /// The CPUs that would do.
+        wanted: CpuSet,
+    },
+    /// The clock could not be measured.
+    #[error("the clock cannot be calibrated: {0}")]
+    Clock(#[from] CalibrationError),
+    /// Memory.
+    #[error("no memory for the partition: {0}")]
+    Memory(#[from] MemoryError),
+    /// Pinning.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// The device.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The partition could not be assembled on its thread.
+    #[error("partition {name} did not start: {source}")]
+    Assembly {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: PartitionError,
+    },
+    /// The partition's thread ended before it said anything: a panic, mostly.
+    #[error("partition {name} did not start: {reason}")]
+    NotStarted {
+        /// Its name.
+        name: String,
+        /// What is known.
+        reason: String,
+    },
+    /// A thread could not be made.
+    #[error("thread {name} cannot be started: {source}")]
+    Thread {
+        /// Its name.
+        name: String,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The system-call check was asked for and is not possible.
+    #[error(transparent)]
+    Guard(#[from] GuardUnavailable),
+}
+
+impl RuntimeError {
+    /// The exit code of a tool that ends because of it: 3 where the machine lacks something that the
+    /// line says how to get, 1 for what the user or we got wrong.
+    #[must_use]
+    pub const fn exit(&self) -> Exit {
+        match self {
+            Self::OneCpu { .. }
+            | Self::CoreNotAllowed { .. }
+            | Self::NoneLeftForLinux { .. }
+            | Self::Memory(_)
+            | Self::Pin(_)
+            | Self::Guard(_) => Exit::Missing,
+            Self::Backend(error) => error.exit(),
+            _ => Exit::Error,
+        }
+    }
+}

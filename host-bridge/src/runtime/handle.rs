@@ -1,0 +1,236 @@
+//! The host's hold on a running partition.
+
+use std::ops::ControlFlow;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use core_runtime::clock::Clock;
+use core_runtime::mem::DmaRegion;
+use core_runtime::metrics::MetricsReader;
+use core_runtime::partition::state::{StateReader, StateSnapshot, StopSwitch};
+use core_runtime::partition::{PartitionExit, PartitionState, StopReason};
+use core_runtime::ring::{Closed, PushError, RecordConsumer, RecordProducer};
+use hybrid_abi::{Record, RecordHeader};
+
+use super::cores::TakenCore;
+use super::launch::Ended;
+use super::pump::{EventPump, EventQueue};
+use super::report::PartitionReport;
+use crate::backend::DeviceKeeper;
+use crate::sys::partition_memory::{KeepsNothing, PartitionMemory};
+use crate::sys::syscall_guard::SyscallGuard;
+
+/// Longest payload that [`PartitionHandle::poll_events`] hands out: the longest of `hybrid_abi`'s
+/// event records is 248 bytes; applications have some room for their own.
+const EVENT_BUFFER: usize = 4096;
+
+/// A running partition. Dropping it stops the partition in order and waits.
+pub struct PartitionHandle {
+    pub(super) name: String,
+    pub(super) core: TakenCore,
+    pub(super) clock: Clock,
+    pub(super) state: StateReader,
+    pub(super) stop: StopSwitch,
+    pub(super) events: Option<RecordConsumer>,
+    pub(super) pump: Option<EventPump>,
+    pub(super) commands: RecordProducer,
+    pub(super) metrics: MetricsReader,
+    pub(super) thread: Option<JoinHandle<Option<Ended>>>,
+    pub(super) guard: Option<SyscallGuard>,
+    pub(super) keeper: Option<Box<dyn DeviceKeeper>>,
+    pub(super) memory: Option<PartitionMemory>,
+    pub(super) dma: Option<DmaRegion>,
+    pub(super) promise: Option<KeepsNothing>,
+}
+
+impl std::fmt::Debug for PartitionHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PartitionHandle")
+            .field("name", &self.name)
+            .field("cpu", &self.core.cpu())
+            .field("state", &self.state.snapshot())
+            .finish_non_exhaustive()
+    }
+}
+
+impl PartitionHandle {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The CPU it runs on.
+    #[must_use]
+    pub const fn cpu(&self) -> u32 {
+        self.core.cpu()
+    }
+
+    /// Where it is in its life.
+    #[must_use]
+    pub fn state(&self) -> PartitionState {
+        self.state.state()
+    }
+
+    /// State, heartbeat, times: one look.
+    #[must_use]
+    pub fn snapshot(&self) -> StateSnapshot {
+        self.state.snapshot()
+    }
+
+    /// Time since its loop last began a pass; zero unless it is running. More than a few
+    /// milliseconds is an alarm: it hangs, or its core was taken away.
+    #[must_use]
+    pub fn silent_for(&self) -> Duration {
+        let seen = self.state.snapshot();
+        if seen.state != PartitionState::Running {
+            return Duration::ZERO;
+        }
+        let last = seen.heartbeat_at.max(seen.running_at);
+        Duration::from_nanos(self.clock.ticks_to_ns(self.clock.now().since(last)))
+    }
+
+    /// Asks for an orderly end. The first reason stays.
+    pub fn request_stop(&self, reason: StopReason) {
+        self.stop.ask(reason);
+    }
+
+    /// Whether its thread has ended; [`PartitionHandle::join`] will not wait then.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Its metrics, readable at any time.
+    #[must_use]
+    pub const fn metrics(&self) -> &MetricsReader {
+        &self.metrics
+    }
+
+    /// Takes at most `most` events; returns how many there were. Nothing comes here once
+    /// [`PartitionHandle::pump_events`] was called.
+    ///
+    /// # Errors
+    /// [`Closed`] when the partition broke the ring's rules.
+    pub fn poll_events(
+        &mut self,
+        most: u32,
+        each: impl FnMut(RecordHeader, &[u8]),
+    ) -> Result<u32, Closed> {
+        let mut buffer = [0; EVENT_BUFFER];
+        match &self.events {
+            Some(ring) => ring.drain(most, &mut buffer, each),
+            None => Ok(0),
+        }
+    }
+
+    /// Lets a thread empty the event ring into a queue of `capacity` events of 256 bytes, from which
+    /// any thread may take them. `None` the second time.
+    ///
+    /// # Errors
+    /// If the thread cannot be started; the events stay in the ring, which nobody reads then.
+    pub fn pump_events(&mut self, capacity: usize) -> std::io::Result<Option<EventQueue>> {
+        let Some(ring) = self.events.take() else { return Ok(None) };
+        let (pump, queue) = EventPump::start(ring, capacity)?;
+        self.pump = Some(pump);
+        Ok(Some(queue))
+    }
+
+    /// Sends a command: `tag` is repeated in its answer.
+    ///
+    /// # Errors
+    /// [`PushError`].
+    pub fn command(&mut self, kind: u16, tag: u32, payload: &[u8]) -> Result<(), PushError> {
+        self.commands.write(kind, tag, payload)
+    }
+
+    /// Sends a command of a fixed size, with tag 0.
+    ///
+    /// # Errors
+    /// [`PushError`].
+    pub fn send<R: Record>(&mut self, command: &R) -> Result<(), PushError> {
+        self.commands.send(command)
+    }
+
+    /// Waits until the partition has ended. Every `interval`, and once more after the end,
+    /// `progress` is called: it takes the events, shows how far things are, asks to stop when a
+    /// signal came ([`crate::sys::signals::StopSignals`]). `Break` ends the waiting early.
+    pub fn wait(
+        &mut self,
+        interval: Duration,
+        mut progress: impl FnMut(&mut Self) -> ControlFlow<()>,
+    ) {
+        loop {
+            let finished = self.is_finished();
+            if progress(self).is_break() || finished {
+                return;
+            }
+            let thread = self.thread.as_ref();
+            if thread.is_some_and(|thread| !thread.is_finished()) {
+                std::thread::sleep(interval);
+            }
+        }
+    }
+
+    /// Waits for the partition's end, stops its device, gives its memory back, and tells how it went.
+    /// It does not ask for the end: [`PartitionHandle::request_stop`] does.
+    #[must_use]
+    pub fn join(mut self) -> PartitionReport {
+        self.end()
+    }
+
+    /// Everything that comes after the partition's end, once.
+    fn end(&mut self) -> PartitionReport {
+        let ended = self.thread.take().and_then(|thread| thread.join().ok()).flatten();
+        let syscalls = self.guard.take().map(SyscallGuard::finish);
+        if let Some(pump) = self.pump.take() {
+            pump.finish();
+        }
+        let device = self.keeper.take().map(DeviceKeeper::stop);
+        let seen = self.state.snapshot();
+        let mut report = PartitionReport {
+            name: std::mem::take(&mut self.name),
+            cpu: self.core.cpu(),
+            exit: PartitionExit::failed(1, format_args!("the partition's thread was lost")),
+            passes: seen.heartbeat,
+            ran: self.ran(&seen),
+            allocations: None,
+            syscalls,
+            usage: crate::sys::usage::ThreadUsage::default(),
+            device,
+        };
+        if let Some(ended) = ended {
+            if ended.guard_failed.is_some() {
+                report.syscalls = None;
+            }
+            report.exit = ended.exit;
+            report.allocations = ended.allocations;
+            report.usage = ended.usage;
+        }
+        self.give_memory_back();
+        report
+    }
+
+    fn ran(&self, seen: &StateSnapshot) -> Duration {
+        let ticks = seen.stopping_at.since(seen.running_at);
+        Duration::from_nanos(self.clock.ticks_to_ns(ticks))
+    }
+
+    /// Both threads have ended: the partition's was joined, the device's keeper was stopped.
+    fn give_memory_back(&mut self) {
+        let Some(memory) = self.memory.take() else { return };
+        match self.promise {
+            Some(promise) => memory.release(promise, self.dma.as_ref()),
+            None => memory.retire(),
+        }
+    }
+}
+
+impl Drop for PartitionHandle {
+    fn drop(&mut self) {
+        if self.thread.is_some() {
+            self.request_stop(StopReason::HostFailed);
+            let _: PartitionReport = self.end();
+        }
+    }
+}

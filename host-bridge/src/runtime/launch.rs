@@ -1,0 +1,142 @@
+//! The partition's thread: from parts to entry to exit.
+//!
+//! Called by [`super::Runtime::spawn`]. What happens here in order is what a partition process will
+//! do in its `main` between `execve` and the no_std world; only who carries the parts over differs.
+//!
+//! ```text
+//!  host                              partition's thread
+//!  spawn ------ parts -------------> pin, touch the stack
+//!                                    assemble, lay out the region
+//!  Ready: state word <-------------- (or why not)
+//!  start the syscall listener
+//!  Go: arming, if asked for -------> watch allocations, arm
+//!                                    device parts, entry ... exit
+//!  join <--------------------------- state word final, report
+//! ```
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, SyncSender};
+
+use core_runtime::partition::state::PartitionState;
+use core_runtime::partition::{Partition, PartitionError, PartitionExit, PartitionParts};
+use hybrid_shm::Word32;
+
+use super::spec::Entry;
+use crate::affinity::{PinError, pin_to};
+use crate::backend::DeviceIngredients;
+use crate::sys::alloc_guard::{AllocReport, unwatch_this_thread, watch_this_thread};
+use crate::sys::syscall_guard::{Arming, GuardUnavailable};
+use crate::sys::usage::ThreadUsage;
+
+/// Stack of a partition's thread: a future is polled by nested calls, so its depth is the program's;
+/// 2 MiB is what Rust gives every thread.
+pub(super) const STACK_BYTES: usize = 2 << 20;
+
+/// Of which this much is touched before the entry, so that the loop takes no page fault for it. The
+/// rest is there for the panic path.
+const STACK_TOUCHED: usize = 1 << 20;
+
+/// What crosses to the thread.
+pub(super) struct Launch {
+    pub(super) parts: PartitionParts,
+    pub(super) args: Vec<u8>,
+    pub(super) entry: Entry,
+    pub(super) device: Option<DeviceIngredients>,
+    pub(super) cpu: u32,
+    pub(super) ready: SyncSender<Result<Ready, NotReady>>,
+    pub(super) go: Receiver<Go>,
+}
+
+/// The partition is assembled.
+pub(super) struct Ready {
+    pub(super) state_word: Word32<'static>,
+}
+
+/// It is not.
+#[derive(Debug)]
+pub(super) enum NotReady {
+    Pin(PinError),
+    Assembly(PartitionError),
+}
+
+/// The host lets it run.
+pub(super) struct Go {
+    pub(super) arming: Option<Arming>,
+}
+
+/// What the thread leaves behind.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) exit: PartitionExit,
+    pub(super) allocations: Option<AllocReport>,
+    pub(super) usage: ThreadUsage,
+    pub(super) guard_failed: Option<GuardUnavailable>,
+}
+
+/// The thread's body; `None` if it never ran because the host gave up or was told why not.
+pub(super) fn run(launch: Launch) -> Option<Ended> {
+    let Launch { parts, args, entry, device, cpu, ready, go } = launch;
+    if let Err(error) = pin_to(cpu) {
+        let _ = ready.send(Err(NotReady::Pin(error)));
+        return None;
+    }
+    touch_stack();
+    let partition = match parts.assemble(&args) {
+        Ok(partition) => partition,
+        Err(error) => {
+            let _ = ready.send(Err(NotReady::Assembly(error)));
+            return None;
+        }
+    };
+    let state_word = partition.state_word();
+    ready.send(Ok(Ready { state_word })).ok()?;
+    let Go { arming } = go.recv().ok()?;
+    let running = PartitionState::Running.to_word();
+    watch_this_thread(state_word, running);
+    let before = ThreadUsage::now();
+    let guard_failed = arming.and_then(|arming| arming.arm().err());
+    let exit = match catch_unwind(AssertUnwindSafe(|| enter(partition, entry, device))) {
+        Ok(exit) => exit,
+        Err(panic) => panicked(partition, panic.as_ref()),
+    };
+    partition.publish_exit(&exit);
+    let usage = ThreadUsage::now().since(before);
+    Some(Ended { exit, allocations: unwatch_this_thread(), usage, guard_failed })
+}
+
+/// Makes the device's parts and runs the entry.
+fn enter(
+    partition: &'static Partition,
+    entry: Entry,
+    device: Option<DeviceIngredients>,
+) -> PartitionExit {
+    let parts = match device.map(|device| device.into_parts(partition)).transpose() {
+        Ok(parts) => parts,
+        Err(error) => return PartitionExit::failed(1, format_args!("{error}")),
+    };
+    (entry.run)(partition, parts)
+}
+
+/// A panic in thread mode ends the partition, not the host. The loop did not come back, so the
+/// device may be in the middle of anything: its keeper is stopped before any memory is touched.
+fn panicked(partition: &'static Partition, panic: &(dyn Any + Send)) -> PartitionExit {
+    let message = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a value that is no text");
+    let task = partition.scheduler().current().map_or("", |task| task.name);
+    let (before, after) = if task.is_empty() { ("", "") } else { (" in task ", task) };
+    PartitionExit::failed(PANIC_CODE, format_args!("panicked{before}{after}: {message}"))
+}
+
+/// The code of an exit by panic: Rust's own.
+pub(super) const PANIC_CODE: u32 = 101;
+
+/// Writes to the stack that the loop will use. Its pages stay: nothing gives them back.
+#[inline(never)]
+fn touch_stack() {
+    let mut pages = [0_u8; STACK_TOUCHED];
+    std::hint::black_box(&mut pages);
+}

@@ -1,0 +1,140 @@
+//! What to start: a partition's entry, core, memory, rings and device.
+
+use core_runtime::partition::{Partition, PartitionConfig, PartitionExit};
+use nvme_driver::DeviceParts;
+
+use crate::backend::Backend;
+use crate::sys::memfd::PageSize;
+use crate::sys::partition_memory::KeepsNothing;
+
+/// A partition's program: runs on its core, from assembled partition to exit.
+///
+/// A plain function without captures, so that a process that executes itself again can find it by
+/// its entry's name; everything else it needs comes in the arguments and through the rings.
+pub type EntryFn = fn(&'static Partition, Option<DeviceParts>) -> PartitionExit;
+
+/// A named entry function.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    pub(super) name: &'static str,
+    pub(super) run: EntryFn,
+    pub(super) promise: Option<KeepsNothing>,
+}
+
+impl Entry {
+    /// `run` under a name that is unique in the program.
+    #[must_use]
+    pub const fn new(name: &'static str, run: EntryFn) -> Self {
+        Self { name, run, promise: None }
+    }
+
+    /// The entry's name.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// With the promise that lets the host unmap all memory when the partition has ended. Without it
+    /// the DMA pages are given back, and the rest stays mapped until the process ends, since safe
+    /// code could have kept a `'static` reference. (A partition that is a process needs neither.)
+    #[must_use]
+    pub const fn self_contained(self, promise: KeepsNothing) -> Self {
+        Self { promise: Some(promise), ..self }
+    }
+}
+
+/// Which of the runtime's cores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CoreChoice {
+    /// The first free one.
+    #[default]
+    Any,
+    /// This one, by Linux's number.
+    Cpu(u32),
+}
+
+/// What to start. Made by [`PartitionSpec::new`], then changed field by field.
+pub struct PartitionSpec {
+    /// Its name: the thread's, in reports and in the regions' headers.
+    pub name: String,
+    /// Its program.
+    pub entry: Entry,
+    /// Bytes for the entry, found in `Partition::args`.
+    pub args: Vec<u8>,
+    /// Its core.
+    pub core: CoreChoice,
+    /// Its device, if it has one.
+    pub device: Option<Box<dyn Backend>>,
+    /// DMA memory in bytes. Default: 64 MiB, room for 256 commands of 128 KiB twice over.
+    pub dma_bytes: usize,
+    /// Private memory in bytes: scheduler, driver, tables. Default: 16 MiB.
+    pub private_bytes: usize,
+    /// Page size to try first. Default: 2 MiB.
+    pub page: PageSize,
+    /// Bytes of the ring of events to the host, a power of two. Default: 4 MiB, 10 ms of 4 million
+    /// events a second of 100 bytes each.
+    pub event_ring_bytes: usize,
+    /// Bytes of the ring of commands from the host, a power of two. Default: 64 KiB, a thousand
+    /// commands of 64 bytes: the host is slow and the partition polls each pass.
+    pub command_ring_bytes: usize,
+    /// Scheduler, metrics and loop.
+    pub config: PartitionConfig,
+    /// Whether the kernel reports each system call that the partition makes while it runs.
+    pub check_syscalls: bool,
+}
+
+impl PartitionSpec {
+    /// A partition with the defaults above, without a device.
+    #[must_use]
+    pub fn new(name: impl Into<String>, entry: Entry) -> Self {
+        Self {
+            name: name.into(),
+            entry,
+            args: Vec::new(),
+            core: CoreChoice::Any,
+            device: None,
+            dma_bytes: 64 << 20,
+            private_bytes: 16 << 20,
+            page: PageSize::Huge2M,
+            event_ring_bytes: 4 << 20,
+            command_ring_bytes: 64 << 10,
+            config: PartitionConfig::default(),
+            check_syscalls: false,
+        }
+    }
+
+    /// On this core.
+    #[must_use]
+    pub const fn on_cpu(mut self, cpu: u32) -> Self {
+        self.core = CoreChoice::Cpu(cpu);
+        self
+    }
+
+    /// With this device.
+    #[must_use]
+    pub fn with_device(mut self, device: impl Backend + 'static) -> Self {
+        self.device = Some(Box::new(device));
+        self
+    }
+
+    /// With these bytes for the entry.
+    #[must_use]
+    pub fn with_args(mut self, args: impl Into<Vec<u8>>) -> Self {
+        self.args = args.into();
+        self
+    }
+}
+
+impl std::fmt::Debug for PartitionSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PartitionSpec")
+            .field("name", &self.name)
+            .field("entry", &self.entry.name)
+            .field("core", &self.core)
+            .field("device", &self.device.as_ref().map(|device| device.describe()))
+            .field("dma_bytes", &self.dma_bytes)
+            .field("private_bytes", &self.private_bytes)
+            .field("page", &self.page)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,64 @@
+//! What the kernel did to the calling thread: page faults and context switches.
+//!
+//! Called by [`crate::runtime`] on a partition's thread, before and after its entry.
+//!
+//! Invariants, named in the SAFETY lines:
+//! 1. The kernel fills one `rusage`, whose all-zero value is valid.
+
+use std::mem::MaybeUninit;
+
+/// Counts since the thread began, or between two looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ThreadUsage {
+    /// Page faults served without a device.
+    pub minor_faults: u64,
+    /// Page faults that waited for one.
+    pub major_faults: u64,
+    /// Times the thread gave its core away (a blocking system call).
+    pub voluntary_switches: u64,
+    /// Times it was taken off its core.
+    pub involuntary_switches: u64,
+}
+
+impl ThreadUsage {
+    /// Of the calling thread, until now.
+    #[must_use]
+    pub fn now() -> Self {
+        // SAFETY: invariant 1.
+        let mut usage: libc::rusage = unsafe { MaybeUninit::zeroed().assume_init() };
+        // SAFETY: invariant 1. It cannot fail with these arguments; zeroes would remain.
+        let _ = unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) };
+        let count = |value: libc::c_long| u64::try_from(value).unwrap_or(0);
+        Self {
+            minor_faults: count(usage.ru_minflt),
+            major_faults: count(usage.ru_majflt),
+            voluntary_switches: count(usage.ru_nvcsw),
+            involuntary_switches: count(usage.ru_nivcsw),
+        }
+    }
+
+    /// What came since `earlier`.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Self {
+        Self {
+            minor_faults: self.minor_faults.saturating_sub(earlier.minor_faults),
+            major_faults: self.major_faults.saturating_sub(earlier.major_faults),
+            voluntary_switches: self.voluntary_switches.saturating_sub(earlier.voluntary_switches),
+            involuntary_switches: self
+                .involuntary_switches
+                .saturating_sub(earlier.involuntary_switches),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_sleeps_gives_its_core_away() {
+        let before = ThreadUsage::now();
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        assert!(ThreadUsage::now().since(before).voluntary_switches >= 1);
+    }
+}
