@@ -427,7 +427,7 @@ mod tests {
     fn registers_are_read_and_written_through_another_thread() {
         let span = leak_zeroed(MailboxLayout::BYTES);
         let client = MailboxClient::new(span, still(), TIMEOUT_NS).unwrap();
-        let rounds = if cfg!(miri) { 3 } else { 2000 };
+        let rounds = if cfg!(miri) { 3 } else { 200 };
         let mut registers = [0_u64; 8];
         let handle = move |access: RegAccess| {
             let register = registers.get_mut(access.offset as usize / 8)?;

@@ -2,8 +2,6 @@
 //!
 //! 10^6 operations in the normal run; `HYBRID_SOAK=1` makes it 10^8.
 
-use std::collections::BTreeMap;
-
 use core_runtime::mem::{Bump, DmaArena, DmaBuf, DmaError, DmaRegion, Iova, release_region};
 
 const IOVA: Iova = Iova(0x6_4000_0000);
@@ -26,45 +24,67 @@ impl Random {
     }
 }
 
+/// A new seed each run, printed; the interpreter has no clock to take one from.
 fn seed() -> u64 {
-    let seed = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(1, |d| u64::try_from(d.as_nanos() & 0xffff_ffff).unwrap() | 1);
+    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let nanoseconds = if cfg!(miri) { 1 } else { now().map_or(1, |d| d.subsec_nanos()) };
+    let seed = u64::from(nanoseconds) << 1 | 1;
     println!("seed {seed}");
     seed
 }
 
-/// Live blocks by offset, with their ends, as the allocator should have them.
-#[derive(Default)]
+/// Which units of 512 bytes are live, a bit each. Knows nothing of buddies.
 struct Oracle {
-    ends: BTreeMap<usize, usize>,
+    live: Vec<u64>,
 }
 
 impl Oracle {
-    fn add(&mut self, at: usize, len: usize, total: usize) {
-        let end = at + len;
-        assert!(end <= total, "{at:#x}..{end:#x} is beyond the arena");
-        if let Some((&before, &its_end)) = self.ends.range(..end).next_back() {
-            assert!(its_end <= at, "{at:#x}..{end:#x} overlaps {before:#x}..{its_end:#x}");
+    fn new(total: usize) -> Self {
+        let units = total / 512;
+        let mut oracle = Self { live: vec![0; units.div_ceil(64)] };
+        // What lies beyond the arena's end is never free.
+        if let Some(last) = oracle.live.last_mut().filter(|_| !units.is_multiple_of(64)) {
+            *last = !0 << (units % 64);
         }
-        self.ends.insert(at, end);
+        oracle
     }
 
-    fn remove(&mut self, at: usize) {
-        self.ends.remove(&at).expect("a live block");
+    /// The words of a block and the mask of its bits in each: a block is aligned to its size, so it
+    /// is a part of one word, or whole words.
+    fn words(&mut self, at: usize, size: usize) -> (&mut [u64], u64) {
+        let (first, units) = (at / 512, size / 512);
+        match units < 64 {
+            true => (&mut self.live[first / 64..][..1], ((1 << units) - 1) << (first % 64)),
+            false => (&mut self.live[first / 64..][..units / 64], !0),
+        }
+    }
+
+    fn add(&mut self, at: usize, size: usize) {
+        let (words, mask) = self.words(at, size);
+        for word in words {
+            assert_eq!(*word & mask, 0, "{size} bytes at {at:#x} overlap a live block");
+            *word |= mask;
+        }
+    }
+
+    fn remove(&mut self, at: usize, size: usize) {
+        let (words, mask) = self.words(at, size);
+        for word in words {
+            assert_eq!(*word & mask, mask, "{size} bytes at {at:#x} are not all live");
+            *word &= !mask;
+        }
     }
 
     /// Whether an aligned block of `size` would fit between the live ones.
-    fn fits(&self, size: usize, total: usize) -> bool {
-        let mut free_from = 0_usize;
-        let ends = self.ends.iter().map(|(&at, &end)| (at, end));
-        for (at, end) in ends.chain([(total, total)]) {
-            if free_from.next_multiple_of(size) + size <= at {
-                return true;
-            }
-            free_from = end;
+    fn fits(&self, size: usize) -> bool {
+        let units = size / 512;
+        if units >= 64 {
+            let whole = self.live.chunks_exact(units / 64);
+            return whole.into_iter().any(|words| words.iter().all(|&word| word == 0));
         }
-        false
+        let mask = (1_u64 << units) - 1;
+        let free = |word: u64| (0..64).step_by(units).any(|at| word >> at & mask == 0);
+        self.live.iter().any(|&word| free(word))
     }
 }
 
@@ -88,7 +108,7 @@ impl Run {
             arena: DmaArena::leak(len, IOVA).unwrap(),
             total: len / 4096 * 4096,
             random: Random(seed),
-            oracle: Oracle::default(),
+            oracle: Oracle::new(len / 4096 * 4096),
             live: Vec::new(),
             refused: 0,
         }
@@ -118,7 +138,7 @@ impl Run {
                 assert_eq!((buf.len(), buf.capacity()), (len, size));
                 let at = self.offset(&buf);
                 assert_eq!(at % size, 0, "aligned to its size class");
-                self.oracle.add(at, size, self.total);
+                self.oracle.add(at, size);
                 let tag = self.random.next().to_le_bytes()[7];
                 buf[0] = tag;
                 buf[len - 1] = tag;
@@ -127,7 +147,7 @@ impl Run {
             Err(error) => {
                 assert!(matches!(error, DmaError::Exhausted { wanted, .. } if wanted == len));
                 self.refused += 1;
-                assert!(!self.oracle.fits(size, self.total), "room for {size} was there");
+                assert!(!self.oracle.fits(size), "room for {size} was there");
             }
         }
     }
@@ -138,7 +158,8 @@ impl Run {
         }
         let at = self.random.below(self.live.len());
         let Live { buf, tag } = self.live.swap_remove(at);
-        self.oracle.remove(self.offset(&buf));
+        let at = self.offset(&buf);
+        self.oracle.remove(at, buf.capacity());
         // Half of them through the device.
         let buf = match self.random.below(2) {
             0 => buf.into_device().into_cpu(),

@@ -278,3 +278,37 @@ impl fmt::Debug for SharedDma {
         write!(f, "SharedDma({} bytes at {})", self.len(), self.iova())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mem::{Doorbell, PrpList, SqMem};
+
+    struct Probe<T>(core::marker::PhantomData<T>);
+    trait Fallback {
+        const SEND: bool = false;
+        const SYNC: bool = false;
+    }
+    impl<T> Fallback for Probe<T> {}
+    impl<T: Send> Probe<T> {
+        const SEND: bool = true;
+    }
+    impl<T: Sync> Probe<T> {
+        const SYNC: bool = true;
+    }
+
+    #[test]
+    fn what_belongs_to_a_core_stays_there() {
+        const {
+            assert!(!Probe::<DmaBuf>::SEND && !Probe::<DmaBuf>::SYNC);
+            assert!(!Probe::<DeviceBuf>::SEND && !Probe::<DeviceBuf>::SYNC);
+            assert!(!Probe::<SharedDma>::SEND && !Probe::<SharedDma>::SYNC);
+            assert!(!Probe::<SqMem>::SEND && !Probe::<PrpList>::SEND && !Probe::<Doorbell>::SEND);
+            assert!(!Probe::<&DmaArena>::SEND && !Probe::<DmaArena>::SYNC);
+            assert!(!Probe::<&crate::mem::Bump>::SEND);
+            // And the probe can say yes.
+            assert!(Probe::<crate::mem::DmaRegion>::SEND && Probe::<crate::mem::Bump>::SEND);
+            assert!(Probe::<crate::mem::DmaRegion>::SYNC);
+        }
+    }
+}

@@ -26,6 +26,21 @@
 //!
 //! Units: lengths and offsets are bytes, IOVAs are the addresses a device uses. All types but
 //! [`DmaRegion`], [`DmaMap`], [`IovaAllocator`] and [`Bump`] belong to one core and are not `Send`.
+//!
+//! ```
+//! use core_runtime::mem::{DmaArena, Iova};
+//!
+//! let arena = DmaArena::leak(1 << 20, Iova(0x1_0000_0000))?;
+//! let mut buf = arena.alloc(4096)?;
+//! buf[..5].copy_from_slice(b"hello");
+//! let lent = buf.into_device(); // an IOVA for a command, and no slice
+//! assert_eq!(lent.iova().0 % 4096, 0);
+//! let buf = lent.into_cpu(); // after its completion
+//! assert_eq!(&buf[..5], b"hello");
+//! drop(buf);
+//! assert_eq!(arena.stats().live, 0);
+//! # Ok::<(), core_runtime::mem::DmaError>(())
+//! ```
 
 mod arena;
 mod buddy;
