@@ -37,6 +37,9 @@ pub struct JoinHandle<T> {
     output: PhantomData<(T, *const ())>,
 }
 
+/// The output is never pinned in the handle.
+impl<T> Unpin for JoinHandle<T> {}
+
 impl<T> JoinHandle<T> {
     /// # Safety
     /// The task was just made live with an output of type `T`, its header says that a handle is

@@ -30,10 +30,7 @@ pub(crate) struct RemoteLink<N> {
 
 impl<N> RemoteLink<N> {
     pub(crate) fn new() -> Self {
-        Self {
-            next: AtomicPtr::new(core::ptr::null_mut()),
-            pending: AtomicBool::new(false),
-        }
+        Self { next: AtomicPtr::new(core::ptr::null_mut()), pending: AtomicBool::new(false) }
     }
 }
 
@@ -44,9 +41,7 @@ pub(crate) struct RemoteQueue<N> {
 
 impl<N: RemoteNode> RemoteQueue<N> {
     pub(crate) fn new() -> Self {
-        Self {
-            head: AtomicPtr::new(core::ptr::null_mut()),
-        }
+        Self { head: AtomicPtr::new(core::ptr::null_mut()) }
     }
 
     /// Whether a drain would find something. May be late by one look.

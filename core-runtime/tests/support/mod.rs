@@ -3,50 +3,58 @@
 
 use core::cell::RefCell;
 use core::future::Future;
+use core::pin::Pin;
+use core::task::{Context, Poll, Waker};
 use std::boxed::Box;
 use std::rc::Rc;
 
 use core_runtime::clock::{Clock, Instant, ManualClock};
 use core_runtime::mem::Bump;
-use core_runtime::task::{JoinHandle, Scheduler, SchedulerConfig, Spawner, TaskOptions, Tick};
+use core_runtime::task::{
+    JoinError, JoinHandle, Scheduler, SchedulerConfig, Spawner, TaskOptions, Tick,
+};
 
 /// What happened, in order.
 #[derive(Clone, Default)]
-pub struct Log(Rc<RefCell<Vec<String>>>);
+pub(crate) struct Log(Rc<RefCell<Vec<String>>>);
 
 impl Log {
-    pub fn note(&self, what: impl Into<String>) {
+    pub(crate) fn note(&self, what: impl Into<String>) {
         self.0.borrow_mut().push(what.into());
     }
 
-    pub fn take(&self) -> Vec<String> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.borrow().is_empty()
+    }
+
+    pub(crate) fn take(&self) -> Vec<String> {
         self.0.take()
     }
 }
 
 /// A scheduler and its clock, leaked: each test has its own.
-pub struct Rig {
-    pub scheduler: &'static Scheduler,
-    pub clock: &'static ManualClock,
+pub(crate) struct Rig {
+    pub(crate) scheduler: &'static Scheduler,
+    pub(crate) clock: &'static ManualClock,
 }
 
 impl Rig {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(SchedulerConfig::default())
     }
 
-    pub fn with(config: SchedulerConfig) -> Self {
+    pub(crate) fn with(config: SchedulerConfig) -> Self {
         let clock: &'static ManualClock = Box::leak(Box::new(ManualClock::new(1_000)));
-        let bump = Bump::leak(8 << 20);
+        let bump = Bump::leak(2 << 20);
         let scheduler = Scheduler::new(config, Clock::manual(clock), &bump).expect("memory");
         Self { scheduler, clock }
     }
 
-    pub fn spawner(&self) -> Spawner {
+    pub(crate) fn spawner(&self) -> Spawner {
         self.scheduler.spawner()
     }
 
-    pub fn spawn<F: Future + 'static>(
+    pub(crate) fn spawn<F: Future + 'static>(
         &self,
         options: TaskOptions,
         future: F,
@@ -54,16 +62,16 @@ impl Rig {
         self.spawner().spawn(options, future).expect("room")
     }
 
-    pub fn now(&self) -> Instant {
+    pub(crate) fn now(&self) -> Instant {
         self.clock.now()
     }
 
-    pub fn tick(&self) -> Tick {
+    pub(crate) fn tick(&self) -> Tick {
         self.scheduler.tick(self.clock.now())
     }
 
     /// Ticks until nothing is ready, at most `most` times.
-    pub fn settle(&self, most: usize) {
+    pub(crate) fn settle(&self, most: usize) {
         for _ in 0..most {
             if self.tick().ready_left == 0 {
                 return;
@@ -74,21 +82,31 @@ impl Rig {
 }
 
 /// A seeded generator: xorshift64*.
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
+    }
+}
+
+/// The result of a task that has ended.
+pub(crate) fn outcome<T>(rig: &Rig, mut handle: JoinHandle<T>) -> Result<T, JoinError> {
+    rig.settle(100);
+    let mut context = Context::from_waker(Waker::noop());
+    match Pin::new(&mut handle).poll(&mut context) {
+        Poll::Ready(result) => result,
+        Poll::Pending => panic!("the task has not ended"),
     }
 }
