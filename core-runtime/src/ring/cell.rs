@@ -24,7 +24,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use super::index::Index;
 
 /// The words that this end writes and nobody else.
-pub trait OwnEnd {
+pub trait OwnEnd: Copy {
     /// Width of the indices.
     type Index: Index;
     /// Publishes this end's index; what was done before is visible to who acquires it.
@@ -38,7 +38,7 @@ pub trait OwnEnd {
 }
 
 /// The words that the peer writes and this end only reads: allegations.
-pub trait PeerEnd {
+pub trait PeerEnd: Copy {
     /// Width of the indices.
     type Index: Index;
     /// The peer's index, loaded once with Acquire.
@@ -84,6 +84,14 @@ struct Part<T> {
     item: PhantomData<fn(T) -> T>,
 }
 
+impl<T> Clone for Part<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Part<T> {}
+
 // SAFETY: invariants 1 and 3: the bytes live for ever, and any thread may access them atomically.
 unsafe impl<T> Send for Part<T> {}
 
@@ -120,11 +128,7 @@ impl<T: Item> Part<T> {
     fn with_slots(span: ReadSpan<'static>, capacity: u32) -> Result<Self, OutOfBounds> {
         assert!(capacity.is_power_of_two(), "checked by the ring's header");
         let bytes = (capacity as usize).saturating_mul(T::WORDS * 8);
-        Ok(Self {
-            base: Self::check(span, bytes)?,
-            mask: capacity - 1,
-            item: PhantomData,
-        })
+        Ok(Self { base: Self::check(span, bytes)?, mask: capacity - 1, item: PhantomData })
     }
 
     /// The words of the slot of `index`.
@@ -143,14 +147,18 @@ impl<T: Item> Part<T> {
 #[derive(Debug)]
 pub struct Own<T = ()>(Part<T>);
 
+impl<T> Clone for Own<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Own<T> {}
+
 impl Own {
     /// The consumer's own part.
     pub(super) fn new(own: Span<'static>) -> Result<Self, OutOfBounds> {
-        Ok(Self(Part {
-            base: Part::<()>::check(own.read_only(), 0)?,
-            mask: 0,
-            item: PhantomData,
-        }))
+        Ok(Self(Part { base: Part::<()>::check(own.read_only(), 0)?, mask: 0, item: PhantomData }))
     }
 }
 
@@ -209,14 +217,18 @@ impl<T: Item> Put for Own<T> {
 #[derive(Debug)]
 pub struct Peer<T = ()>(Part<T>);
 
+impl<T> Clone for Peer<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Peer<T> {}
+
 impl Peer {
     /// The consumer's part, as the producer sees it.
     pub(super) fn new(peer: ReadSpan<'static>) -> Result<Self, OutOfBounds> {
-        Ok(Self(Part {
-            base: Part::<()>::check(peer, 0)?,
-            mask: 0,
-            item: PhantomData,
-        }))
+        Ok(Self(Part { base: Part::<()>::check(peer, 0)?, mask: 0, item: PhantomData }))
     }
 }
 

@@ -56,11 +56,14 @@ where
     pub fn try_push(&self, item: &O::Item) -> Result<(), PushError> {
         let tail = self.index.tail();
         if !self.index.has_room(tail, I::ONE) {
-            self.make_room(tail, I::ONE)
-                .inspect_err(|error| self.count_refused(*error))?;
+            self.make_room(tail, I::ONE).inspect_err(|error| self.count_refused(*error))?;
         }
-        self.own.put(tail, item);
-        self.publish(tail.plus(I::ONE));
+        let next = tail.plus(I::ONE);
+        self.index.advance(next);
+        // A copy, whose address stays in a register over the stores.
+        let own = self.own;
+        own.put(tail, item);
+        own.publish(next);
         Ok(())
     }
 
@@ -71,10 +74,11 @@ where
     /// # Errors
     /// [`Closed`].
     pub fn push_batch(&self, items: &[O::Item]) -> Result<usize, Closed> {
+        let own = self.own;
         let tail = self.index.tail();
         let mut next = tail;
-        let mut taken = 0;
-        for item in items {
+        let mut left = items;
+        while !left.is_empty() {
             if !self.index.has_room(next, I::ONE) {
                 match self.make_room(next, I::ONE) {
                     Ok(()) => {}
@@ -82,14 +86,18 @@ where
                     Err(_) => break,
                 }
             }
-            self.own.put(next, item);
-            next = next.plus(I::ONE);
-            taken += 1;
+            let room = self.index.room(next).to_u32() as usize;
+            let (fitting, rest) = left.split_at(room.min(left.len()));
+            for item in fitting {
+                own.put(next, item);
+                next = next.plus(I::ONE);
+            }
+            left = rest;
         }
         if next != tail {
             self.publish(next);
         }
-        Ok(taken)
+        Ok(items.len() - left.len())
     }
 
     /// Whether `slots` slots are free now; asks the peer if need be, and counts nothing.
@@ -121,8 +129,8 @@ where
         self.index.depth().to_u32()
     }
 
-    /// Most slots in use at once: an upper bound above a quarter of the capacity (and
-    /// above 32 slots), sampled below.
+    /// Most slots that were seen in use at once. There may have been more by an eighth of the
+    /// capacity, or by 32; a ring that refused was seen full.
     pub fn high_water(&self) -> u32 {
         self.index.high_water().to_u32()
     }
@@ -196,14 +204,10 @@ where
 
     fn tell(&self) {
         let base = self.base.get();
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "the index is the count's low bits"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "the index is the count's low bits")]
         let gone = self.index.tail().since(I::from_u32(base as u32));
         self.base.set(base.wrapping_add(gone.to_u32().into()));
-        self.own
-            .tell_counters(self.base.get(), self.dropped.get(), self.high_water());
+        self.own.tell_counters(self.base.get(), self.dropped.get(), self.high_water());
     }
 }
 
@@ -242,11 +246,13 @@ where
     /// [`PopError::Empty`] or [`PopError::Closed`].
     #[inline]
     pub fn pop(&self) -> Result<P::Item, PopError> {
-        if self.index.ready() == I::ZERO && !self.index.refresh_usual(self.peer.index()) {
+        let head = self.index.head();
+        // A copy, whose address stays in a register over the stores.
+        let peer = self.peer;
+        if !self.index.is_ready(head) && !self.index.refresh_usual(head, peer.index()) {
             self.look()?;
         }
-        let head = self.index.head();
-        let item = self.peer.take(head);
+        let item = peer.take(head);
         self.release(head.plus(I::ONE));
         Ok(item)
     }
@@ -269,8 +275,9 @@ where
         let count = self.index.ready().to_u32().min(most);
         let head = self.index.head();
         let mut next = head;
+        let peer = self.peer;
         for _ in 0..count {
-            each(self.peer.take(next));
+            each(peer.take(next));
             next = next.plus(I::ONE);
         }
         if next != head {
@@ -357,8 +364,7 @@ where
     }
 
     fn tell(&self) {
-        self.own
-            .tell_counters(0, self.skipped.get(), self.high_water());
+        self.own.tell_counters(0, self.skipped.get(), self.high_water());
     }
 }
 

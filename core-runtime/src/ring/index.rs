@@ -25,9 +25,9 @@ pub trait Index: Copy + Ord + Debug {
     /// Slots from `earlier` to `self`, wrapping.
     #[must_use]
     fn since(self, earlier: Self) -> Self;
-    /// A quarter, rounded down.
+    /// An eighth, rounded down.
     #[must_use]
-    fn quarter(self) -> Self;
+    fn eighth(self) -> Self;
     /// As the widest index.
     #[must_use]
     fn to_u32(self) -> u32;
@@ -50,8 +50,8 @@ macro_rules! index {
                 self.wrapping_sub(earlier)
             }
             #[inline(always)]
-            fn quarter(self) -> Self {
-                self / 4
+            fn eighth(self) -> Self {
+                self / 8
             }
             #[inline(always)]
             fn to_u32(self) -> u32 {
@@ -90,10 +90,9 @@ pub enum Refused {
 
 /// The producer's end.
 ///
-/// `limit` is the index up to which it may go without looking at the peer. It is kept below what
-/// is free: at most `floor` slots or the high-water mark ahead of the head that was seen. So any
-/// new high-water mark above the floor passes through [`ProducerIndex::refresh`], and the fast path
-/// pays nothing for it.
+/// `limit` is the index up to which it may go without looking at the peer: at most an eighth of the
+/// ring ahead (see `stride`). So the depth is sampled at least that often, and the fast path pays
+/// nothing for the high-water mark.
 #[derive(Debug)]
 pub struct ProducerIndex<I: Copy> {
     tail: Cell<I>,
@@ -128,8 +127,8 @@ impl<I: Index> ProducerIndex<I> {
         self.capacity
     }
 
-    /// Most slots that were in use at once, as far as this end saw: an upper bound above a quarter
-    /// of the capacity (and above 32 slots), sampled below.
+    /// Most slots that were seen in use at once. There may have been more by an eighth of the
+    /// capacity, or by 32; a ring that refused was seen full.
     pub fn high_water(&self) -> I {
         self.high_water.get()
     }
@@ -144,7 +143,13 @@ impl<I: Index> ProducerIndex<I> {
     /// `from` is the tail, or a later index up to which slots were claimed but not published.
     #[inline(always)]
     pub fn has_room(&self, from: I, slots: I) -> bool {
-        self.limit.get().since(from) >= slots
+        self.room(from) >= slots
+    }
+
+    /// Slots from index `from` on that may be written without looking at the peer.
+    #[inline(always)]
+    pub fn room(&self, from: I) -> I {
+        self.limit.get().since(from)
     }
 
     /// The indices `tail .. to` are published by the caller: the next slot is `to`.
@@ -170,20 +175,18 @@ impl<I: Index> ProducerIndex<I> {
         }
         self.seen.set(head);
         let used = from.since(head);
-        let fits = slots <= self.capacity.since(used);
+        let free = self.capacity.since(used);
+        let fits = slots <= free;
         let depth = if fits { used.plus(slots) } else { used };
         self.high_water.set(self.high_water.get().max(depth));
-        let ahead = self.high_water.get().max(self.floor());
-        self.limit.set(head.plus(ahead));
+        self.limit.set(from.plus(free.min(slots.max(self.stride()))));
         if fits { Ok(()) } else { Err(Refused::Full) }
     }
 
-    /// Depth below which the high-water mark is only sampled: a quarter of the ring, but 32 slots
-    /// where there are, so that a small ring need not look at the peer at every other push.
-    fn floor(&self) -> I {
-        self.capacity
-            .quarter()
-            .max(self.capacity.min(I::from_u32(32)))
+    /// Slots after which the peer is looked at again, though there was more room: an eighth of the
+    /// ring, but 32 slots where there are, so that the look costs little.
+    fn stride(&self) -> I {
+        self.capacity.eighth().max(self.capacity.min(I::from_u32(32)))
     }
 
     /// There is never room again.
@@ -247,12 +250,18 @@ impl<I: Index> ConsumerIndex<I> {
         self.head.set(to);
     }
 
+    /// Whether the slot of `head`, this end's head, may be read without looking at the peer.
+    #[inline(always)]
+    pub fn is_ready(&self, head: I) -> bool {
+        self.end.get() != head
+    }
+
     /// Takes the peer's tail, loaded once just now, if nothing was ready and something is, and no
     /// more than usual; else it does nothing and [`ConsumerIndex::refresh`] says why.
     #[inline(always)]
-    pub fn refresh_usual(&self, tail: I) -> bool {
+    pub fn refresh_usual(&self, head: I, tail: I) -> bool {
         // Nothing waiting wraps to the greatest number, which is not below.
-        let usual = tail.since(self.end.get()).since(I::ONE) < self.usual.get();
+        let usual = tail.since(head).since(I::ONE) < self.usual.get();
         if usual {
             self.end.set(tail);
         }

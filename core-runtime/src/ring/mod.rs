@@ -76,22 +76,12 @@ impl RingSpec {
     /// # Errors
     /// [`RingError::Abi`] if the number of 64-bit words is not a power of two, or is above 2^31.
     pub fn variable(bytes: usize) -> Result<Self, RingError> {
-        let words = if bytes.is_multiple_of(8) {
-            bytes / 8
-        } else {
-            0
-        };
+        let words = if bytes.is_multiple_of(8) { bytes / 8 } else { 0 };
         Self::new(RING_VARIABLE, u32::try_from(words).unwrap_or(u32::MAX), 8)
     }
 
     fn new(kind: u32, capacity: u32, slot_bytes: u32) -> Result<Self, RingError> {
-        let spec = Self {
-            kind,
-            capacity,
-            slot_bytes,
-            epoch: 0,
-            first_index: 0,
-        };
+        let spec = Self { kind, capacity, slot_bytes, epoch: 0, first_index: 0 };
         spec.header(PRODUCER_MAGIC).check(PRODUCER_MAGIC)?;
         Ok(spec)
     }
@@ -105,10 +95,7 @@ impl RingSpec {
     /// With indices that begin at `first_index` and so wrap sooner; for tests.
     #[must_use]
     pub const fn with_first_index(self, first_index: u32) -> Self {
-        Self {
-            first_index,
-            ..self
-        }
+        Self { first_index, ..self }
     }
 
     /// Slots of the ring.
@@ -175,11 +162,7 @@ impl RingSpec {
             ("capacity", own.capacity.into(), peer.capacity.into()),
             ("slot bytes", own.slot_bytes.into(), peer.slot_bytes.into()),
             ("epoch", own.epoch, peer.epoch),
-            (
-                "first index",
-                own.first_index.into(),
-                peer.first_index.into(),
-            ),
+            ("first index", own.first_index.into(), peer.first_index.into()),
         ] {
             if own != peer {
                 return Err(RingError::Mismatch { field, own, peer });
@@ -350,9 +333,5 @@ pub const fn capacity_for(rate_per_s: u64, latency_ns: u64) -> u32 {
     }
     #[expect(clippy::cast_possible_truncation, reason = "at most 2^31")]
     let slots = slots as u32;
-    if slots < 2 {
-        2
-    } else {
-        slots.next_power_of_two()
-    }
+    if slots < 2 { 2 } else { slots.next_power_of_two() }
 }

@@ -34,11 +34,7 @@ where
 {
     /// Lays records over a ring of words.
     pub fn over(words: Sender<O, P>) -> Self {
-        Self {
-            staged: Cell::new(words.index.tail()),
-            words,
-            records: Cell::new(0),
-        }
+        Self { staged: Cell::new(words.index.tail()), words, records: Cell::new(0) }
     }
 
     /// Writes and publishes one record.
@@ -68,16 +64,17 @@ where
     #[inline]
     pub fn stage(&self, kind: u16, tag: u32, payload: &[u8]) -> Result<(), PushError> {
         let header = self.claim(kind, tag, payload.len())?;
+        let own = self.words.own;
         let mut at = self.staged.get();
-        self.words.own.put(at, &header.to_word());
+        own.put(at, &header.to_word());
         let (chunks, rest) = payload.as_chunks::<8>();
         for chunk in chunks {
             at = at.plus(I::ONE);
-            self.words.own.put(at, &u64::from_le_bytes(*chunk));
+            own.put(at, &u64::from_le_bytes(*chunk));
         }
         if !rest.is_empty() {
             at = at.plus(I::ONE);
-            self.words.own.put(at, &word_of(rest));
+            own.put(at, &word_of(rest));
         }
         self.staged.set(at.plus(I::ONE));
         self.records.set(self.records.get().wrapping_add(1));
@@ -154,15 +151,11 @@ where
     /// The header and the words of a record, if it can ever fit.
     #[inline]
     fn shape(&self, kind: u16, tag: u32, len: usize) -> Result<(RecordHeader, I), PushError> {
-        let in_ring = (self.words.capacity() as usize - 1).saturating_mul(8);
+        let in_ring = (self.words.capacity() as usize).saturating_mul(8).saturating_sub(8);
         let allowed = in_ring.min(u16::MAX.into());
         match u16::try_from(len) {
             Ok(short) if len <= allowed => {
-                let header = RecordHeader {
-                    kind,
-                    len: short,
-                    tag,
-                };
+                let header = RecordHeader { kind, len: short, tag };
                 Ok((header, I::from_u32(header.words())))
             }
             _ => Err(PushError::TooLong { len, allowed }),
@@ -175,8 +168,7 @@ where
         let (header, words) = self.shape(kind, tag, len)?;
         let from = self.staged.get();
         if !self.words.index.has_room(from, words) {
-            self.make_room(from, words)
-                .inspect_err(|error| self.words.count_refused(*error))?;
+            self.make_room(from, words).inspect_err(|error| self.words.count_refused(*error))?;
         }
         Ok(header)
     }
@@ -220,10 +212,7 @@ where
         match u16::try_from(bytes.len()) {
             Ok(len) if len <= left => {}
             _ => {
-                return Err(PushError::TooLong {
-                    len: bytes.len(),
-                    allowed: left.into(),
-                });
+                return Err(PushError::TooLong { len: bytes.len(), allowed: left.into() });
             }
         }
         for &byte in bytes {
@@ -251,8 +240,7 @@ where
         }
         let first = ring.staged.get();
         ring.words.own.put(first, &self.header.to_word());
-        ring.staged
-            .set(first.plus(I::from_u32(self.header.words())));
+        ring.staged.set(first.plus(I::from_u32(self.header.words())));
         ring.records.set(ring.records.get().wrapping_add(1));
     }
 }
@@ -272,10 +260,7 @@ where
 {
     /// Reads records from a ring of words.
     pub fn over(words: Receiver<O, P>) -> Self {
-        Self {
-            words,
-            records: Cell::new(0),
-        }
+        Self { words, records: Cell::new(0) }
     }
 
     /// Takes one record: its header, and its payload at the start of `buffer`.
@@ -357,10 +342,7 @@ where
         }
         let header = RecordHeader::from_word(self.words.peer.take(at));
         if header.words() > ready.to_u32() {
-            let closed = Closed::Record {
-                words: header.words(),
-                ready: ready.to_u32(),
-            };
+            let closed = Closed::Record { words: header.words(), ready: ready.to_u32() };
             self.words.shut(closed);
             return Err(PopError::Closed(closed));
         }
@@ -371,14 +353,15 @@ where
             self.words.count_skipped();
             return Ok((Err(PopError::TooLong { len, buffer: size }), next));
         };
+        let peer = self.words.peer;
         let mut from = at.plus(I::ONE);
         let (chunks, rest) = payload.as_chunks_mut::<8>();
         for chunk in chunks {
-            *chunk = self.words.peer.take(from).to_le_bytes();
+            *chunk = peer.take(from).to_le_bytes();
             from = from.plus(I::ONE);
         }
         if !rest.is_empty() {
-            let word = self.words.peer.take(from).to_le_bytes();
+            let word = peer.take(from).to_le_bytes();
             rest.iter_mut().zip(word).for_each(|(to, byte)| *to = byte);
         }
         Ok((Ok(header), next))
@@ -396,8 +379,6 @@ where
 /// Up to 8 bytes as a word, the rest zero.
 fn word_of(bytes: &[u8]) -> u64 {
     let mut word = [0; 8];
-    word.iter_mut()
-        .zip(bytes)
-        .for_each(|(to, &byte)| *to = byte);
+    word.iter_mut().zip(bytes).for_each(|(to, &byte)| *to = byte);
     u64::from_le_bytes(word)
 }

@@ -56,17 +56,12 @@ impl RingStats {
         let slots = producer.load64(counters)?;
         let head = consumer.load32(END_OFFSET)?;
         let tail = producer.load32(END_OFFSET)?;
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "the index is the count's low bits"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "the index is the count's low bits")]
         let since = u64::from(tail.wrapping_sub(slots as u32));
         let pushed = if shape.kind == RING_VARIABLE {
             producer.load64(counters + 24)?
         } else {
-            slots
-                .wrapping_add(since)
-                .wrapping_sub(shape.first_index.into())
+            slots.wrapping_add(since).wrapping_sub(shape.first_index.into())
         };
         Ok(Self {
             capacity: shape.capacity,
