@@ -1,0 +1,434 @@
+//! The loop: doorbells in, commands out, completions back.
+//!
+//! Two ways for an I/O command. The short one, without latency, faults or random order: fetched,
+//! carried out and completed at once, without a look at anything else. The long one goes through
+//! `flight`. Admin commands complete in the step that fetches them unless a fault says otherwise.
+
+use crate::fault::{CqeFault, FaultAction};
+use crate::flight::{Flight, Torn};
+use crate::mistake::{DoorbellKind, HostMistake};
+use crate::model::{Model, NO_QUEUE};
+use crate::queues::completion;
+use crate::stats::StepReport;
+use core_runtime::mem::{Iova, prefetch_write};
+use nvme_spec::{AsyncEvent, Cid, Cqe, NvmOpcode, QueueId, Sqe, Status};
+
+/// What a command came to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outcome {
+    pub(crate) status: Status,
+    pub(crate) result: u32,
+}
+
+impl From<Status> for Outcome {
+    fn from(status: Status) -> Self {
+        Self { status, result: 0 }
+    }
+}
+
+impl Model {
+    /// Does a bounded amount of work: at most a burst of commands from each queue, and what is due.
+    /// `now_ns` is any clock that does not go back; where nothing has a latency or a delay, it may
+    /// stand still.
+    pub fn step(&mut self, now_ns: u64) -> StepReport {
+        self.now_ns = now_ns.max(self.now_ns);
+        if !self.regs.serving() {
+            self.advance_life();
+            self.check_doorbells_while_down();
+            return StepReport { idle: true, ..StepReport::default() };
+        }
+        if self.now_ns < self.paused_until_ns {
+            return StepReport::default();
+        }
+        let fetched = self.stats.admin + self.stats.io;
+        let completed = self.stats.completions;
+        self.serve_all();
+        self.complete_ready();
+        self.report_events();
+        self.scan_doorbells();
+        let count = |new: u64, old: u64| u32::try_from(new - old).unwrap_or(u32::MAX);
+        let commands = count(self.stats.admin + self.stats.io, fetched);
+        let completions = count(self.stats.completions, completed);
+        StepReport {
+            commands,
+            completions,
+            idle: commands == 0 && completions == 0 && self.flights.torn.is_empty(),
+        }
+    }
+
+    /// When the next command is due, if any waits for its time: for a stepping clock.
+    #[must_use]
+    pub fn next_due_ns(&self) -> Option<u64> {
+        self.flights.next_due_ns()
+    }
+
+    /// Whether steps need the time: something has a latency or a delay.
+    #[must_use]
+    pub fn needs_time(&self) -> bool {
+        self.long_way || !self.regs.serving() || self.paused_until_ns > self.now_ns
+    }
+
+    fn serve_all(&mut self) {
+        // Serving the admin queue may add and remove queues.
+        for _ in 0..self.active.len() {
+            if self.turn >= self.active.len() {
+                self.turn = 0;
+            }
+            let Some(&qid) = self.active.get(self.turn) else { return };
+            self.turn += 1;
+            self.serve(qid);
+            if !self.regs.serving() {
+                return;
+            }
+        }
+    }
+
+    /// Fetches from one queue.
+    #[inline]
+    fn serve(&mut self, qid: QueueId) {
+        let Some(sq) = &mut self.sqs[usize::from(qid.0)] else { return };
+        let tail = sq.poll();
+        let (waiting, cqid) = (sq.waiting(), sq.cqid);
+        let Some(cq) = &mut self.cqs[usize::from(cqid.0)] else { return };
+        let head = cq.poll();
+        let space = cq.space();
+        if let Err(mistake) = tail.and(head) {
+            self.doorbell_mistake(mistake);
+            return;
+        }
+        if waiting == 0 {
+            return;
+        }
+        let limit = waiting.min(u32::from(self.config.burst));
+        if self.long_way || qid == QueueId::ADMIN {
+            self.fetch_long(qid, limit);
+            return;
+        }
+        if space == 0 {
+            self.stats.cq_full += 1;
+            return;
+        }
+        self.fetch_short(qid, limit.min(space));
+    }
+
+    /// The short way: `count` commands that are there, with room for their completions. One
+    /// command is fetched ahead, so that its memory is near when its turn comes.
+    #[inline]
+    fn fetch_short(&mut self, qid: QueueId, count: u32) {
+        if let Some(sq) = &self.sqs[usize::from(qid.0)] {
+            sq.prefetch(count);
+        }
+        let mut next = self.fetch(qid);
+        for done in 1..=count {
+            let Some(sqe) = next else { return };
+            next = if done < count { self.fetch(qid) } else { None };
+            if let Some(ahead) = &next {
+                self.prefetch_target(ahead);
+            }
+            let status = self.execute_io(qid, &sqe, None);
+            self.post(qid, sqe.cid(), status.into());
+        }
+    }
+
+    #[inline]
+    fn prefetch_target(&mut self, sqe: &Sqe) {
+        if let Ok(span) = self.dma.translate(Iova(sqe.prp1()), 1) {
+            prefetch_write(span.as_ptr());
+        }
+        if sqe.opcode() == NvmOpcode::READ.0
+            && let Some(ns) = self.namespaces.iter().find(|ns| ns.nsid == sqe.nsid())
+        {
+            ns.store.prefetch(sqe.slba().0.wrapping_mul(ns.stride()));
+        }
+    }
+
+    /// Takes one entry and notes its CID.
+    #[inline]
+    fn fetch(&mut self, qid: QueueId) -> Option<Sqe> {
+        let sq = self.sqs[usize::from(qid.0)].as_mut()?;
+        let sqe = sq.fetch()?;
+        let cid = sqe.cid();
+        if !sq.in_flight.insert(cid) {
+            self.mistakes.add(HostMistake::CidInFlight { sqid: qid, cid });
+        }
+        if qid == QueueId::ADMIN {
+            self.stats.admin += 1;
+        } else {
+            self.stats.io += 1;
+        }
+        Some(sqe)
+    }
+
+    /// The long way: through the fault plan and the flights.
+    fn fetch_long(&mut self, qid: QueueId, count: u32) {
+        for _ in 0..count {
+            if qid == QueueId::ADMIN && !self.has_space(qid) {
+                self.stats.cq_full += 1;
+                return;
+            }
+            let Some(sqe) = self.fetch(qid) else { return };
+            self.admit(qid, sqe);
+            if !self.regs.serving() || self.now_ns < self.paused_until_ns {
+                return;
+            }
+        }
+    }
+
+    fn admit(&mut self, sqid: QueueId, sqe: Sqe) {
+        let action = self.config.faults.decide(sqid.0, &sqe, &mut self.rng);
+        let flight = Flight { sqid, sqe, action };
+        self.stats.faults += u64::from(action.is_some());
+        if self.config.paranoid && sqid != QueueId::ADMIN {
+            self.check_shared_buffer(&flight);
+        }
+        let mut delay_ns = 0;
+        match action {
+            Some(FaultAction::Drop) => {
+                self.flights.hang(flight);
+                return;
+            }
+            Some(FaultAction::DelayNs(ns)) => delay_ns = ns,
+            Some(FaultAction::Controller(fault)) => self.inject(fault),
+            _ => {}
+        }
+        if sqid == QueueId::ADMIN {
+            if delay_ns == 0 && self.regs.serving() {
+                self.finish(flight);
+            } else {
+                self.flights.add(flight, self.now_ns.saturating_add(delay_ns));
+            }
+            return;
+        }
+        delay_ns = delay_ns.saturating_add(self.config.latency.draw(&mut self.rng));
+        self.flights.add(flight, self.now_ns.saturating_add(delay_ns));
+    }
+
+    /// Completes what is due: all of it in order, or some of it in any.
+    fn complete_ready(&mut self) {
+        if !self.flights.torn.is_empty() {
+            self.store_torn();
+        }
+        if self.flights.len() == 0 || !self.regs.serving() {
+            return;
+        }
+        let mut ready = self.flights.mature(self.now_ns);
+        let random = self.config.out_of_order;
+        let mut rounds = if random && ready > 0 { 1 + self.rng.index(ready) } else { ready };
+        let mut place = 0;
+        while rounds > 0 && ready > 0 {
+            rounds -= 1;
+            if random {
+                place = self.rng.index(ready);
+            }
+            let Some(flight) = self.flights.ready_at(place) else { return };
+            let overrun = flight.action == Some(FaultAction::Cqe(CqeFault::Overrun));
+            if !overrun && !self.has_space(flight.sqid) {
+                self.stats.cq_full += 1;
+                place += 1;
+                continue;
+            }
+            if let Some(flight) = self.flights.take_ready(place) {
+                ready -= 1;
+                self.finish(flight);
+            }
+            if !self.regs.serving() {
+                return;
+            }
+        }
+    }
+
+    /// Whether the queue that `sqid` posts to has room, after a look at its doorbell.
+    fn has_space(&mut self, sqid: QueueId) -> bool {
+        let Some(sq) = &self.sqs[usize::from(sqid.0)] else { return true };
+        let Some(cq) = &mut self.cqs[usize::from(sq.cqid.0)] else { return true };
+        let polled = cq.poll();
+        let space = cq.space();
+        if let Err(mistake) = polled {
+            self.doorbell_mistake(mistake);
+        }
+        space > 0
+    }
+
+    /// Carries a command out and completes it, as its fault wants.
+    pub(crate) fn finish(&mut self, flight: Flight) {
+        let Flight { sqid, sqe, action } = flight;
+        let data = match action {
+            Some(FaultAction::Data(fault)) => Some(fault),
+            _ => None,
+        };
+        let outcome = match action {
+            Some(FaultAction::Status(status)) => self.fail_with(sqid, &sqe, status).into(),
+            _ if sqid == QueueId::ADMIN => match self.execute_admin(&sqe) {
+                Some(outcome) => outcome,
+                // It waits: an asynchronous event request.
+                None => return,
+            },
+            _ => self.execute_io(sqid, &sqe, data).into(),
+        };
+        let outcome = match action {
+            Some(FaultAction::StatusAfter(status)) => self.fail_with(sqid, &sqe, status).into(),
+            _ => outcome,
+        };
+        match action {
+            Some(FaultAction::Cqe(fault)) => self.post_spoilt(sqid, sqe.cid(), outcome, fault),
+            _ => self.post(sqid, sqe.cid(), outcome),
+        }
+    }
+
+    /// Posts a completion.
+    #[inline]
+    pub(crate) fn post(&mut self, sqid: QueueId, cid: Cid, outcome: Outcome) {
+        // The queue may have gone while its command was carried out.
+        let Some(sq) = &mut self.sqs[usize::from(sqid.0)] else { return };
+        sq.in_flight.remove(cid);
+        let cqe = completion(sq, cid, outcome.status, outcome.result);
+        let cqid = sq.cqid;
+        self.post_cqe(cqid, cqe);
+    }
+
+    #[inline]
+    fn post_cqe(&mut self, cqid: QueueId, cqe: Cqe) {
+        let Some(cq) = &mut self.cqs[usize::from(cqid.0)] else { return };
+        self.stats.completions += 1;
+        if let Err(mistake) = cq.post(cqe) {
+            self.mistakes.add(mistake);
+        }
+    }
+
+    fn post_spoilt(&mut self, sqid: QueueId, cid: Cid, outcome: Outcome, fault: CqeFault) {
+        let Some(sq) = &mut self.sqs[usize::from(sqid.0)] else { return };
+        sq.in_flight.remove(cid);
+        let right = completion(sq, cid, outcome.status, outcome.result);
+        let cqid = sq.cqid;
+        let with = |sqhd: u16, sqid: QueueId, cid: Cid| {
+            Cqe::new(outcome.result, sqhd, sqid, cid, false, outcome.status)
+        };
+        match fault {
+            CqeFault::Twice => {
+                self.post_cqe(cqid, right);
+                self.post_cqe(cqid, right);
+            }
+            CqeFault::WrongCid(bits) => {
+                self.post_cqe(cqid, with(right.sqhd(), sqid, Cid(cid.0 ^ bits)));
+            }
+            CqeFault::Extra(bits) => {
+                self.post_cqe(cqid, with(right.sqhd(), sqid, Cid(cid.0 ^ bits)));
+                self.post_cqe(cqid, right);
+            }
+            CqeFault::WrongSqid(other) => {
+                self.post_cqe(cqid, with(right.sqhd(), QueueId(other), cid));
+            }
+            CqeFault::WrongSqhd(sqhd) => self.post_cqe(cqid, with(sqhd, sqid, cid)),
+            CqeFault::Overrun => self.post_cqe(cqid, right),
+            CqeFault::PhaseEarly => {
+                self.post_cqe(cqid, right);
+                if let Some(cq) = &mut self.cqs[usize::from(cqid.0)] {
+                    cq.flip_early();
+                }
+            }
+            CqeFault::PhaseStuck => {
+                self.stats.completions += 1;
+                if let Some(cq) = &mut self.cqs[usize::from(cqid.0)] {
+                    cq.post_stuck(right);
+                }
+            }
+            CqeFault::Order(order) => {
+                self.stats.completions += 1;
+                if let Some(cq) = &mut self.cqs[usize::from(cqid.0)] {
+                    let (index, cqe) = cq.reserve(right);
+                    self.flights.torn.push(Torn { cqid, index, cqe, order, done: 0 });
+                }
+            }
+        }
+    }
+
+    /// Stores the next dword of each completion that becomes visible piece by piece.
+    fn store_torn(&mut self) {
+        for torn in &mut self.flights.torn {
+            if let (Some(cq), Some(dword)) =
+                (&self.cqs[usize::from(torn.cqid.0)], torn.order.get(torn.done))
+            {
+                cq.store_dword(torn.index, torn.cqe, *dword);
+            }
+            torn.done += 1;
+        }
+        self.flights.torn.retain(|torn| torn.done < torn.order.len());
+    }
+
+    /// A fault of resets: data of commands in flight move while CC.EN is 0 and RDY still 1.
+    pub(crate) fn transfer_late(&mut self) {
+        let commands: Vec<_> = self.flights.commands().collect();
+        for (sqid, sqe) in commands {
+            if sqid != QueueId::ADMIN && self.rng.below(2) == 0 {
+                self.execute_io(sqid, &sqe, None);
+            }
+        }
+    }
+
+    /// Two commands in flight whose first pages overlap, one of which writes host memory.
+    fn check_shared_buffer(&mut self, new: &Flight) {
+        let page = self.regs.page_bytes() as u64;
+        let range = |sqe: &Sqe| {
+            let op = NvmOpcode(sqe.opcode());
+            let moves = matches!(op, NvmOpcode::READ | NvmOpcode::WRITE | NvmOpcode::COMPARE);
+            let ns = self.namespaces.iter().find(|ns| ns.nsid == sqe.nsid())?;
+            let len = u64::from(sqe.nlb()) * ns.transfer_bytes();
+            let first = sqe.prp1();
+            moves.then(|| (first, first.saturating_add(len.min(page - first % page))))
+        };
+        let Some((first, end)) = range(&new.sqe) else { return };
+        let writes = |sqe: &Sqe| sqe.opcode() == NvmOpcode::READ.0;
+        let clash = self.flights.commands().find(|(queue, other)| {
+            *queue != QueueId::ADMIN
+                && (writes(other) || writes(&new.sqe))
+                && range(other).is_some_and(|(start, stop)| start < end && first < stop)
+        });
+        if let Some((_, other)) = clash {
+            self.mistakes.add(HostMistake::BufferShared {
+                sqid: new.sqid,
+                first: other.cid(),
+                second: new.sqe.cid(),
+                iova: first,
+            });
+        }
+    }
+
+    #[cold]
+    fn doorbell_mistake(&mut self, mistake: HostMistake) {
+        self.mistakes.add(mistake);
+        self.raise(AsyncEvent::INVALID_DOORBELL_VALUE);
+    }
+
+    /// Looks at the doorbells of one queue identifier that has no queue.
+    fn scan_doorbells(&mut self) {
+        self.scan = if self.scan + 1 >= self.sqs.len() { 0 } else { self.scan + 1 };
+        self.scan_doorbell(self.scan);
+    }
+
+    fn scan_doorbell(&mut self, index: usize) {
+        for (cq, kind) in [(false, DoorbellKind::SqTail), (true, DoorbellKind::CqHead)] {
+            let missing = if cq { self.cqs[index].is_none() } else { self.sqs[index].is_none() };
+            if !missing {
+                continue;
+            }
+            let Some(word) = self.doorbell(index, cq) else { continue };
+            let value = word.load();
+            if value != NO_QUEUE {
+                word.store(NO_QUEUE);
+                let qid = QueueId(u16::try_from(index).unwrap_or(u16::MAX));
+                self.mistakes.add(HostMistake::DoorbellMissingQueue { kind, qid, value });
+                self.raise(AsyncEvent::INVALID_DOORBELL_REGISTER);
+            }
+        }
+    }
+
+    pub(crate) fn scan_all_doorbells(&mut self) {
+        if self.regs.serving() {
+            for index in 0..self.sqs.len() {
+                self.scan_doorbell(index);
+            }
+        } else {
+            self.check_doorbells_while_down();
+        }
+    }
+}
