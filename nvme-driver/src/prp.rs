@@ -84,6 +84,7 @@ pub(crate) fn list(
 /// Entries of list memory that one command of up to `len` bytes may need, links included.
 pub(crate) const fn list_entries(len: u32, page_bytes: u64) -> usize {
     // With an offset the buffer spans one page more than its length says; PRP1 names the first.
+    #[expect(clippy::cast_possible_truncation, reason = "at most a 32-bit length")]
     let pages = (len as u64).div_ceil(page_bytes) as usize;
     let per_page = per_list_page(page_bytes);
     if pages <= 1 {

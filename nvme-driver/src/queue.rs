@@ -695,3 +695,7 @@ const fn stride(entries: usize, page_bytes: usize) -> usize {
         entries.div_ceil(per_page) * per_page
     }
 }
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;

@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn all_ones_are_gone_and_stay_gone_without_another_access() {
         let (device, regs) = fixed();
-        assert!(regs.read::<Csts>().is_ok_and(Csts::rdy));
+        assert!(regs.read::<Csts>().is_ok_and(|csts| csts.rdy()));
         device.csts.set(u32::MAX);
         assert_eq!(regs.read::<Csts>(), Err(RegsError::Gone));
         device.csts.set(1);

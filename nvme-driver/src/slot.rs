@@ -144,7 +144,6 @@ impl Slot {
 
     /// Epochs since posting.
     pub(crate) fn age(&self, epoch: u8) -> u8 {
-        #[expect(clippy::cast_possible_truncation, reason = "masked to 8 bits")]
         let posted = (self.word().tag() & EPOCH) as u8;
         epoch.wrapping_sub(posted)
     }

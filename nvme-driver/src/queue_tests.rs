@@ -1,0 +1,391 @@
+//! Tests of [`crate::queue`] against a device that writes whatever a test wants.
+
+use std::vec::Vec;
+
+use core_runtime::clock::{Clock, ManualClock};
+use core_runtime::mem::{Bump, DeviceCq, DeviceSq, DmaArena, DoorbellRegion, Iova};
+use hybrid_shm::{Span, leak_zeroed};
+use nvme_spec::{Cid, Cqe, QueueId, Status, StatusCode};
+
+use super::*;
+use crate::slot::{STATES, SlotAction, SlotEvent, transition};
+
+/// Records what is delivered; errors are held if asked for.
+#[derive(Default)]
+struct Seen {
+    good: Vec<u64>,
+    bad: Vec<(u64, StatusCode)>,
+    hold: bool,
+    slots: Vec<u16>,
+}
+
+impl Sink for Seen {
+    fn success(&mut self, token: u64, _: u16) {
+        self.good.push(token);
+    }
+
+    fn failure(&mut self, slot: u16, token: u64, status: Status, _: u16) -> Verdict {
+        self.bad.push((token, status.code()));
+        self.slots.push(slot);
+        if self.hold { Verdict::Hold } else { Verdict::Release }
+    }
+}
+
+struct Rig {
+    qp: QueuePair,
+    cq: DeviceCq,
+    sq: DeviceSq,
+    doorbells: Span<'static>,
+    /// The device's own place and phase.
+    at: u32,
+    phase: bool,
+    /// Entries fetched.
+    fetched: u32,
+}
+
+impl Rig {
+    fn new(entries: u16, max_len: u32) -> Self {
+        let clock: &'static ManualClock =
+            std::boxed::Box::leak(std::boxed::Box::new(ManualClock::new(0)));
+        let arena = DmaArena::leak(8 << 20, Iova(0x4000_0000)).expect("arena");
+        let doorbells = leak_zeroed(4096);
+        let region = DoorbellRegion { span: doorbells, dstrd: 0 };
+        let spec = QueueSpec { qid: 1, entries, page_bytes: 4096, max_len, sample_every: 0 };
+        let bump = Bump::leak(1 << 20);
+        let qp = QueuePair::new(spec, region, arena, Clock::manual(clock), &bump).expect("queue");
+        qp.open_when_drained();
+        let memory = |iova: Iova, len| {
+            let offset = usize::try_from(iova.0 - arena.region().iova.0).expect("offset");
+            arena.region().span.sub(offset, len).expect("in the arena")
+        };
+        let (sq, cq) = qp.iovas();
+        Self {
+            cq: DeviceCq::new(memory(cq, usize::from(entries) * 16)),
+            sq: DeviceSq::new(memory(sq, usize::from(entries) * 64)),
+            qp,
+            doorbells,
+            at: 0,
+            phase: true,
+            fetched: 0,
+        }
+    }
+
+    fn post(&self, token: u64) -> Result<(), PostError> {
+        self.qp.post(token, |_| [0x02; 8])
+    }
+
+    /// CID of the `i`th entry ever posted, as the device would fetch it.
+    fn fetch(&mut self) -> u16 {
+        let entries = u32::from(self.qp.entries);
+        let sqe = self.sq.read(self.fetched % entries).expect("in the ring");
+        self.fetched += 1;
+        u16::try_from(sqe[0] >> 16 & 0xFFFF).expect("16 bits")
+    }
+
+    fn complete_as(&mut self, cid: u16, sqid: u16, sqhd: u16, status: Status) {
+        let cqe = Cqe::new(0, sqhd, QueueId(sqid), Cid(cid), self.phase, status);
+        self.cq.post(self.at, cqe.low, cqe.high).expect("in the ring");
+        self.at += 1;
+        if self.at == u32::from(self.qp.entries) {
+            self.at = 0;
+            self.phase = !self.phase;
+        }
+    }
+
+    fn complete(&mut self, cid: u16, status: Status) {
+        let sqhd = u16::try_from(self.fetched % u32::from(self.qp.entries)).expect("small");
+        self.complete_as(cid, 1, sqhd, status);
+    }
+
+    fn reap(&self) -> Seen {
+        let mut seen = Seen::default();
+        self.qp.reap(u16::MAX, &mut seen);
+        seen
+    }
+}
+
+const OK: Status = Status::SUCCESS;
+
+#[test]
+fn a_thousand_laps_in_order_and_reversed_deliver_each_token_once() {
+    for entries in [2_u16, 3, 4, 7, 64] {
+        let mut rig = Rig::new(entries, 0);
+        let depth = u64::from(entries - 1);
+        let mut token = 0;
+        for lap in 0..1000 {
+            let first = token;
+            for _ in 0..depth {
+                rig.post(token).expect("room");
+                token += 1;
+            }
+            assert_eq!(rig.post(99), Err(PostError::Full));
+            let mut cids: Vec<u16> = (0..depth).map(|_| rig.fetch()).collect();
+            if lap % 2 == 1 {
+                cids.reverse();
+            }
+            cids.iter().for_each(|cid| rig.complete(*cid, OK));
+            let mut good = rig.reap().good;
+            good.sort_unstable();
+            assert_eq!(good, (first..token).collect::<Vec<_>>(), "ring of {entries}");
+        }
+        let stats = rig.qp.stats();
+        assert_eq!(stats.completed, token);
+        assert_eq!((stats.ignored.total(), stats.bad_sqhd), (0, 0));
+        assert_eq!(stats.in_flight, 0);
+    }
+}
+
+#[test]
+fn every_stray_completion_is_counted_by_its_kind_and_touches_nothing() {
+    let mut rig = Rig::new(8, 0);
+    rig.post(10).expect("room");
+    let old = rig.fetch();
+    rig.complete(old, OK);
+    assert_eq!(rig.reap().good, [10]);
+    // The same slot again, with a new generation.
+    rig.post(11).expect("room");
+    let new = rig.fetch();
+    assert_ne!(old, new);
+    rig.complete(old, OK); // old generation
+    rig.complete(7, OK); // slot 7 of 0..=6
+    rig.complete(3, OK); // a free slot
+    rig.complete_as(new, 2, 2, OK); // not our queue
+    assert!(rig.reap().good.is_empty());
+    rig.complete(new, OK);
+    assert_eq!(rig.reap().good, [11], "its owner was not touched");
+    rig.complete(new, OK); // a second time
+    assert!(rig.reap().good.is_empty());
+    let ignored = rig.qp.stats().ignored;
+    assert_eq!(ignored.old_generation, 1);
+    assert_eq!(ignored.cid_beyond, 1);
+    assert_eq!(ignored.free_slot, 1);
+    assert_eq!(ignored.sqid, 1);
+    assert_eq!(ignored.duplicate, 1);
+    assert_eq!(ignored.total(), 5);
+}
+
+#[test]
+fn a_lying_sqhd_is_counted_and_its_completion_taken() {
+    let mut rig = Rig::new(8, 0);
+    for token in 0..4 {
+        rig.post(token).expect("room");
+    }
+    let cids: Vec<u16> = (0..4).map(|_| rig.fetch()).collect();
+    rig.complete_as(cids[0], 1, 2, OK);
+    rig.complete_as(cids[1], 1, 8, OK); // beyond the ring
+    rig.complete_as(cids[2], 1, 1, OK); // backwards
+    rig.complete_as(cids[3], 1, 6, OK); // past the tail
+    assert_eq!(rig.reap().good, [0, 1, 2, 3]);
+    assert_eq!(rig.qp.stats().bad_sqhd, 3);
+    // Flow control does not care: seven more fit.
+    for token in 0..7 {
+        rig.post(token).expect("room");
+    }
+}
+
+#[test]
+fn a_phase_that_flips_early_ends_after_one_lap_at_most() {
+    let rig = Rig::new(8, 0);
+    rig.post(1).expect("room");
+    for index in 0..8 {
+        let cqe = Cqe::new(0, 0, QueueId(1), Cid(0x0800), true, OK);
+        rig.cq.post(index, cqe.low, cqe.high).expect("in the ring");
+    }
+    let mut seen = Seen::default();
+    let taken = rig.qp.reap(u16::MAX, &mut seen);
+    assert_eq!(taken, 8, "the second lap wants the other phase");
+    assert!(seen.good.is_empty());
+}
+
+#[test]
+fn one_poll_takes_no_more_than_its_limit() {
+    let mut rig = Rig::new(64, 0);
+    for token in 0..60 {
+        rig.post(token).expect("room");
+    }
+    for _ in 0..60 {
+        let cid = rig.fetch();
+        rig.complete(cid, OK);
+    }
+    assert_eq!(rig.qp.reap_limit(), 16);
+    let mut seen = Seen::default();
+    assert_eq!(rig.qp.reap(rig.qp.reap_limit(), &mut seen), 16);
+    assert_eq!(seen.good.len(), 16);
+    assert_eq!(rig.qp.stats().cq_doorbells, 1, "one doorbell a batch");
+}
+
+#[test]
+fn doorbells_are_written_once_and_only_if_the_tail_moved() {
+    let rig = Rig::new(8, 0);
+    rig.qp.ring();
+    assert_eq!(rig.qp.stats().sq_doorbells, 0);
+    for token in 0..3 {
+        rig.post(token).expect("room");
+    }
+    rig.qp.ring();
+    rig.qp.ring();
+    assert_eq!(rig.qp.stats().sq_doorbells, 1);
+    let tail = rig.doorbells.word32(8).expect("doorbell of queue 1").load();
+    assert_eq!(tail, 3);
+}
+
+#[test]
+fn every_state_and_event_do_on_the_queue_what_the_table_says() {
+    use {SlotAction as A, SlotEvent as E, SlotState as S};
+    for state in STATES {
+        for event in [E::Complete, E::Hold, E::Stray, E::Deadline, E::Repost, E::Fence] {
+            let mut rig = Rig::new(2, 0);
+            // Bring the only slot to `state`.
+            let mut cid = 0;
+            if state != S::Free {
+                rig.post(5).expect("room");
+                cid = rig.fetch();
+            }
+            if state == S::Expired {
+                (0..=EPOCHS_PER_DEADLINE).for_each(|_| {
+                    rig.qp.next_epoch(9, |_, _| true);
+                });
+            }
+            if state == S::Held {
+                rig.complete(cid, StatusCode::INTERNAL_ERROR.status());
+                let mut seen = Seen { hold: true, ..Seen::default() };
+                rig.qp.reap(9, &mut seen);
+            }
+            assert_eq!(rig.qp.slots[0].state(), state);
+            let before = rig.qp.stats();
+            let mut seen = Seen { hold: event == E::Hold, ..Seen::default() };
+            let mut late = 0;
+            let mut lost = 0;
+            let mut wrote = false;
+            match event {
+                E::Complete => rig.complete(cid, OK),
+                E::Hold => rig.complete(cid, StatusCode::INTERNAL_ERROR.status()),
+                E::Stray => rig.complete(cid.wrapping_add(2), OK),
+                E::Deadline => (0..=EPOCHS_PER_DEADLINE).for_each(|_| {
+                    rig.qp.next_epoch(99, |_, _| {
+                        late += 1;
+                        true
+                    });
+                }),
+                E::Repost => wrote = rig.qp.repost(0, 6, [0; 8]).is_ok(),
+                E::Fence => {
+                    rig.qp.fence(Mode::Fenced(ResetReason::Requested));
+                    rig.qp.drain(|_| lost += 1);
+                }
+                E::Post => {}
+            }
+            rig.qp.reap(9, &mut seen);
+            let (next, action) = transition(state, event);
+            let after = rig.qp.stats();
+            assert_eq!(rig.qp.slots[0].state(), next, "{state:?} on {event:?}");
+            let delivered = seen.good.len() + seen.bad.len();
+            assert_eq!(delivered == 1, action == A::Deliver, "{state:?} on {event:?}");
+            let dropped = after.ignored.total() - before.ignored.total();
+            assert_eq!(dropped == 1, action == A::Drop, "{state:?} on {event:?}");
+            assert_eq!(late == 1, action == A::Abort, "{state:?} on {event:?}");
+            assert_eq!(lost == 1, action == A::Fail, "{state:?} on {event:?}");
+            assert_eq!(wrote, action == A::Write, "{state:?} on {event:?}");
+        }
+    }
+}
+
+#[test]
+fn a_closed_queue_posts_rings_and_reaps_nothing_and_ends_each_command_once() {
+    let mut rig = Rig::new(8, 0);
+    for token in 0..3 {
+        rig.post(token).expect("room");
+    }
+    let cid = rig.fetch();
+    rig.complete(cid, OK);
+    rig.qp.close();
+    rig.qp.ring();
+    assert_eq!(rig.post(9), Err(PostError::Closed));
+    assert!(rig.reap().good.is_empty(), "queue memory is not looked at");
+    assert_eq!(rig.doorbells.word32(8).expect("doorbell").load(), 0);
+    rig.qp.fence(Mode::Fenced(ResetReason::FatalStatus));
+    let mut lost = Vec::new();
+    rig.qp.drain(|token| lost.push(token));
+    lost.sort_unstable();
+    assert_eq!(lost, [0, 1, 2]);
+    rig.qp.drain(|_| panic!("told twice"));
+    rig.qp.clear();
+    rig.qp.open_when_drained();
+    for token in 0..7 {
+        rig.post(token).expect("all slots are back");
+    }
+    assert_eq!(rig.post(9), Err(PostError::Full));
+}
+
+#[test]
+fn a_queue_opens_only_after_its_holder_was_told_of_the_losses() {
+    let rig = Rig::new(4, 0);
+    rig.post(1).expect("room");
+    rig.qp.fence(Mode::Fenced(ResetReason::FatalStatus));
+    rig.qp.open_when_drained();
+    assert_eq!(rig.post(2), Err(PostError::Closed));
+    let mut lost = Vec::new();
+    rig.qp.drain(|token| lost.push(token));
+    assert_eq!(lost, [1]);
+    assert_eq!(rig.post(2), Ok(()));
+}
+
+#[test]
+fn prp_lists_of_different_slots_do_not_share_memory() {
+    let mut rig = Rig::new(4, 128 << 10);
+    let buffers = [0x5000_0200_u64, 0x6000_0000, 0x7000_0e00];
+    for (i, base) in buffers.into_iter().enumerate() {
+        rig.qp.post_data(i as u64, 2, (Iova(base), 128 << 10), 0, 0).expect("room");
+    }
+    let mut lists = Vec::new();
+    for base in buffers {
+        let sqe = rig.sq.read(rig.fetched).expect("in the ring");
+        rig.fetched += 1;
+        assert_eq!(sqe[3], base);
+        lists.push(sqe[4]);
+    }
+    let all = rig.qp.lists.as_ref().expect("lists");
+    for (base, list) in buffers.into_iter().zip(&lists) {
+        let index = usize::try_from((list - all.iova().0) / 8).expect("small");
+        let pages = (base % 4096 + (128 << 10)).div_ceil(4096) - 1;
+        assert!(list % 4096 + pages * 8 <= 4096, "a list crosses no page");
+        for page in 0..pages {
+            let want = (base & !4095) + (page + 1) * 4096;
+            let at = index + usize::try_from(page).expect("small");
+            assert_eq!(all.get(at).0, want);
+        }
+    }
+}
+
+#[test]
+fn an_age_is_counted_in_epochs_and_exempt_commands_never_expire() {
+    let rig = Rig::new(4, 0);
+    rig.post(1).expect("room");
+    rig.post(2).expect("room");
+    let mut late = Vec::new();
+    for epoch in 0..200 {
+        rig.qp.next_epoch(1, |_, token| {
+            late.push((epoch, token));
+            token == 2
+        });
+    }
+    let of_two: Vec<_> = late.iter().filter(|(_, token)| *token == 2).collect();
+    assert_eq!(of_two, [&(8, 2)], "once, after eight whole epochs");
+    assert_eq!(rig.qp.slots[0].state(), SlotState::InFlight);
+    assert_eq!(rig.qp.slots[1].state(), SlotState::Expired);
+}
+
+#[test]
+fn sampling_stamps_one_command_in_so_many() {
+    for (every, want) in [(0, 0), (1, 100), (4, 25), (64, 1)] {
+        let mut rig = Rig::new(8, 0);
+        rig.qp.sample_every = every;
+        rig.qp.sample_in = Cell::new(every.wrapping_sub(1));
+        for token in 0..100 {
+            rig.post(token).expect("room");
+            let cid = rig.fetch();
+            rig.complete(cid, OK);
+            rig.reap();
+        }
+        assert_eq!(rig.qp.stats().latency.count, want, "1 in {every}");
+    }
+}
