@@ -145,7 +145,7 @@ const MIRI_LIMIT: Duration = Duration::from_secs(5 * 60);
 const MIRI_CASES: &str = "4";
 
 fn fmt(_: &Project) -> Work {
-    Work::Gates(vec![Run::new("cargo fmt --all --check")])
+    Work::Gates(vec![Run::new("cargo fmt --all --check -- --color never")])
 }
 
 fn tidy(_: &Project) -> Work {
