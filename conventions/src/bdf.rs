@@ -52,12 +52,7 @@ impl Bdf {
         if device > 0x1f || function > 7 {
             return None;
         }
-        Some(Self {
-            domain,
-            bus,
-            device,
-            function,
-        })
+        Some(Self { domain, bus, device, function })
     }
 
     /// The domain (segment); above ffff behind some volume managers.
@@ -127,11 +122,7 @@ impl fmt::Display for Bdf {
         if !f.alternate() || self.domain != 0 {
             write!(f, "{:04x}:", self.domain)?;
         }
-        write!(
-            f,
-            "{:02x}:{:02x}.{:x}",
-            self.bus, self.device, self.function
-        )
+        write!(f, "{:02x}:{:02x}.{:x}", self.bus, self.device, self.function)
     }
 }
 
@@ -225,10 +216,7 @@ struct Text<const N: usize> {
 
 impl<const N: usize> Default for Text<N> {
     fn default() -> Self {
-        Self {
-            bytes: [0; N],
-            len: 0,
-        }
+        Self { bytes: [0; N], len: 0 }
     }
 }
 
@@ -290,16 +278,9 @@ mod tests {
     #[test]
     fn short_and_full_addresses_are_the_same() {
         for text in ["03:00.0", "0000:03:00.0", "00000000:03:00.0", " 03:00.0\n"] {
-            assert_eq!(
-                text.parse(),
-                Ok(Bdf::new(0, 3, 0, 0).expect("in range")),
-                "{text:?}"
-            );
+            assert_eq!(text.parse(), Ok(Bdf::new(0, 3, 0, 0).expect("in range")), "{text:?}");
         }
-        assert_eq!(
-            bdf("10000:aF:1f.7"),
-            Bdf::new(0x10000, 0xaf, 0x1f, 7).expect("in range")
-        );
+        assert_eq!(bdf("10000:aF:1f.7"), Bdf::new(0x10000, 0xaf, 0x1f, 7).expect("in range"));
         assert_eq!(bdf("ffffffff:ff:1f.7").to_string(), "ffffffff:ff:1f.7");
     }
 
@@ -314,18 +295,9 @@ mod tests {
     #[test]
     fn refused_addresses_say_why() {
         for (text, message) in [
-            (
-                "3",
-                "pci address \"3\" is not understood; write it as 0000:03:00.0 or 03:00.0",
-            ),
-            (
-                "03:20.0",
-                "pci address \"03:20.0\" has device 20; devices are 00 to 1f",
-            ),
-            (
-                "03:00.8",
-                "pci address \"03:00.8\" has function 8; functions are 0 to 7",
-            ),
+            ("3", "pci address \"3\" is not understood; write it as 0000:03:00.0 or 03:00.0"),
+            ("03:20.0", "pci address \"03:20.0\" has device 20; devices are 00 to 1f"),
+            ("03:00.8", "pci address \"03:00.8\" has function 8; functions are 0 to 7"),
         ] {
             assert_eq!(text.parse::<Bdf>().expect_err(text).to_string(), message);
         }
@@ -349,10 +321,7 @@ mod tests {
             "0000-03-00.0",
             "03:00.*",
         ] {
-            assert!(
-                matches!(text.parse::<Bdf>(), Err(BdfError::Syntax(_))),
-                "{text:?}"
-            );
+            assert!(matches!(text.parse::<Bdf>(), Err(BdfError::Syntax(_))), "{text:?}");
         }
     }
 
@@ -385,11 +354,7 @@ mod tests {
             ("?", "10:10.0", false),
         ] {
             let parsed: BdfPattern = pattern.parse().expect(pattern);
-            assert_eq!(
-                parsed.matches(bdf(address)),
-                expected,
-                "{pattern} on {address}"
-            );
+            assert_eq!(parsed.matches(bdf(address)), expected, "{pattern} on {address}");
         }
     }
 
@@ -400,10 +365,7 @@ mod tests {
         assert_eq!(BdfPattern::from(bdf("03:00.0")).to_string(), "0000:03:00.0");
         let glob: BdfPattern = "03:00.*".parse().expect("a pattern");
         assert_eq!(glob.as_bdf(), None);
-        assert!(matches!(
-            "03:00".parse::<BdfPattern>(),
-            Err(BdfError::Syntax(_))
-        ));
+        assert!(matches!("03:00".parse::<BdfPattern>(), Err(BdfError::Syntax(_))));
         for text in ["03:00.*x", "[0-3]:*", "0000:03:00.0*************", "é*"] {
             let error = text.parse::<BdfPattern>().expect_err(text);
             assert!(matches!(error, BdfError::Pattern(_)), "{text:?}: {error}");

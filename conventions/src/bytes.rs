@@ -45,10 +45,7 @@ fn shift_of(suffix: &str) -> Option<u32> {
     if !matches!(chars.as_str(), "" | "i" | "iB") {
         return None;
     }
-    UNITS
-        .iter()
-        .find(|(unit, _)| unit.eq_ignore_ascii_case(&letter))
-        .map(|&(_, shift)| shift)
+    UNITS.iter().find(|(unit, _)| unit.eq_ignore_ascii_case(&letter)).map(|&(_, shift)| shift)
 }
 
 impl FromStr for Bytes {
@@ -62,10 +59,7 @@ impl FromStr for Bytes {
             NumberError::TooLarge => BytesError::TooLarge(seen),
         })?;
         let shift = shift_of(suffix).ok_or(BytesError::Suffix(seen))?;
-        number
-            .checked_mul(1 << shift)
-            .map(Self)
-            .ok_or(BytesError::TooLarge(seen))
+        number.checked_mul(1 << shift).map(Self).ok_or(BytesError::TooLarge(seen))
     }
 }
 
@@ -117,14 +111,8 @@ mod tests {
     fn a_refused_size_says_what_was_seen_and_what_is_allowed() {
         for (text, message) in [
             ("", "size \"\" has no number; write it as 512, 4k, 2M or 1G"),
-            (
-                "k",
-                "size \"k\" has no number; write it as 512, 4k, 2M or 1G",
-            ),
-            (
-                "-1k",
-                "size \"-1k\" has no number; write it as 512, 4k, 2M or 1G",
-            ),
+            ("k", "size \"k\" has no number; write it as 512, 4k, 2M or 1G"),
+            ("-1k", "size \"-1k\" has no number; write it as 512, 4k, 2M or 1G"),
             (
                 "4kB",
                 "size \"4kB\" has an unknown suffix; allowed are k, M, G and T \
@@ -149,10 +137,7 @@ mod tests {
             assert_eq!(error.to_string(), message);
         }
         for text in ["4 k", "4kk", "4E", "4KIB", "4i", "4iB", "1,000"] {
-            assert!(
-                matches!(text.parse::<Bytes>(), Err(BytesError::Suffix(_))),
-                "{text:?}"
-            );
+            assert!(matches!(text.parse::<Bytes>(), Err(BytesError::Suffix(_))), "{text:?}");
         }
     }
 

@@ -75,10 +75,7 @@ impl CpuSet {
     /// [`CpuSetError::OutOfRange`] from [`CpuSet::CAPACITY`] on.
     pub fn insert(&mut self, cpu: u32) -> Result<bool, CpuSetError> {
         let (index, bit) = place(cpu);
-        let word = self
-            .words
-            .get_mut(index)
-            .ok_or(CpuSetError::OutOfRange(cpu.into()))?;
+        let word = self.words.get_mut(index).ok_or(CpuSetError::OutOfRange(cpu.into()))?;
         let new = *word & bit == 0;
         *word |= bit;
         Ok(new)
@@ -105,10 +102,7 @@ impl CpuSet {
     /// Number of CPUs in the set.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.words
-            .iter()
-            .map(|word| word.count_ones() as usize)
-            .sum()
+        self.words.iter().map(|word| word.count_ones() as usize).sum()
     }
 
     /// Whether no CPU is in the set.
@@ -392,9 +386,7 @@ impl Iterator for Cpus {
     type Item = u32;
 
     fn next(&mut self) -> Option<u32> {
-        let (index, word) = (0_u32..)
-            .zip(&mut self.left.words)
-            .find(|(_, word)| **word != 0)?;
+        let (index, word) = (0_u32..).zip(&mut self.left.words).find(|(_, word)| **word != 0)?;
         let bit = word.trailing_zeros();
         *word &= *word - 1;
         Some(index * 64 + bit)

@@ -122,29 +122,13 @@ mod tests {
         let bdf = Bdf::new(0, 3, 0, 0).expect("in range");
         for (text, spec) in [
             ("model", DeviceSpec::Model { image: None }),
-            (
-                "model:/var/lib/x.img",
-                DeviceSpec::Model {
-                    image: Some("/var/lib/x.img"),
-                },
-            ),
+            ("model:/var/lib/x.img", DeviceSpec::Model { image: Some("/var/lib/x.img") }),
             ("model:a:b", DeviceSpec::Model { image: Some("a:b") }),
             ("0000:03:00.0", DeviceSpec::Pci(bdf)),
             ("03:00.0", DeviceSpec::Pci(bdf)),
-            (
-                "vfio-user:/run/x",
-                DeviceSpec::VfioUser { socket: "/run/x" },
-            ),
-            (
-                "uring:/dev/nvme0n1",
-                DeviceSpec::Uring {
-                    path: "/dev/nvme0n1",
-                },
-            ),
-            (
-                "uring-cmd:/dev/ng0n1",
-                DeviceSpec::UringCmd { node: "/dev/ng0n1" },
-            ),
+            ("vfio-user:/run/x", DeviceSpec::VfioUser { socket: "/run/x" }),
+            ("uring:/dev/nvme0n1", DeviceSpec::Uring { path: "/dev/nvme0n1" }),
+            ("uring-cmd:/dev/ng0n1", DeviceSpec::UringCmd { node: "/dev/ng0n1" }),
         ] {
             assert_eq!(DeviceSpec::parse(text), Ok(spec), "{text:?}");
             assert_eq!(spec.needs_allow_writes(), !text.starts_with("model"));
@@ -166,35 +150,18 @@ mod tests {
                 "device \"uring-cmd:/dev/nvme0n1\" is not an nvme generic node; \
                  allowed are /dev/ngXnY",
             ),
-            (
-                "03:20.0",
-                "pci address \"03:20.0\" has device 20; devices are 00 to 1f",
-            ),
+            ("03:20.0", "pci address \"03:20.0\" has device 20; devices are 00 to 1f"),
             (
                 "0000:03:00",
                 "pci address \"0000:03:00\" is not understood; \
                  write it as 0000:03:00.0 or 03:00.0",
             ),
         ] {
-            assert_eq!(
-                DeviceSpec::parse(text).expect_err(text).to_string(),
-                message
-            );
+            assert_eq!(DeviceSpec::parse(text).expect_err(text).to_string(), message);
         }
-        for text in [
-            "",
-            ":",
-            "models",
-            "MODEL",
-            "/dev/nvme0n1",
-            "0000",
-            "pci:03:00.0",
-        ] {
+        for text in ["", ":", "models", "MODEL", "/dev/nvme0n1", "0000", "pci:03:00.0"] {
             let error = DeviceSpec::parse(text).expect_err(text);
-            assert!(
-                matches!(error, DeviceSpecError::Unknown(_)),
-                "{text:?}: {error}"
-            );
+            assert!(matches!(error, DeviceSpecError::Unknown(_)), "{text:?}: {error}");
         }
     }
 

@@ -65,10 +65,7 @@ impl TryFrom<u8> for Exit {
     type Error = UnknownExit;
 
     fn try_from(code: u8) -> Result<Self, UnknownExit> {
-        Self::ALL
-            .into_iter()
-            .find(|exit| exit.code() == code)
-            .ok_or(UnknownExit(code))
+        Self::ALL.into_iter().find(|exit| exit.code() == code).ok_or(UnknownExit(code))
     }
 }
 

@@ -28,10 +28,7 @@ struct Line {
 
 impl Line {
     const fn new() -> Self {
-        Self {
-            bytes: [0; 32],
-            len: 0,
-        }
+        Self { bytes: [0; 32], len: 0 }
     }
 
     fn as_str(&self) -> &str {
@@ -80,10 +77,7 @@ fn scale(value: u64, units: &[(&'static str, u64)], step: u64, parts: u64) -> (u
     let mut chosen = (0, "");
     for &(name, size) in units {
         let size = u128::from(size);
-        chosen = (
-            (u128::from(value) * u128::from(parts) + size / 2) / size,
-            name,
-        );
+        chosen = ((u128::from(value) * u128::from(parts) + size / 2) / size, name);
         if chosen.0 < u128::from(step * parts) {
             break;
         }
@@ -93,31 +87,20 @@ fn scale(value: u64, units: &[(&'static str, u64)], step: u64, parts: u64) -> (u
 
 impl fmt::Display for Si {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [(&str, u64); 4] = [
-            ("k", 1_000),
-            ("M", 1_000_000),
-            ("G", 1_000_000_000),
-            ("T", 1_000_000_000_000),
-        ];
+        const UNITS: [(&str, u64); 4] =
+            [("k", 1_000), ("M", 1_000_000), ("G", 1_000_000_000), ("T", 1_000_000_000_000)];
         if self.0 < 1_000 {
             return padded(f, format_args!("{}", self.0));
         }
         let (figure, unit) = scale(self.0, &UNITS, 1000, 100);
-        padded(
-            f,
-            format_args!("{}.{:02} {unit}", figure / 100, figure % 100),
-        )
+        padded(f, format_args!("{}.{:02} {unit}", figure / 100, figure % 100))
     }
 }
 
 impl fmt::Display for HumanBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [(&str, u64); 4] = [
-            ("KiB", 1 << 10),
-            ("MiB", 1 << 20),
-            ("GiB", 1 << 30),
-            ("TiB", 1 << 40),
-        ];
+        const UNITS: [(&str, u64); 4] =
+            [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
         if self.0 < 1024 {
             return padded(f, format_args!("{} B", self.0));
         }

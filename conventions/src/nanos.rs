@@ -32,15 +32,8 @@ pub enum TimeUnit {
 
 impl TimeUnit {
     /// Every unit, largest first.
-    pub const ALL: [Self; 7] = [
-        Self::Day,
-        Self::Hour,
-        Self::Minute,
-        Self::Second,
-        Self::Milli,
-        Self::Micro,
-        Self::Nano,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Day, Self::Hour, Self::Minute, Self::Second, Self::Milli, Self::Micro, Self::Nano];
 
     /// Nanoseconds in one.
     #[must_use]
@@ -130,10 +123,7 @@ fn parse(text: &str, bare: Option<TimeUnit>) -> Result<Nanos, NanosError> {
         ("", _, None) => return Err(NanosError::NoUnit(seen)),
         _ => TimeUnit::from_suffix(suffix).ok_or(NanosError::Unit(seen))?,
     };
-    number
-        .checked_mul(unit.nanos())
-        .map(Nanos)
-        .ok_or(NanosError::TooLarge(seen))
+    number.checked_mul(unit.nanos()).map(Nanos).ok_or(NanosError::TooLarge(seen))
 }
 
 impl FromStr for Nanos {
@@ -186,15 +176,9 @@ mod tests {
 
     #[test]
     fn a_bare_number_counts_the_implied_unit() {
-        assert_eq!(
-            Nanos::parse("10", TimeUnit::Second),
-            Ok(Nanos(10_000_000_000))
-        );
+        assert_eq!(Nanos::parse("10", TimeUnit::Second), Ok(Nanos(10_000_000_000)));
         assert_eq!(Nanos::parse("10", TimeUnit::Micro), Ok(Nanos(10_000)));
-        assert_eq!(
-            Nanos::parse("10m", TimeUnit::Micro),
-            Ok(Nanos(600_000_000_000))
-        );
+        assert_eq!(Nanos::parse("10m", TimeUnit::Micro), Ok(Nanos(600_000_000_000)));
         assert_eq!(Nanos::parse("0", TimeUnit::Day), Ok(Nanos(0)));
     }
 
@@ -202,22 +186,10 @@ mod tests {
     fn a_refused_time_says_what_was_seen_and_what_is_allowed() {
         for (text, message) in [
             ("", "time \"\" has no number; write it as 500us, 10s or 5m"),
-            (
-                "-5s",
-                "time \"-5s\" has no number; write it as 500us, 10s or 5m",
-            ),
-            (
-                "10",
-                "time \"10\" has no unit; allowed are ns, us, ms, s, m, h and d",
-            ),
-            (
-                "10min",
-                "time \"10min\" has an unknown unit; allowed are ns, us, ms, s, m, h and d",
-            ),
-            (
-                "1.5s",
-                "time \"1.5s\" has an unknown unit; allowed are ns, us, ms, s, m, h and d",
-            ),
+            ("-5s", "time \"-5s\" has no number; write it as 500us, 10s or 5m"),
+            ("10", "time \"10\" has no unit; allowed are ns, us, ms, s, m, h and d"),
+            ("10min", "time \"10min\" has an unknown unit; allowed are ns, us, ms, s, m, h and d"),
+            ("1.5s", "time \"1.5s\" has an unknown unit; allowed are ns, us, ms, s, m, h and d"),
             (
                 "213504d",
                 "time \"213504d\" does not fit 64 bits of nanoseconds; the largest is 213503d",
@@ -228,10 +200,7 @@ mod tests {
         }
         for text in ["1M", "1 s", "1S", "1sec", "0xs", "0x10"] {
             assert!(
-                matches!(
-                    text.parse::<Nanos>(),
-                    Err(NanosError::Unit(_) | NanosError::NoNumber(_))
-                ),
+                matches!(text.parse::<Nanos>(), Err(NanosError::Unit(_) | NanosError::NoNumber(_))),
                 "{text:?}"
             );
         }

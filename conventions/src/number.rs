@@ -31,10 +31,8 @@ pub(crate) fn parse_radix(digits: &str, radix: u32) -> Result<u64, NumberError> 
 pub(crate) fn split_number(text: &str) -> (&str, &str) {
     let hex = text.starts_with("0x") || text.starts_with("0X");
     let (skip, radix) = if hex { (2, 16) } else { (0, 10) };
-    let digits = text.as_bytes()[skip..]
-        .iter()
-        .take_while(|b| char::from(**b).is_digit(radix))
-        .count();
+    let digits =
+        text.as_bytes()[skip..].iter().take_while(|b| char::from(**b).is_digit(radix)).count();
     text.split_at(skip + digits)
 }
 

@@ -25,11 +25,7 @@ impl Seen {
         }
         let mut bytes = [0; Self::CAPACITY];
         bytes[..len].copy_from_slice(&text.as_bytes()[..len]);
-        Self {
-            bytes,
-            len,
-            cut: len < text.len(),
-        }
+        Self { bytes, len, cut: len < text.len() }
     }
 
     /// The kept text, without quotes.
@@ -74,9 +70,6 @@ mod tests {
 
     #[test]
     fn control_characters_are_escaped() {
-        assert_eq!(
-            Seen::new("a\n\u{1b}[0m\"").to_string(),
-            "\"a\\n\\u{1b}[0m\\\"\""
-        );
+        assert_eq!(Seen::new("a\n\u{1b}[0m\"").to_string(), "\"a\\n\\u{1b}[0m\\\"\"");
     }
 }

@@ -26,19 +26,13 @@ impl Column {
     /// A column of text.
     #[must_use]
     pub const fn left(title: &'static str) -> Self {
-        Self {
-            title,
-            align: Align::Left,
-        }
+        Self { title, align: Align::Left }
     }
 
     /// A column of numbers.
     #[must_use]
     pub const fn right(title: &'static str) -> Self {
-        Self {
-            title,
-            align: Align::Right,
-        }
+        Self { title, align: Align::Right }
     }
 }
 
@@ -66,11 +60,7 @@ impl<const N: usize> Table<N> {
         let widths = self.widths(rows)?;
         let titles = self.columns.each_ref().map(|column| column.title);
         if titles.iter().any(|title| !title.is_empty()) {
-            self.line(
-                out,
-                &widths,
-                titles.each_ref().map(|title| title as &dyn Display),
-            )?;
+            self.line(out, &widths, titles.each_ref().map(|title| title as &dyn Display))?;
         }
         for row in rows {
             self.line(out, &widths, *row)?;
@@ -79,10 +69,7 @@ impl<const N: usize> Table<N> {
     }
 
     fn widths(&self, rows: &[[&dyn Display; N]]) -> Result<[usize; N], fmt::Error> {
-        let mut widths = self
-            .columns
-            .each_ref()
-            .map(|column| column.title.chars().count());
+        let mut widths = self.columns.each_ref().map(|column| column.title.chars().count());
         for row in rows {
             for (width, cell) in widths.iter_mut().zip(row) {
                 *width = (*width).max(width_of(*cell)?);
@@ -137,19 +124,13 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let table = Table::new([
-            Column::left("BDF"),
-            Column::right("IOPS"),
-            Column::left("Driver"),
-        ]);
+        let table =
+            Table::new([Column::left("BDF"), Column::right("IOPS"), Column::left("Driver")]);
         let mut out = String::new();
         table
             .write(
                 &mut out,
-                &[
-                    [&"0000:03:00.0", &Count(1_300_000), &"vfio-pci"],
-                    [&"04:00.0", &7, &"nvme"],
-                ],
+                &[[&"0000:03:00.0", &Count(1_300_000), &"vfio-pci"], [&"04:00.0", &7, &"nvme"]],
             )
             .expect("a string takes everything");
         assert_eq!(
@@ -165,10 +146,7 @@ mod tests {
         let table = Table::new([Column::left("a"), Column::left("b"), Column::right("c")]);
         let mut out = String::new();
         table
-            .write(
-                &mut out,
-                &[[&"x", &"", &""], [&"", &"", &"10"], [&"", &"yyy", &""]],
-            )
+            .write(&mut out, &[[&"x", &"", &""], [&"", &"", &"10"], [&"", &"yyy", &""]])
             .expect("a string takes everything");
         assert_eq!(out, "a  b     c\nx\n        10\n   yyy\n");
     }
@@ -177,18 +155,14 @@ mod tests {
     fn untitled_tables_print_rows_only_and_count_characters() {
         let table = Table::new([Column::left(""), Column::right("")]);
         let mut out = String::new();
-        table
-            .write(&mut out, &[[&"µs", &1], [&"long", &22]])
-            .expect("a string takes everything");
+        table.write(&mut out, &[[&"µs", &1], [&"long", &22]]).expect("a string takes everything");
         assert_eq!(out, "µs     1\nlong  22\n");
     }
 
     #[test]
     fn a_table_without_rows_is_its_titles() {
         let mut out = String::new();
-        Table::new([Column::left("Type")])
-            .write(&mut out, &[])
-            .expect("a string");
+        Table::new([Column::left("Type")]).write(&mut out, &[]).expect("a string");
         assert_eq!(out, "Type\n");
     }
 }

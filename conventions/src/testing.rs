@@ -38,11 +38,7 @@ pub fn skipped(test: &str, reason: &str) {
         .append(true)
         .open(&path)
         .and_then(|mut file| file.write_all(line.as_bytes()));
-    assert!(
-        appended.is_ok(),
-        "cannot append to {}: {appended:?}",
-        path.display()
-    );
+    assert!(appended.is_ok(), "cannot append to {}: {appended:?}", path.display());
 }
 
 /// One line of the log, so that one `write` is one record.
@@ -104,10 +100,7 @@ mod tests {
 
     #[test]
     fn a_skip_is_one_line() {
-        assert_eq!(
-            skip_line("mod::name", "no file\nat all"),
-            "mod::name: no file at all\n"
-        );
+        assert_eq!(skip_line("mod::name", "no file\nat all"), "mod::name: no file at all\n");
     }
 
     #[test]

@@ -45,22 +45,10 @@ fn every_spelling_gives_the_same_set() {
 #[test]
 fn refusals_say_what_was_seen_and_what_is_allowed() {
     for (text, message) in [
-        (
-            "a",
-            "cpu set \"a\" is not understood; write it as 2-5,8 or [2,3] or 0x3c",
-        ),
-        (
-            "5-2",
-            "cpu range 5-2 runs backwards; the smaller number comes first",
-        ),
-        (
-            "1024",
-            "cpu 1024 is out of range; cpus are numbered 0 to 1023",
-        ),
-        (
-            "0-4294967295",
-            "cpu 4294967295 is out of range; cpus are numbered 0 to 1023",
-        ),
+        ("a", "cpu set \"a\" is not understood; write it as 2-5,8 or [2,3] or 0x3c"),
+        ("5-2", "cpu range 5-2 runs backwards; the smaller number comes first"),
+        ("1024", "cpu 1024 is out of range; cpus are numbered 0 to 1023"),
+        ("0-4294967295", "cpu 4294967295 is out of range; cpus are numbered 0 to 1023"),
         (
             "99999999999999999999",
             "cpu 18446744073709551615 is out of range; cpus are numbered 0 to 1023",
@@ -106,10 +94,7 @@ fn refusals_say_what_was_seen_and_what_is_allowed() {
 fn a_mask_beyond_the_capacity_is_refused_unless_its_high_digits_are_zero() {
     let digits = CpuSet::CAPACITY / 4;
     let too_long = format!("0x1{}", "0".repeat(digits));
-    assert_eq!(
-        too_long.parse::<CpuSet>(),
-        Err(CpuSetError::OutOfRange(1024))
-    );
+    assert_eq!(too_long.parse::<CpuSet>(), Err(CpuSetError::OutOfRange(1024)));
     let padded = format!("0x{}1", "0".repeat(digits * 2));
     assert_eq!(padded.parse(), Ok(set(&[0])));
     let full = format!("0x{}", "f".repeat(digits));
@@ -124,13 +109,7 @@ fn sets_print_as_list_as_brackets_and_as_masks() {
         (&[2, 3, 4, 5, 8], "2-5,8", "[2,3,4,5,8]", "0x13c", "13c"),
         (&[2, 3], "2-3", "[2,3]", "0xc", "c"),
         (&[32], "32", "[32]", "0x100000000", "1,00000000"),
-        (
-            &[0, 64],
-            "0,64",
-            "[0,64]",
-            "0x10000000000000001",
-            "1,00000000,00000001",
-        ),
+        (&[0, 64], "0,64", "[0,64]", "0x10000000000000001", "1,00000000,00000001"),
         (
             &[31, 32, 63, 64, 96],
             "31-32,63-64,96",
@@ -156,10 +135,7 @@ fn the_edges_of_the_capacity_hold() {
     assert_eq!(set.insert(1023), Ok(true));
     assert_eq!(set.insert(1023), Ok(false));
     assert_eq!(set.insert(1024), Err(CpuSetError::OutOfRange(1024)));
-    assert_eq!(
-        set.insert(u32::MAX),
-        Err(CpuSetError::OutOfRange(u32::MAX.into()))
-    );
+    assert_eq!(set.insert(u32::MAX), Err(CpuSetError::OutOfRange(u32::MAX.into())));
     assert!(set.contains(1023) && !set.contains(1024) && !set.contains(u32::MAX));
     assert!(!set.remove(1024) && set.remove(1023) && !set.remove(1023));
     assert!(set.is_empty());

@@ -22,23 +22,15 @@ pub(crate) fn run(project: &Project, quick: bool, filter: Option<&str>) -> Resul
             run = run.arg("--").arg("--quick");
         }
         println!("== {name}");
-        let status = run
-            .command(&project.root)
-            .status()
-            .context("cargo did not start")?;
+        let status = run.command(&project.root).status().context("cargo did not start")?;
         worst = worse(worst, status.code());
     }
     Ok(worst)
 }
 
 fn names(project: &Project, filter: Option<&str>) -> Result<Vec<String>> {
-    let package = project
-        .package(BENCHES)
-        .with_context(|| format!("no package {BENCHES}"))?;
-    let all: Vec<_> = package
-        .targets_of("bin")
-        .map(|target| target.name.clone())
-        .collect();
+    let package = project.package(BENCHES).with_context(|| format!("no package {BENCHES}"))?;
+    let all: Vec<_> = package.targets_of("bin").map(|target| target.name.clone()).collect();
     let chosen: Vec<_> = all
         .iter()
         .filter(|name| filter.is_none_or(|filter| name.contains(filter)))

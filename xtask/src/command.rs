@@ -57,16 +57,11 @@ impl Run {
 
     /// The command as a person would type it.
     pub(crate) fn line(&self) -> String {
-        let env = self
-            .env
-            .iter()
-            .map(|(key, value)| match value.contains(' ') {
-                true => format!("{key}='{value}'"),
-                false => format!("{key}={value}"),
-            });
-        env.chain(self.argv.iter().cloned())
-            .collect::<Vec<_>>()
-            .join(" ")
+        let env = self.env.iter().map(|(key, value)| match value.contains(' ') {
+            true => format!("{key}='{value}'"),
+            false => format!("{key}={value}"),
+        });
+        env.chain(self.argv.iter().cloned()).collect::<Vec<_>>().join(" ")
     }
 
     /// Runs it in `dir`, appending to `log`.
@@ -94,10 +89,7 @@ impl Run {
 
     /// The command for callers who let it write to the terminal.
     pub(crate) fn command(&self, dir: &Path) -> Command {
-        let (program, args) = self
-            .argv
-            .split_first()
-            .map_or(("false", &[][..]), |(p, a)| (p, a));
+        let (program, args) = self.argv.split_first().map_or(("false", &[][..]), |(p, a)| (p, a));
         let mut command = Command::new(program);
         command.args(args).current_dir(dir).stdin(Stdio::null());
         // No colours in logs, and no toolchain installed behind anyone's back.
@@ -155,10 +147,7 @@ fn kill_tree(pid: u32) {
     }
     let mut kill = Command::new("sh");
     kill.args(["-c", "kill -KILL \"$@\"", "kill"]);
-    let _ = kill
-        .args(pids.iter().map(u32::to_string))
-        .stderr(Stdio::null())
-        .status();
+    let _ = kill.args(pids.iter().map(u32::to_string)).stderr(Stdio::null()).status();
 }
 
 /// The children of all threads of a process; a child belongs to the thread that started it.
@@ -170,9 +159,7 @@ fn children(pid: u32) -> Vec<u32> {
         .flatten()
         .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok())
         .flat_map(|list| {
-            list.split_whitespace()
-                .filter_map(|id| id.parse().ok())
-                .collect::<Vec<_>>()
+            list.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<_>>()
         })
         .collect()
 }
@@ -190,9 +177,7 @@ mod tests {
     #[test]
     fn output_and_errors_go_to_the_log_after_the_command() {
         let log = scratch("log");
-        let run = Run::new("sh -c")
-            .arg("echo out; echo err >&2; echo $WORD")
-            .env("WORD", "here");
+        let run = Run::new("sh -c").arg("echo out; echo err >&2; echo $WORD").env("WORD", "here");
         assert!(run.run(Path::new("/"), &log).trouble().is_none());
         let text = fs::read_to_string(&log).expect("a log");
         assert!(text.starts_with("$ WORD=here sh -c"), "{text}");
@@ -206,10 +191,7 @@ mod tests {
         let end = Run::new("sh -c").arg("exit 7").run(Path::new("/"), &log);
         assert_eq!(end.trouble().as_deref(), Some("exit status: 7"));
         let end = Run::new("no-such-program-anywhere").run(Path::new("/"), &log);
-        assert!(
-            end.trouble()
-                .is_some_and(|text| text.starts_with("could not start"))
-        );
+        assert!(end.trouble().is_some_and(|text| text.starts_with("could not start")));
         let _ = fs::remove_file(&log);
     }
 
@@ -223,22 +205,13 @@ mod tests {
     fn a_command_that_hangs_is_killed_with_its_children() {
         let log = scratch("hang");
         let run = Run::new("sh -c").arg("sh -c 'echo $$; exec sleep 1000' & wait");
-        let end = run
-            .limit(Duration::from_millis(300))
-            .run(Path::new("/"), &log);
+        let end = run.limit(Duration::from_millis(300)).run(Path::new("/"), &log);
         assert!(matches!(end, End::TimedOut(_)));
         let text = fs::read_to_string(&log).expect("a log");
-        let child: u32 = text
-            .lines()
-            .last()
-            .and_then(|pid| pid.parse().ok())
-            .expect("a pid");
+        let child: u32 = text.lines().last().and_then(|pid| pid.parse().ok()).expect("a pid");
         let start = Instant::now();
         while is_alive(child) {
-            assert!(
-                start.elapsed() < Duration::from_secs(10),
-                "{child} was not killed"
-            );
+            assert!(start.elapsed() < Duration::from_secs(10), "{child} was not killed");
             thread::yield_now();
         }
         let _ = fs::remove_file(&log);
@@ -247,12 +220,7 @@ mod tests {
     #[test]
     fn no_standard_input_is_offered() {
         let log = scratch("stdin");
-        assert!(
-            Run::new("cat")
-                .run(Path::new("/"), &log)
-                .trouble()
-                .is_none()
-        );
+        assert!(Run::new("cat").run(Path::new("/"), &log).trouble().is_none());
         let _ = fs::remove_file(&log);
     }
 }

@@ -19,11 +19,7 @@ impl Tally {
     pub(crate) const SKIPPED: Self = Self::new(0, 0, 1);
 
     pub(crate) const fn new(passed: u64, failed: u64, skipped: u64) -> Self {
-        Self {
-            passed,
-            failed,
-            skipped,
-        }
+        Self { passed, failed, skipped }
     }
 
     pub(crate) fn add(&mut self, other: Self) {
@@ -47,11 +43,7 @@ impl Tally {
 /// The line that ends `cargo xtask test`; CI parses exactly this form.
 impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            passed,
-            failed,
-            skipped,
-        } = self;
+        let Self { passed, failed, skipped } = self;
         write!(f, "{passed} passed, {failed} failed, {skipped} skipped")
     }
 }
@@ -84,9 +76,7 @@ pub(crate) fn parse(output: &str) -> TestOutput {
                 _ if outcome == "FAILED" => parsed.failures.push(format!("{place}: {name}")),
                 Some(("ignored", reason)) => parsed.ignored.push(format!("{name}: {reason}")),
                 None if outcome == "ignored" => {
-                    parsed
-                        .ignored
-                        .push(format!("{name}: ignored without a reason"));
+                    parsed.ignored.push(format!("{name}: ignored without a reason"));
                 }
                 _ => {}
             }
@@ -108,10 +98,7 @@ fn started(line: &str) -> Option<String> {
     let (what, path) = line.strip_prefix("Running ")?.rsplit_once(" (")?;
     let file = path.trim_end_matches(')').rsplit('/').next()?;
     let stem = file.rsplit_once('-').map_or(file, |(stem, _)| stem);
-    Some(format!(
-        "{stem} ({})",
-        what.trim_start_matches("unittests ")
-    ))
+    Some(format!("{stem} ({})", what.trim_start_matches("unittests ")))
 }
 
 /// `test result: ok. 46 passed; 0 failed; 1 ignored; 0 measured; ...`.
@@ -124,11 +111,7 @@ fn result_line(line: &str) -> Option<Tally> {
             (name == word).then(|| number.parse::<u64>().ok())?
         })
     };
-    Some(Tally::new(
-        count("passed")?,
-        count("failed")?,
-        count("ignored")?,
-    ))
+    Some(Tally::new(count("passed")?, count("failed")?, count("ignored")?))
 }
 
 /// `test ring::tests::peer_lies_are_counted ... FAILED`.
@@ -237,10 +220,7 @@ test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
 
     #[test]
     fn the_last_line_has_exactly_this_form() {
-        assert_eq!(
-            Tally::new(12, 0, 3).to_string(),
-            "12 passed, 0 failed, 3 skipped"
-        );
+        assert_eq!(Tally::new(12, 0, 3).to_string(), "12 passed, 0 failed, 3 skipped");
     }
 
     #[test]

@@ -97,11 +97,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
-            let exit = if error.use_stderr() {
-                Exit::Error
-            } else {
-                Exit::Ok
-            };
+            let exit = if error.use_stderr() { Exit::Error } else { Exit::Ok };
             return ExitCode::from(exit.code());
         }
     };
@@ -141,11 +137,7 @@ mod tests {
 
     #[test]
     fn usage_errors_are_errors_and_help_is_not() {
-        let parse = |line: &str| {
-            Cli::try_parse_from(line.split(' '))
-                .err()
-                .expect("no command")
-        };
+        let parse = |line: &str| Cli::try_parse_from(line.split(' ')).err().expect("no command");
         assert!(parse("xtask test --nothing").use_stderr());
         assert!(parse("xtask test --limit 10").use_stderr());
         assert!(!parse("xtask test --help").use_stderr());

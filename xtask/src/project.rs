@@ -53,17 +53,13 @@ impl Project {
     /// Asks cargo about the workspace that contains `dir`.
     pub(crate) fn load(dir: &Path) -> Result<Self> {
         let run = Run::new("cargo metadata --format-version 1 --no-deps");
-        let json = run
-            .output(dir)
-            .context("cargo metadata failed; see above")?;
+        let json = run.output(dir).context("cargo metadata failed; see above")?;
         Self::parse(&json)
     }
 
     pub(crate) fn parse(json: &str) -> Result<Self> {
         let value: Value = serde_json::from_str(json).context("cargo metadata is not JSON")?;
-        let packages = list(&value["packages"])
-            .map(package)
-            .collect::<Result<_>>()?;
+        let packages = list(&value["packages"]).map(package).collect::<Result<_>>()?;
         Ok(Self {
             root: text(&value["workspace_root"])?.into(),
             target: text(&value["target_directory"])?.into(),
@@ -91,18 +87,12 @@ impl Project {
 
 impl Package {
     pub(crate) fn targets_of(&self, kind: &str) -> impl Iterator<Item = &Target> {
-        self.targets
-            .iter()
-            .filter(move |target| target.kind == kind)
+        self.targets.iter().filter(move |target| target.kind == kind)
     }
 }
 
 fn list(value: &Value) -> impl Iterator<Item = &Value> {
-    value
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default()
-        .iter()
+    value.as_array().map(Vec::as_slice).unwrap_or_default().iter()
 }
 
 fn text(value: &Value) -> Result<&str> {
@@ -118,9 +108,7 @@ fn package(value: &Value) -> Result<Package> {
         name: text(&value["name"])?.to_owned(),
         dir: manifest.parent().unwrap_or(manifest).to_owned(),
         targets: list(&value["targets"]).map(target).collect::<Result<_>>()?,
-        deps: list(&value["dependencies"])
-            .map(dep)
-            .collect::<Result<_>>()?,
+        deps: list(&value["dependencies"]).map(dep).collect::<Result<_>>()?,
         features: value["features"]
             .as_object()
             .map(|features| features.keys().cloned().collect())
@@ -129,10 +117,7 @@ fn package(value: &Value) -> Result<Package> {
 }
 
 fn target(value: &Value) -> Result<Target> {
-    Ok(Target {
-        name: text(&value["name"])?.to_owned(),
-        kind: text(&value["kind"][0])?.to_owned(),
-    })
+    Ok(Target { name: text(&value["name"])?.to_owned(), kind: text(&value["kind"][0])?.to_owned() })
 }
 
 fn dep(value: &Value) -> Result<Dep> {

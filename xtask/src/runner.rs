@@ -26,11 +26,7 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn skipped(reason: impl Into<String>) -> Self {
-        Self {
-            tally: Tally::SKIPPED,
-            skips: vec![reason.into()],
-            ..Self::default()
-        }
+        Self { tally: Tally::SKIPPED, skips: vec![reason.into()], ..Self::default() }
     }
 
     fn add(&mut self, other: Self) {
@@ -57,11 +53,7 @@ impl<'a> Runner<'a> {
     pub(crate) fn new(project: &'a Project, limit: Duration) -> Result<Self> {
         let logs = project.target.join("xtask-logs");
         fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
-        Ok(Self {
-            project,
-            logs,
-            deadline: Instant::now() + limit,
-        })
+        Ok(Self { project, logs, deadline: Instant::now() + limit })
     }
 
     pub(crate) fn log(&self, step: &str) -> PathBuf {
@@ -129,9 +121,7 @@ impl<'a> Runner<'a> {
         let skip_log = self.logs.join(format!("{step}.skips"));
         let _ = fs::remove_file(&skip_log);
         let before = fs::metadata(log).map_or(0, |meta| meta.len());
-        let run = run
-            .clone()
-            .env(testing::SKIP_LOG, skip_log.to_string_lossy());
+        let run = run.clone().env(testing::SKIP_LOG, skip_log.to_string_lossy());
         let trouble = run.run(&self.project.root, log).trouble();
         let output = read_from(log, before);
         let skips = fs::read_to_string(&skip_log).unwrap_or_default();
@@ -212,10 +202,7 @@ mod tests {
         let crash = format!("{TWO}     Running tests/y.rs (target/debug/deps/y-00)\n");
         let report = judge(&run(), failed(), &crash, "");
         assert_eq!(report.tally, Tally::new(2, 1, 0));
-        assert!(
-            report.failures[0].starts_with("y (tests/y.rs)"),
-            "{report:?}"
-        );
+        assert!(report.failures[0].starts_with("y (tests/y.rs)"), "{report:?}");
     }
 
     #[test]
@@ -231,11 +218,7 @@ mod tests {
         let root = std::env::temp_dir().join(format!("xtask-{}-{name}", std::process::id()));
         let target = root.join("target");
         fs::create_dir_all(&target).expect("a directory");
-        Project {
-            root,
-            target,
-            packages: Vec::new(),
-        }
+        Project { root, target, packages: Vec::new() }
     }
 
     #[test]
@@ -249,14 +232,8 @@ mod tests {
         let report = runner.run("both", &Work::Tests(vec![good, skipping]));
         assert_eq!(report.tally, Tally::new(3, 0, 1), "{report:?}");
         let log = fs::read_to_string(runner.log("both")).expect("a log");
-        assert_eq!(
-            log.matches("test result").count() - log.matches("$ HYBRID").count(),
-            2
-        );
-        let report = runner.run(
-            "gate",
-            &Work::Gates(vec![Run::new("true"), Run::new("false")]),
-        );
+        assert_eq!(log.matches("test result").count() - log.matches("$ HYBRID").count(), 2);
+        let report = runner.run("gate", &Work::Gates(vec![Run::new("true"), Run::new("false")]));
         assert_eq!(report.tally, Tally::new(1, 1, 0));
         let _ = fs::remove_dir_all(&project.root);
     }

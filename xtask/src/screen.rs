@@ -63,10 +63,7 @@ fn line(name: &str, report: &Report) -> String {
         _ => "ok",
     };
     let seconds = report.took.as_secs_f64();
-    format!(
-        "{name:<12} {verdict:<8} {seconds:>7.1} s   {}",
-        report.tally
-    )
+    format!("{name:<12} {verdict:<8} {seconds:>7.1} s   {}", report.tally)
 }
 
 #[cfg(test)]
@@ -77,11 +74,8 @@ mod tests {
 
     #[test]
     fn a_step_is_one_line_with_its_verdict() {
-        let report = |tally| Report {
-            tally,
-            took: Duration::from_millis(1_250),
-            ..Report::default()
-        };
+        let report =
+            |tally| Report { tally, took: Duration::from_millis(1_250), ..Report::default() };
         assert_eq!(
             line("unit", &report(Tally::new(9, 0, 1))),
             "unit         ok           1.2 s   9 passed, 0 failed, 1 skipped"

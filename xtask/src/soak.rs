@@ -55,11 +55,7 @@ pub(crate) fn run(project: &Project, soak: &Soak) -> Result<Exit> {
         }
     }
     println!("{total}");
-    Ok(if total.is_good() {
-        Exit::Ok
-    } else {
-        Exit::Error
-    })
+    Ok(if total.is_good() { Exit::Ok } else { Exit::Error })
 }
 
 /// The work of one round.
@@ -73,16 +69,10 @@ fn round_of(project: &Project, ops: Option<u64>, seed: u64) -> Vec<(&'static str
     };
     let prolong = |work, own_ops: u64| long(work, ops.unwrap_or(own_ops), seed);
     vec![
-        (
-            "soak-conformance",
-            prolong(steps::conformance(project), ORACLE_OPS),
-        ),
+        ("soak-conformance", prolong(steps::conformance(project), ORACLE_OPS)),
         ("soak-core", prolong(core, ALLOC_OPS)),
         ("soak-e2e", prolong(steps::e2e(project), ORACLE_OPS)),
-        (
-            "soak-loom",
-            steps::loom_with(project, LOOM_PREEMPTIONS, LIMIT),
-        ),
+        ("soak-loom", steps::loom_with(project, LOOM_PREEMPTIONS, LIMIT)),
     ]
 }
 

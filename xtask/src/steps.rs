@@ -32,62 +32,17 @@ pub(crate) enum Work {
 
 /// Every step, cheap ones first, so that a slip is reported in seconds.
 pub(crate) const STEPS: [Step; 12] = [
-    step(
-        "fmt",
-        "rustfmt finds nothing to change",
-        Some(Tool::Rustfmt),
-        fmt,
-    ),
-    step(
-        "tidy",
-        "lengths, banned calls, unsafe rooms, arrows, links",
-        None,
-        tidy,
-    ),
-    step(
-        "clippy",
-        "no warning in any target",
-        Some(Tool::Clippy),
-        clippy,
-    ),
+    step("fmt", "rustfmt finds nothing to change", Some(Tool::Rustfmt), fmt),
+    step("tidy", "lengths, banned calls, unsafe rooms, arrows, links", None, tidy),
+    step("clippy", "no warning in any target", Some(Tool::Clippy), clippy),
     step("docs", "rustdoc has no warning", None, docs),
-    step(
-        "no-std",
-        "no_std crates build without std",
-        Some(Tool::NoStdTarget),
-        no_std,
-    ),
-    step(
-        "unit",
-        "unit and integration tests of all crates",
-        None,
-        unit,
-    ),
+    step("no-std", "no_std crates build without std", Some(Tool::NoStdTarget), no_std),
+    step("unit", "unit and integration tests of all crates", None, unit),
     step("doc", "examples in the documentation", None, doc),
-    step(
-        "release",
-        "tests of the hot crates as they ship",
-        None,
-        release,
-    ),
-    step(
-        "loom",
-        "every interleaving of the ring and the waker",
-        None,
-        loom,
-    ),
-    step(
-        "miri",
-        "no undefined behaviour in the no_std crates",
-        Some(Tool::Miri),
-        miri,
-    ),
-    step(
-        "conformance",
-        "one suite on every backend",
-        None,
-        conformance,
-    ),
+    step("release", "tests of the hot crates as they ship", None, release),
+    step("loom", "every interleaving of the ring and the waker", None, loom),
+    step("miri", "no undefined behaviour in the no_std crates", Some(Tool::Miri), miri),
+    step("conformance", "one suite on every backend", None, conformance),
     step("e2e", "the feed-handler binary, from outside", None, e2e),
 ];
 
@@ -97,12 +52,7 @@ const fn step(
     tool: Option<Tool>,
     plan: fn(&Project) -> Work,
 ) -> Step {
-    Step {
-        name,
-        about,
-        tool,
-        plan,
-    }
+    Step { name, about, tool, plan }
 }
 
 /// Crates that run on a partition, with the arguments that leave everything else out.
@@ -117,13 +67,7 @@ const NO_STD: [(&str, &str); 7] = [
 ];
 
 /// Crates whose machine code in release is what partitions run: tested as they ship.
-const HOT: [&str; 5] = [
-    "hybrid-abi",
-    "hybrid-shm",
-    "core-runtime",
-    "nvme-driver",
-    "feed-handler",
-];
+const HOT: [&str; 5] = ["hybrid-abi", "hybrid-shm", "core-runtime", "nvme-driver", "feed-handler"];
 
 /// Crates with or near `unsafe`, small enough for an interpreter.
 const MIRI: [&str; 3] = ["hybrid-abi", "hybrid-shm", "core-runtime"];
@@ -153,33 +97,20 @@ fn tidy(_: &Project) -> Work {
 }
 
 fn clippy(_: &Project) -> Work {
-    Work::Gates(vec![Run::new(
-        "cargo clippy --workspace --all-targets -- -D warnings",
-    )])
+    Work::Gates(vec![Run::new("cargo clippy --workspace --all-targets -- -D warnings")])
 }
 
 fn docs(_: &Project) -> Work {
     let run = Run::new("cargo doc --workspace --no-deps --document-private-items");
-    Work::Gates(vec![run.env(
-        "RUSTDOCFLAGS",
-        "-Dwarnings -Arustdoc::private_intra_doc_links",
-    )])
+    Work::Gates(vec![run.env("RUSTDOCFLAGS", "-Dwarnings -Arustdoc::private_intra_doc_links")])
 }
 
 fn no_std(project: &Project) -> Work {
     let build = |(package, rest): &(&str, &str)| {
-        Run::new(&format!(
-            "cargo build --target {} -p {package} {rest}",
-            Tool::TARGET
-        ))
+        Run::new(&format!("cargo build --target {} -p {package} {rest}", Tool::TARGET))
     };
-    let here = NO_STD
-        .iter()
-        .filter(|(name, _)| project.package(name).is_some());
-    gates(
-        here.map(build).collect(),
-        "no no_std crate in the workspace",
-    )
+    let here = NO_STD.iter().filter(|(name, _)| project.package(name).is_some());
+    gates(here.map(build).collect(), "no no_std crate in the workspace")
 }
 
 /// Each package's own tests; the two packages whose tests are steps of their own are left out.
@@ -198,9 +129,7 @@ fn unit(project: &Project) -> Work {
 }
 
 fn doc(_: &Project) -> Work {
-    Work::Tests(vec![Run::new(
-        "cargo test --workspace --no-fail-fast --doc",
-    )])
+    Work::Tests(vec![Run::new("cargo test --workspace --no-fail-fast --doc")])
 }
 
 fn release(project: &Project) -> Work {
@@ -233,9 +162,7 @@ pub(crate) fn loom_with(project: &Project, preemptions: &str, limit: Duration) -
             .limit(limit)
     };
     let with_loom = |package: &&Package| {
-        package
-            .targets_of("test")
-            .any(|target| target.name.starts_with("loom"))
+        package.targets_of("test").any(|target| target.name.starts_with("loom"))
     };
     let runs = project.packages.iter().filter(with_loom).map(run).collect();
     tests(runs, "no package has tests/loom_*.rs")
@@ -327,27 +254,15 @@ mod tests {
         let lines = lines(loom(&project()));
         assert_eq!(lines.len(), 1);
         assert!(lines[0].contains("RUSTFLAGS='--cfg loom'"), "{lines:?}");
-        assert!(
-            lines[0].contains("CARGO_TARGET_DIR=/w/target/loom"),
-            "{lines:?}"
-        );
-        assert!(
-            lines[0].ends_with("-p core-runtime --test loom*"),
-            "{lines:?}"
-        );
+        assert!(lines[0].contains("CARGO_TARGET_DIR=/w/target/loom"), "{lines:?}");
+        assert!(lines[0].ends_with("-p core-runtime --test loom*"), "{lines:?}");
     }
 
     #[test]
     fn loom_is_skipped_with_a_reason_where_none_has() {
         let mut project = project();
-        project
-            .packages
-            .iter_mut()
-            .for_each(|package| package.targets.clear());
-        assert_eq!(
-            lines(loom(&project)),
-            ["skip: no package has tests/loom_*.rs"]
-        );
+        project.packages.iter_mut().for_each(|package| package.targets.clear());
+        assert_eq!(lines(loom(&project)), ["skip: no package has tests/loom_*.rs"]);
     }
 
     #[test]
@@ -355,20 +270,14 @@ mod tests {
         let lines = lines(miri(&project()));
         assert_eq!(lines.len(), 2, "{lines:?}");
         assert!(lines[0].ends_with("-p hybrid-abi"), "{lines:?}");
-        assert!(
-            lines[1].ends_with("-p core-runtime --features core-runtime/std"),
-            "{lines:?}"
-        );
+        assert!(lines[1].ends_with("-p core-runtime --features core-runtime/std"), "{lines:?}");
     }
 
     #[test]
     fn end_to_end_tests_run_once_they_exist() {
         let mut project = project();
         assert!(matches!(e2e(&project), Work::Skip(_)));
-        project.packages.push(Package {
-            name: APP.to_owned(),
-            ..Package::default()
-        });
+        project.packages.push(Package { name: APP.to_owned(), ..Package::default() });
         assert!(matches!(e2e(&project), Work::Skip(_)));
         let name = "replay".to_owned();
         let kind = "test".to_owned();
@@ -383,10 +292,7 @@ mod tests {
         assert_eq!(lines(unit(&project)).len(), 1);
         for name in [CONFORMANCE, APP] {
             let name = name.to_owned();
-            project.packages.push(Package {
-                name,
-                ..Package::default()
-            });
+            project.packages.push(Package { name, ..Package::default() });
         }
         let lines = lines(unit(&project));
         assert!(lines[0].ends_with("--exclude hybrid-conformance --exclude feed-handler"));
@@ -397,9 +303,6 @@ mod tests {
     fn every_no_std_crate_is_built_by_itself() {
         let lines = lines(no_std(&project()));
         assert_eq!(lines.len(), 2);
-        assert_eq!(
-            lines[0],
-            "cargo build --target x86_64-unknown-none -p hybrid-abi"
-        );
+        assert_eq!(lines[0], "cargo build --target x86_64-unknown-none -p hybrid-abi");
     }
 }

@@ -42,21 +42,14 @@ pub(crate) fn run(project: &Project, only: &[String], limit: Duration) -> Result
         total.add(report.tally);
     }
     println!("{total}");
-    Ok(if total.is_good() {
-        Exit::Ok
-    } else {
-        Exit::Error
-    })
+    Ok(if total.is_good() { Exit::Ok } else { Exit::Error })
 }
 
 fn choose(only: &[String]) -> Result<Vec<&'static Step>> {
     for name in only {
         if !STEPS.iter().any(|step| step.name == name) {
             let names: Vec<_> = STEPS.iter().map(|step| step.name).collect();
-            bail!(
-                "step {name:?} does not exist; allowed are {}",
-                names.join(", ")
-            );
+            bail!("step {name:?} does not exist; allowed are {}", names.join(", "));
         }
     }
     let chosen = |step: &&Step| only.is_empty() || only.iter().any(|name| name == step.name);
@@ -94,22 +87,13 @@ mod tests {
     fn steps_are_chosen_by_name_and_run_in_their_own_order() {
         let names = ["unit".to_owned(), "fmt".to_owned()];
         let chosen = choose(&names).expect("steps");
-        assert_eq!(
-            chosen.iter().map(|s| s.name).collect::<Vec<_>>(),
-            ["fmt", "unit"]
-        );
+        assert_eq!(chosen.iter().map(|s| s.name).collect::<Vec<_>>(), ["fmt", "unit"]);
         assert_eq!(choose(&[]).expect("steps").len(), STEPS.len());
     }
 
     #[test]
     fn an_unknown_step_is_refused_with_the_known_ones() {
-        let error = choose(&["lint".to_owned()])
-            .err()
-            .expect("an error")
-            .to_string();
-        assert!(
-            error.starts_with("step \"lint\" does not exist; allowed are fmt,"),
-            "{error}"
-        );
+        let error = choose(&["lint".to_owned()]).err().expect("an error").to_string();
+        assert!(error.starts_with("step \"lint\" does not exist; allowed are fmt,"), "{error}");
     }
 }

@@ -67,10 +67,9 @@ impl Tool {
     fn is_here(self, dir: &Path) -> bool {
         match self {
             // rustc names the directory whether or not it is there.
-            Self::NoStdTarget => self
-                .probe()
-                .output(dir)
-                .is_some_and(|path| Path::new(path.trim()).is_dir()),
+            Self::NoStdTarget => {
+                self.probe().output(dir).is_some_and(|path| Path::new(path.trim()).is_dir())
+            }
             _ => self.probe().succeeds(dir),
         }
     }
@@ -84,10 +83,7 @@ impl Tool {
         if self.is_here(dir) {
             return Found::Yes;
         }
-        Found::Missing {
-            why: self.why(),
-            fix: self.fix().line(),
-        }
+        Found::Missing { why: self.why(), fix: self.fix().line() }
     }
 
     /// Installs the tool; the reason if that didn't work.

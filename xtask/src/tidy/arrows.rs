@@ -15,11 +15,7 @@ pub(super) fn check(packages: &[Package]) -> Vec<Violation> {
             found.push(Violation::new(&manifest, 0, message));
             continue;
         };
-        for dep in package
-            .deps
-            .iter()
-            .filter(|dep| is_ours(&dep.name, packages))
-        {
+        for dep in package.deps.iter().filter(|dep| is_ours(&dep.name, packages)) {
             if let Some(message) = refuse(&package.name, dep, allowed) {
                 found.push(Violation::new(&manifest, 0, message));
             }
@@ -46,9 +42,7 @@ fn refuse(from: &str, dep: &Dep, allowed: &[&str]) -> Option<String> {
         let message = format!("{from} may depend on {to} only as `optional`: its library must not");
         return (!dep.optional && dep.kind != DepKind::Dev).then_some(message);
     }
-    Some(format!(
-        "{from} must not depend on {to}; a new arrow is an ADR"
-    ))
+    Some(format!("{from} must not depend on {to}; a new arrow is an ADR"))
 }
 
 #[cfg(test)]
@@ -56,23 +50,12 @@ mod tests {
     use super::*;
 
     fn dep(name: &str, kind: DepKind, optional: bool) -> Dep {
-        Dep {
-            name: name.to_owned(),
-            kind,
-            optional,
-        }
+        Dep { name: name.to_owned(), kind, optional }
     }
 
     fn found(from: &str, dep: Dep) -> Vec<String> {
-        let package = Package {
-            name: from.to_owned(),
-            deps: vec![dep],
-            ..Package::default()
-        };
-        check(&[package])
-            .into_iter()
-            .map(|violation| violation.message)
-            .collect()
+        let package = Package { name: from.to_owned(), deps: vec![dep], ..Package::default() };
+        check(&[package]).into_iter().map(|violation| violation.message).collect()
     }
 
     #[test]
@@ -85,10 +68,7 @@ mod tests {
             ("nvme-driver", "zerocopy"),
             ("hybrid-conformance", "host-bridge"),
         ] {
-            assert!(
-                found(from, dep(to, DepKind::Normal, false)).is_empty(),
-                "{from} -> {to}"
-            );
+            assert!(found(from, dep(to, DepKind::Normal, false)).is_empty(), "{from} -> {to}");
         }
         assert!(found("nvme-driver", dep("nvme-model", DepKind::Dev, false)).is_empty());
         assert!(found("core-runtime", dep("core-runtime", DepKind::Dev, false)).is_empty());
@@ -121,10 +101,7 @@ mod tests {
 
     #[test]
     fn a_package_without_a_row_is_caught() {
-        assert_eq!(
-            found("newcomer", dep("serde", DepKind::Normal, false)).len(),
-            1
-        );
+        assert_eq!(found("newcomer", dep("serde", DepKind::Normal, false)).len(), 1);
     }
 
     #[test]

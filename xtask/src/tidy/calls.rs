@@ -50,9 +50,7 @@ fn has(code: &str, needle: &str) -> bool {
 }
 
 fn has_word(comment: &str, word: &str) -> bool {
-    comment
-        .match_indices(word)
-        .any(|(at, _)| is_whole_word(comment, at, word.len()))
+    comment.match_indices(word).any(|(at, _)| is_whole_word(comment, at, word.len()))
 }
 
 #[cfg(test)]
@@ -99,14 +97,8 @@ mod tests {
 
     #[test]
     fn tests_inside_a_library_may_unwrap() {
-        assert!(!caught(
-            DRIVER,
-            "#[cfg(test)]\nmod tests {\n    fn a() { b.unwrap(); }\n}\n"
-        ));
-        assert!(caught(
-            DRIVER,
-            "#[cfg(test)]\nmod tests {\n}\nfn a() { b.unwrap(); }\n"
-        ));
+        assert!(!caught(DRIVER, "#[cfg(test)]\nmod tests {\n    fn a() { b.unwrap(); }\n}\n"));
+        assert!(caught(DRIVER, "#[cfg(test)]\nmod tests {\n}\nfn a() { b.unwrap(); }\n"));
     }
 
     #[test]

@@ -4,11 +4,8 @@ use super::Violation;
 use super::mask::is_word;
 
 /// Starts of paths that belong to someone's machine.
-const MACHINE_PATHS: [&str; 3] = [
-    concat!("/wo", "rk/"),
-    concat!("/ro", "ot/"),
-    concat!("/ho", "me/"),
-];
+const MACHINE_PATHS: [&str; 3] =
+    [concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("/ho", "me/")];
 
 /// Checks that every relative link of a Markdown file leads to a file of the repository.
 pub(super) fn check(path: &str, text: &str, exists: impl Fn(&str) -> bool) -> Vec<Violation> {
@@ -99,10 +96,7 @@ mod tests {
     fn broken(path: &str, text: &str) -> Vec<String> {
         let files = ["README.md", "docs/a.md", "docs", "app/src/lib.rs"];
         let found = check(path, text, |path| files.contains(&path));
-        found
-            .into_iter()
-            .map(|violation| violation.message)
-            .collect()
+        found.into_iter().map(|violation| violation.message).collect()
     }
 
     #[test]
@@ -116,18 +110,9 @@ mod tests {
 
     #[test]
     fn links_that_lead_nowhere_are_caught() {
-        assert_eq!(
-            broken("README.md", "[a](b.md)"),
-            ["link b.md leads nowhere"]
-        );
-        assert_eq!(
-            broken("docs/a.md", "[a](docs/a.md)"),
-            ["link docs/a.md leads nowhere"]
-        );
-        assert_eq!(
-            broken("README.md", "```\n```\n[a](b.md#c)"),
-            ["link b.md leads nowhere"]
-        );
+        assert_eq!(broken("README.md", "[a](b.md)"), ["link b.md leads nowhere"]);
+        assert_eq!(broken("docs/a.md", "[a](docs/a.md)"), ["link docs/a.md leads nowhere"]);
+        assert_eq!(broken("README.md", "```\n```\n[a](b.md#c)"), ["link b.md leads nowhere"]);
     }
 
     #[test]
@@ -141,18 +126,10 @@ mod tests {
     #[test]
     fn paths_of_one_machine_are_caught_and_their_likes_are_not() {
         for needle in MACHINE_PATHS {
-            for text in [
-                format!("cd {needle}x"),
-                format!("\"{needle}\""),
-                needle.to_owned(),
-            ] {
+            for text in [format!("cd {needle}x"), format!("\"{needle}\""), needle.to_owned()] {
                 assert_eq!(machine_paths("a", &text).len(), 1, "{text}");
             }
-            for text in [
-                format!("target{needle}x"),
-                format!("..{needle}x"),
-                format!("-{needle}"),
-            ] {
+            for text in [format!("target{needle}x"), format!("..{needle}x"), format!("-{needle}")] {
                 assert!(machine_paths("a", &text).is_empty(), "{text}");
             }
         }

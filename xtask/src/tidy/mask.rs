@@ -29,10 +29,7 @@ pub(super) fn mask(text: &str) -> Masked {
 }
 
 fn blank(bytes: &[u8]) -> Vec<u8> {
-    bytes
-        .iter()
-        .map(|byte| if *byte == b'\n' { b'\n' } else { b' ' })
-        .collect()
+    bytes.iter().map(|byte| if *byte == b'\n' { b'\n' } else { b' ' }).collect()
 }
 
 /// Whether a byte can be part of an identifier.
@@ -118,9 +115,7 @@ impl Lexer<'_> {
 }
 
 fn line_end(rest: &[u8]) -> usize {
-    rest.iter()
-        .position(|byte| *byte == b'\n')
-        .unwrap_or(rest.len())
+    rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len())
 }
 
 /// Block comments nest.

@@ -34,11 +34,7 @@ struct Violation {
 
 impl Violation {
     fn new(path: &str, line: usize, message: impl Into<String>) -> Self {
-        Self {
-            path: path.to_owned(),
-            line,
-            message: message.into(),
-        }
+        Self { path: path.to_owned(), line, message: message.into() }
     }
 }
 
@@ -59,12 +55,7 @@ impl Findings {
 impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (kind, list) in [("warning", &self.warnings), ("error", &self.violations)] {
-            for Violation {
-                path,
-                line,
-                message,
-            } in list
-            {
+            for Violation { path, line, message } in list {
                 writeln!(f, "{kind}: {path}:{line}: {message}")?;
             }
         }
@@ -93,9 +84,7 @@ pub(crate) fn check(project: &Project) -> Result<Findings> {
         if relative.ends_with(".md") {
             let text = fs::read_to_string(file).unwrap_or_default();
             let exists = |path: &str| project.root.join(path).exists();
-            found
-                .violations
-                .extend(links::check(&relative, &text, exists));
+            found.violations.extend(links::check(&relative, &text, exists));
         }
     }
     Ok(found)
@@ -119,11 +108,7 @@ fn walk(dir: &Path, target: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     let list = fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))?;
     for entry in list {
         let path = entry?.path();
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let hidden = name.starts_with('.') && !matches!(&*name, ".ci" | ".cargo" | ".github");
         if path.is_symlink() || hidden || path == target || name == "target" {
             continue;
@@ -142,10 +127,7 @@ fn is_text(name: &str) -> bool {
     match name.rsplit_once('.') {
         None => true,
         Some((_, extension)) => {
-            matches!(
-                extension,
-                "rs" | "md" | "toml" | "sh" | "yml" | "yaml" | "py" | "service"
-            )
+            matches!(extension, "rs" | "md" | "toml" | "sh" | "yml" | "yaml" | "py" | "service")
         }
     }
 }
@@ -168,24 +150,12 @@ mod tests {
         write("target/built.rs", "no docs\n");
         write(".git/x.rs", "no docs\n");
         write(".ci/run", &format!("cd {}x\n", concat!("/ho", "me/")));
-        let project = Project {
-            root: root.clone(),
-            target,
-            packages: Vec::new(),
-        };
+        let project = Project { root: root.clone(), target, packages: Vec::new() };
         let found = check(&project).expect("findings");
         let places: Vec<_> = found.violations.iter().map(|v| v.path.as_str()).collect();
         assert_eq!(found.files, 3, "{found}");
-        assert_eq!(
-            places,
-            [".ci/run", "README.md", "app/src/lib.rs", "app/src/lib.rs"]
-        );
-        assert!(
-            found
-                .to_string()
-                .ends_with("3 files, 4 violations, 0 warnings\n"),
-            "{found}"
-        );
+        assert_eq!(places, [".ci/run", "README.md", "app/src/lib.rs", "app/src/lib.rs"]);
+        assert!(found.to_string().ends_with("3 files, 4 violations, 0 warnings\n"), "{found}");
         fs::remove_dir_all(&root).expect("our own directory");
     }
 }

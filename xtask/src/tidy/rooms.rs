@@ -10,9 +10,7 @@ use super::tables::{FORBID_UNSAFE, UNSAFE_ROOMS};
 pub(super) fn check(source: &Source<'_>) -> Vec<Violation> {
     let mut found = Vec::new();
     let lines: Vec<Line<'_>> = source.lines().collect();
-    let in_room = UNSAFE_ROOMS
-        .iter()
-        .any(|(room, _)| source.path.starts_with(room));
+    let in_room = UNSAFE_ROOMS.iter().any(|(room, _)| source.path.starts_with(room));
     if FORBID_UNSAFE.contains(&source.path) && !source.text.contains("#![forbid(unsafe_code)]") {
         let message = "this crate must say `#![forbid(unsafe_code)]`";
         found.push(Violation::new(source.path, 1, message));
@@ -83,16 +81,8 @@ mod tests {
 
     #[test]
     fn unsafe_outside_its_rooms_is_caught() {
-        for path in [
-            "nvme-driver/src/queue.rs",
-            "core-runtime/src/metrics.rs",
-            "xtask/src/a.rs",
-        ] {
-            assert_eq!(
-                found(path, "// SAFETY: sure\nunsafe { a() }\n"),
-                1,
-                "{path}"
-            );
+        for path in ["nvme-driver/src/queue.rs", "core-runtime/src/metrics.rs", "xtask/src/a.rs"] {
+            assert_eq!(found(path, "// SAFETY: sure\nunsafe { a() }\n"), 1, "{path}");
             assert_eq!(found(path, "unsafe impl Send for A {}\n"), 1, "{path}");
         }
     }
@@ -100,21 +90,14 @@ mod tests {
     #[test]
     fn every_room_is_a_room_and_has_a_reason() {
         for (room, reason) in UNSAFE_ROOMS {
-            assert_eq!(
-                found(&format!("{room}x.rs"), "// SAFETY: sure\nunsafe { a() }\n"),
-                0
-            );
+            assert_eq!(found(&format!("{room}x.rs"), "// SAFETY: sure\nunsafe { a() }\n"), 0);
             assert!(!reason.is_empty());
         }
     }
 
     #[test]
     fn the_word_in_other_places_is_no_unsafe() {
-        for text in [
-            "#![deny(unsafe_op_in_unsafe_fn)]",
-            "// unsafe {",
-            "let a = \"unsafe {\";",
-        ] {
+        for text in ["#![deny(unsafe_op_in_unsafe_fn)]", "// unsafe {", "let a = \"unsafe {\";"] {
             assert_eq!(found("nvme-driver/src/a.rs", text), 0, "{text}");
         }
     }
@@ -151,10 +134,7 @@ mod tests {
     #[test]
     fn a_crate_that_must_forbid_unsafe_says_so() {
         assert_eq!(found("nvme-driver/src/lib.rs", "//! Docs.\n"), 1);
-        assert_eq!(
-            found("nvme-driver/src/lib.rs", "#![forbid(unsafe_code)]\n"),
-            0
-        );
+        assert_eq!(found("nvme-driver/src/lib.rs", "#![forbid(unsafe_code)]\n"), 0);
         assert_eq!(found("host-bridge/src/lib.rs", "//! Docs.\n"), 0);
     }
 }

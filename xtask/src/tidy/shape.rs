@@ -80,10 +80,7 @@ mod tests {
     fn a_long_file_is_caught_and_a_longish_one_is_warned_about() {
         let text = |lines: usize| format!("//! Docs.\n{}", "//\n".repeat(lines - 1));
         assert!(found(&text(700)).is_empty());
-        assert_eq!(
-            found(&text(701))[0].1,
-            "701 lines; at most 700: split it by noun"
-        );
+        assert_eq!(found(&text(701))[0].1, "701 lines; at most 700: split it by noun");
         let warned = |lines| warnings(&Source::new("a.rs", &text(lines))).is_some();
         assert_eq!([500, 501, 700, 701].map(warned), [false, true, true, false]);
     }
@@ -91,10 +88,7 @@ mod tests {
     #[test]
     fn a_long_line_is_caught_in_characters_not_bytes() {
         let text = format!("//! Docs.\n// {}\n// {}\n", "µ".repeat(97), "x".repeat(98));
-        assert_eq!(
-            found(&text),
-            [(3, "101 characters; at most 100".to_owned())]
-        );
+        assert_eq!(found(&text), [(3, "101 characters; at most 100".to_owned())]);
         assert!(found(&format!("//! https://x/{}\n", "y".repeat(100))).is_empty());
     }
 
@@ -102,10 +96,7 @@ mod tests {
     fn a_long_function_is_caught_outside_tests() {
         let body = "    x();\n".repeat(69);
         let text = format!("//! Docs.\nfn long() {{\n{body}}}\n");
-        assert_eq!(
-            found(&text),
-            [(2, "function long has 71 lines; at most 70".to_owned())]
-        );
+        assert_eq!(found(&text), [(2, "function long has 71 lines; at most 70".to_owned())]);
         let body = "    x();\n".repeat(68);
         assert!(found(&format!("//! Docs.\nfn fits() {{\n{body}}}\n")).is_empty());
         let test = format!("//! Docs.\n#[cfg(test)]\nmod t {{\nfn a() {{\n{body}{body}}}\n}}\n");
@@ -114,11 +105,7 @@ mod tests {
 
     #[test]
     fn a_file_without_module_docs_is_caught() {
-        for text in [
-            "fn a() {}\n//! late\n",
-            "// plain\n",
-            "/// outer\nfn a() {}\n",
-        ] {
+        for text in ["fn a() {}\n//! late\n", "// plain\n", "/// outer\nfn a() {}\n"] {
             assert_eq!(found(text).len(), 1, "{text:?}");
         }
     }

@@ -60,14 +60,12 @@ impl<'a> Source<'a> {
 
     pub(super) fn lines(&self) -> impl Iterator<Item = Line<'_>> {
         let both = self.code.lines().zip(self.comments.lines());
-        both.zip(&self.test_lines)
-            .zip(1..)
-            .map(|(((code, comment), is_test), number)| Line {
-                number,
-                code,
-                comment,
-                is_test: *is_test,
-            })
+        both.zip(&self.test_lines).zip(1..).map(|(((code, comment), is_test), number)| Line {
+            number,
+            code,
+            comment,
+            is_test: *is_test,
+        })
     }
 
     pub(super) fn is_test_line(&self, number: usize) -> bool {
@@ -77,11 +75,7 @@ impl<'a> Source<'a> {
 
 /// Files that hold nothing but tests.
 fn is_test_path(path: &str) -> bool {
-    let stem = path
-        .rsplit('/')
-        .next()
-        .unwrap_or(path)
-        .trim_end_matches(".rs");
+    let stem = path.rsplit('/').next().unwrap_or(path).trim_end_matches(".rs");
     path.split('/').rev().skip(1).any(|dir| dir == "tests")
         || stem == "tests"
         || stem.ends_with("_tests")
@@ -89,11 +83,7 @@ fn is_test_path(path: &str) -> bool {
 
 /// The line, from 1, of a byte.
 fn line_of(text: &str, at: usize) -> usize {
-    text.as_bytes()[..at.min(text.len())]
-        .iter()
-        .filter(|b| **b == b'\n')
-        .count()
-        + 1
+    text.as_bytes()[..at.min(text.len())].iter().filter(|b| **b == b'\n').count() + 1
 }
 
 /// Start and end of every item behind `#[cfg(test)]`, `#[cfg(all(test, ...))]` or `#[test]`.
@@ -179,10 +169,7 @@ fn functions(code: &str) -> Vec<Function> {
             continue;
         }
         let rest = code[at + 2..].trim_start();
-        let name: String = rest
-            .chars()
-            .take_while(|c| c.is_alphanumeric() || *c == '_')
-            .collect();
+        let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
         // A function pointer's type has no name.
         if name.is_empty() {
             continue;
@@ -204,11 +191,7 @@ mod tests {
 
     fn test_lines(path: &str, text: &str) -> Vec<usize> {
         let source = Source::new(path, text);
-        source
-            .lines()
-            .filter(|line| line.is_test)
-            .map(|line| line.number)
-            .collect()
+        source.lines().filter(|line| line.is_test).map(|line| line.number).collect()
     }
 
     #[test]
@@ -218,10 +201,7 @@ mod tests {
             trait T { fn c(); fn d() { } }\n\
             // fn e() {}\nconst F: &str = \"fn g() {\";\n";
         let functions = Source::new("a.rs", text).functions;
-        let found: Vec<_> = functions
-            .iter()
-            .map(|f| (&*f.name, f.first, f.last))
-            .collect();
+        let found: Vec<_> = functions.iter().map(|f| (&*f.name, f.first, f.last)).collect();
         assert_eq!(found, [("a", 1, 1), ("b", 2, 7), ("d", 8, 8)]);
         assert_eq!(functions[1].lines(), 6);
     }
@@ -250,19 +230,10 @@ mod tests {
 
     #[test]
     fn test_files_are_known_by_their_place() {
-        for path in [
-            "a/tests/b.rs",
-            "a/tests/b/c.rs",
-            "a/src/tests.rs",
-            "a/src/ring_tests.rs",
-        ] {
+        for path in ["a/tests/b.rs", "a/tests/b/c.rs", "a/src/tests.rs", "a/src/ring_tests.rs"] {
             assert_eq!(test_lines(path, "fn a() {}\n"), [1], "{path}");
         }
-        for path in [
-            "a/src/testing.rs",
-            "tests.d/src/a.rs",
-            "a/src/contests/b.rs",
-        ] {
+        for path in ["a/src/testing.rs", "tests.d/src/a.rs", "a/src/contests/b.rs"] {
             assert!(test_lines(path, "fn a() {}\n").is_empty(), "{path}");
         }
         assert_eq!(test_lines("a.rs", "#![cfg(test)]\nfn a() {}\n"), [1, 2]);

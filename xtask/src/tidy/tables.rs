@@ -3,39 +3,18 @@
 /// Where `unsafe` may stand: a path starts with the first, for the reason in the second.
 pub(super) const UNSAFE_ROOMS: &[(&str, &str)] = &[
     ("core-runtime/shm/", "the only access to shared memory"),
-    (
-        "core-runtime/src/mem",
-        "queue memory, buffers and arenas over mapped bytes",
-    ),
-    (
-        "core-runtime/src/ring",
-        "cells of a ring that another process writes",
-    ),
-    (
-        "core-runtime/src/task",
-        "wakers and task storage without a heap",
-    ),
+    ("core-runtime/src/mem", "queue memory, buffers and arenas over mapped bytes"),
+    ("core-runtime/src/ring", "cells of a ring that another process writes"),
+    ("core-runtime/src/task", "wakers and task storage without a heap"),
     ("core-runtime/src/clock", "the time-stamp counter"),
     ("core-runtime/src/probe", "probe words in shared memory"),
-    (
-        "core-runtime/src/crash",
-        "the crash record, written by a signal handler",
-    ),
+    ("core-runtime/src/crash", "the crash record, written by a signal handler"),
     ("core-runtime/src/crc", "the CRC instruction"),
-    (
-        "core-runtime/tests/",
-        "what those rooms promise is tried from outside",
-    ),
+    ("core-runtime/tests/", "what those rooms promise is tried from outside"),
     ("host-bridge/src/sys", "system calls"),
-    (
-        "host-bridge/tests/",
-        "system calls that check the host's own",
-    ),
+    ("host-bridge/tests/", "system calls that check the host's own"),
     ("app/src/bin/", "the counting allocator"),
-    (
-        "app/tests/",
-        "the proof that a partition makes no system call and no allocation",
-    ),
+    ("app/tests/", "the proof that a partition makes no system call and no allocation"),
 ];
 
 /// Crate roots that forbid `unsafe` altogether.
@@ -111,66 +90,18 @@ pub(super) enum Where {
 
 /// Banned text, where, and what to write instead.
 pub(super) const CALLS: &[(&str, Where, &str)] = &[
-    (
-        "env::var(",
-        Where::Libraries,
-        "take it as an argument; clap reads the environment",
-    ),
-    (
-        "env::var_os(",
-        Where::Libraries,
-        "take it as an argument; clap reads the environment",
-    ),
-    (
-        "println!(",
-        Where::Libraries,
-        "return it, or write to a `fmt::Write`",
-    ),
-    (
-        "eprintln!(",
-        Where::Libraries,
-        "return an error, or report through the caller",
-    ),
-    (
-        "print!(",
-        Where::Libraries,
-        "return it, or write to a `fmt::Write`",
-    ),
-    (
-        "eprint!(",
-        Where::Libraries,
-        "return an error, or report through the caller",
-    ),
-    (
-        "process::exit(",
-        Where::Libraries,
-        "return an error; the binary chooses the exit code",
-    ),
-    (
-        ".unwrap()",
-        Where::Partition,
-        "a typed error, or `expect` with the invariant that holds",
-    ),
-    (
-        "extern crate alloc",
-        Where::Partition,
-        "caller-given storage; a partition has no heap",
-    ),
-    (
-        "thread::sleep(",
-        Where::Tests,
-        "an injected clock, or wait for the event itself",
-    ),
-    (
-        "static mut ",
-        Where::Everywhere,
-        "an atomic, or a cell that its owner passes on",
-    ),
-    (
-        "mem::transmute",
-        Where::Everywhere,
-        "zerocopy, `from_bits` or `cast`",
-    ),
+    ("env::var(", Where::Libraries, "take it as an argument; clap reads the environment"),
+    ("env::var_os(", Where::Libraries, "take it as an argument; clap reads the environment"),
+    ("println!(", Where::Libraries, "return it, or write to a `fmt::Write`"),
+    ("eprintln!(", Where::Libraries, "return an error, or report through the caller"),
+    ("print!(", Where::Libraries, "return it, or write to a `fmt::Write`"),
+    ("eprint!(", Where::Libraries, "return an error, or report through the caller"),
+    ("process::exit(", Where::Libraries, "return an error; the binary chooses the exit code"),
+    (".unwrap()", Where::Partition, "a typed error, or `expect` with the invariant that holds"),
+    ("extern crate alloc", Where::Partition, "caller-given storage; a partition has no heap"),
+    ("thread::sleep(", Where::Tests, "an injected clock, or wait for the event itself"),
+    ("static mut ", Where::Everywhere, "an atomic, or a cell that its owner passes on"),
+    ("mem::transmute", Where::Everywhere, "zerocopy, `from_bits` or `cast`"),
     ("#![feature(", Where::Everywhere, "stable Rust"),
 ];
 
@@ -179,20 +110,14 @@ pub(super) const LEFTOVER_CODE: &[(&str, &str)] = &[
     ("todo!", "write it, or return a named error"),
     ("unimplemented!", "write it, or return a named error"),
     ("dbg!", "take it out"),
-    (
-        "#[ignore",
-        "skip with a reason: hybrid_conventions::testing::skipped",
-    ),
+    ("#[ignore", "skip with a reason: hybrid_conventions::testing::skipped"),
     ("#[allow(", "use `expect` with a reason"),
     ("#![allow(", "use `expect` with a reason"),
 ];
 
 /// Leftovers in comments, as words.
-pub(super) const LEFTOVER_WORDS: &[&str] = &[
-    concat!("FIX", "ME"),
-    concat!("X", "XX"),
-    concat!("TO", "DO"),
-];
+pub(super) const LEFTOVER_WORDS: &[&str] =
+    &[concat!("FIX", "ME"), concat!("X", "XX"), concat!("TO", "DO")];
 
 /// Who may depend on whom: a package, and those of ours that it may name in `[dependencies]`.
 /// `conventions` is open to all. A new arrow is an ADR.
@@ -202,24 +127,9 @@ pub(super) const ARROWS: &[(&str, &[&str])] = &[
     ("hybrid-shm", &["hybrid-abi"]),
     ("core-runtime", &["hybrid-abi", "hybrid-shm"]),
     ("nvme-spec", &[]),
-    (
-        "nvme-driver",
-        &["hybrid-abi", "hybrid-shm", "core-runtime", "nvme-spec"],
-    ),
-    (
-        "nvme-model",
-        &["hybrid-abi", "hybrid-shm", "core-runtime", "nvme-spec"],
-    ),
-    (
-        "journal",
-        &[
-            "hybrid-abi",
-            "hybrid-shm",
-            "core-runtime",
-            "nvme-spec",
-            "nvme-driver",
-        ],
-    ),
+    ("nvme-driver", &["hybrid-abi", "hybrid-shm", "core-runtime", "nvme-spec"]),
+    ("nvme-model", &["hybrid-abi", "hybrid-shm", "core-runtime", "nvme-spec"]),
+    ("journal", &["hybrid-abi", "hybrid-shm", "core-runtime", "nvme-spec", "nvme-driver"]),
     (
         "host-bridge",
         &[
@@ -246,14 +156,7 @@ pub(super) const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "feed-handler",
-        &[
-            "hybrid-abi",
-            "hybrid-shm",
-            "core-runtime",
-            "nvme-spec",
-            "nvme-driver",
-            "journal",
-        ],
+        &["hybrid-abi", "hybrid-shm", "core-runtime", "nvme-spec", "nvme-driver", "journal"],
     ),
     ("probe-util", &["hybrid-abi", "hybrid-shm"]),
     ("sysconfig", &[]),
