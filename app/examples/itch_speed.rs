@@ -4,7 +4,7 @@
 
 use feed_handler::book::{BboChange, BookStorage, Sink, Trade};
 use feed_handler::error::{Fault, FeedError};
-use feed_handler::framing::FileFramer;
+use feed_handler::framing::{FileFramer, Frame, OnFrame};
 use feed_handler::message::{self, Visitor, dispatch};
 use feed_handler::pipeline::{Pipeline, PipelineConfig};
 use feed_handler::synth::{StockSlot, Synth, SynthConfig};
@@ -22,9 +22,7 @@ impl Visitor for Decode {
     #[inline(always)]
     fn add_order(&mut self, m: message::AddOrder<'_>) -> Result<(), Fault> {
         let shares = u64::from(m.shares() ^ m.price().0) ^ u64::from(m.side().0);
-        self.sum = self
-            .sum
-            .wrapping_add(m.order_ref() ^ m.timestamp() ^ shares);
+        self.sum = self.sum.wrapping_add(m.order_ref() ^ m.timestamp() ^ shares);
         Ok(())
     }
 
@@ -45,18 +43,24 @@ impl Visitor for Decode {
     #[inline(always)]
     fn order_executed(&mut self, m: message::OrderExecuted<'_>) -> Result<(), Fault> {
         let shares = u64::from(m.executed_shares());
-        self.sum = self
-            .sum
-            .wrapping_add(m.order_ref() ^ m.match_number() ^ shares);
+        self.sum = self.sum.wrapping_add(m.order_ref() ^ m.match_number() ^ shares);
         Ok(())
     }
 
     #[inline(always)]
     fn order_cancel(&mut self, m: message::OrderCancel<'_>) -> Result<(), Fault> {
-        self.sum = self
-            .sum
-            .wrapping_add(m.order_ref() ^ u64::from(m.cancelled_shares()));
+        self.sum = self.sum.wrapping_add(m.order_ref() ^ u64::from(m.cancelled_shares()));
         Ok(())
+    }
+}
+
+/// Dispatches each message of a framer.
+struct Dispatch<'a>(&'a mut Decode);
+
+impl OnFrame<FeedError> for Dispatch<'_> {
+    #[inline(always)]
+    fn frame(&mut self, frame: Frame<'_>) -> Result<(), FeedError> {
+        dispatch(frame.bytes, self.0).map_err(|fault| FeedError { at: frame.at, fault })
     }
 }
 
@@ -73,9 +77,7 @@ impl Sink for Sum {
     fn bbo(&mut self, change: &BboChange) {
         let quote = &change.quote;
         let prices = u64::from(quote.bid_price) ^ u64::from(quote.ask_price) << 32;
-        self.sum = self
-            .sum
-            .wrapping_add(prices ^ quote.bid_shares ^ quote.ask_shares << 20);
+        self.sum = self.sum.wrapping_add(prices ^ quote.bid_shares ^ quote.ask_shares << 20);
         self.bbos += 1;
     }
 
@@ -90,14 +92,10 @@ impl Sink for Sum {
 const CHUNK: usize = 128 * 1024;
 
 fn main() {
-    let mut args = std::env::args()
-        .skip(1)
-        .map(|arg| arg.parse::<u64>().expect("a number"));
+    let mut args = std::env::args().skip(1).map(|arg| arg.parse::<u64>().expect("a number"));
     let mut config = SynthConfig::default();
     config.messages = args.next().unwrap_or(config.messages);
-    config.stocks = args
-        .next()
-        .map_or(config.stocks, |n| u16::try_from(n).expect("stocks"));
+    config.stocks = args.next().map_or(config.stocks, |n| u16::try_from(n).expect("stocks"));
     let rounds = args.next().unwrap_or(3);
 
     let mut slots = vec![StockSlot::default(); usize::from(config.stocks)];
@@ -111,42 +109,46 @@ fn main() {
 
     for _ in 0..rounds {
         let start = Instant::now();
-        let mut decode = Decode::default();
-        let mut framer = FileFramer::new();
-        for chunk in feed.chunks(CHUNK) {
-            framer
-                .push(chunk, |frame| {
-                    dispatch(frame.bytes, &mut decode).map_err(|fault| FeedError {
-                        at: frame.at,
-                        fault,
-                    })
-                })
-                .expect("a valid day");
-        }
-        report("decode", framer.messages(), bytes, start, decode.sum);
+        let (messages, checksum) = decode(&feed);
+        report("decode", messages, bytes, start, checksum);
     }
 
     let capacity = config.capacity();
     let mut memory = vec![0_u64; capacity.bytes() / 8 + 17];
     let memory = zerocopy::IntoBytes::as_mut_bytes(memory.as_mut_slice());
     let skew = memory.as_ptr().align_offset(128);
-    for _ in 0..rounds {
+    for round in 0..rounds {
         let storage = BookStorage::carve(&mut memory[skew..], capacity).expect("memory");
         let mut pipeline = Pipeline::new(storage, PipelineConfig::default());
         let mut sum = Sum::default();
         let start = Instant::now();
-        for chunk in feed.chunks(CHUNK) {
-            pipeline.feed(chunk, &mut sum).expect("a valid day");
-        }
-        pipeline.finish().expect("a whole day");
+        book(&mut pipeline, &feed, &mut sum);
         report("decode + book", pipeline.messages(), bytes, start, sum.sum);
-        println!(
-            "  bbo {} trades {} {:?}",
-            sum.bbos,
-            sum.trades,
-            pipeline.books().usage()
-        );
+        if round + 1 == rounds {
+            println!("{} changes of quotes, {} trades", sum.bbos, sum.trades);
+            println!("{:?}", pipeline.books().usage());
+        }
     }
+}
+
+/// Framing, lengths, types and fields; gives the count of messages and a checksum.
+#[inline(never)]
+fn decode(feed: &[u8]) -> (u64, u64) {
+    let mut decode = Decode::default();
+    let mut framer = FileFramer::new();
+    for chunk in feed.chunks(CHUNK) {
+        framer.push_to(chunk, &mut Dispatch(&mut decode)).expect("a valid day");
+    }
+    (framer.messages(), decode.sum)
+}
+
+/// Everything, books included.
+#[inline(never)]
+fn book(pipeline: &mut Pipeline<'_>, feed: &[u8], sum: &mut Sum) {
+    for chunk in feed.chunks(CHUNK) {
+        pipeline.feed(chunk, sum).expect("a valid day");
+    }
+    pipeline.finish().expect("a whole day");
 }
 
 fn report(what: &str, messages: u64, bytes: usize, start: Instant, checksum: u64) {

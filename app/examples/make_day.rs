@@ -5,9 +5,7 @@ use std::io::Write;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let path = args
-        .next()
-        .ok_or("usage: make_day FILE [MESSAGES [STOCKS [SEED]]]")?;
+    let path = args.next().ok_or("usage: make_day FILE [MESSAGES [STOCKS [SEED]]]")?;
     let mut numbers = args.map(|arg| arg.parse::<u64>());
     let mut config = SynthConfig::default();
     config.messages = numbers.next().transpose()?.unwrap_or(config.messages);

@@ -141,10 +141,7 @@ pub struct FrameFault {
 
 impl From<FrameFault> for FeedError {
     fn from(fault: FrameFault) -> Self {
-        Self {
-            at: fault.at,
-            fault: fault.error.into(),
-        }
+        Self { at: fault.at, fault: fault.error.into() }
     }
 }
 
@@ -186,22 +183,14 @@ impl MessageError {
     #[inline(never)]
     pub(crate) fn wrong_length(bytes: &[u8], expected: usize) -> Self {
         let kind = bytes.first().copied().unwrap_or(0);
-        Self::Length {
-            kind,
-            length: bytes.len(),
-            expected,
-        }
+        Self::Length { kind, length: bytes.len(), expected }
     }
 
     /// The same error with the length that the prefix says, where the bytes were cut.
     #[must_use]
     pub(crate) fn with_length(self, length: usize) -> Self {
         match self {
-            Self::Length { kind, expected, .. } => Self::Length {
-                kind,
-                length,
-                expected,
-            },
+            Self::Length { kind, expected, .. } => Self::Length { kind, length, expected },
             other => other,
         }
     }

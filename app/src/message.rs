@@ -504,10 +504,9 @@ impl<'a> Unknown<'a> {
             [kind, ..] if !kind.is_ascii_alphanumeric() => {
                 Err(MessageError::NotAType { kind: *kind })
             }
-            [kind, ..] if bytes.len() < HEAD_BYTES => Err(MessageError::NoHead {
-                kind: *kind,
-                length: bytes.len(),
-            }),
+            [kind, ..] if bytes.len() < HEAD_BYTES => {
+                Err(MessageError::NoHead { kind: *kind, length: bytes.len() })
+            }
             _ => Ok(Self(bytes)),
         }
     }

@@ -7,7 +7,7 @@
 use crate::book::{Apply, BookStorage, Books, Sink};
 use crate::error::{BookError, Fault, FeedError, Position};
 use crate::field::Symbol;
-use crate::framing::{FileFramer, Frame};
+use crate::framing::{FileFramer, Frame, OnFrame};
 use crate::message::{self, dispatch};
 
 /// What to do with a message that is wrong.
@@ -32,10 +32,7 @@ pub struct Counts {
 
 impl Default for Counts {
     fn default() -> Self {
-        Self {
-            by_kind: [0; 256],
-            refused: Refused::default(),
-        }
+        Self { by_kind: [0; 256], refused: Refused::default() }
     }
 }
 
@@ -49,10 +46,7 @@ impl Counts {
     /// Messages of types that the specification lacks.
     #[must_use]
     pub fn unknown(&self) -> u64 {
-        let known: u64 = message::KINDS
-            .iter()
-            .map(|&kind| self.by_kind[usize::from(kind)])
-            .sum();
+        let known: u64 = message::KINDS.iter().map(|&kind| self.by_kind[usize::from(kind)]).sum();
         self.messages() - known
     }
 }
@@ -152,7 +146,7 @@ impl<'m> Pipeline<'m> {
     #[inline]
     pub fn feed<S: Sink>(&mut self, slice: &[u8], sink: &mut S) -> Result<(), FeedError> {
         let Self { framer, handler } = self;
-        framer.push(slice, |frame| handler.frame(&frame, sink))
+        framer.push_to(slice, &mut Feed { handler, sink })
     }
 
     /// Handles one message that the caller framed.
@@ -203,18 +197,26 @@ impl<'m> Pipeline<'m> {
     }
 }
 
+/// A handler and the sink of one call.
+struct Feed<'a, 'm, S> {
+    handler: &'a mut Handler<'m>,
+    sink: &'a mut S,
+}
+
+impl<S: Sink> OnFrame<FeedError> for Feed<'_, '_, S> {
+    #[inline(always)]
+    fn frame(&mut self, frame: Frame<'_>) -> Result<(), FeedError> {
+        self.handler.frame(&frame, self.sink)
+    }
+}
+
 impl Handler<'_> {
     #[inline(always)]
     fn frame<S: Sink>(&mut self, frame: &Frame<'_>, sink: &mut S) -> Result<(), FeedError> {
         let kind = frame.bytes.first().copied().unwrap_or(0);
-        self.counts.by_kind[usize::from(kind)] += 1;
-        match dispatch(
-            frame.bytes,
-            &mut Apply {
-                books: &mut self.books,
-                sink,
-            },
-        ) {
+        let count = &mut self.counts.by_kind[usize::from(kind)];
+        *count = count.wrapping_add(1);
+        match dispatch(frame.bytes, &mut Apply { books: &mut self.books, sink }) {
             Ok(()) => Ok(()),
             Err(fault) => self.refuse(frame, fault),
         }
@@ -230,10 +232,7 @@ impl Handler<'_> {
         };
         let fatal = matches!(&fault, Fault::Book(error) if error.is_fatal());
         if self.policy == Policy::Strict || fatal {
-            return Err(FeedError {
-                at: frame.at,
-                fault,
-            });
+            return Err(FeedError { at: frame.at, fault });
         }
         self.counts.refused.note(&fault);
         Ok(())

@@ -35,12 +35,7 @@ impl<S: Sink> Apply<'_, '_, S> {
         let quote = quote_of(&self.books.books[usize::from(locate)].tops);
         self.books.stats.bbo_changes += 1;
         self.books.stats.session_bbo_changes += u64::from(in_session);
-        self.sink.bbo(&BboChange {
-            locate,
-            in_session,
-            timestamp,
-            quote,
-        });
+        self.sink.bbo(&BboChange { locate, in_session, timestamp, quote });
     }
 
     #[inline(always)]
@@ -55,27 +50,16 @@ impl<S: Sink> Apply<'_, '_, S> {
 
     #[inline(always)]
     fn add(&mut self, new: NewOrder, side: Side, stock: Symbol, ts: u64) -> Result<(), Fault> {
-        let NewOrder {
-            locate, order_ref, ..
-        } = new;
+        let NewOrder { locate, order_ref, .. } = new;
         if !self.books.is_kept(locate)? {
             return Ok(());
         }
         let known = Symbol(self.books.books[usize::from(locate)].symbol);
         if known != stock {
-            return Err(BookError::WrongStock {
-                locate,
-                known,
-                named: stock,
-            }
-            .into());
+            return Err(BookError::WrongStock { locate, known, named: stock }.into());
         }
         if side != Side::BUY && side != Side::SELL {
-            return Err(BookError::BadSide {
-                order_ref,
-                side: side.0,
-            }
-            .into());
+            return Err(BookError::BadSide { order_ref, side: side.0 }.into());
         }
         if new.shares == 0 {
             return Err(BookError::NoShares { order_ref }.into());
@@ -106,12 +90,7 @@ impl<S: Sink> Apply<'_, '_, S> {
             return Err(BookError::NoShares { order_ref }.into());
         }
         if taken > open {
-            return Err(BookError::BeyondOpen {
-                order_ref,
-                open,
-                taken,
-            }
-            .into());
+            return Err(BookError::BeyondOpen { order_ref, open, taken }.into());
         }
         if self.books.reduce(found, taken) {
             self.tell_bbo(locate, timestamp);
@@ -121,13 +100,7 @@ impl<S: Sink> Apply<'_, '_, S> {
 
     #[inline(always)]
     fn execute(&mut self, of: &Execution, at: Option<u32>, printable: bool) -> Result<(), Fault> {
-        let &Execution {
-            locate,
-            timestamp,
-            order_ref,
-            shares,
-            match_number,
-        } = of;
+        let &Execution { locate, timestamp, order_ref, shares, match_number } = of;
         let Some(resting) = self.take_off(locate, timestamp, order_ref, shares)? else {
             return Ok(());
         };
@@ -136,15 +109,7 @@ impl<S: Sink> Apply<'_, '_, S> {
             Some(price) => (price, TradeKind::ExecutionAtPrice),
         };
         let shares = u64::from(shares);
-        self.tell_trade(&Trade {
-            locate,
-            kind,
-            printable,
-            timestamp,
-            price,
-            shares,
-            match_number,
-        });
+        self.tell_trade(&Trade { locate, kind, printable, timestamp, price, shares, match_number });
         Ok(())
     }
 
@@ -156,11 +121,7 @@ impl<S: Sink> Apply<'_, '_, S> {
     }
 
     fn tell_status(&mut self, locate: u16, timestamp: u64, kind: StatusKind) {
-        self.sink.status(&Status {
-            locate,
-            timestamp,
-            kind,
-        });
+        self.sink.status(&Status { locate, timestamp, kind });
     }
 }
 
@@ -217,12 +178,7 @@ impl<S: Sink> Visitor for Apply<'_, '_, S> {
 
     #[inline(always)]
     fn order_cancel(&mut self, m: OrderCancel<'_>) -> Result<(), Fault> {
-        self.take_off(
-            m.locate(),
-            m.timestamp(),
-            m.order_ref(),
-            m.cancelled_shares(),
-        )?;
+        self.take_off(m.locate(), m.timestamp(), m.order_ref(), m.cancelled_shares())?;
         Ok(())
     }
 
@@ -297,11 +253,7 @@ impl<S: Sink> Visitor for Apply<'_, '_, S> {
     fn broken_trade(&mut self, m: BrokenTrade<'_>) -> Result<(), Fault> {
         if self.is_told(m.locate()) {
             let match_number = m.match_number();
-            self.tell_status(
-                m.locate(),
-                m.timestamp(),
-                StatusKind::BrokenTrade { match_number },
-            );
+            self.tell_status(m.locate(), m.timestamp(), StatusKind::BrokenTrade { match_number });
         }
         Ok(())
     }
@@ -318,22 +270,13 @@ impl<S: Sink> Visitor for Apply<'_, '_, S> {
         let (locate, named) = (m.locate(), m.stock());
         let capacity = self.books.books.len();
         let Some(book) = self.books.books.get_mut(usize::from(locate)) else {
-            return Err(BookError::Full {
-                what: "locate codes",
-                capacity,
-                knob: "symbols",
-            }
-            .into());
+            return Err(BookError::Full { what: "locate codes", capacity, knob: "symbols" }.into());
         };
         let known = Symbol(book.symbol);
         if book.known != UNKNOWN {
             // Told again during the day: the same stock, or a contradiction.
             let same = known == named;
-            let error = BookError::WrongStock {
-                locate,
-                known,
-                named,
-            };
+            let error = BookError::WrongStock { locate, known, named };
             return if same { Ok(()) } else { Err(error.into()) };
         }
         let wanted = self.books.wanted;
@@ -347,10 +290,7 @@ impl<S: Sink> Visitor for Apply<'_, '_, S> {
     fn stock_trading_action(&mut self, m: StockTradingAction<'_>) -> Result<(), Fault> {
         if self.books.is_kept(m.locate())? {
             self.books.books[usize::from(m.locate())].trading = m.state().0;
-            let kind = StatusKind::Trading {
-                state: m.state(),
-                reason: m.reason(),
-            };
+            let kind = StatusKind::Trading { state: m.state(), reason: m.reason() };
             self.tell_status(m.locate(), m.timestamp(), kind);
         }
         Ok(())
@@ -370,10 +310,7 @@ impl<S: Sink> Visitor for Apply<'_, '_, S> {
             } else {
                 *halted &= !bit;
             }
-            let kind = StatusKind::Operational {
-                market: m.market(),
-                action: m.action(),
-            };
+            let kind = StatusKind::Operational { market: m.market(), action: m.action() };
             self.tell_status(m.locate(), m.timestamp(), kind);
         }
         Ok(())
@@ -389,9 +326,7 @@ impl<S: Sink> Visitor for Apply<'_, '_, S> {
     }
 
     fn mwcb_status(&mut self, m: MwcbStatus<'_>) -> Result<(), Fault> {
-        let kind = StatusKind::CircuitBreaker {
-            level: m.breached_level(),
-        };
+        let kind = StatusKind::CircuitBreaker { level: m.breached_level() };
         self.tell_status(m.locate(), m.timestamp(), kind);
         Ok(())
     }

@@ -30,37 +30,17 @@ impl Books<'_> {
         }
         let whole = |rule, holds| rule_holds(rule, 0, holds);
         let (entries, _) = self.index.survey();
-        whole(
-            "an order is in the index or in no book",
-            entries == seen.orders,
-        )?;
+        whole("an order is in the index or in no book", entries == seen.orders)?;
         let usage = self.usage();
-        whole(
-            "orders in books are those in use",
-            usage.orders.live == seen.orders,
-        )?;
-        whole(
-            "levels in books are those in use",
-            usage.levels.live == seen.levels,
-        )?;
-        whole(
-            "pages in books are those in use",
-            usage.pages.live == seen.pages,
-        )?;
+        whole("orders in books are those in use", usage.orders.live == seen.orders)?;
+        whole("levels in books are those in use", usage.levels.live == seen.levels)?;
+        whole("pages in books are those in use", usage.pages.live == seen.pages)?;
         let free = |live: usize, capacity: usize, free: usize| live + free == capacity;
         whole(
             "a slot is in use or free",
             free(seen.orders, usage.orders.capacity, self.orders.count_free())
-                && free(
-                    seen.levels,
-                    usage.levels.capacity,
-                    self.ladder.levels.count_free(),
-                )
-                && free(
-                    seen.pages,
-                    usage.pages.capacity,
-                    self.ladder.pages.count_free(),
-                ),
+                && free(seen.levels, usage.levels.capacity, self.ladder.levels.count_free())
+                && free(seen.pages, usage.pages.capacity, self.ladder.pages.count_free()),
         )
     }
 
@@ -91,34 +71,20 @@ impl Books<'_> {
                 seen.levels += 1;
             }
             rule("unused keys are the highest", {
-                slot.keys[slot.len as usize..]
-                    .iter()
-                    .all(|&key| key == u32::MAX)
+                slot.keys[slot.len as usize..].iter().all(|&key| key == u32::MAX)
             })?;
             seen.pages += 1;
             (last_len, better, page) = (slot.len, page, slot.worse);
         }
-        rule(
-            "only a kept book has orders",
-            orders == 0 || book.known == KEPT,
-        )?;
-        rule(
-            "a side's count of orders is right",
-            top.orders as usize == orders,
-        )?;
+        rule("only a kept book has orders", orders == 0 || book.known == KEPT)?;
+        rule("a side's count of orders is right", top.orders as usize == orders)?;
         seen.orders += orders;
         rule("the best level is the top", top.level == best)?;
         let (price, shares) = match best {
             NONE => (0, 0),
-            best => (
-                self.ladder.levels[best].price,
-                self.ladder.levels[best].shares,
-            ),
+            best => (self.ladder.levels[best].price, self.ladder.levels[best].shares),
         };
-        rule(
-            "the top shows its level",
-            (top.price, top.shares) == (price, shares),
-        )
+        rule("the top shows its level", (top.price, top.shares) == (price, shares))
     }
 
     fn check_queue(&self, locate: u16, side: u16, level: u32) -> Result<usize, Inconsistency> {
@@ -128,14 +94,8 @@ impl Books<'_> {
         let (mut shares, mut count) = (0, 0_usize);
         while order != NONE {
             let slot = &self.orders[order];
-            rule(
-                "an order knows its level",
-                slot.level == level && slot.price == at.price,
-            )?;
-            rule(
-                "an order knows its side",
-                slot.locate == locate && slot.side == side,
-            )?;
+            rule("an order knows its level", slot.level == level && slot.price == at.price)?;
+            rule("an order knows its side", slot.locate == locate && slot.side == side)?;
             rule("an order has shares", slot.shares > 0)?;
             rule("a queue is linked both ways", slot.prev == prev)?;
             let probe = self.index.probe(slot.order_ref, self.orders.slots);
@@ -163,9 +123,5 @@ struct Seen {
 }
 
 fn rule_holds(rule: &'static str, locate: u16, holds: bool) -> Result<(), Inconsistency> {
-    if holds {
-        Ok(())
-    } else {
-        Err(Inconsistency { rule, locate })
-    }
+    if holds { Ok(()) } else { Err(Inconsistency { rule, locate }) }
 }

@@ -25,12 +25,7 @@ pub const QUOTE_CSV_HEADER: &str = "bid_price,bid_shares,ask_price,ask_shares";
 impl fmt::Display for Quote {
     /// One row of a file of quotes: `bid_price,bid_shares,ask_price,ask_shares`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            bid_price,
-            bid_shares,
-            ask_price,
-            ask_shares,
-        } = self;
+        let Self { bid_price, bid_shares, ask_price, ask_shares } = self;
         write!(f, "{bid_price},{bid_shares},{ask_price},{ask_shares}")
     }
 }

@@ -42,17 +42,10 @@ impl<'m> Index<'m> {
     /// An empty table over `entries`, a power of two between 1024 and 2^31.
     pub(super) fn new(entries: &'m mut [IndexSlot]) -> Self {
         let len = u32::try_from(entries.len()).expect("BookStorage has checked the size");
-        assert!(
-            len.is_power_of_two() && len >= 1024,
-            "BookStorage has checked the size"
-        );
+        assert!(len.is_power_of_two() && len >= 1024, "BookStorage has checked the size");
         entries.fill(IndexSlot::EMPTY);
         let runs = len / RUN;
-        Self {
-            entries,
-            mask: len - 1,
-            shift: 32 - runs.trailing_zeros(),
-        }
+        Self { entries, mask: len - 1, shift: 32 - runs.trailing_zeros() }
     }
 
     /// Where an order with this low half belongs.
@@ -90,10 +83,7 @@ impl<'m> Index<'m> {
         let mut distance = 0;
         loop {
             if found.tag == tag && orders[found.order as usize].order_ref == order_ref {
-                return Probe::Found {
-                    entry,
-                    order: found.order,
-                };
+                return Probe::Found { entry, order: found.order };
             }
             entry = (entry + 1) & self.mask;
             distance += 1;
@@ -107,10 +97,7 @@ impl<'m> Index<'m> {
     /// Enters an order at the entry that a search gave; moves what is in the way.
     #[inline(always)]
     pub(super) fn insert(&mut self, entry: u32, order_ref: u64, order: u32) {
-        let mut hand = IndexSlot {
-            tag: low_half(order_ref),
-            order,
-        };
+        let mut hand = IndexSlot { tag: low_half(order_ref), order };
         let mut entry = entry;
         loop {
             let old = self.at(entry);
@@ -167,10 +154,7 @@ mod tests {
     use std::vec;
 
     fn order(order_ref: u64) -> OrderSlot {
-        OrderSlot {
-            order_ref,
-            ..OrderSlot::default()
-        }
+        OrderSlot { order_ref, ..OrderSlot::default() }
     }
 
     /// Random operations against a map, with references that collide in their low halves.
@@ -183,9 +167,7 @@ mod tests {
         let mut map = HashMap::new();
         let mut random = 7_u64;
         for step in 0..400_000_u64 {
-            random = random
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let roll = random >> 40;
             // Dense references, strided ones, and ones that differ in the high half only.
             let order_ref = match roll % 3 {

@@ -51,16 +51,8 @@ impl Ladder<'_> {
             // Not the worst of this page, or no worse page: it is here or nowhere.
             if position > 0 || slot.worse == NONE || slot.keys[0] == key {
                 let found = position < slot.len && slot.keys[position as usize] == key;
-                let level = if found {
-                    slot.levels[position as usize]
-                } else {
-                    NONE
-                };
-                return Place {
-                    page,
-                    position,
-                    level,
-                };
+                let level = if found { slot.levels[position as usize] } else { NONE };
+                return Place { page, position, level };
             }
             page = slot.worse;
         }
@@ -104,10 +96,7 @@ impl Ladder<'_> {
         let slot = &mut self.pages[page];
         let position = rank(&slot.keys, key) as usize;
         let len = slot.len as usize;
-        assert!(
-            position < len && slot.levels[position] == level,
-            "a level is in its page"
-        );
+        assert!(position < len && slot.levels[position] == level, "a level is in its page");
         slot.keys.copy_within(position + 1..len, position);
         slot.levels.copy_within(position + 1..len, position);
         slot.keys[len - 1] = u32::MAX;
@@ -131,10 +120,7 @@ impl Ladder<'_> {
 
     /// Pages are enough by construction: see [`super::Capacity::pages`].
     fn take_page(&mut self) -> u32 {
-        let page = self
-            .pages
-            .take()
-            .expect("pages suffice for the levels there are");
+        let page = self.pages.take().expect("pages suffice for the levels there are");
         let slot = &mut self.pages[page];
         slot.len = 0;
         slot.keys = [u32::MAX; PAGE_LEVELS];
@@ -149,15 +135,8 @@ impl Ladder<'_> {
         slot.keys[position] = key;
         slot.levels[position] = level;
         slot.len += 1;
-        self.levels[level] = LevelSlot {
-            shares: 0,
-            price,
-            page,
-            head: NONE,
-            tail: NONE,
-            orders: 0,
-            reserved: 0,
-        };
+        self.levels[level] =
+            LevelSlot { shares: 0, price, page, head: NONE, tail: NONE, orders: 0, reserved: 0 };
     }
 
     /// Moves the worse half of a full page to a new page behind it; returns how many.
@@ -189,9 +168,7 @@ impl Ladder<'_> {
 
     /// Restores the invariants around a page that has lost a level.
     fn mend(&mut self, first: &mut u32, page: u32) {
-        let PageSlot {
-            worse, better, len, ..
-        } = self.pages[page];
+        let PageSlot { worse, better, len, .. } = self.pages[page];
         if len == 0 {
             self.unlink(first, page);
         } else if worse != NONE && len + self.pages[worse].len <= MERGE {

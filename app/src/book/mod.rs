@@ -141,21 +141,12 @@ impl<'m> Books<'m> {
     /// `storage`; the rest of its memory is written when it is first used.
     #[must_use]
     pub fn new(storage: BookStorage<'m>, wanted: &'m [Symbol]) -> Self {
-        let BookStorage {
-            books,
-            pages,
-            levels,
-            orders,
-            index,
-        } = storage;
+        let BookStorage { books, pages, levels, orders, index } = storage;
         books.fill(BookSlot::EMPTY);
         Self {
             books,
             orders: Pool::new(orders),
-            ladder: Ladder {
-                levels: Pool::new(levels),
-                pages: Pool::new(pages),
-            },
+            ladder: Ladder { levels: Pool::new(levels), pages: Pool::new(pages) },
             index: Index::new(index),
             wanted,
             in_session: false,
@@ -177,11 +168,7 @@ impl<'m> Books<'m> {
             orders: self.orders.usage(),
             levels: self.ladder.levels.usage(),
             pages: self.ladder.pages.usage(),
-            books: Usage {
-                live: self.kept,
-                high_water: self.kept,
-                capacity: self.books.len(),
-            },
+            books: Usage { live: self.kept, high_water: self.kept, capacity: self.books.len() },
         }
     }
 
@@ -194,10 +181,7 @@ impl<'m> Books<'m> {
     /// The state of the stock with this locate code, if its book is kept.
     #[must_use]
     pub fn book(&self, locate: u16) -> Option<BookView> {
-        let book = self
-            .books
-            .get(usize::from(locate))
-            .filter(|book| book.known == KEPT)?;
+        let book = self.books.get(usize::from(locate)).filter(|book| book.known == KEPT)?;
         Some(BookView {
             symbol: Symbol(book.symbol),
             quote: quote_of(&book.tops),
@@ -210,26 +194,14 @@ impl<'m> Books<'m> {
 
     /// Locate codes of all books that are kept, rising.
     pub fn locates(&self) -> impl Iterator<Item = u16> + '_ {
-        (0..=u16::MAX)
-            .zip(self.books.iter())
-            .filter(|(_, book)| book.known == KEPT)
-            .map(|(l, _)| l)
+        (0..=u16::MAX).zip(self.books.iter()).filter(|(_, book)| book.known == KEPT).map(|(l, _)| l)
     }
 
     /// The levels of a side, best first.
     pub fn levels(&self, locate: u16, side: Side) -> impl Iterator<Item = LevelView> + '_ {
         self.level_slots(locate, side).map(|level| {
-            let LevelSlot {
-                price,
-                shares,
-                orders,
-                ..
-            } = self.ladder.levels[level];
-            LevelView {
-                price,
-                shares,
-                orders,
-            }
+            let LevelSlot { price, shares, orders, .. } = self.ladder.levels[level];
+            LevelView { price, shares, orders }
         })
     }
 
@@ -240,17 +212,8 @@ impl<'m> Books<'m> {
             core::iter::from_fn(move || {
                 let slot = (order != NONE).then(|| &self.orders[order])?;
                 order = slot.next;
-                let OrderSlot {
-                    order_ref,
-                    shares,
-                    price,
-                    ..
-                } = *slot;
-                Some(OrderView {
-                    order_ref,
-                    shares,
-                    price,
-                })
+                let OrderSlot { order_ref, shares, price, .. } = *slot;
+                Some(OrderView { order_ref, shares, price })
             })
         })
     }
@@ -258,11 +221,7 @@ impl<'m> Books<'m> {
     fn level_slots(&self, locate: u16, side: Side) -> impl Iterator<Item = u32> + '_ {
         let book = self.books.get(usize::from(locate));
         let mut page = book.map_or(NONE, |book| book.tops[usize::from(side == Side::SELL)].page);
-        let mut left = if page == NONE {
-            0
-        } else {
-            self.ladder.pages[page].len as usize
-        };
+        let mut left = if page == NONE { 0 } else { self.ladder.pages[page].len as usize };
         core::iter::from_fn(move || {
             if left == 0 {
                 page = (page != NONE).then(|| self.ladder.pages[page].worse)?;
@@ -326,11 +285,7 @@ impl Books<'_> {
         };
         let resting = self.orders[order].locate;
         if resting != locate {
-            return Err(BookError::WrongLocate {
-                order_ref,
-                resting,
-                locate,
-            });
+            return Err(BookError::WrongLocate { order_ref, resting, locate });
         }
         Ok(Found { entry, order })
     }
@@ -339,9 +294,7 @@ impl Books<'_> {
     #[inline(always)]
     fn insert(&mut self, new: NewOrder) -> Result<bool, BookError> {
         let Probe::Vacant { entry } = self.index.probe(new.order_ref, self.orders.slots) else {
-            return Err(BookError::DoubledOrder {
-                order_ref: new.order_ref,
-            });
+            return Err(BookError::DoubledOrder { order_ref: new.order_ref });
         };
         if self.orders.is_full() {
             return Err(self.orders_full());
@@ -360,22 +313,14 @@ impl Books<'_> {
         if top.price == new.price && top.level != NONE {
             return Ok(top.level);
         }
-        let found = self
-            .ladder
-            .find_or_insert(&mut top.page, key(side, new.price), new.price);
+        let found = self.ladder.find_or_insert(&mut top.page, key(side, new.price), new.price);
         found.ok_or_else(|| self.levels_full())
     }
 
     /// Links an order to the end of a level's queue; says whether that is the best level.
     #[inline(always)]
     fn join(&mut self, order: u32, level: u32, new: NewOrder) -> bool {
-        let NewOrder {
-            order_ref,
-            price,
-            shares,
-            locate,
-            side,
-        } = new;
+        let NewOrder { order_ref, price, shares, locate, side } = new;
         let at = &mut self.ladder.levels[level];
         let prev = at.tail;
         at.tail = order;
@@ -387,16 +332,8 @@ impl Books<'_> {
         } else {
             self.orders[prev].next = order;
         }
-        self.orders[order] = OrderSlot {
-            order_ref,
-            shares,
-            level,
-            prev,
-            next: NONE,
-            locate,
-            side,
-            price,
-        };
+        self.orders[order] =
+            OrderSlot { order_ref, shares, level, prev, next: NONE, locate, side, price };
         let side = usize::from(side & 1);
         let top = &mut self.books[usize::from(locate)].tops[side];
         top.orders += 1;
@@ -421,12 +358,7 @@ impl Books<'_> {
             return touched;
         }
         slot.shares -= shares;
-        let OrderSlot {
-            level,
-            locate,
-            side,
-            ..
-        } = *slot;
+        let OrderSlot { level, locate, side, .. } = *slot;
         let at = &mut self.ladder.levels[level];
         at.shares -= u64::from(shares);
         let top = &mut self.books[usize::from(locate)].tops[usize::from(side & 1)];
@@ -440,16 +372,7 @@ impl Books<'_> {
     /// best level was touched. The slot and its index entry stay.
     #[inline(always)]
     fn leave(&mut self, order: u32) -> bool {
-        let OrderSlot {
-            shares,
-            level,
-            prev,
-            next,
-            locate,
-            side,
-            price,
-            ..
-        } = self.orders[order];
+        let OrderSlot { shares, level, prev, next, locate, side, price, .. } = self.orders[order];
         let side = usize::from(side & 1);
         let top = &mut self.books[usize::from(locate)].tops[side];
         top.orders -= 1;
@@ -491,9 +414,7 @@ impl Books<'_> {
     fn replace(&mut self, found: Found, new: NewOrder) -> Result<bool, BookError> {
         let probe = self.index.probe(new.order_ref, self.orders.slots);
         if matches!(probe, Probe::Found { .. }) {
-            return Err(BookError::DoubledOrder {
-                order_ref: new.order_ref,
-            });
+            return Err(BookError::DoubledOrder { order_ref: new.order_ref });
         }
         // Before anything changes: the new level, which the leaving order may still hold.
         let level = self.level_for(&new)?;
@@ -517,13 +438,7 @@ impl Books<'_> {
     /// Moves an order to the end of the queue that it is in, under a new reference and with other
     /// shares; says whether that is the best level.
     fn requeue(&mut self, order: u32, new: NewOrder) -> bool {
-        let OrderSlot {
-            shares,
-            level,
-            prev,
-            next,
-            ..
-        } = self.orders[order];
+        let OrderSlot { shares, level, prev, next, .. } = self.orders[order];
         let at = &mut self.ladder.levels[level];
         at.shares = at.shares - u64::from(shares) + u64::from(new.shares);
         let at_shares = at.shares;
@@ -553,20 +468,12 @@ impl Books<'_> {
     #[cold]
     fn orders_full(&self) -> BookError {
         let capacity = self.orders.slots.len();
-        BookError::Full {
-            what: "resting orders",
-            capacity,
-            knob: "orders",
-        }
+        BookError::Full { what: "resting orders", capacity, knob: "orders" }
     }
 
     #[cold]
     fn levels_full(&self) -> BookError {
         let capacity = self.ladder.levels.slots.len();
-        BookError::Full {
-            what: "price levels",
-            capacity,
-            knob: "levels",
-        }
+        BookError::Full { what: "price levels", capacity, knob: "levels" }
     }
 }

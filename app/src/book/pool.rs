@@ -53,16 +53,8 @@ pub(super) struct Pool<'m, T> {
 
 impl<'m, T: Link> Pool<'m, T> {
     pub(super) fn new(slots: &'m mut [T]) -> Self {
-        assert!(
-            slots.len() < NONE as usize,
-            "BookStorage has checked the size"
-        );
-        Self {
-            slots,
-            free: NONE,
-            fresh: 0,
-            live: 0,
-        }
+        assert!(slots.len() < NONE as usize, "BookStorage has checked the size");
+        Self { slots, free: NONE, fresh: 0, live: 0 }
     }
 
     /// A slot with whatever it held, or `None` when all are in use.

@@ -91,13 +91,7 @@ pub(super) struct Top {
 }
 
 impl Top {
-    pub(super) const EMPTY: Self = Self {
-        shares: 0,
-        price: 0,
-        level: NONE,
-        page: NONE,
-        orders: 0,
-    };
+    pub(super) const EMPTY: Self = Self { shares: 0, price: 0, level: NONE, page: NONE, orders: 0 };
 }
 
 /// One stock: a cache line.
@@ -150,10 +144,7 @@ pub struct IndexSlot {
 }
 
 impl IndexSlot {
-    pub(super) const EMPTY: Self = Self {
-        tag: 0,
-        order: NONE,
-    };
+    pub(super) const EMPTY: Self = Self { tag: 0, order: NONE };
 }
 
 const _: () = {

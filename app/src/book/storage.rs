@@ -37,15 +37,9 @@ impl Capacity {
     #[must_use]
     pub fn for_feed(bytes: u64) -> Self {
         let adds = bytes / (AddOrder::LENGTH as u64 + 2) + 1;
-        let orders = u32::try_from(adds)
-            .unwrap_or(u32::MAX)
-            .clamp(LEAST_ORDERS, MOST_ORDERS);
+        let orders = u32::try_from(adds).unwrap_or(u32::MAX).clamp(LEAST_ORDERS, MOST_ORDERS);
         let levels = orders.min((orders / 2).max(64 * 1024));
-        Self {
-            symbols: DEFAULT_SYMBOLS,
-            orders,
-            levels,
-        }
+        Self { symbols: DEFAULT_SYMBOLS, orders, levels }
     }
 
     /// Entries of the order index: a power of two that is at most half full.
@@ -125,11 +119,7 @@ impl<'m> BookStorage<'m> {
         let bad = |what, have, rule| Err(StorageError::BadTable { what, have, rule });
         let count = |what, have: usize| match u32::try_from(have) {
             Ok(count) if count <= 1 << 30 => Ok(count),
-            _ => Err(StorageError::BadTable {
-                what,
-                have,
-                rule: "at most 2^30 are possible",
-            }),
+            _ => Err(StorageError::BadTable { what, have, rule: "at most 2^30 are possible" }),
         };
         let capacity = Capacity {
             symbols: count("books", books.len())?,
@@ -149,13 +139,7 @@ impl<'m> BookStorage<'m> {
         if pages.len() < capacity.pages() {
             return bad("pages", pages.len(), "at least Capacity::pages are needed");
         }
-        Ok(Self {
-            books,
-            pages,
-            levels,
-            orders,
-            index,
-        })
+        Ok(Self { books, pages, levels, orders, index })
     }
 
     /// Divides `memory`, which has to be aligned to 128 bytes (a page is) and at least
@@ -164,10 +148,7 @@ impl<'m> BookStorage<'m> {
     /// # Errors
     /// [`StorageError`].
     pub fn carve(memory: &'m mut [u8], capacity: Capacity) -> Result<Self, StorageError> {
-        let error = StorageError::TooSmall {
-            have: memory.len(),
-            need: capacity.bytes(),
-        };
+        let error = StorageError::TooSmall { have: memory.len(), need: capacity.bytes() };
         let books = capacity.symbols as usize;
         let (levels, orders) = (capacity.levels as usize, capacity.orders as usize);
         let rest = memory;
@@ -217,24 +198,14 @@ mod tests {
 
     #[test]
     fn memory_that_is_too_small_is_refused_with_both_numbers() {
-        let capacity = Capacity {
-            symbols: 4,
-            orders: 8,
-            levels: 8,
-        };
+        let capacity = Capacity { symbols: 4, orders: 8, levels: 8 };
         let need = capacity.bytes();
         let mut memory = vec![0_u64; need / 8 + 16];
         let memory = zerocopy::IntoBytes::as_mut_bytes(memory.as_mut_slice());
         let skew = memory.as_ptr().align_offset(128);
         assert!(BookStorage::carve(&mut memory[skew..skew + need], capacity).is_ok());
         let error = BookStorage::carve(&mut memory[skew..skew + need - 1], capacity).unwrap_err();
-        assert_eq!(
-            error,
-            StorageError::TooSmall {
-                have: need - 1,
-                need
-            }
-        );
+        assert_eq!(error, StorageError::TooSmall { have: need - 1, need });
         assert!(format!("{error}").contains(&format!("{need}")));
     }
 }

@@ -3,7 +3,7 @@
 //! Called by [`crate::pipeline::Pipeline`] with the payloads of consecutive chunks. A feed without
 //! the end mark is whole too (captures often lack it); bytes after the mark are not.
 
-use super::{Frame, Piece, PrefixStream};
+use super::{Call, Frame, OnFrame, OnPiece, Piece, PrefixStream};
 use crate::error::{FrameError, FrameFault, Position};
 use crate::message;
 
@@ -27,10 +27,7 @@ impl FileFramer {
     /// A framer at the start of a feed.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            stream: PrefixStream::new(),
-            end: None,
-        }
+        Self { stream: PrefixStream::new(), end: None }
     }
 
     /// Feeds the next bytes of the feed and calls `visit` for each message that is now whole.
@@ -38,29 +35,48 @@ impl FileFramer {
     /// # Errors
     /// [`FrameError::NotItch`] when the first message is of no known type and length,
     /// [`FrameError::AfterEnd`], and what `visit` fails with.
-    #[inline(always)]
+    #[inline]
     pub fn push<E: From<FrameFault>>(
         &mut self,
         slice: &[u8],
-        mut visit: impl FnMut(Frame<'_>) -> Result<(), E>,
+        visit: impl FnMut(Frame<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        if self.end.is_some() {
-            return Ok(self.check_after_end(slice)?);
+        self.push_to(slice, &mut Call(visit))
+    }
+
+    /// As [`Self::push`], with a type instead of a closure, for the hot path.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    #[inline(always)]
+    pub fn push_to<E: From<FrameFault>>(
+        &mut self,
+        slice: &[u8],
+        visit: &mut impl OnFrame<E>,
+    ) -> Result<(), E> {
+        let mut rest = slice;
+        if self.stream.number == 0 && self.end.is_none() {
+            let used = self.push_first(slice, visit)?;
+            rest = rest.get(used..).unwrap_or(&[]);
         }
-        let end = &mut self.end;
-        let used = self.stream.push(slice, |piece| match piece {
-            Piece::Message(frame) => {
-                if frame.at.number == 1 {
-                    check_first(&frame)?;
-                }
-                visit(frame).map(|()| true)
-            }
-            Piece::Zero(at) => {
-                *end = Some(at);
-                Ok(false)
-            }
-        })?;
-        Ok(self.check_after_end(slice.get(used..).unwrap_or(&[]))?)
+        if self.end.is_some() {
+            return Ok(self.check_after_end(rest)?);
+        }
+        let mut later = Later { visit, end: &mut self.end };
+        let used = self.stream.push(rest, &mut later)?;
+        Ok(self.check_after_end(rest.get(used..).unwrap_or(&[]))?)
+    }
+
+    /// Feeds up to the first message, which has to be one that a feed could begin with. Gives the
+    /// bytes used. Apart, so that the other messages are not asked whether they are the first.
+    #[cold]
+    #[inline(never)]
+    fn push_first<E: From<FrameFault>>(
+        &mut self,
+        slice: &[u8],
+        visit: &mut impl OnFrame<E>,
+    ) -> Result<usize, E> {
+        self.stream.push(slice, &mut First { visit, end: &mut self.end })
     }
 
     /// Nothing may follow the end mark.
@@ -68,13 +84,8 @@ impl FileFramer {
         if rest.is_empty() {
             return Ok(());
         }
-        let error = FrameError::AfterEnd {
-            bytes: rest.len() as u64,
-        };
-        Err(FrameFault {
-            at: self.position(),
-            error,
-        })
+        let error = FrameError::AfterEnd { bytes: rest.len() as u64 };
+        Err(FrameFault { at: self.position(), error })
     }
 
     /// The feed is over.
@@ -85,10 +96,7 @@ impl FileFramer {
     pub fn finish(&self) -> Result<(), FrameFault> {
         self.stream.finish()?;
         if self.stream.number == 0 {
-            return Err(FrameFault {
-                at: self.position(),
-                error: FrameError::Empty,
-            });
+            return Err(FrameFault { at: self.position(), error: FrameError::Empty });
         }
         Ok(())
     }
@@ -112,18 +120,51 @@ impl FileFramer {
     }
 }
 
+/// Any message but the first.
+struct Later<'a, V> {
+    visit: &'a mut V,
+    end: &'a mut Option<Position>,
+}
+
+impl<E, V: OnFrame<E>> OnPiece<E> for Later<'_, V> {
+    #[inline(always)]
+    fn piece(&mut self, piece: Piece<'_>) -> Result<bool, E> {
+        match piece {
+            Piece::Message(frame) => self.visit.frame(frame).map(|()| true),
+            Piece::Zero(at) => {
+                *self.end = Some(at);
+                Ok(false)
+            }
+        }
+    }
+}
+
+/// The first message only.
+struct First<'a, V> {
+    visit: &'a mut V,
+    end: &'a mut Option<Position>,
+}
+
+impl<E: From<FrameFault>, V: OnFrame<E>> OnPiece<E> for First<'_, V> {
+    #[inline(never)]
+    fn piece(&mut self, piece: Piece<'_>) -> Result<bool, E> {
+        match piece {
+            Piece::Message(frame) => {
+                check_first(&frame)?;
+                self.visit.frame(frame)?;
+            }
+            Piece::Zero(at) => *self.end = Some(at),
+        }
+        Ok(false)
+    }
+}
+
 /// A feed begins with a message that the specification knows; garbage practically never does.
 fn check_first(frame: &Frame<'_>) -> Result<(), FrameFault> {
     let kind = frame.bytes.first().copied().unwrap_or(0);
     if message::length_of(kind) == Some(usize::from(frame.length)) {
         return Ok(());
     }
-    let error = FrameError::NotItch {
-        kind,
-        length: frame.length,
-    };
-    Err(FrameFault {
-        at: frame.at,
-        error,
-    })
+    let error = FrameError::NotItch { kind, length: frame.length };
+    Err(FrameFault { at: frame.at, error })
 }

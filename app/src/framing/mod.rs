@@ -46,6 +46,31 @@ pub struct Frame<'a> {
     pub at: Position,
 }
 
+/// What is called for each message, as a type: its method can be inlined into the framer's loop
+/// for certain (`#[inline(always)]`), which a closure cannot.
+pub trait OnFrame<E> {
+    /// Handles one message.
+    ///
+    /// # Errors
+    /// What the implementor fails with; it ends the feed.
+    fn frame(&mut self, frame: Frame<'_>) -> Result<(), E>;
+}
+
+/// A closure as [`OnFrame`].
+struct Call<F>(F);
+
+impl<E, F: FnMut(Frame<'_>) -> Result<(), E>> OnFrame<E> for Call<F> {
+    #[inline(always)]
+    fn frame(&mut self, frame: Frame<'_>) -> Result<(), E> {
+        (self.0)(frame)
+    }
+}
+
+/// What is called for each [`Piece`]; it says whether to go on.
+trait OnPiece<E> {
+    fn piece(&mut self, piece: Piece<'_>) -> Result<bool, E>;
+}
+
 /// What [`PrefixStream`] finds.
 enum Piece<'a> {
     /// A message of at least one byte.
@@ -85,16 +110,12 @@ impl PrefixStream {
     /// Feeds the next slice. `visit` returns whether to go on; when it says no, the count of bytes
     /// of `slice` that were used is returned, and the rest may be fed later.
     #[inline(always)]
-    fn push<E>(
-        &mut self,
-        slice: &[u8],
-        mut visit: impl FnMut(Piece<'_>) -> Result<bool, E>,
-    ) -> Result<usize, E> {
+    fn push<E>(&mut self, slice: &[u8], visit: &mut impl OnPiece<E>) -> Result<usize, E> {
         let mut rest = slice;
         if self.seen > 0 {
             let used = self.fill_carry(rest);
             rest = rest.get(used..).unwrap_or(&[]);
-            match self.take_carried(&mut visit) {
+            match self.take_carried(visit) {
                 None => return Ok(used),
                 Some(go_on) => {
                     if !go_on? {
@@ -103,9 +124,10 @@ impl PrefixStream {
                 }
             }
         }
-        let base = self.offset;
-        let whole = rest.len();
-        // Locals, so that the loop keeps them in registers.
+        // Locals, so that the loop keeps them in registers. Positions wrap rather than check for
+        // overflow: they are counts of bytes and messages fed, which no feed brings to 2^64, and
+        // only so they are not computed for messages that nobody asks the place of.
+        let (base, whole) = (self.offset, rest.len());
         let mut number = self.number;
         let outcome = loop {
             let Some((prefix, body)) = rest.split_first_chunk::<PREFIX_BYTES>() else {
@@ -115,19 +137,16 @@ impl PrefixStream {
             let Some((bytes, after)) = body.split_at_checked(usize::from(length)) else {
                 break Ok(true);
             };
-            let at = Position {
-                offset: base + (whole - rest.len()) as u64,
-                number: number + 1,
-            };
+            let before = whole.wrapping_sub(rest.len()) as u64;
+            let at = Position { offset: base.wrapping_add(before), number: number.wrapping_add(1) };
             rest = after;
-            let piece = if length == 0 {
-                Piece::Zero(at)
-            } else {
-                number += 1;
-                let bytes = bytes.get(..MAX_FRAME_BYTES).unwrap_or(bytes);
+            let piece = if usize::from(length).wrapping_sub(1) < MAX_FRAME_BYTES {
+                number = at.number;
                 Piece::Message(Frame { bytes, length, at })
+            } else {
+                odd_piece(bytes, length, at, &mut number)
             };
-            match visit(piece) {
+            match visit.piece(piece) {
                 Ok(true) => {}
                 other => break other,
             }
@@ -171,11 +190,11 @@ impl PrefixStream {
         }
     }
 
-    /// Visits the carried message if it is whole; `None` if it is not.
-    fn take_carried<E>(
-        &mut self,
-        visit: &mut impl FnMut(Piece<'_>) -> Result<bool, E>,
-    ) -> Option<Result<bool, E>> {
+    /// Visits the carried message if it is whole; `None` if it is not. Never inline: one copy of
+    /// what is called for each message belongs into the loop, and the other out of its way.
+    #[cold]
+    #[inline(never)]
+    fn take_carried<E>(&mut self, visit: &mut impl OnPiece<E>) -> Option<Result<bool, E>> {
         if self.carried < PREFIX_BYTES || self.seen < self.carried_total() {
             return None;
         }
@@ -186,19 +205,16 @@ impl PrefixStream {
         self.carried = 0;
         self.seen = 0;
         if length == 0 {
-            return Some(visit(Piece::Zero(at)));
+            return Some(visit.piece(Piece::Zero(at)));
         }
         self.number += 1;
         let bytes = self.carry.get(PREFIX_BYTES..carried).unwrap_or(&[]);
-        Some(visit(Piece::Message(Frame { bytes, length, at })))
+        Some(visit.piece(Piece::Message(Frame { bytes, length, at })))
     }
 
     /// Where the next message begins, or the one that is being carried.
     const fn next_position(&self) -> Position {
-        Position {
-            offset: self.offset,
-            number: self.number + 1,
-        }
+        Position { offset: self.offset, number: self.number + 1 }
     }
 
     /// The stream is over: fails if it ends inside a message.
@@ -207,9 +223,17 @@ impl PrefixStream {
             return Ok(());
         }
         let (have, need) = (self.seen as u64, self.carried_total() as u64);
-        Err(FrameFault {
-            at: self.next_position(),
-            error: FrameError::Truncated { have, need },
-        })
+        Err(FrameFault { at: self.next_position(), error: FrameError::Truncated { have, need } })
     }
+}
+
+/// A piece that is no common message: of length zero, or longer than a frame shows.
+#[cold]
+fn odd_piece<'a>(bytes: &'a [u8], length: u16, at: Position, number: &mut u64) -> Piece<'a> {
+    if length == 0 {
+        return Piece::Zero(at);
+    }
+    *number = at.number;
+    let bytes = bytes.get(..MAX_FRAME_BYTES).unwrap_or(bytes);
+    Piece::Message(Frame { bytes, length, at })
 }

@@ -73,10 +73,7 @@ impl MoldFramer {
     /// A framer that wants the session from its first message on: a late start shows as a gap.
     #[must_use]
     pub fn from_start() -> Self {
-        Self {
-            next: 1,
-            ..Self::default()
-        }
+        Self { next: 1, ..Self::default() }
     }
 
     /// Feeds one packet.
@@ -93,10 +90,7 @@ impl MoldFramer {
     ) -> Result<(), E> {
         let start = self.offset;
         let fail = |number, used: usize, error| {
-            let at = Position {
-                offset: start + used as u64,
-                number,
-            };
+            let at = Position { offset: start + used as u64, number };
             Err(E::from(FrameFault { at, error }))
         };
         self.offset += packet.len() as u64;
@@ -109,17 +103,11 @@ impl MoldFramer {
         let (session, sequence, count) = read_header(header);
         let from = *self.session.get_or_insert(session);
         if from != session {
-            return fail(
-                sequence,
-                0,
-                FrameError::SessionChanged { from, to: session },
-            );
+            return fail(sequence, 0, FrameError::SessionChanged { from, to: session });
         }
         let messages = if count == END_OF_SESSION { 0 } else { count };
         if sequence == 0 || sequence.checked_add(u64::from(messages)).is_none() {
-            let error = FrameError::BadPacket {
-                what: "its sequence number is out of range",
-            };
+            let error = FrameError::BadPacket { what: "its sequence number is out of range" };
             return fail(sequence, 0, error);
         }
         self.note_gap(sequence, &mut event);
@@ -136,9 +124,7 @@ impl MoldFramer {
                 return fail(number, used, FrameError::ShortPacket { have, need });
             };
             if length == 0 {
-                let error = FrameError::BadPacket {
-                    what: "it has a message of length zero",
-                };
+                let error = FrameError::BadPacket { what: "it has a message of length zero" };
                 return fail(number, used, error);
             }
             rest = after;
@@ -149,19 +135,12 @@ impl MoldFramer {
             self.next = number + 1;
             self.stats.messages += 1;
             let bytes = bytes.get(..MAX_FRAME_BYTES).unwrap_or(bytes);
-            let at = Position {
-                offset: start + used as u64,
-                number,
-            };
+            let at = Position { offset: start + used as u64, number };
             visit(Frame { bytes, length, at })?;
         }
         if !rest.is_empty() {
             let bytes = rest.len() as u64;
-            return fail(
-                self.next,
-                packet.len() - rest.len(),
-                FrameError::LongPacket { bytes },
-            );
+            return fail(self.next, packet.len() - rest.len(), FrameError::LongPacket { bytes });
         }
         match count {
             0 => event(MoldEvent::Heartbeat { next: sequence }),
@@ -183,10 +162,7 @@ impl MoldFramer {
         if sequence > self.next {
             self.stats.gaps += 1;
             self.stats.missing += sequence - self.next;
-            event(MoldEvent::Gap {
-                expected: self.next,
-                received: sequence,
-            });
+            event(MoldEvent::Gap { expected: self.next, received: sequence });
             self.next = sequence;
         }
     }
@@ -207,11 +183,7 @@ impl MoldFramer {
 fn read_header(header: &[u8; HEADER_BYTES]) -> (SessionName, u64, u16) {
     let [session @ .., a, b, c, d, e, f, g, h, high, low] = *header;
     let sequence = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-    (
-        SessionName(session),
-        sequence,
-        u16::from_be_bytes([high, low]),
-    )
+    (SessionName(session), sequence, u16::from_be_bytes([high, low]))
 }
 
 #[cfg(test)]
@@ -248,43 +220,22 @@ mod tests {
         assert_eq!(feed(&mut framer, &packet(7, 2, TWO)).unwrap().0, [7, 8]);
         let (numbers, events) = feed(&mut framer, &packet(12, 2, TWO)).unwrap();
         assert_eq!(numbers, [12, 13]);
-        assert_eq!(
-            events,
-            [MoldEvent::Gap {
-                expected: 9,
-                received: 12
-            }]
-        );
+        assert_eq!(events, [MoldEvent::Gap { expected: 9, received: 12 }]);
         assert_eq!(feed(&mut framer, &packet(13, 2, TWO)).unwrap().0, [14]);
         let heartbeat = feed(&mut framer, &packet(15, 0, b"")).unwrap().1;
         assert_eq!(heartbeat, [MoldEvent::Heartbeat { next: 15 }]);
         let end = feed(&mut framer, &packet(16, 0xFFFF, b"")).unwrap().1;
-        let gap = MoldEvent::Gap {
-            expected: 15,
-            received: 16,
-        };
+        let gap = MoldEvent::Gap { expected: 15, received: 16 };
         assert_eq!(end, [gap, MoldEvent::EndOfSession { next: 16 }]);
         assert!(framer.ended());
-        let want = MoldStats {
-            packets: 5,
-            messages: 5,
-            duplicates: 1,
-            gaps: 2,
-            missing: 4,
-        };
+        let want = MoldStats { packets: 5, messages: 5, duplicates: 1, gaps: 2, missing: 4 };
         assert_eq!(framer.stats(), want);
     }
 
     #[test]
     fn a_late_start_is_a_gap_for_those_who_want_the_whole_session() {
         let (_, events) = feed(&mut MoldFramer::from_start(), &packet(3, 2, TWO)).unwrap();
-        assert_eq!(
-            events,
-            [MoldEvent::Gap {
-                expected: 1,
-                received: 3
-            }]
-        );
+        assert_eq!(events, [MoldEvent::Gap { expected: 1, received: 3 }]);
     }
 
     #[test]
@@ -294,13 +245,7 @@ mod tests {
         assert_eq!(short.error, FrameError::ShortPacket { have: 19, need: 20 });
         let cut = error(&packet(5, 2, &TWO[..6]));
         assert_eq!(cut.error, FrameError::ShortPacket { have: 26, need: 27 });
-        assert_eq!(
-            cut.at,
-            Position {
-                offset: 24,
-                number: 6
-            }
-        );
+        assert_eq!(cut.at, Position { offset: 24, number: 6 });
         let none = error(&packet(5, 3, TWO));
         assert_eq!(none.error, FrameError::ShortPacket { have: 27, need: 29 });
         let long = error(&packet(5, 1, TWO));
@@ -315,12 +260,6 @@ mod tests {
         other[0] = b'X';
         let changed = feed(&mut framer, &other).unwrap_err();
         assert!(matches!(changed.error, FrameError::SessionChanged { .. }));
-        assert_eq!(
-            changed.at,
-            Position {
-                offset: 27,
-                number: 3
-            }
-        );
+        assert_eq!(changed.at, Position { offset: 27, number: 3 });
     }
 }

@@ -5,7 +5,7 @@
 //! are the caller's. Message numbers count the sequenced messages of this connection from 1; the
 //! sequence number that the login was accepted with is told by [`SoupEvent::LoginAccepted`].
 
-use super::{Frame, Piece, PrefixStream};
+use super::{Call, Frame, OnFrame, OnPiece, Piece, PrefixStream};
 use crate::error::{FrameError, FrameFault, Position, SessionName};
 
 /// What a server sends besides messages.
@@ -47,11 +47,7 @@ impl SoupFramer {
     /// A framer at the start of a connection.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            stream: PrefixStream::new(),
-            sequenced: 0,
-            ended: false,
-        }
+        Self { stream: PrefixStream::new(), sequenced: 0, ended: false }
     }
 
     /// Feeds the next bytes from the server: `visit` gets sequenced messages, `event` the rest.
@@ -62,51 +58,12 @@ impl SoupFramer {
     pub fn push<E: From<FrameFault>>(
         &mut self,
         slice: &[u8],
-        mut visit: impl FnMut(Frame<'_>) -> Result<(), E>,
+        visit: impl FnMut(Frame<'_>) -> Result<(), E>,
         mut event: impl FnMut(SoupEvent<'_>),
     ) -> Result<(), E> {
-        let Self {
-            stream,
-            sequenced,
-            ended,
-        } = self;
-        stream.push(slice, |piece| -> Result<bool, E> {
-            let at = |offset| Position {
-                offset,
-                number: *sequenced + 1,
-            };
-            let packet = match piece {
-                Piece::Message(packet) => packet,
-                Piece::Zero(zero) => {
-                    let error = FrameError::BadPacket {
-                        what: "its length is zero",
-                    };
-                    return Err(FrameFault {
-                        at: at(zero.offset),
-                        error,
-                    }
-                    .into());
-                }
-            };
-            let at = at(packet.at.offset);
-            if *ended {
-                let error = FrameError::AfterEnd {
-                    bytes: u64::from(packet.length) + 2,
-                };
-                return Err(FrameFault { at, error }.into());
-            }
-            match read_packet(&packet, at)? {
-                Packet::Sequenced(frame) => {
-                    *sequenced += 1;
-                    visit(frame)?;
-                }
-                Packet::Event(what) => {
-                    *ended = what == SoupEvent::EndOfSession;
-                    event(what);
-                }
-            }
-            Ok(true)
-        })?;
+        let Self { stream, sequenced, ended } = self;
+        let mut packets = Packets { sequenced, ended, visit: &mut Call(visit), event: &mut event };
+        stream.push(slice, &mut packets)?;
         Ok(())
     }
 
@@ -116,10 +73,7 @@ impl SoupFramer {
     /// [`FrameError::Truncated`] when it was closed inside a packet.
     pub fn finish(&self) -> Result<(), FrameFault> {
         self.stream.finish().map_err(|fault| FrameFault {
-            at: Position {
-                number: self.sequenced + 1,
-                ..fault.at
-            },
+            at: Position { number: self.sequenced + 1, ..fault.at },
             ..fault
         })
     }
@@ -137,6 +91,48 @@ impl SoupFramer {
     }
 }
 
+/// What is done with each packet.
+struct Packets<'a, V, S> {
+    sequenced: &'a mut u64,
+    ended: &'a mut bool,
+    visit: &'a mut V,
+    event: &'a mut S,
+}
+
+impl<E, V, S> OnPiece<E> for Packets<'_, V, S>
+where
+    E: From<FrameFault>,
+    V: OnFrame<E>,
+    S: FnMut(SoupEvent<'_>),
+{
+    fn piece(&mut self, piece: Piece<'_>) -> Result<bool, E> {
+        let at = |offset| Position { offset, number: *self.sequenced + 1 };
+        let packet = match piece {
+            Piece::Message(packet) => packet,
+            Piece::Zero(zero) => {
+                let error = FrameError::BadPacket { what: "its length is zero" };
+                return Err(FrameFault { at: at(zero.offset), error }.into());
+            }
+        };
+        let at = at(packet.at.offset);
+        if *self.ended {
+            let error = FrameError::AfterEnd { bytes: u64::from(packet.length) + 2 };
+            return Err(FrameFault { at, error }.into());
+        }
+        match read_packet(&packet, at)? {
+            Packet::Sequenced(frame) => {
+                *self.sequenced += 1;
+                self.visit.frame(frame)?;
+            }
+            Packet::Event(what) => {
+                *self.ended = what == SoupEvent::EndOfSession;
+                (self.event)(what);
+            }
+        }
+        Ok(true)
+    }
+}
+
 /// A packet, read.
 enum Packet<'a> {
     Sequenced(Frame<'a>),
@@ -146,19 +142,11 @@ enum Packet<'a> {
 fn read_packet<'a>(packet: &Frame<'a>, at: Position) -> Result<Packet<'a>, FrameFault> {
     let fail = |error| Err(FrameFault { at, error });
     let Some((&kind, payload)) = packet.bytes.split_first() else {
-        return fail(FrameError::BadPacket {
-            what: "its length is zero",
-        });
+        return fail(FrameError::BadPacket { what: "its length is zero" });
     };
-    let frame = Frame {
-        bytes: payload,
-        length: packet.length - 1,
-        at,
-    };
+    let frame = Frame { bytes: payload, length: packet.length - 1, at };
     if matches!(kind, b'S' | b'U') && payload.is_empty() {
-        return fail(FrameError::BadPacket {
-            what: "it carries no message",
-        });
+        return fail(FrameError::BadPacket { what: "it carries no message" });
     }
     Ok(Packet::Event(match kind {
         b'S' => return Ok(Packet::Sequenced(frame)),
@@ -243,25 +231,10 @@ mod tests {
         let zero = error(b"\x00\x01H\x00\x00");
         assert_eq!(zero.at, at(3));
         assert!(matches!(zero.error, FrameError::BadPacket { .. }));
-        assert_eq!(
-            error(b"\x00\x01L").error,
-            FrameError::PacketType { kind: b'L' }
-        );
-        assert_eq!(
-            error(b"\x00\x02JS").error,
-            FrameError::LoginRejected { code: b'S' }
-        );
-        assert_eq!(
-            error(b"\x00\x03Axx").error,
-            FrameError::ShortPacket { have: 2, need: 30 }
-        );
-        assert_eq!(
-            error(b"\x00\x01Z\x00\x01H").error,
-            FrameError::AfterEnd { bytes: 3 }
-        );
-        assert_eq!(
-            error(b"\x00\x09S").error,
-            FrameError::Truncated { have: 3, need: 11 }
-        );
+        assert_eq!(error(b"\x00\x01L").error, FrameError::PacketType { kind: b'L' });
+        assert_eq!(error(b"\x00\x02JS").error, FrameError::LoginRejected { code: b'S' });
+        assert_eq!(error(b"\x00\x03Axx").error, FrameError::ShortPacket { have: 2, need: 30 });
+        assert_eq!(error(b"\x00\x01Z\x00\x01H").error, FrameError::AfterEnd { bytes: 3 });
+        assert_eq!(error(b"\x00\x09S").error, FrameError::Truncated { have: 3, need: 11 });
     }
 }

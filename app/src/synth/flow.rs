@@ -92,16 +92,12 @@ impl Synth<'_> {
         let (next, bytes) = match self.step {
             Step::Start => (Step::Decline, self.mark(EventCode::START_OF_MESSAGES, out)),
             Step::Decline => (Step::Directory(0), self.decline(out)),
-            Step::Directory(stock) => (
-                then(stock, Step::Directory, Step::Trading(0)),
-                self.directory(stock, out),
-            ),
+            Step::Directory(stock) => {
+                (then(stock, Step::Directory, Step::Trading(0)), self.directory(stock, out))
+            }
             Step::Trading(stock) => {
                 self.stock = stock;
-                (
-                    then(stock, Step::Trading, Step::RegSho(0)),
-                    self.trading(out),
-                )
+                (then(stock, Step::Trading, Step::RegSho(0)), self.trading(out))
             }
             Step::RegSho(stock) => {
                 self.stock = stock;
@@ -109,30 +105,19 @@ impl Synth<'_> {
                 (then(stock, Step::RegSho, participants), self.reg_sho(out))
             }
             Step::Participants(left) => {
-                let next = if left > 1 {
-                    Step::Participants(left - 1)
-                } else {
-                    Step::SystemHours
-                };
+                let next = if left > 1 { Step::Participants(left - 1) } else { Step::SystemHours };
                 (next, self.participant(left, out))
             }
             Step::SystemHours => {
                 self.now = self.now.max(4 * HOUR);
-                (
-                    Step::Premarket(before),
-                    self.mark(EventCode::START_OF_SYSTEM_HOURS, out),
-                )
+                (Step::Premarket(before), self.mark(EventCode::START_OF_SYSTEM_HOURS, out))
             }
-            Step::Premarket(left) if left > 0 => (
-                Step::Premarket(left - 1),
-                self.flow(left, 9 * HOUR + 29 * MINUTE, out),
-            ),
+            Step::Premarket(left) if left > 0 => {
+                (Step::Premarket(left - 1), self.flow(left, 9 * HOUR + 29 * MINUTE, out))
+            }
             Step::Premarket(_) => {
                 self.now = self.now.max(9 * HOUR + 30 * MINUTE);
-                (
-                    Step::OpeningCross(0),
-                    self.mark(EventCode::START_OF_MARKET_HOURS, out),
-                )
+                (Step::OpeningCross(0), self.mark(EventCode::START_OF_MARKET_HOURS, out))
             }
             Step::OpeningCross(stock) => (
                 then(stock, Step::OpeningCross, Step::Session(within)),
@@ -140,19 +125,14 @@ impl Synth<'_> {
             ),
             Step::Session(_) => {
                 self.now = self.now.max(16 * HOUR);
-                (
-                    Step::ClosingCross(0),
-                    self.mark(EventCode::END_OF_MARKET_HOURS, out),
-                )
+                (Step::ClosingCross(0), self.mark(EventCode::END_OF_MARKET_HOURS, out))
             }
-            Step::ClosingCross(stock) => (
-                then(stock, Step::ClosingCross, Step::Late(after)),
-                self.cross(stock, b'C', out),
-            ),
-            Step::Late(left) if left > 0 => (
-                Step::Late(left - 1),
-                self.flow(left, 20 * HOUR - MINUTE, out),
-            ),
+            Step::ClosingCross(stock) => {
+                (then(stock, Step::ClosingCross, Step::Late(after)), self.cross(stock, b'C', out))
+            }
+            Step::Late(left) if left > 0 => {
+                (Step::Late(left - 1), self.flow(left, 20 * HOUR - MINUTE, out))
+            }
             Step::Late(_) => {
                 self.now = self.now.max(20 * HOUR);
                 (Step::End, self.mark(EventCode::END_OF_SYSTEM_HOURS, out))
@@ -166,10 +146,7 @@ impl Synth<'_> {
 
     /// Messages of flow before, within and after the session.
     fn shares_of_day(&self) -> (u64, u64, u64) {
-        let flow = self
-            .config
-            .messages
-            .saturating_sub(self.config.fixed_messages());
+        let flow = self.config.messages.saturating_sub(self.config.fixed_messages());
         let (before, after) = (flow / 50, flow / 100);
         (before, flow - before - after, after)
     }
@@ -253,18 +230,11 @@ impl Synth<'_> {
     #[inline(always)]
     fn head(&mut self) -> Head {
         self.tracking = self.tracking.wrapping_add(2);
-        Head {
-            locate: self.stock + 1,
-            tracking: self.tracking,
-            timestamp: self.now,
-        }
+        Head { locate: self.stock + 1, tracking: self.tracking, timestamp: self.now }
     }
 
     fn market_head(&mut self) -> Head {
-        Head {
-            locate: 0,
-            ..self.head()
-        }
+        Head { locate: 0, ..self.head() }
     }
 
     #[inline(always)]
@@ -296,37 +266,14 @@ impl Synth<'_> {
         let order_ref = self.new_ref();
         let price = self.stocks[index].price(side, &mut self.random);
         let shares = lot(&mut self.random);
-        self.stocks[index].sides[side].push(
-            side,
-            Resting {
-                order_ref,
-                price,
-                shares,
-            },
-        );
+        self.stocks[index].sides[side].push(side, Resting { order_ref, price, shares });
         let (side, stock, price) = (letter(side), self.symbol(), Price4(price));
         if attributed {
             let attribution = *b"NITE";
-            encode::AddOrderMpid {
-                head,
-                order_ref,
-                side,
-                shares,
-                stock,
-                price,
-                attribution,
-            }
-            .write(out)
+            encode::AddOrderMpid { head, order_ref, side, shares, stock, price, attribution }
+                .write(out)
         } else {
-            encode::AddOrder {
-                head,
-                order_ref,
-                side,
-                shares,
-                stock,
-                price,
-            }
-            .write(out)
+            encode::AddOrder { head, order_ref, side, shares, stock, price }.write(out)
         }
         .unwrap_or(0)
     }
@@ -353,12 +300,7 @@ impl Synth<'_> {
             return self.add(side, false, out);
         };
         self.side_orders(side).remove(at);
-        encode::OrderDelete {
-            head: self.head(),
-            order_ref,
-        }
-        .write(out)
-        .unwrap_or(0)
+        encode::OrderDelete { head: self.head(), order_ref }.write(out).unwrap_or(0)
     }
 
     #[inline(always)]
@@ -370,39 +312,14 @@ impl Synth<'_> {
         self.side_orders(side).remove(at);
         let new_ref = self.new_ref();
         let price = self.stocks[usize::from(self.stock)].price(side, &mut self.random);
-        let shares = if self.random.chance(64) {
-            lot(&mut self.random)
-        } else {
-            old.shares
-        };
-        self.side_orders(side).push(
-            side,
-            Resting {
-                order_ref: new_ref,
-                price,
-                shares,
-            },
-        );
+        let shares = if self.random.chance(64) { lot(&mut self.random) } else { old.shares };
+        self.side_orders(side).push(side, Resting { order_ref: new_ref, price, shares });
         let (original_ref, price) = (old.order_ref, Price4(price));
-        encode::OrderReplace {
-            head,
-            original_ref,
-            new_ref,
-            shares,
-            price,
-        }
-        .write(out)
-        .unwrap_or(0)
+        encode::OrderReplace { head, original_ref, new_ref, shares, price }.write(out).unwrap_or(0)
     }
 
     fn cancel(&mut self, side: usize, out: &mut Out) -> usize {
-        let Some((
-            at,
-            Resting {
-                order_ref, shares, ..
-            },
-        )) = self.choose(side)
-        else {
+        let Some((at, Resting { order_ref, shares, .. })) = self.choose(side) else {
             return self.add(side, false, out);
         };
         if shares < 2 {
@@ -410,47 +327,26 @@ impl Synth<'_> {
         }
         let cancelled_shares = 1 + self.random.below(shares - 1);
         self.side_orders(side).take_shares(at, cancelled_shares);
-        encode::OrderCancel {
-            head: self.head(),
-            order_ref,
-            cancelled_shares,
-        }
-        .write(out)
-        .unwrap_or(0)
+        encode::OrderCancel { head: self.head(), order_ref, cancelled_shares }
+            .write(out)
+            .unwrap_or(0)
     }
 
     fn execute(&mut self, side: usize, priced: bool, out: &mut Out) -> usize {
         let orders = self.side_orders(side);
-        let front = if orders.len() < FEW {
-            None
-        } else {
-            orders.front()
-        };
+        let front = if orders.len() < FEW { None } else { orders.front() };
         let Some(at) = front else {
             return self.add(side, false, out);
         };
-        let Resting {
-            order_ref,
-            shares,
-            price,
-        } = orders.get(side, at);
+        let Resting { order_ref, shares, price } = orders.get(side, at);
         let all = self.random.chance(150);
-        let executed_shares = if all {
-            shares
-        } else {
-            1 + self.random.below(shares)
-        };
+        let executed_shares = if all { shares } else { 1 + self.random.below(shares) };
         self.side_orders(side).take_shares(at, executed_shares);
         let (head, match_number) = (self.head(), self.new_match());
         if !priced {
-            return encode::OrderExecuted {
-                head,
-                order_ref,
-                executed_shares,
-                match_number,
-            }
-            .write(out)
-            .unwrap_or(0);
+            return encode::OrderExecuted { head, order_ref, executed_shares, match_number }
+                .write(out)
+                .unwrap_or(0);
         }
         let printable = if self.random.chance(128) { b'Y' } else { b'N' };
         let execution_price = Price4(price.saturating_add(TICK / 2));
@@ -495,11 +391,7 @@ impl Synth<'_> {
             head: self.head(),
             paired_shares: paired,
             imbalance_shares: imbalance,
-            direction: if imbalance == 0 {
-                b'N'
-            } else {
-                letter((imbalance & 1) as usize).0
-            },
+            direction: if imbalance == 0 { b'N' } else { letter((imbalance & 1) as usize).0 },
             stock: self.symbol(),
             far_price: Price4(fair + TICK),
             near_price: Price4(fair),
@@ -514,12 +406,7 @@ impl Synth<'_> {
 /// What belongs to the frame of the day.
 impl Synth<'_> {
     fn mark(&mut self, event: EventCode, out: &mut Out) -> usize {
-        encode::SystemEvent {
-            head: self.market_head(),
-            event,
-        }
-        .write(out)
-        .unwrap_or(0)
+        encode::SystemEvent { head: self.market_head(), event }.write(out).unwrap_or(0)
     }
 
     fn decline(&mut self, out: &mut Out) -> usize {
@@ -559,45 +446,25 @@ impl Synth<'_> {
     /// A pause goes on to quotation only and back to trading; each stock starts as trading.
     fn trading(&mut self, out: &mut Out) -> usize {
         let stock = &mut self.stocks[usize::from(self.stock)];
-        let state = [
-            TradingState::TRADING,
-            TradingState::PAUSED,
-            TradingState::QUOTATION_ONLY,
-        ][usize::from(stock.pauses % 3)];
+        let state = [TradingState::TRADING, TradingState::PAUSED, TradingState::QUOTATION_ONLY]
+            [usize::from(stock.pauses % 3)];
         stock.pauses = stock.pauses.wrapping_add(1) % 3;
-        let reason = if state == TradingState::TRADING {
-            *b"    "
-        } else {
-            *b"LUDP"
-        };
+        let reason = if state == TradingState::TRADING { *b"    " } else { *b"LUDP" };
         let (head, stock) = (self.head(), self.symbol());
-        encode::StockTradingAction {
-            head,
-            stock,
-            state,
-            reserved: b' ',
-            reason,
-        }
-        .write(out)
-        .unwrap_or(0)
+        encode::StockTradingAction { head, stock, state, reserved: b' ', reason }
+            .write(out)
+            .unwrap_or(0)
     }
 
     fn reg_sho(&mut self, out: &mut Out) -> usize {
         let action = if self.random.chance(8) { b'1' } else { b'0' };
         let (head, stock) = (self.head(), self.symbol());
-        encode::RegShoRestriction {
-            head,
-            stock,
-            action,
-        }
-        .write(out)
-        .unwrap_or(0)
+        encode::RegShoRestriction { head, stock, action }.write(out).unwrap_or(0)
     }
 
     fn participant(&mut self, left: u64, out: &mut Out) -> usize {
-        const MAKERS: [[u8; 4]; 8] = [
-            *b"NITE", *b"CDRG", *b"VIRT", *b"GSCO", *b"MSCO", *b"JPMS", *b"UBSS", *b"SOHO",
-        ];
+        const MAKERS: [[u8; 4]; 8] =
+            [*b"NITE", *b"CDRG", *b"VIRT", *b"GSCO", *b"MSCO", *b"JPMS", *b"UBSS", *b"SOHO"];
         self.stock = u16::try_from(left % u64::from(self.config.stocks)).unwrap_or(0);
         self.now += 1000;
         let message = encode::MarketParticipantPosition {
@@ -629,20 +496,9 @@ impl Synth<'_> {
     fn halt(&mut self, out: &mut Out) -> usize {
         let stock = &mut self.stocks[usize::from(self.stock)];
         stock.halts ^= 1;
-        let action = if stock.halts == 1 {
-            HaltAction::HALTED
-        } else {
-            HaltAction::RESUMED
-        };
+        let action = if stock.halts == 1 { HaltAction::HALTED } else { HaltAction::RESUMED };
         let (head, stock) = (self.head(), self.symbol());
-        encode::OperationalHalt {
-            head,
-            stock,
-            market: b'Q',
-            action,
-        }
-        .write(out)
-        .unwrap_or(0)
+        encode::OperationalHalt { head, stock, market: b'Q', action }.write(out).unwrap_or(0)
     }
 
     fn ipo(&mut self, out: &mut Out) -> usize {
@@ -673,13 +529,7 @@ impl Synth<'_> {
     fn retail(&mut self, out: &mut Out) -> usize {
         let interest = b"BSAN"[self.random.below(4) as usize];
         let (head, stock) = (self.head(), self.symbol());
-        encode::RetailInterest {
-            head,
-            stock,
-            interest,
-        }
-        .write(out)
-        .unwrap_or(0)
+        encode::RetailInterest { head, stock, interest }.write(out).unwrap_or(0)
     }
 
     fn listing(&mut self, out: &mut Out) -> usize {
@@ -700,23 +550,13 @@ impl Synth<'_> {
 
     fn breach(&mut self, out: &mut Out) -> usize {
         let breached_level = b'1' + u8::try_from(self.random.below(3)).unwrap_or(0);
-        encode::MwcbStatus {
-            head: self.market_head(),
-            breached_level,
-        }
-        .write(out)
-        .unwrap_or(0)
+        encode::MwcbStatus { head: self.market_head(), breached_level }.write(out).unwrap_or(0)
     }
 
     /// The last trade, broken.
     fn broken(&mut self, out: &mut Out) -> usize {
         let match_number = self.next_match;
-        encode::BrokenTrade {
-            head: self.head(),
-            match_number,
-        }
-        .write(out)
-        .unwrap_or(0)
+        encode::BrokenTrade { head: self.head(), match_number }.write(out).unwrap_or(0)
     }
 }
 

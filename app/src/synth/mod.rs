@@ -50,11 +50,7 @@ pub struct SynthConfig {
 
 impl Default for SynthConfig {
     fn default() -> Self {
-        Self {
-            seed: 1,
-            stocks: 500,
-            messages: 5_000_000,
-        }
+        Self { seed: 1, stocks: 500, messages: 5_000_000 }
     }
 }
 
@@ -88,11 +84,7 @@ impl SynthConfig {
     #[must_use]
     pub fn capacity(&self) -> Capacity {
         let orders = u32::from(self.stocks) * 2 * stock::SIDE_ORDERS;
-        Capacity {
-            symbols: u32::from(self.stocks) + 1,
-            orders,
-            levels: orders,
-        }
+        Capacity { symbols: u32::from(self.stocks) + 1, orders, levels: orders }
     }
 }
 
@@ -180,26 +172,15 @@ impl<'m> Synth<'m> {
     /// # Errors
     /// [`SynthError`] says what is out of range.
     pub fn new(config: SynthConfig, slots: &'m mut [StockSlot]) -> Result<Self, SynthError> {
-        let SynthConfig {
-            seed,
-            stocks,
-            messages,
-        } = config;
+        let SynthConfig { seed, stocks, messages } = config;
         if stocks == 0 || stocks > MAX_STOCKS {
             return Err(SynthError::Stocks { stocks });
         }
         let least = config.least_messages();
         if messages < least {
-            return Err(SynthError::Messages {
-                stocks,
-                messages,
-                least,
-            });
+            return Err(SynthError::Messages { stocks, messages, least });
         }
-        let error = SynthError::Slots {
-            stocks,
-            slots: slots.len(),
-        };
+        let error = SynthError::Slots { stocks, slots: slots.len() };
         let slots = slots.get_mut(..usize::from(stocks)).ok_or(error)?;
         let mut random = Random::new(seed);
         for (rank, slot) in (0..).zip(slots.iter_mut()) {
@@ -231,10 +212,7 @@ impl<'m> Synth<'m> {
     /// Writes the next bytes of the day; fewer than `out` holds only at its end, then 0.
     pub fn fill(&mut self, out: &mut [u8]) -> usize {
         let mut written = self.drain(out);
-        while let Some(room) = out
-            .get_mut(written..)
-            .and_then(|rest| rest.first_chunk_mut())
-        {
+        while let Some(room) = out.get_mut(written..).and_then(|rest| rest.first_chunk_mut()) {
             match self.next(room) {
                 0 => return written,
                 bytes => written += bytes,
@@ -261,10 +239,7 @@ impl<'m> Synth<'m> {
 
     /// Writes what did not fit last time.
     fn drain(&mut self, out: &mut [u8]) -> usize {
-        let left = self
-            .pending
-            .get(self.pending_from..self.pending_to)
-            .unwrap_or(&[]);
+        let left = self.pending.get(self.pending_from..self.pending_to).unwrap_or(&[]);
         let bytes = left.len().min(out.len());
         out[..bytes].copy_from_slice(&left[..bytes]);
         self.pending_from += bytes;

@@ -130,11 +130,7 @@ impl SideOrders {
 
 impl StockSlot {
     pub(super) fn new(symbol: [u8; 8], base: u32) -> Self {
-        Self {
-            symbol,
-            base,
-            ..Self::default()
-        }
+        Self { symbol, base, ..Self::default() }
     }
 
     /// Best price of a side, `None` when it is empty.

@@ -22,35 +22,16 @@ fn compare(feed: &[u8], capacity: Capacity, stride: usize) {
         let before = naive.quote(locate as u16);
         let locate = naive.apply(message);
         let length = message.len() as u16;
-        let at = Position {
-            offset: 0,
-            number: number as u64 + 1,
-        };
-        pipeline
-            .frame(
-                &Frame {
-                    bytes: message,
-                    length,
-                    at,
-                },
-                &mut events,
-            )
-            .unwrap();
+        let at = Position { offset: 0, number: number as u64 + 1 };
+        pipeline.frame(&Frame { bytes: message, length, at }, &mut events).unwrap();
         let want = naive.quote(locate);
-        let ours = pipeline
-            .books()
-            .book(locate)
-            .map_or(Quote::default(), |book| book.quote);
+        let ours = pipeline.books().book(locate).map_or(Quote::default(), |book| book.quote);
         assert_eq!(ours, want, "message {number}");
         let changed = usize::from(before != want);
         assert_eq!(events.bbos.len() - told, changed, "message {number}");
         if changed == 1 {
             let event = events.bbos[told];
-            assert_eq!(
-                (event.locate, event.quote),
-                (locate, want),
-                "message {number}"
-            );
+            assert_eq!((event.locate, event.quote), (locate, want), "message {number}");
             assert_eq!(event.in_session, naive.in_session);
         }
         told = events.bbos.len();
@@ -63,9 +44,7 @@ fn compare(feed: &[u8], capacity: Capacity, stride: usize) {
     let trades = trades.map(|t| (t.locate, t.price, t.shares, t.match_number, t.printable));
     assert_eq!(trades.collect::<Vec<_>>(), naive.trades);
     let rows = events.bbos.iter().filter(|change| change.in_session);
-    let rows = rows
-        .map(|change| (change.locate, change.quote))
-        .collect::<Vec<_>>();
+    let rows = rows.map(|change| (change.locate, change.quote)).collect::<Vec<_>>();
     assert_eq!(rows, naive.rows);
     let stats = pipeline.books().stats();
     assert_eq!(stats.bbo_changes, events.bbos.len() as u64);
@@ -79,14 +58,10 @@ fn compare_queues(pipeline: &Pipeline<'_>, naive: &Naive) {
     for (&locate, book) in &naive.books {
         for (side, bid) in [(Side::BUY, true), (Side::SELL, false)] {
             let ours = books.queue(locate, side);
-            let ours = ours
-                .map(|o| (o.price, o.order_ref, o.shares))
-                .collect::<Vec<_>>();
+            let ours = ours.map(|o| (o.price, o.order_ref, o.shares)).collect::<Vec<_>>();
             let theirs = book.queue(bid);
             assert_eq!(ours, theirs);
-            let levels = books
-                .levels(locate, side)
-                .map(|level| u64::from(level.orders));
+            let levels = books.levels(locate, side).map(|level| u64::from(level.orders));
             assert_eq!(levels.sum::<u64>(), theirs.len() as u64);
         }
     }
@@ -94,19 +69,10 @@ fn compare_queues(pipeline: &Pipeline<'_>, naive: &Naive) {
 
 #[test]
 fn synthetic_days_agree_with_the_naive_book() {
-    for (seed, stocks, count) in [
-        (1, 1, 60_000),
-        (2, 7, 60_000),
-        (3, 120, 100_000),
-        (4, 3, 500),
-    ] {
+    for (seed, stocks, count) in [(1, 1, 60_000), (2, 7, 60_000), (3, 120, 100_000), (4, 3, 500)] {
         let (config, feed) = synthetic_day(seed, stocks, count);
         for kind in KINDS {
-            assert!(
-                messages(&feed).any(|m| m[0] == kind),
-                "seed {seed}: no {}",
-                kind as char
-            );
+            assert!(messages(&feed).any(|m| m[0] == kind), "seed {seed}: no {}", kind as char);
         }
         assert_eq!(messages(&feed).count() as u64, count);
         compare(&feed, config.capacity(), 5000);
@@ -124,12 +90,7 @@ fn wild_day(seed: u64, steps: usize, prices: u32) -> Vec<u8> {
         feed.extend_from_slice(&directory(locate, stock(locate)));
     }
     let event = EventCode::START_OF_MARKET_HOURS;
-    let bytes = encode::SystemEvent {
-        head: Head::default(),
-        event,
-    }
-    .write(&mut out)
-    .unwrap();
+    let bytes = encode::SystemEvent { head: Head::default(), event }.write(&mut out).unwrap();
     feed.extend_from_slice(&out[..bytes]);
     // Reference, locate, open shares, price.
     let mut live: Vec<(u64, u16, u32, u32)> = Vec::new();
@@ -149,54 +110,22 @@ fn wild_day(seed: u64, steps: usize, prices: u32) -> Vec<u8> {
         let shares = 1 + rng.below(1000);
         let bytes = if live.is_empty() || rng.below(100) < if growing { 60 } else { 25 } {
             let locate = 1 + rng.below(3) as u16;
-            let head = Head {
-                locate,
-                tracking: 0,
-                timestamp: step as u64,
-            };
-            let side = if rng.below(2) == 0 {
-                Side::BUY
-            } else {
-                Side::SELL
-            };
+            let head = Head { locate, tracking: 0, timestamp: step as u64 };
+            let side = if rng.below(2) == 0 { Side::BUY } else { Side::SELL };
             live.push((order_ref, locate, shares, price.0));
             let stock = stock(locate);
             if rng.below(4) == 0 {
                 let attribution = *b"WILD";
-                encode::AddOrderMpid {
-                    head,
-                    order_ref,
-                    side,
-                    shares,
-                    stock,
-                    price,
-                    attribution,
-                }
-                .write(&mut out)
+                encode::AddOrderMpid { head, order_ref, side, shares, stock, price, attribution }
+                    .write(&mut out)
             } else {
-                encode::AddOrder {
-                    head,
-                    order_ref,
-                    side,
-                    shares,
-                    stock,
-                    price,
-                }
-                .write(&mut out)
+                encode::AddOrder { head, order_ref, side, shares, stock, price }.write(&mut out)
             }
         } else {
             let at = rng.below(live.len() as u32) as usize;
             let (old, locate, open, old_price) = live[at];
-            let head = Head {
-                locate,
-                tracking: 0,
-                timestamp: step as u64,
-            };
-            let part = if rng.below(2) == 0 {
-                open
-            } else {
-                1 + rng.below(open)
-            };
+            let head = Head { locate, tracking: 0, timestamp: step as u64 };
+            let part = if rng.below(2) == 0 { open } else { 1 + rng.below(open) };
             let match_number = step as u64;
             let kind = rng.below(5);
             let left = match kind {
@@ -204,22 +133,11 @@ fn wild_day(seed: u64, steps: usize, prices: u32) -> Vec<u8> {
                 _ => open - part,
             };
             if kind == 1 {
-                let price = if rng.below(3) == 0 {
-                    Price4(old_price)
-                } else {
-                    price
-                };
+                let price = if rng.below(3) == 0 { Price4(old_price) } else { price };
                 let shares = if rng.below(3) == 0 { open } else { shares };
                 live[at] = (order_ref, locate, shares, price.0);
                 let (original_ref, new_ref) = (old, order_ref);
-                encode::OrderReplace {
-                    head,
-                    original_ref,
-                    new_ref,
-                    shares,
-                    price,
-                }
-                .write(&mut out)
+                encode::OrderReplace { head, original_ref, new_ref, shares, price }.write(&mut out)
             } else {
                 if left == 0 {
                     live.swap_remove(at);
@@ -229,12 +147,8 @@ fn wild_day(seed: u64, steps: usize, prices: u32) -> Vec<u8> {
                 let order_ref = old;
                 match kind {
                     0 => encode::OrderDelete { head, order_ref }.write(&mut out),
-                    2 => encode::OrderCancel {
-                        head,
-                        order_ref,
-                        cancelled_shares: part,
-                    }
-                    .write(&mut out),
+                    2 => encode::OrderCancel { head, order_ref, cancelled_shares: part }
+                        .write(&mut out),
                     3 => encode::OrderExecuted {
                         head,
                         order_ref,
@@ -262,11 +176,7 @@ fn wild_day(seed: u64, steps: usize, prices: u32) -> Vec<u8> {
 #[test]
 fn wild_days_agree_with_the_naive_book() {
     for (seed, steps, prices) in [(11, 60_000, 5), (12, 60_000, 60), (13, 60_000, 4000)] {
-        let capacity = Capacity {
-            symbols: 4,
-            orders: 2600,
-            levels: 2600,
-        };
+        let capacity = Capacity { symbols: 4, orders: 2600, levels: 2600 };
         compare(&wild_day(seed, steps, prices), capacity, 997);
     }
 }
@@ -285,10 +195,7 @@ fn the_small_feed_of_the_tests_gives_its_quotes() {
     }
     let mut csv = String::from("bid_price,bid_shares,ask_price,ask_shares\n");
     for (_, q) in &naive.rows {
-        csv += &format!(
-            "{},{},{},{}\n",
-            q.bid_price, q.bid_shares, q.ask_price, q.ask_shares
-        );
+        csv += &format!("{},{},{},{}\n", q.bid_price, q.bid_shares, q.ask_price, q.ask_shares);
     }
     assert_eq!(csv, truth);
     let mut memory = Memory::for_feed(&feed);

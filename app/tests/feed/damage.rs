@@ -8,27 +8,12 @@ use feed_handler::error::{BookError, Fault, FeedError, FrameError, MessageError,
 use feed_handler::field::{Price4, Side, Symbol};
 use feed_handler::pipeline::{Pipeline, PipelineConfig, Policy, Refused};
 
-const HEAD: Head = Head {
-    locate: 1,
-    tracking: 0,
-    timestamp: 5,
-};
+const HEAD: Head = Head { locate: 1, tracking: 0, timestamp: 5 };
 const STOCK: Symbol = Symbol(*b"ZVZZT   ");
-const SMALL: Capacity = Capacity {
-    symbols: 8,
-    orders: 64,
-    levels: 64,
-};
+const SMALL: Capacity = Capacity { symbols: 8, orders: 64, levels: 64 };
 
 fn add(order_ref: u64, side: Side, shares: u32, price: u32) -> encode::AddOrder {
-    encode::AddOrder {
-        head: HEAD,
-        order_ref,
-        side,
-        shares,
-        stock: STOCK,
-        price: Price4(price),
-    }
+    encode::AddOrder { head: HEAD, order_ref, side, shares, stock: STOCK, price: Price4(price) }
 }
 
 /// One message with its length.
@@ -43,14 +28,9 @@ macro_rules! framed {
 /// Runs a feed in slices of `step` bytes to its end or its error.
 fn run(feed: &[u8], step: usize, policy: Policy) -> (Result<(), FeedError>, Refused) {
     let mut memory = Memory::new(SMALL);
-    let config = PipelineConfig {
-        policy,
-        ..PipelineConfig::default()
-    };
+    let config = PipelineConfig { policy, ..PipelineConfig::default() };
     let mut pipeline = Pipeline::new(memory.storage(), config);
-    let fed = feed
-        .chunks(step)
-        .try_for_each(|slice| pipeline.feed(slice, &mut NoSink));
+    let fed = feed.chunks(step).try_for_each(|slice| pipeline.feed(slice, &mut NoSink));
     let result = fed.and_then(|()| pipeline.finish());
     pipeline.books().check_consistency().unwrap();
     (result, pipeline.counts().refused)
@@ -71,54 +51,24 @@ fn error(feed: &[u8]) -> FeedError {
 
 #[test]
 fn what_is_no_feed_is_refused_at_its_start() {
-    let start = Position {
-        offset: 0,
-        number: 1,
-    };
+    let start = Position { offset: 0, number: 1 };
     let empty = error(b"");
-    assert_eq!(
-        empty,
-        FeedError {
-            at: start,
-            fault: FrameError::Empty.into()
-        }
-    );
+    assert_eq!(empty, FeedError { at: start, fault: FrameError::Empty.into() });
     let mark_only = error(b"\0\0");
     assert_eq!(mark_only.fault, FrameError::Empty.into());
     let zeros = error(&[0; 5000]);
-    assert!(
-        matches!(zeros.fault, Fault::Frame(FrameError::AfterEnd { .. })),
-        "{zeros}"
-    );
+    assert!(matches!(zeros.fault, Fault::Frame(FrameError::AfterEnd { .. })), "{zeros}");
     let text = error(&b"The quick brown fox jumps over the lazy dog. ".repeat(1000));
-    let not_itch = FrameError::NotItch {
-        kind: b'e',
-        length: 0x5468,
-    };
-    assert_eq!(
-        text,
-        FeedError {
-            at: start,
-            fault: not_itch.into()
-        }
-    );
+    let not_itch = FrameError::NotItch { kind: b'e', length: 0x5468 };
+    assert_eq!(text, FeedError { at: start, fault: not_itch.into() });
     assert_eq!(
         text.to_string(),
         "message 1 at byte offset 0: this is not an ITCH 5.0 feed: it begins with a message of \
          type 0x65 and 21608 bytes, which no known type has"
     );
     let gzip = error(b"\x1f\x8b\x08\x00\x00\x00\x00\x00");
-    let truncated = FrameError::Truncated {
-        have: 8,
-        need: 2 + 0x1F8B,
-    };
-    assert_eq!(
-        gzip,
-        FeedError {
-            at: start,
-            fault: truncated.into()
-        }
-    );
+    let truncated = FrameError::Truncated { have: 8, need: 2 + 0x1F8B };
+    assert_eq!(gzip, FeedError { at: start, fault: truncated.into() });
 }
 
 #[test]
@@ -128,14 +78,7 @@ fn random_garbage_ends_in_an_error_after_little_reading() {
         let garbage: Vec<u8> = (0..100_000).map(|_| rng.next() as u8).collect();
         for policy in [Policy::Strict, Policy::Lenient] {
             let error = run(&garbage, 4096, policy).0.unwrap_err();
-            assert_eq!(
-                error.at,
-                Position {
-                    offset: 0,
-                    number: 1
-                },
-                "{error}"
-            );
+            assert_eq!(error.at, Position { offset: 0, number: 1 }, "{error}");
         }
     }
 }
@@ -156,21 +99,12 @@ fn a_feed_cut_anywhere_says_where_its_last_message_began() {
             continue;
         }
         let error = result.unwrap_err();
-        let place = Position {
-            offset: starts[at] as u64,
-            number: at as u64 + 1,
-        };
+        let place = Position { offset: starts[at] as u64, number: at as u64 + 1 };
         let have = (cut - starts[at]) as u64;
-        let next = starts
-            .get(at + 1)
-            .map_or(u64::MAX, |&next| (next - starts[at]) as u64);
+        let next = starts.get(at + 1).map_or(u64::MAX, |&next| (next - starts[at]) as u64);
         let need = if have == 1 { 2 } else { next };
         assert_eq!(error.at, place);
-        let Fault::Frame(FrameError::Truncated {
-            have: seen,
-            need: wanted,
-        }) = error.fault
-        else {
+        let Fault::Frame(FrameError::Truncated { have: seen, need: wanted }) = error.fault else {
             panic!("{error}");
         };
         assert_eq!(seen, have);
@@ -184,13 +118,7 @@ fn bytes_after_the_end_mark_are_an_error() {
     let end = feed.len() as u64;
     feed.extend_from_slice(b"xyz");
     let error = error(&feed);
-    assert_eq!(
-        error.at,
-        Position {
-            offset: end,
-            number: 451
-        }
-    );
+    assert_eq!(error.at, Position { offset: end, number: 451 });
     assert_eq!(error.fault, FrameError::AfterEnd { bytes: 3 }.into());
 }
 
@@ -199,10 +127,7 @@ fn feed_with(bad: &[u8]) -> Vec<u8> {
     let mut feed = directory(1, STOCK);
     feed.extend(framed!(add(7, Side::BUY, 100, 10_000)));
     feed.extend_from_slice(bad);
-    feed.extend(framed!(encode::OrderDelete {
-        head: HEAD,
-        order_ref: 7
-    }));
+    feed.extend(framed!(encode::OrderDelete { head: HEAD, order_ref: 7 }));
     feed
 }
 
@@ -211,19 +136,8 @@ fn feed_with(bad: &[u8]) -> Vec<u8> {
 fn refused(bad: &[u8]) -> (Fault, Refused) {
     let feed = feed_with(bad);
     let error = error(&feed);
-    assert_eq!(
-        error.at,
-        Position {
-            offset: 79,
-            number: 3
-        }
-    );
-    assert!(
-        error
-            .to_string()
-            .starts_with("message 3 at byte offset 79: "),
-        "{error}"
-    );
+    assert_eq!(error.at, Position { offset: 79, number: 3 });
+    assert!(error.to_string().starts_with("message 3 at byte offset 79: "), "{error}");
     let (result, refused) = run(&feed, 9, Policy::Lenient);
     result.unwrap();
     assert_eq!(refused.total(), 1);
@@ -232,45 +146,25 @@ fn refused(bad: &[u8]) -> (Fault, Refused) {
 
 #[test]
 fn messages_that_are_not_what_their_type_says_are_refused() {
-    let length = |kind, length, expected| {
-        Fault::from(MessageError::Length {
-            kind,
-            length,
-            expected,
-        })
-    };
+    let length =
+        |kind, length, expected| Fault::from(MessageError::Length { kind, length, expected });
     let (fault, counts) = refused(b"\x00\x0cD\0\x01\0\0\0\0\0\0\0\0\0");
     assert_eq!(fault, length(b'D', 12, 19));
-    assert_eq!(
-        fault.to_string(),
-        "type D has 12 bytes, the specification says 19"
-    );
+    assert_eq!(fault.to_string(), "type D has 12 bytes, the specification says 19");
     assert_eq!(counts.malformed, 1);
     // Longer than a frame shows: the error names the true length.
     let mut long = vec![0; 2 + 300];
     long[..3].copy_from_slice(&[1, 44, b'A']);
     assert_eq!(refused(&long).0, length(b'A', 300, 36));
     assert_eq!(refused(b"\x00\x01S").0, length(b'S', 1, 12));
-    assert_eq!(
-        refused(b"\x00\x02\x07a").0,
-        MessageError::NotAType { kind: 7 }.into()
-    );
-    assert_eq!(
-        refused(b"\x00\x03zaa").0,
-        MessageError::NoHead {
-            kind: b'z',
-            length: 3
-        }
-        .into()
-    );
+    assert_eq!(refused(b"\x00\x02\x07a").0, MessageError::NotAType { kind: 7 }.into());
+    assert_eq!(refused(b"\x00\x03zaa").0, MessageError::NoHead { kind: b'z', length: 3 }.into());
 }
 
 #[test]
 fn messages_that_contradict_the_books_are_refused() {
     let wrong = |bad: &[u8]| {
-        let (Fault::Book(error), counts) = refused(bad) else {
-            panic!("another layer")
-        };
+        let (Fault::Book(error), counts) = refused(bad) else { panic!("another layer") };
         (error, counts)
     };
     let (head, order_ref) = (HEAD, 8);
@@ -281,68 +175,23 @@ fn messages_that_contradict_the_books_are_refused() {
     assert_eq!(error, BookError::DoubledOrder { order_ref: 7 });
     assert_eq!(counts.doubled_order, 1);
     let order_ref = 7;
-    let executed = encode::OrderExecuted {
-        head,
-        order_ref,
-        executed_shares: 101,
-        match_number: 1,
-    };
+    let executed = encode::OrderExecuted { head, order_ref, executed_shares: 101, match_number: 1 };
     let (error, counts) = wrong(&framed!(executed));
-    assert_eq!(
-        error,
-        BookError::BeyondOpen {
-            order_ref: 7,
-            open: 100,
-            taken: 101
-        }
-    );
-    assert_eq!(
-        error.to_string(),
-        "order reference 7 has 100 open shares, 101 are to be taken off"
-    );
+    assert_eq!(error, BookError::BeyondOpen { order_ref: 7, open: 100, taken: 101 });
+    assert_eq!(error.to_string(), "order reference 7 has 100 open shares, 101 are to be taken off");
     assert_eq!(counts.beyond_open, 1);
-    let cancel = encode::OrderCancel {
-        head,
-        order_ref,
-        cancelled_shares: u32::MAX,
-    };
-    assert!(matches!(
-        wrong(&framed!(cancel)).0,
-        BookError::BeyondOpen { .. }
-    ));
-    let none = encode::OrderCancel {
-        head,
-        order_ref,
-        cancelled_shares: 0,
-    };
-    assert_eq!(
-        wrong(&framed!(none)).0,
-        BookError::NoShares { order_ref: 7 }
-    );
-    assert_eq!(
-        wrong(&framed!(add(8, Side::BUY, 0, 1))).0,
-        BookError::NoShares { order_ref: 8 }
-    );
+    let cancel = encode::OrderCancel { head, order_ref, cancelled_shares: u32::MAX };
+    assert!(matches!(wrong(&framed!(cancel)).0, BookError::BeyondOpen { .. }));
+    let none = encode::OrderCancel { head, order_ref, cancelled_shares: 0 };
+    assert_eq!(wrong(&framed!(none)).0, BookError::NoShares { order_ref: 7 });
+    assert_eq!(wrong(&framed!(add(8, Side::BUY, 0, 1))).0, BookError::NoShares { order_ref: 8 });
     let side = wrong(&framed!(add(8, Side(b'b'), 1, 1))).0;
-    assert_eq!(
-        side,
-        BookError::BadSide {
-            order_ref: 8,
-            side: b'b'
-        }
-    );
+    assert_eq!(side, BookError::BadSide { order_ref: 8, side: b'b' });
     let mut other = add(8, Side::BUY, 1, 1);
     other.stock = Symbol(*b"OTHER   ");
     let stock = wrong(&framed!(other)).0;
     let named = other.stock;
-    assert_eq!(
-        stock,
-        BookError::WrongStock {
-            locate: 1,
-            known: STOCK,
-            named
-        }
-    );
+    assert_eq!(stock, BookError::WrongStock { locate: 1, known: STOCK, named });
 }
 
 #[test]
@@ -350,37 +199,19 @@ fn replaces_that_contradict_the_books_change_nothing() {
     let wrong = |original_ref, new_ref, shares| {
         let price = Price4(1);
         let head = HEAD;
-        refused(&framed!(encode::OrderReplace {
-            head,
-            original_ref,
-            new_ref,
-            shares,
-            price
-        }))
-        .0
+        refused(&framed!(encode::OrderReplace { head, original_ref, new_ref, shares, price })).0
     };
-    assert_eq!(
-        wrong(9, 10, 5),
-        BookError::UnknownOrder { order_ref: 9 }.into()
-    );
-    assert_eq!(
-        wrong(7, 7, 5),
-        BookError::DoubledOrder { order_ref: 7 }.into()
-    );
-    assert_eq!(
-        wrong(7, 10, 0),
-        BookError::NoShares { order_ref: 10 }.into()
-    );
+    assert_eq!(wrong(9, 10, 5), BookError::UnknownOrder { order_ref: 9 }.into());
+    assert_eq!(wrong(7, 7, 5), BookError::DoubledOrder { order_ref: 7 }.into());
+    assert_eq!(wrong(7, 10, 0), BookError::NoShares { order_ref: 10 }.into());
 }
 
 #[test]
 fn locate_codes_that_nobody_named_are_refused() {
     for locate in [0, 2, 7, 8, 9999, u16::MAX] {
         let head = Head { locate, ..HEAD };
-        let (fault, counts) = refused(&framed!(encode::AddOrder {
-            head,
-            ..add(8, Side::BUY, 1, 1)
-        }));
+        let (fault, counts) =
+            refused(&framed!(encode::AddOrder { head, ..add(8, Side::BUY, 1, 1) }));
         assert_eq!(fault, BookError::UnknownLocate { locate }.into());
         assert_eq!(counts.unknown_locate, 1);
     }
@@ -390,11 +221,7 @@ fn locate_codes_that_nobody_named_are_refused() {
         head: Head { locate: 2, ..HEAD },
         order_ref: 7,
     })));
-    let wrong = BookError::WrongLocate {
-        order_ref: 7,
-        resting: 1,
-        locate: 2,
-    };
+    let wrong = BookError::WrongLocate { order_ref: 7, resting: 1, locate: 2 };
     assert_eq!(error(&feed).fault, wrong.into());
     // A locate code that was given to another stock already.
     let mut feed = directory(1, STOCK);
@@ -402,10 +229,7 @@ fn locate_codes_that_nobody_named_are_refused() {
     feed.extend(directory(1, Symbol(*b"OTHER   ")));
     let error = error(&feed);
     assert_eq!(error.at.number, 3);
-    assert!(matches!(
-        error.fault,
-        Fault::Book(BookError::WrongStock { .. })
-    ));
+    assert!(matches!(error.fault, Fault::Book(BookError::WrongStock { .. })));
 }
 
 #[test]
@@ -416,23 +240,13 @@ fn books_that_are_full_say_what_how_many_and_the_remedy() {
     }
     for policy in [Policy::Strict, Policy::Lenient] {
         let error = run(&feed, 100, policy).0.unwrap_err();
-        assert_eq!(
-            error.at,
-            Position {
-                offset: 41 + 64 * 38,
-                number: 66
-            }
-        );
+        assert_eq!(error.at, Position { offset: 41 + 64 * 38, number: 66 });
         assert_eq!(
             error.fault.to_string(),
             "no room for more resting orders: all 64 are in use; raise Capacity::orders"
         );
     }
-    let capacity = Capacity {
-        symbols: 2,
-        orders: 64,
-        levels: 5,
-    };
+    let capacity = Capacity { symbols: 2, orders: 64, levels: 5 };
     let mut memory = Memory::new(capacity);
     let mut pipeline = Pipeline::new(memory.storage(), PipelineConfig::default());
     let mut feed = directory(1, STOCK);
@@ -440,21 +254,13 @@ fn books_that_are_full_say_what_how_many_and_the_remedy() {
         feed.extend(framed!(add(u64::from(n), Side::SELL, 1, 100 + n)));
     }
     let error = pipeline.feed(&feed, &mut NoSink).unwrap_err();
-    let full = BookError::Full {
-        what: "price levels",
-        capacity: 5,
-        knob: "levels",
-    };
+    let full = BookError::Full { what: "price levels", capacity: 5, knob: "levels" };
     assert_eq!(error.fault, full.into());
     pipeline.books().check_consistency().unwrap();
     let error = Pipeline::new(Memory::new(capacity).storage(), PipelineConfig::default())
         .feed(&directory(2, STOCK), &mut NoSink)
         .unwrap_err();
-    let full = BookError::Full {
-        what: "locate codes",
-        capacity: 2,
-        knob: "symbols",
-    };
+    let full = BookError::Full { what: "locate codes", capacity: 2, knob: "symbols" };
     assert_eq!(error.fault, full.into());
 }
 
@@ -468,10 +274,7 @@ fn shares_at_one_price_may_exceed_32_bits() {
     let mut pipeline = Pipeline::new(memory.storage(), PipelineConfig::default());
     pipeline.feed(&feed, &mut NoSink).unwrap();
     let quote = pipeline.books().book(1).unwrap().quote;
-    assert_eq!(
-        (quote.ask_price, quote.ask_shares),
-        (u32::MAX, 60 * u64::from(u32::MAX))
-    );
+    assert_eq!((quote.ask_price, quote.ask_shares), (u32::MAX, 60 * u64::from(u32::MAX)));
     assert_eq!((quote.bid_price, quote.bid_shares), (0, 0));
 }
 
@@ -479,10 +282,7 @@ fn shares_at_one_price_may_exceed_32_bits() {
 #[test]
 fn damaged_feeds_never_panic_and_leave_the_books_whole() {
     let (config, feed) = synthetic_day(8, 2, 430);
-    let capacity = Capacity {
-        orders: 200,
-        ..config.capacity()
-    };
+    let capacity = Capacity { orders: 200, ..config.capacity() };
     let mut memory = Memory::new(capacity);
     let mut strict_errors = 0;
     let mut lenient_ends = 0;
@@ -492,25 +292,15 @@ fn damaged_feeds_never_panic_and_leave_the_books_whole() {
         for _ in 0..=rng.below(3) {
             damage(&mut damaged, &mut rng);
         }
-        let policy = if seed % 2 == 0 {
-            Policy::Strict
-        } else {
-            Policy::Lenient
-        };
-        let config = PipelineConfig {
-            policy,
-            ..PipelineConfig::default()
-        };
+        let policy = if seed % 2 == 0 { Policy::Strict } else { Policy::Lenient };
+        let config = PipelineConfig { policy, ..PipelineConfig::default() };
         let mut pipeline = Pipeline::new(memory.storage(), config);
         let step = 1 + rng.below(3000) as usize;
         let mut slices = damaged.chunks(step);
         let fed = slices.try_for_each(|slice| pipeline.feed(slice, &mut NoSink));
         let result = fed.and_then(|()| pipeline.finish());
         if let Err(error) = result {
-            assert!(
-                error.at.offset <= damaged.len() as u64,
-                "seed {seed}: {error}"
-            );
+            assert!(error.at.offset <= damaged.len() as u64, "seed {seed}: {error}");
             strict_errors += u64::from(policy == Policy::Strict);
         } else {
             lenient_ends += u64::from(policy == Policy::Lenient);
@@ -519,10 +309,7 @@ fn damaged_feeds_never_panic_and_leave_the_books_whole() {
             panic!("seed {seed}: {broken}");
         }
     }
-    assert!(
-        strict_errors > 20_000 && lenient_ends > 5_000,
-        "{strict_errors} {lenient_ends}"
-    );
+    assert!(strict_errors > 20_000 && lenient_ends > 5_000, "{strict_errors} {lenient_ends}");
 }
 
 fn damage(feed: &mut Vec<u8>, rng: &mut Rng) {
@@ -550,10 +337,7 @@ fn a_refused_message_leaves_no_trace() {
     for seed in 0..60 {
         let mut rng = Rng::new(seed);
         let mut memory = Memory::new(config.capacity());
-        let lenient = PipelineConfig {
-            policy: Policy::Lenient,
-            ..PipelineConfig::default()
-        };
+        let lenient = PipelineConfig { policy: Policy::Lenient, ..PipelineConfig::default() };
         let mut pipeline = Pipeline::new(memory.storage(), lenient);
         let mut events = Events::default();
         let mut taken = Vec::new();

@@ -9,11 +9,7 @@ const STOCK: Symbol = Symbol(*b"ZVZZT   ");
 
 /// Locate 0102h, tracking 0304h, timestamp 0A0B0C0D0E0Fh: after the type byte.
 const HEAD_BYTES: &[u8] = b"\x01\x02\x03\x04\x0A\x0B\x0C\x0D\x0E\x0F";
-const HEAD: Head = Head {
-    locate: 0x0102,
-    tracking: 0x0304,
-    timestamp: 0x0A0B_0C0D_0E0F,
-};
+const HEAD: Head = Head { locate: 0x0102, tracking: 0x0304, timestamp: 0x0A0B_0C0D_0E0F };
 
 /// `kind`, the common head and the rest, as they lie on the wire.
 fn wire(kind: u8, rest: &[&[u8]]) -> Vec<u8> {

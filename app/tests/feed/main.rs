@@ -1,8 +1,5 @@
 //! Tests of the feed library from outside: golden bytes, oracles, real data, damage.
-#![expect(
-    clippy::cast_possible_truncation,
-    reason = "the tests' own numbers are small"
-)]
+#![expect(clippy::cast_possible_truncation, reason = "the tests' own numbers are small")]
 
 mod against_oracle;
 mod damage;

@@ -30,9 +30,7 @@ pub(crate) struct Naive {
 }
 
 fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
-    bytes[at..at + len]
-        .iter()
-        .fold(0, |sum, &byte| sum << 8 | u64::from(byte))
+    bytes[at..at + len].iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte))
 }
 
 fn word(bytes: &[u8], at: usize) -> u32 {
@@ -46,28 +44,15 @@ impl NaiveBook {
 
     pub(crate) fn quote(&self) -> Quote {
         let sum = |queue: &Queue| queue.iter().map(|&(_, shares)| u64::from(shares)).sum();
-        let bid = self
-            .bids
-            .last_key_value()
-            .map_or((0, 0), |(&price, queue)| (price, sum(queue)));
-        let ask = self
-            .asks
-            .first_key_value()
-            .map_or((0, 0), |(&price, queue)| (price, sum(queue)));
-        Quote {
-            bid_price: bid.0,
-            bid_shares: bid.1,
-            ask_price: ask.0,
-            ask_shares: ask.1,
-        }
+        let bid = self.bids.last_key_value().map_or((0, 0), |(&price, queue)| (price, sum(queue)));
+        let ask = self.asks.first_key_value().map_or((0, 0), |(&price, queue)| (price, sum(queue)));
+        Quote { bid_price: bid.0, bid_shares: bid.1, ask_price: ask.0, ask_shares: ask.1 }
     }
 
     /// Orders of a side, best first, each queue from its front: price, reference, shares.
     pub(crate) fn queue(&self, bid: bool) -> Vec<(u32, u64, u32)> {
         let flat = |(&price, queue): (&u32, &Queue)| {
-            let orders = queue
-                .iter()
-                .map(|&(order_ref, shares)| (price, order_ref, shares));
+            let orders = queue.iter().map(|&(order_ref, shares)| (price, order_ref, shares));
             orders.collect::<Vec<_>>()
         };
         if bid {
@@ -81,15 +66,8 @@ impl NaiveBook {
 impl Naive {
     fn add(&mut self, locate: u16, order_ref: u64, bid: bool, shares: u32, price: u32) {
         let book = self.books.entry(locate).or_default();
-        book.side(bid)
-            .entry(price)
-            .or_default()
-            .push_back((order_ref, shares));
-        assert!(
-            self.orders
-                .insert(order_ref, (locate, bid, price))
-                .is_none()
-        );
+        book.side(bid).entry(price).or_default().push_back((order_ref, shares));
+        assert!(self.orders.insert(order_ref, (locate, bid, price)).is_none());
     }
 
     /// Takes shares (or all of them) off; gives the price.
@@ -97,10 +75,7 @@ impl Naive {
         let (locate, bid, price) = self.orders[&order_ref];
         let side = self.books.get_mut(&locate).unwrap().side(bid);
         let queue = side.get_mut(&price).unwrap();
-        let at = queue
-            .iter()
-            .position(|&(other, _)| other == order_ref)
-            .unwrap();
+        let at = queue.iter().position(|&(other, _)| other == order_ref).unwrap();
         let left = queue[at].1 - shares.unwrap_or(queue[at].1);
         queue[at].1 = left;
         if left == 0 {
@@ -114,10 +89,7 @@ impl Naive {
     }
 
     pub(crate) fn quote(&self, locate: u16) -> Quote {
-        self.books
-            .get(&locate)
-            .map(NaiveBook::quote)
-            .unwrap_or_default()
+        self.books.get(&locate).map(NaiveBook::quote).unwrap_or_default()
     }
 
     /// Applies one message (without its length); gives its locate code.
@@ -133,14 +105,12 @@ impl Naive {
             b'E' => {
                 let price = self.take(number(m, 11, 8), Some(word(m, 19)));
                 let shares = u64::from(word(m, 19));
-                self.trades
-                    .push((locate, price, shares, number(m, 23, 8), true));
+                self.trades.push((locate, price, shares, number(m, 23, 8), true));
             }
             b'C' => {
                 self.take(number(m, 11, 8), Some(word(m, 19)));
                 let (price, shares) = (word(m, 32), u64::from(word(m, 19)));
-                self.trades
-                    .push((locate, price, shares, number(m, 23, 8), m[31] == b'Y'));
+                self.trades.push((locate, price, shares, number(m, 23, 8), m[31] == b'Y'));
             }
             b'X' => {
                 self.take(number(m, 11, 8), Some(word(m, 19)));
@@ -156,13 +126,11 @@ impl Naive {
             }
             b'P' => {
                 let shares = u64::from(word(m, 20));
-                self.trades
-                    .push((locate, word(m, 32), shares, number(m, 36, 8), true));
+                self.trades.push((locate, word(m, 32), shares, number(m, 36, 8), true));
             }
             b'Q' => {
                 let shares = number(m, 11, 8);
-                self.trades
-                    .push((locate, word(m, 27), shares, number(m, 31, 8), true));
+                self.trades.push((locate, word(m, 27), shares, number(m, 31, 8), true));
             }
             _ => {}
         }
@@ -180,9 +148,7 @@ pub(crate) fn messages(feed: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let length = rest.get(..2)?;
         let length = usize::from(length[0]) << 8 | usize::from(length[1]);
-        let message = rest
-            .get(2..2 + length)
-            .filter(|message| !message.is_empty())?;
+        let message = rest.get(2..2 + length).filter(|message| !message.is_empty())?;
         rest = &rest[2 + length..];
         Some(message)
     })

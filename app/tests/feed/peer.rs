@@ -54,27 +54,15 @@ fn bid(side: peer::BuySellIndicator) -> u8 {
 
 impl MessageHandler for Theirs {
     note!(on_system_event, SystemEvent, b'S');
-    note!(on_stock_directory, StockDirectory, b'R', |m| m
-        .stock()
-        .to_u64());
-    note!(on_stock_trading_action, StockTradingAction, b'H', |m| m
-        .stock()
-        .to_u64());
+    note!(on_stock_directory, StockDirectory, b'R', |m| m.stock().to_u64());
+    note!(on_stock_trading_action, StockTradingAction, b'H', |m| m.stock().to_u64());
     // Its names differ for this one type.
     fn on_reg_sho_restriction(&mut self, m: &peer::RegSHORestriction) -> ControlFlow<()> {
-        let head = [
-            u64::from(b'Y'),
-            u64::from(m.locate_code()),
-            u64::from(m.tracking_number()),
-        ];
+        let head = [u64::from(b'Y'), u64::from(m.locate_code()), u64::from(m.tracking_number())];
         let rest = [m.timestamp().to_u64(), m.stock().to_u64()];
         self.push(&[&head[..], &rest].concat())
     }
-    note!(
-        on_market_participant_position,
-        MarketParticipantPosition,
-        b'L'
-    );
+    note!(on_market_participant_position, MarketParticipantPosition, b'L');
     note!(
         on_mwcb_decline_level,
         MWCBDeclineLevel,
@@ -99,9 +87,7 @@ impl MessageHandler for Theirs {
         |m| m.upper_auction_collar_price().into_u32(),
         |m| m.lower_auction_collar_price().into_u32()
     );
-    note!(on_operational_halt, OperationalHalt, b'h', |m| m
-        .stock()
-        .to_u64());
+    note!(on_operational_halt, OperationalHalt, b'h', |m| m.stock().to_u64());
     note!(
         on_add_order_no_mpid_attribution,
         AddOrderNoMPIDAttribution,
@@ -140,15 +126,9 @@ impl MessageHandler for Theirs {
         |m| matches!(m.printable(), peer::Printable::Printable),
         |m| m.execution_price().into_u32()
     );
-    note!(
-        on_order_cancel,
-        OrderCancel,
-        b'X',
-        |m| m.order_reference_number(),
-        |m| m.cancelled_shares()
-    );
-    note!(on_order_delete, OrderDelete, b'D', |m| m
-        .order_reference_number());
+    note!(on_order_cancel, OrderCancel, b'X', |m| m.order_reference_number(), |m| m
+        .cancelled_shares());
+    note!(on_order_delete, OrderDelete, b'D', |m| m.order_reference_number());
     note!(
         on_order_replace,
         OrderReplace,
@@ -189,11 +169,7 @@ impl MessageHandler for Theirs {
         |m| m.near_price().into_u32(),
         |m| m.current_reference_price().into_u32()
     );
-    note!(
-        on_retail_price_improvement_indicator,
-        RetailPriceImprovementIndicator,
-        b'N'
-    );
+    note!(on_retail_price_improvement_indicator, RetailPriceImprovementIndicator, b'N');
     note!(
         on_direct_listing_with_capital_raise_price_discovery,
         DirectListingwithCapitalRaisePriceDiscovery,
@@ -225,33 +201,14 @@ fn ours(message: Message<'_>) -> Row {
         Message::MwcbStatus(m) => row!(m),
         Message::IpoQuotingPeriod(m) => row!(m, m.release_time_s(), m.price().0),
         Message::LuldAuctionCollar(m) => {
-            row!(
-                m,
-                m.reference_price().0,
-                m.upper_price().0,
-                m.lower_price().0
-            )
+            row!(m, m.reference_price().0, m.upper_price().0, m.lower_price().0)
         }
         Message::OperationalHalt(m) => row!(m, symbol(m.stock())),
         Message::AddOrder(m) => {
-            row!(
-                m,
-                m.order_ref(),
-                m.side().0,
-                m.shares(),
-                symbol(m.stock()),
-                m.price().0
-            )
+            row!(m, m.order_ref(), m.side().0, m.shares(), symbol(m.stock()), m.price().0)
         }
         Message::AddOrderMpid(m) => {
-            row!(
-                m,
-                m.order_ref(),
-                m.side().0,
-                m.shares(),
-                symbol(m.stock()),
-                m.price().0
-            )
+            row!(m, m.order_ref(), m.side().0, m.shares(), symbol(m.stock()), m.price().0)
         }
         Message::OrderExecuted(m) => row!(m, m.order_ref(), m.executed_shares(), m.match_number()),
         Message::OrderExecutedWithPrice(m) => row!(
@@ -268,23 +225,10 @@ fn ours(message: Message<'_>) -> Row {
             row!(m, m.original_ref(), m.new_ref(), m.shares(), m.price().0)
         }
         Message::NonCrossTrade(m) => {
-            row!(
-                m,
-                m.side().0,
-                m.shares(),
-                symbol(m.stock()),
-                m.price().0,
-                m.match_number()
-            )
+            row!(m, m.side().0, m.shares(), symbol(m.stock()), m.price().0, m.match_number())
         }
         Message::CrossTrade(m) => {
-            row!(
-                m,
-                m.shares(),
-                symbol(m.stock()),
-                m.cross_price().0,
-                m.match_number()
-            )
+            row!(m, m.shares(), symbol(m.stock()), m.cross_price().0, m.match_number())
         }
         Message::BrokenTrade(m) => row!(m, m.match_number()),
         Message::NetOrderImbalance(m) => row!(
@@ -314,9 +258,7 @@ fn a_day_reads_the_same_as_with_the_itch5_crate() {
     framer.push(&feed, visit).unwrap();
     let mut theirs = Theirs::default();
     // It does not know the mark at the end.
-    Parser::new(&feed[..feed.len() - 2])
-        .parse_stream(&mut theirs)
-        .unwrap();
+    Parser::new(&feed[..feed.len() - 2]).parse_stream(&mut theirs).unwrap();
     assert_eq!(rows.len(), 50_000);
     assert!(rows == theirs.0);
 }

@@ -6,9 +6,7 @@ use feed_handler::pipeline::{Pipeline, PipelineConfig};
 use std::path::PathBuf;
 
 fn shared(name: &str) -> Option<Vec<u8>> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../../shared/data")
-        .join(name);
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(name);
     let bytes = std::fs::read(path).ok();
     if bytes.is_none() {
         println!("SKIPPED: shared/data/{name} is not there");
@@ -18,10 +16,9 @@ fn shared(name: &str) -> Option<Vec<u8>> {
 
 #[test]
 fn real_aapl_flow_gives_the_published_quotes_line_by_line() {
-    let (Some(feed), Some(truth)) = (
-        shared("aapl-2012-06-21-open.itch"),
-        shared("aapl-2012-06-21-open.bbo.csv"),
-    ) else {
+    let (Some(feed), Some(truth)) =
+        (shared("aapl-2012-06-21-open.itch"), shared("aapl-2012-06-21-open.bbo.csv"))
+    else {
         return;
     };
     let truth = String::from_utf8(truth).unwrap();

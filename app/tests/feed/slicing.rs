@@ -44,20 +44,13 @@ fn any_cut_of_a_feed_gives_the_same_events() {
     for seed in 0..20 {
         let mut rng = Rng::new(seed);
         let most = [2, 40, 300, 70_000][seed as usize % 4];
-        assert!(
-            run(&feed, || 1 + rng.below(most) as usize) == whole,
-            "seed {seed}"
-        );
+        assert!(run(&feed, || 1 + rng.below(most) as usize) == whole, "seed {seed}");
     }
 }
 
 #[test]
 fn the_generator_makes_the_same_day_into_any_buffers() {
-    let config = SynthConfig {
-        seed: 9,
-        stocks: 20,
-        messages: 3000,
-    };
+    let config = SynthConfig { seed: 9, stocks: 20, messages: 3000 };
     let (_, whole) = synthetic_day(9, 20, 3000);
     for most in [1, 5, 60, 5000] {
         let mut rng = Rng::new(u64::from(most));
@@ -117,21 +110,11 @@ fn a_synthetic_day_is_as_realistic_as_it_says() {
         (b'C', 0.1, 0.05),
     ] {
         let is = percent(kind);
-        assert!(
-            (is - want).abs() <= margin,
-            "{} is {is} %, not {want}",
-            kind as char
-        );
+        assert!((is - want).abs() <= margin, "{} is {is} %, not {want}", kind as char);
     }
-    assert!(
-        busiest > 400_000 / 10,
-        "the busiest stock has {busiest} messages"
-    );
+    assert!(busiest > 400_000 / 10, "the busiest stock has {busiest} messages");
     let densest = *born.keys().max().unwrap();
-    assert!(
-        densest < born.len() as u64 * 5 / 4,
-        "references are nearly dense"
-    );
+    assert!(densest < born.len() as u64 * 5 / 4, "references are nearly dense");
     // Two in five with twelve times fewer messages in a day than the default has; three in five
     // with the default.
     println!("{young} of {died} deleted orders lived for less than a second");
@@ -150,29 +133,16 @@ fn a_filter_gives_what_its_symbols_would_give_alone() {
         let name = |locate| books.book(locate).unwrap().symbol;
         [name(2), name(7), Symbol::new("ABSENT").unwrap()]
     };
-    let config = PipelineConfig {
-        symbols: &wanted,
-        ..PipelineConfig::default()
-    };
+    let config = PipelineConfig { symbols: &wanted, ..PipelineConfig::default() };
     let mut memory = Memory::for_feed(&feed);
     let mut pipeline = Pipeline::new(memory.storage(), config);
     let mut events = Events::default();
     pipeline.feed(&feed, &mut events).unwrap();
     let keep = |locate: u16| locate == 2 || locate == 7;
-    let bbos = all
-        .bbos
-        .iter()
-        .filter(|e| keep(e.locate))
-        .copied()
-        .collect::<Vec<_>>();
+    let bbos = all.bbos.iter().filter(|e| keep(e.locate)).copied().collect::<Vec<_>>();
     assert!(bbos.len() > 100);
     assert_eq!(events.bbos, bbos);
-    let trades = all
-        .trades
-        .iter()
-        .filter(|e| keep(e.locate))
-        .copied()
-        .collect::<Vec<_>>();
+    let trades = all.trades.iter().filter(|e| keep(e.locate)).copied().collect::<Vec<_>>();
     assert_eq!(events.trades, trades);
     assert_eq!(pipeline.books().locates().collect::<Vec<_>>(), [2, 7]);
     assert!(pipeline.books().stats().passed_over > 10_000);

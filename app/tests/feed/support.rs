@@ -14,10 +14,7 @@ pub(crate) struct Memory {
 impl Memory {
     pub(crate) fn new(capacity: Capacity) -> Self {
         // Dirty on purpose: what memory held before must not matter.
-        Self {
-            words: vec![0xA5A5_A5A5_A5A5_A5A5; capacity.bytes() / 8 + 17],
-            capacity,
-        }
+        Self { words: vec![0xA5A5_A5A5_A5A5_A5A5; capacity.bytes() / 8 + 17], capacity }
     }
 
     pub(crate) fn for_feed(feed: &[u8]) -> Self {
@@ -39,10 +36,7 @@ pub(crate) struct QuoteRows {
 
 impl Default for QuoteRows {
     fn default() -> Self {
-        Self {
-            csv: format!("{QUOTE_CSV_HEADER}\n"),
-            count: 0,
-        }
+        Self { csv: format!("{QUOTE_CSV_HEADER}\n"), count: 0 }
     }
 }
 
@@ -79,11 +73,7 @@ impl Sink for Events {
 
 /// A synthetic day in memory.
 pub(crate) fn synthetic_day(seed: u64, stocks: u16, messages: u64) -> (SynthConfig, Vec<u8>) {
-    let config = SynthConfig {
-        seed,
-        stocks,
-        messages,
-    };
+    let config = SynthConfig { seed, stocks, messages };
     let mut slots = vec![StockSlot::default(); usize::from(stocks)];
     let mut feed = vec![0; usize::try_from(config.most_bytes()).unwrap()];
     let bytes = Synth::new(config, &mut slots).unwrap().fill(&mut feed);
@@ -114,10 +104,7 @@ impl Rng {
 /// A framed stock directory message.
 pub(crate) fn directory(locate: u16, stock: Symbol) -> Vec<u8> {
     let message = encode::StockDirectory {
-        head: Head {
-            locate,
-            ..Head::default()
-        },
+        head: Head { locate, ..Head::default() },
         stock,
         market_category: b'Q',
         financial_status: b'N',
