@@ -37,7 +37,7 @@ fn run(base: u64, seed: u64) {
     let mut live: Vec<(u64, u64)> = Vec::new();
     let mut random = Random(seed);
     let spot = |at: u64| usize::try_from(at).unwrap();
-    for _ in 0..if cfg!(miri) { 200 } else { 20_000 } {
+    for _ in 0..if cfg!(miri) { 12 } else { 20_000 } {
         if random.below(5) < 3 {
             let (len, align) = (1 + random.below(24), 1 << random.below(6));
             let fits = |&at: &u64| {
