@@ -1,0 +1,170 @@
+//! Backends: what the driver is put on.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use core_runtime::clock::{Clock, Instant, ManualClock};
+use core_runtime::mailbox::{MailboxClient, MailboxLayout};
+use core_runtime::mem::{DmaArena, DoorbellRegion, Iova};
+use hybrid_shm::leak_zeroed;
+use nvme_driver::{ControlRegs, DeviceParts, RegsError};
+use nvme_model::{Idle, Model, ModelConfig, ModelThread, ThreadOptions};
+
+/// A region's first IOVA: no pointer of this process, and above 4 GiB.
+const IOVA: Iova = Iova(0x12_3400_0000);
+
+/// A device and its time.
+pub trait Backend {
+    /// What the driver is given.
+    fn parts(&self) -> DeviceParts;
+    /// Lets the device work and time pass; `idle` says that the host had nothing to do.
+    fn pass(&self, idle: bool);
+    /// The time.
+    fn now(&self) -> Instant;
+    /// Does something with the model behind it.
+    fn with_model<R: Send + 'static>(&self, f: impl FnOnce(&mut Model) -> R + Send + 'static) -> R;
+}
+
+fn arena_of(model: &mut Model, dma_bytes: usize) -> &'static DmaArena {
+    let arena = DmaArena::leak(dma_bytes, IOVA).expect("an arena");
+    model.map_dma(arena.region()).expect("the region is mapped once");
+    arena
+}
+
+/// The model on this thread; time is virtual and passes only in [`Backend::pass`].
+#[derive(Debug)]
+pub struct Stepped {
+    model: Rc<RefCell<Model>>,
+    regs: &'static SteppedRegs,
+    doorbells: DoorbellRegion,
+    arena: &'static DmaArena,
+    clock: &'static ManualClock,
+    idle_passes: Cell<u32>,
+}
+
+/// Registers that reach the model directly.
+#[derive(Debug)]
+struct SteppedRegs(Rc<RefCell<Model>>);
+
+impl ControlRegs for SteppedRegs {
+    fn read32(&self, offset: u32) -> Result<u32, RegsError> {
+        let value = self.0.borrow_mut().read_reg(offset, 4);
+        Ok(u32::try_from(value).expect("a 32-bit register"))
+    }
+
+    fn read64(&self, offset: u32) -> Result<u64, RegsError> {
+        Ok(self.0.borrow_mut().read_reg(offset, 8))
+    }
+
+    fn write32(&self, offset: u32, value: u32) -> Result<(), RegsError> {
+        self.0.borrow_mut().write_reg(offset, 4, u64::from(value));
+        Ok(())
+    }
+
+    fn write64(&self, offset: u32, value: u64) -> Result<(), RegsError> {
+        self.0.borrow_mut().write_reg(offset, 8, value);
+        Ok(())
+    }
+}
+
+impl Stepped {
+    /// A model of `config` with `dma_bytes` of memory.
+    #[must_use]
+    pub fn new(config: ModelConfig, dma_bytes: usize) -> Self {
+        let mut model = Model::new(config).expect("a legal model");
+        let arena = arena_of(&mut model, dma_bytes);
+        let doorbells = model.doorbells();
+        let model = Rc::new(RefCell::new(model));
+        let regs = Box::leak(Box::new(SteppedRegs(model.clone())));
+        // Not 0, so that a forgotten time stamp shows.
+        let clock = Box::leak(Box::new(ManualClock::new(1_000_000_000)));
+        Self { model, regs, doorbells, arena, clock, idle_passes: Cell::new(0) }
+    }
+
+    /// Lets the clock jump by `ns` without a pass.
+    pub fn jump(&self, ns: u64) {
+        self.clock.advance(ns);
+    }
+}
+
+impl Backend for Stepped {
+    fn parts(&self) -> DeviceParts {
+        DeviceParts {
+            regs: self.regs,
+            doorbells: self.doorbells,
+            arena: self.arena,
+            clock: Clock::manual(self.clock),
+        }
+    }
+
+    fn pass(&self, idle: bool) {
+        let report = self.model.borrow_mut().step(self.clock.now().ticks());
+        // A microsecond a pass; the longer nothing happens, the longer, up to a millisecond.
+        let idle = idle && report.idle;
+        self.idle_passes.set(if idle { self.idle_passes.get().saturating_add(1) } else { 0 });
+        let doublings = (self.idle_passes.get() / 16).min(10);
+        self.clock.advance(1_000 << doublings);
+    }
+
+    fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    fn with_model<R: Send + 'static>(&self, f: impl FnOnce(&mut Model) -> R + Send + 'static) -> R {
+        f(&mut self.model.borrow_mut())
+    }
+}
+
+/// The model on a thread of its own, registers through a mailbox, in real time.
+#[derive(Debug)]
+pub struct Threaded {
+    thread: ModelThread,
+    regs: &'static MailboxClient,
+    doorbells: DoorbellRegion,
+    arena: &'static DmaArena,
+    clock: Clock,
+}
+
+impl Threaded {
+    /// A model of `config` with `dma_bytes` of memory, on a thread that gives way when idle.
+    #[must_use]
+    pub fn new(config: ModelConfig, dma_bytes: usize) -> Self {
+        let mut model = Model::new(config).expect("a legal model");
+        let arena = arena_of(&mut model, dma_bytes);
+        let doorbells = model.doorbells();
+        let mailbox = leak_zeroed(MailboxLayout::BYTES);
+        let options =
+            ThreadOptions { idle: Idle::Yield { after_steps: 64 }, ..ThreadOptions::default() };
+        let thread = ModelThread::spawn(model, Some(mailbox), options).expect("a thread");
+        // Ticks of a guessed frequency do: nothing here compares them with real seconds.
+        let clock = Clock::tsc(2_000_000_000);
+        // Generous: on a machine with more threads than cores the server may not run for a while.
+        let client = MailboxClient::new(mailbox, clock, 2_000_000_000).expect("a mailbox");
+        Self { thread, regs: Box::leak(Box::new(client)), doorbells, arena, clock }
+    }
+}
+
+impl Backend for Threaded {
+    fn parts(&self) -> DeviceParts {
+        DeviceParts {
+            regs: self.regs,
+            doorbells: self.doorbells,
+            arena: self.arena,
+            clock: self.clock,
+        }
+    }
+
+    fn pass(&self, idle: bool) {
+        if idle {
+            std::thread::yield_now();
+        }
+    }
+
+    fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    fn with_model<R: Send + 'static>(&self, f: impl FnOnce(&mut Model) -> R + Send + 'static) -> R {
+        self.thread.call(f).expect("the model's thread runs")
+    }
+}

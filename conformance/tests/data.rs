@@ -1,0 +1,145 @@
+//! Data: what is read is what was written, whatever the queue, the block size or the order.
+
+use hybrid_conformance::{Oracle, Rig, Stepped, Threaded, operations, quick, seed};
+use nvme_driver::ControllerConfig;
+use nvme_model::{LatencyModel, ModelConfig, NamespaceConfig};
+
+fn model(blocks: u64, lba_bytes: u32) -> ModelConfig {
+    ModelConfig {
+        namespaces: vec![NamespaceConfig::memory(1, blocks).lba_bytes(lba_bytes)],
+        paranoid: true,
+        ..ModelConfig::default()
+    }
+}
+
+fn config(depth: u16) -> ControllerConfig {
+    ControllerConfig { queue_depth: depth, ..ControllerConfig::default() }
+}
+
+#[test]
+fn a_million_random_operations_leave_not_one_byte_wrong() {
+    let seed = seed();
+    let mut config_of_model = model(32 << 10, 512);
+    config_of_model.paranoid = false;
+    config_of_model.out_of_order = true;
+    config_of_model.latency = LatencyModel::UniformNs { min: 0, max: 20_000 };
+    let rig = quick(config_of_model, config(127));
+    let mut oracle = Oracle::new(rig.ns(), 200, seed);
+    oracle.drop_one_in = 50_000;
+    let ops = operations(1_000_000);
+    let report = oracle.run(&rig, ops);
+    println!("{report:?}");
+    assert_eq!(report.reads + report.writes + report.others + report.dropped, ops);
+    rig.finish();
+    let stats = rig.controller.stats();
+    assert_eq!(stats.io.ignored.total(), 0);
+    assert_eq!(stats.io.bad_sqhd, 0);
+    assert!(stats.orphans > 0 || report.dropped == 0);
+}
+
+#[test]
+fn every_block_size_depth_and_transfer_limit_moves_data() {
+    for lba_bytes in [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536] {
+        for (depth, mdts) in [(1, 4), (2, 0), (7, 5), (63, 9)] {
+            let mut config_of_model = model(2048, lba_bytes);
+            config_of_model.mdts = mdts;
+            let rig = quick(config_of_model, config(depth));
+            let mut oracle = Oracle::new(rig.ns(), 16, u64::from(lba_bytes + u32::from(depth)));
+            oracle.run(&rig, 150);
+            rig.finish();
+        }
+    }
+}
+
+#[test]
+fn requests_far_above_mdts_are_one_future_even_at_depth_one() {
+    for depth in [1, 3] {
+        let mut config_of_model = model(8192, 512);
+        config_of_model.mdts = 1;
+        let rig = quick(config_of_model, config(depth));
+        let mut buf = rig.arena.alloc(1 << 20).expect("memory");
+        let ns = rig.ns();
+        assert_eq!(ns.max_transfer_bytes(), 8192);
+        for (i, byte) in buf.as_mut_slice().iter_mut().enumerate() {
+            *byte = u8::try_from(i / 512 % 251).expect("below 251");
+        }
+        let buf = rig
+            .run(ns.write(nvme_driver::Lba(3), buf, nvme_driver::WriteFlags::empty()))
+            .expect("written");
+        drop(buf);
+        let back = rig.arena.alloc_zeroed(1 << 20).expect("memory");
+        let back = rig.run(ns.read(nvme_driver::Lba(3), back)).expect("read");
+        let wrong = back
+            .as_slice()
+            .iter()
+            .enumerate()
+            .find(|(i, byte)| usize::from(**byte) != i / 512 % 251);
+        assert_eq!(wrong, None);
+        drop(back);
+        rig.finish();
+    }
+}
+
+#[test]
+fn pages_of_8_to_64_kib_move_data() {
+    for mpsmin in 1..=4 {
+        let mut config_of_model = model(4096, 4096);
+        config_of_model.mpsmin = mpsmin;
+        config_of_model.mpsmax = 4;
+        let rig = quick(config_of_model, config(31));
+        let mut oracle = Oracle::new(rig.ns(), 32, u64::from(mpsmin));
+        oracle.run(&rig, 300);
+        rig.finish();
+    }
+}
+
+#[test]
+fn several_queues_share_the_work() {
+    let rig = quick(
+        model(8192, 4096),
+        ControllerConfig { io_queues: 4, queue_depth: 3, ..ControllerConfig::default() },
+    );
+    let mut oracle = Oracle::new(rig.ns(), 64, 4);
+    oracle.run(&rig, 20_000);
+    for queue in 0..4 {
+        let stats = rig.controller.queue_stats(queue).expect("a queue");
+        assert!(stats.completed > 1000, "queue {queue}: {stats:?}");
+    }
+    rig.finish();
+}
+
+#[test]
+fn the_model_on_its_own_thread_behind_the_mailbox() {
+    let backend = Threaded::new(model(8192, 512), 64 << 20);
+    let rig = Rig::new(backend, config(63)).expect("a controller");
+    rig.bring_up().expect("ready");
+    let mut oracle = Oracle::new(rig.ns(), 80, seed());
+    oracle.run(&rig, operations(1_000_000) / 20);
+    rig.finish();
+}
+
+#[test]
+fn dropped_futures_at_random_points_give_every_buffer_back() {
+    let mut config_of_model = model(8192, 512);
+    config_of_model.mdts = 2;
+    config_of_model.out_of_order = true;
+    config_of_model.latency = LatencyModel::UniformNs { min: 0, max: 50_000 };
+    let rig = quick(config_of_model, config(31));
+    let mut oracle = Oracle::new(rig.ns(), 64, seed());
+    oracle.drop_one_in = 20;
+    let report = oracle.run(&rig, 50_000);
+    assert!(report.dropped > 5_000, "{report:?}");
+    rig.finish();
+    assert!(rig.controller.stats().orphans > 1000);
+}
+
+#[test]
+fn a_stepped_backend_is_deterministic() {
+    let run = || {
+        let rig: Rig<Stepped> = quick(model(1024, 512), config(15));
+        let mut oracle = Oracle::new(rig.ns(), 16, 9);
+        oracle.run(&rig, 2_000);
+        (rig.controller.stats(), oracle.report)
+    };
+    assert_eq!(run(), run());
+}
