@@ -30,6 +30,7 @@ pub mod encode;
 pub mod error;
 pub mod field;
 pub mod framing;
+pub mod handler;
 pub mod message;
 pub mod pipeline;
 pub mod synth;

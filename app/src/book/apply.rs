@@ -284,6 +284,9 @@ impl<S: Sink> Visitor for Apply<'_, '_, S> {
         book.known = if kept { KEPT } else { PASSED_OVER };
         book.symbol = named.0;
         self.books.kept += usize::from(kept);
+        if kept {
+            self.sink.stock(locate, named);
+        }
         Ok(())
     }
 

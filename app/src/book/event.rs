@@ -3,7 +3,7 @@
 //! A sink is called from inside [`super::Books`] on the hot path: it must be short (a push to a
 //! ring). Prices have four implied decimals, timestamps are nanoseconds since midnight.
 
-use crate::field::{EventCode, HaltAction, TradingState};
+use crate::field::{EventCode, HaltAction, Symbol, TradingState};
 use core::fmt;
 
 /// Best bid and offer of one stock. An empty side has price 0 and no shares.
@@ -127,6 +127,11 @@ pub struct Status {
 
 /// Hears what the books tell. What is not overridden is dropped.
 pub trait Sink {
+    /// A stock whose book is kept got its locate code; told once, before anything else of it.
+    fn stock(&mut self, locate: u16, symbol: Symbol) {
+        let _ = (locate, symbol);
+    }
+
     /// The best bid or offer changed.
     #[inline(always)]
     fn bbo(&mut self, change: &BboChange) {
@@ -153,6 +158,10 @@ pub struct NoSink;
 impl Sink for NoSink {}
 
 impl<S: Sink> Sink for &mut S {
+    fn stock(&mut self, locate: u16, symbol: Symbol) {
+        (**self).stock(locate, symbol);
+    }
+
     #[inline(always)]
     fn bbo(&mut self, change: &BboChange) {
         (**self).bbo(change);

@@ -5,7 +5,8 @@
 //! cache lines, and the entry sought is nearly always the first one looked at. Runs are spread by
 //! a multiplication, so that neither old orders nor references with a stride pile up.
 //!
-//! An entry holds the low half of the reference; the order's slot has all of it. Robin Hood order
+//! An entry holds the reference folded to half its width; the order's slot has all of it. Robin
+//! Hood order
 //! (an entry never stands before one whose home is earlier) lets a search for what is not there
 //! stop early and a removal close its gap without leaving a mark, so the table never degrades.
 //!
@@ -48,7 +49,7 @@ impl<'m> Index<'m> {
         Self { entries, mask: len - 1, shift: 32 - runs.trailing_zeros() }
     }
 
-    /// Where an order with this low half belongs.
+    /// Where an order with this tag belongs.
     #[inline(always)]
     fn home(&self, tag: u32) -> u32 {
         let run = (tag / RUN).wrapping_mul(SPREAD) >> self.shift;
@@ -73,7 +74,7 @@ impl<'m> Index<'m> {
     /// Searches `order_ref`.
     #[inline(always)]
     pub(super) fn probe(&self, order_ref: u64, orders: &[OrderSlot]) -> Probe {
-        let tag = low_half(order_ref);
+        let tag = fold(order_ref);
         let mut entry = self.home(tag);
         let first = self.at(entry);
         if first.order == NONE {
@@ -97,7 +98,7 @@ impl<'m> Index<'m> {
     /// Enters an order at the entry that a search gave; moves what is in the way.
     #[inline(always)]
     pub(super) fn insert(&mut self, entry: u32, order_ref: u64, order: u32) {
-        let mut hand = IndexSlot { tag: low_half(order_ref), order };
+        let mut hand = IndexSlot { tag: fold(order_ref), order };
         let mut entry = entry;
         loop {
             let old = self.at(entry);
@@ -141,10 +142,13 @@ impl<'m> Index<'m> {
     }
 }
 
-/// The half of the reference that an entry holds.
+/// What an entry holds of a reference: its low half, moved elsewhere by a high half that is not
+/// zero, so that references which differ there only do not meet.
 #[inline(always)]
-const fn low_half(order_ref: u64) -> u32 {
-    (order_ref & 0xFFFF_FFFF) as u32
+const fn fold(order_ref: u64) -> u32 {
+    let low = (order_ref & 0xFFFF_FFFF) as u32;
+    let high = (order_ref >> 32) as u32;
+    low ^ high.wrapping_mul(SPREAD)
 }
 
 #[cfg(test)]
@@ -157,7 +161,7 @@ mod tests {
         OrderSlot { order_ref, ..OrderSlot::default() }
     }
 
-    /// Random operations against a map, with references that collide in their low halves.
+    /// Random operations against a map, with references that differ in one half only.
     #[test]
     fn the_table_agrees_with_a_map_under_collisions() {
         let mut entries = vec![IndexSlot::default(); 1024];

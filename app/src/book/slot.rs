@@ -137,7 +137,7 @@ impl BookSlot {
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C, align(8))]
 pub struct IndexSlot {
-    /// Low half of the reference.
+    /// The reference, folded to half its width.
     pub(super) tag: u32,
     /// The order's slot; `NONE` in a free entry.
     pub(super) order: u32,

@@ -1,0 +1,229 @@
+//! The partition's entry: controller, tasks, loop.
+//!
+//! Called by the host's runtime on the partition's core (see `host_bridge`), with the job in the
+//! partition's arguments. One task does the job; the standard loop drives controller and scheduler.
+
+use core_runtime::clock::{Instant, Ticks};
+use core_runtime::mem::DmaBuf;
+use core_runtime::metrics::RuntimeMetrics;
+use core_runtime::partition::{Devices, Partition, PartitionExit, run_until_stopped};
+use core_runtime::task::TaskOptions;
+use hybrid_abi::feed_job::{
+    BLOB_ERROR_LOG, BLOB_FIRMWARE_LOG, BLOB_IDENTIFY_CONTROLLER, BLOB_IDENTIFY_NAMESPACE,
+    BLOB_SMART_LOG, BlobHeader, FeedJob, JOB_IDENTIFY, JOB_INGEST, JOB_REPLAY, KIND_BLOB,
+    KIND_FEED_ABORT, KIND_FEED_DATA, KIND_FEED_END,
+};
+use nvme_driver::spec::{LogPageId, Nsid};
+use nvme_driver::{Controller, ControllerConfig, ControllerError, DeviceParts, IoError, Namespace};
+use zerocopy::IntoBytes;
+
+use super::WINDOW_MAX;
+use super::ingest::{Filled, Source};
+use super::job::{self, Desk, JobMetrics};
+use super::progress::Progress;
+
+/// The entry's name, by which a re-executed process will find it.
+pub const ENTRY_NAME: &str = "feed-handler";
+
+/// I/O queues: one for the feed, one for the probe.
+const IO_QUEUES: u16 = 2;
+
+/// Budget of the job's task: one chunk's framing and checksum, the longest stretch without a yield.
+const JOB_BUDGET_NS: u64 = 100_000;
+
+/// Runs the job in the partition's arguments.
+pub fn run(partition: &'static Partition, device: Option<DeviceParts>) -> PartitionExit {
+    let started = FeedJob::parse(partition.args())
+        .map_err(|error| PartitionExit::failed(1, format_args!("arguments: {error}")))
+        .and_then(|job| start(partition, device, job));
+    match started {
+        Ok(devices) => run_until_stopped(partition, devices),
+        Err(exit) => exit,
+    }
+}
+
+/// Makes the controller and spawns the job.
+fn start(
+    partition: &'static Partition,
+    device: Option<DeviceParts>,
+    job: FeedJob,
+) -> Result<Driven, PartitionExit> {
+    let failed = |what: &'static str| {
+        move |error: &dyn core::fmt::Display| {
+            PartitionExit::failed(1, format_args!("{what}: {error}"))
+        }
+    };
+    let Some(parts) = device else {
+        return Err(PartitionExit::failed(1, format_args!("the partition has no device")));
+    };
+    let depth = u16::try_from(job.queue_depth).unwrap_or(u16::MAX);
+    let config = ControllerConfig {
+        io_queues: IO_QUEUES,
+        queue_depth: depth,
+        // Every chunk of the window at once, however few commands the queue holds.
+        requests: depth.saturating_mul(2).max(WINDOW_MAX as u16),
+        latency_sampling: 1,
+        ..ControllerConfig::default()
+    };
+    let controller = Controller::new(parts, partition.bump(), config)
+        .map_err(|error| failed("controller")(&error))?;
+    let progress =
+        partition.bump().alloc(Progress::default()).map_err(|error| failed("memory")(&error))?;
+    let metrics =
+        partition.add_metrics(JobMetrics::register).map_err(|error| failed("metrics")(&error))?;
+    let metrics = partition.bump().alloc(metrics).map_err(|error| failed("memory")(&error))?;
+    let desk = Desk { partition, controller, metrics, progress };
+    let options = TaskOptions::normal("job").budget_ns(JOB_BUDGET_NS);
+    let handle = partition
+        .spawner()
+        .spawn(options, async move {
+            let exit = work(desk, job).await;
+            partition.finish(exit);
+        })
+        .map_err(|error| failed("task")(&error))?;
+    handle.detach();
+    Ok(Driven(desk))
+}
+
+/// The job, from bring-up to shutdown.
+async fn work(desk: Desk, job: FeedJob) -> PartitionExit {
+    let outcome = phases(desk, &job).await;
+    let off = desk.controller.shutdown().await;
+    match (outcome, off) {
+        (Err(exit), _) => exit,
+        (Ok(()), Err(error)) => {
+            PartitionExit::failed(1, format_args!("shutdown of the controller: {error}"))
+        }
+        (Ok(()), Ok(())) => PartitionExit::done(),
+    }
+}
+
+async fn phases(desk: Desk, job: &FeedJob) -> Result<(), PartitionExit> {
+    let failed = |error: &dyn core::fmt::Display| PartitionExit::failed(1, format_args!("{error}"));
+    desk.controller.ready().await.map_err(|error: ControllerError| failed(&error))?;
+    if job.has(JOB_IDENTIFY) {
+        identify(desk).await.map_err(|error| failed(&error))?;
+    }
+    if !job.has(JOB_INGEST) && !job.has(JOB_REPLAY) {
+        return Ok(());
+    }
+    let namespace = pick(desk.controller, job.nsid)?;
+    let mut source = RingSource { partition: desk.partition };
+    job::run(desk, namespace, job, &mut source).await.map_err(|error| failed(&error))
+}
+
+/// The namespace asked for, or the first that can be used.
+fn pick(controller: &'static Controller, nsid: u32) -> Result<&'static Namespace, PartitionExit> {
+    let found = match nsid {
+        0 => controller.namespaces().next(),
+        nsid => controller.namespace(Nsid(nsid)),
+    };
+    found.ok_or_else(|| {
+        let refused = controller.all_namespaces().find_map(|n| Some((n.nsid(), n.refusal()?)));
+        match refused {
+            Some((nsid, why)) => {
+                PartitionExit::failed(1, format_args!("namespace {nsid} cannot be used: {why}"))
+            }
+            None => {
+                PartitionExit::failed(1, format_args!("the controller has no namespace to use"))
+            }
+        }
+    })
+}
+
+/// Sends what the controller says of itself.
+async fn identify(desk: Desk) -> Result<(), IoError> {
+    let controller = desk.controller;
+    send(desk, BLOB_IDENTIFY_CONTROLLER, 0, &controller.identify_bytes()).await;
+    for namespace in controller.all_namespaces() {
+        let nsid = namespace.nsid().0;
+        send(desk, BLOB_IDENTIFY_NAMESPACE, nsid, &namespace.identify_bytes()).await;
+    }
+    for (what, lid, nsid) in [
+        (BLOB_SMART_LOG, LogPageId::SMART, Nsid::ALL),
+        (BLOB_FIRMWARE_LOG, LogPageId::FIRMWARE, Nsid::NONE),
+    ] {
+        let buf = buffer(desk, LOG_BYTES)?;
+        let read = controller.get_log_page(lid, nsid, buf).await;
+        send(desk, what, 0, read.map_err(|failed| failed.error)?.as_slice()).await;
+    }
+    let read = controller.error_log(buffer(desk, ERROR_LOG_BYTES)?).await;
+    send(desk, BLOB_ERROR_LOG, 0, read.map_err(|failed| failed.error)?.as_slice()).await;
+    Ok(())
+}
+
+/// SMART and firmware logs are 512 bytes.
+const LOG_BYTES: usize = 512;
+/// Error log entries asked for: 64 of 64 bytes are a page; the controller may keep fewer.
+const ERROR_LOG_BYTES: usize = 4096;
+
+fn buffer(desk: Desk, bytes: usize) -> Result<DmaBuf, IoError> {
+    desk.partition.arena().alloc_zeroed(bytes).map_err(|_| IoError::NoMemory)
+}
+
+/// Sends a structure, waiting for room; a closed ring takes nothing.
+async fn send(desk: Desk, what: u32, nsid: u32, bytes: &[u8]) {
+    let ring = desk.partition.events();
+    let mut payload = [0; size_of::<BlobHeader>() + 4096];
+    let (head, body) = payload.split_at_mut(size_of::<BlobHeader>());
+    let len = bytes.len().min(body.len());
+    head.copy_from_slice(BlobHeader { what, nsid }.as_bytes());
+    body[..len].copy_from_slice(&bytes[..len]);
+    let payload = &payload[..size_of::<BlobHeader>() + len];
+    while matches!(ring.has_room(payload.len()), Ok(false)) && !desk.progress.stop.get() {
+        desk.partition.spawner().yield_now().await;
+    }
+    // A ring that was closed has nobody who waits for it.
+    let _ = ring.write(KIND_BLOB, 0, payload);
+}
+
+/// The feed as the host sends it through the command ring.
+struct RingSource {
+    partition: &'static Partition,
+}
+
+impl Source for RingSource {
+    fn fill(&mut self, room: &mut [u8]) -> Filled {
+        match self.partition.take_command(room) {
+            None => Filled::Pending,
+            Some(header) => match header.kind {
+                KIND_FEED_DATA => Filled::Bytes(header.len.into()),
+                KIND_FEED_END => Filled::End,
+                KIND_FEED_ABORT => Filled::Failed,
+                // A newer host's; nothing was put.
+                _ => Filled::Bytes(0),
+            },
+        }
+    }
+}
+
+/// The devices of the standard loop.
+struct Driven(Desk);
+
+impl Devices for Driven {
+    fn poll(&mut self, now: Instant) -> bool {
+        !self.0.controller.poll(now).is_idle()
+    }
+
+    fn ring(&mut self) {
+        self.0.controller.ring();
+    }
+
+    fn publish(&mut self, metrics: &RuntimeMetrics) {
+        let Desk { partition, controller, progress, .. } = self.0;
+        if partition.stop_requested().is_some() {
+            progress.stop.set(true);
+        }
+        let stats = controller.stats();
+        metrics.io_submitted.set(stats.io.submitted);
+        metrics.io_completed.set(stats.io.completed - stats.io.failed);
+        metrics.io_failed.set(stats.io.failed + stats.io.lost);
+        metrics.io_retried.set(stats.io.retries);
+        metrics.controller_resets.set(stats.resets);
+        metrics.queue_depth.set(stats.io.in_flight.into());
+        let clock = partition.clock();
+        let longest = clock.ticks_to_ns(Ticks::new(stats.io.latency.max_ticks));
+        metrics.max_latency_ns.raise(longest);
+        self.0.metrics.publish(progress);
+    }
+}

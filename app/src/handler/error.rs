@@ -1,0 +1,111 @@
+//! Why an ingest or a replay ended early, in one line that says where.
+
+use core_runtime::mem::{DmaError, OutOfMemory};
+use hybrid_abi::AbiError;
+use nvme_driver::IoError;
+use thiserror::Error;
+
+use crate::book::StorageError;
+use crate::error::FeedError;
+
+/// What ended the work.
+#[derive(Debug, Error)]
+pub enum HandlerError {
+    /// The device refused or lost a command.
+    #[error("{what} of chunk {chunk} failed: {error}")]
+    Chunk {
+        /// `read` or `write`.
+        what: &'static str,
+        /// Number of the chunk.
+        chunk: u64,
+        /// Why.
+        error: IoError,
+    },
+    /// The device refused or lost a command on the superblock, or a flush.
+    #[error("{what} failed: {error}")]
+    Device {
+        /// Which command.
+        what: &'static str,
+        /// Why.
+        error: IoError,
+    },
+    /// No DMA memory for the window.
+    #[error("no DMA memory for {chunks} chunks in flight: {error}; lower --queue-depth")]
+    NoDma {
+        /// Chunks wanted.
+        chunks: usize,
+        /// Why.
+        error: DmaError,
+    },
+    /// No private memory for the books.
+    #[error("no memory for the books: {0}; raise --max-orders only as far as memory goes")]
+    NoMemory(OutOfMemory),
+    /// The books' memory is laid out wrongly.
+    #[error("memory for the books: {0}")]
+    Books(#[from] StorageError),
+    /// The device carries no feed.
+    #[error(
+        "the device carries no feed ({0}); write one with `feed-handler ingest FILE` on the same \
+         --device"
+    )]
+    NoFeed(AbiError),
+    /// The ingest that wrote it did not come to its end.
+    #[error("the feed on the device is incomplete: its ingest was cut short; ingest it again")]
+    Incomplete,
+    /// The feed on the device does not fit its namespace.
+    #[error("the feed on the device does not fit its namespace: {0}")]
+    Misfit(AbiError),
+    /// The device carries something that is not ours.
+    #[error(
+        "the device carries data that is no feed of ours (first at byte {at}); --allow-writes \
+         overwrites it"
+    )]
+    Foreign {
+        /// Offset of the first byte that is not zero.
+        at: u64,
+    },
+    /// The namespace is too small.
+    #[error(
+        "the feed needs {need_bytes} bytes on the device, the namespace has {have_bytes}; use a \
+         larger device or image (--model-size)"
+    )]
+    TooSmall {
+        /// Bytes that the store takes so far.
+        need_bytes: u64,
+        /// Bytes of the namespace.
+        have_bytes: u64,
+    },
+    /// A chunk is not what was written.
+    #[error("chunk {chunk} on the device is damaged: {error}")]
+    Damaged {
+        /// Number of the chunk.
+        chunk: u64,
+        /// What is wrong with its header.
+        error: AbiError,
+    },
+    /// A chunk's payload is not what was written.
+    #[error(
+        "chunk {chunk} on the device is damaged: payload crc32c {computed:#010x}, its header says \
+         {stored:#010x}"
+    )]
+    DamagedPayload {
+        /// Number of the chunk.
+        chunk: u64,
+        /// What the header says.
+        stored: u32,
+        /// What the bytes give.
+        computed: u32,
+    },
+    /// The feed itself is wrong.
+    #[error("{0}")]
+    Feed(#[from] FeedError),
+    /// The host gave the feed up.
+    #[error("the host ended the feed before its end")]
+    SourceFailed,
+    /// The host asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// The host no longer reads the event ring.
+    #[error("the event ring is closed")]
+    RingClosed,
+}

@@ -1,0 +1,266 @@
+//! The phases of a job and what is told of them: ingest, replay, probe.
+//!
+//! Called by the entry's task. Memory for the books is taken once the feed's size is known, from the
+//! partition's private memory; nothing is given back before the partition ends.
+
+use core_runtime::metrics::{Gauge, Histogram, MetricsError, MetricsWriter};
+use core_runtime::partition::Partition;
+use hybrid_abi::Record;
+use hybrid_abi::feed::Superblock;
+use hybrid_abi::feed_job::{
+    FeedFigures, FeedJob, FeedStarted, JOB_INGEST, JOB_LENIENT, JOB_OVERWRITE, JOB_REPLAY,
+    JOB_SYNTHETIC,
+};
+use hybrid_abi::metrics::MetricUnit;
+use nvme_driver::{Controller, Namespace};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+use super::error::HandlerError;
+use super::ingest::{IngestJob, Source, ingest};
+use super::probe::{Probed, probe};
+use super::progress::Progress;
+use super::replay::{ReplayJob, replay};
+use super::sink::{EventSink, LOCATES};
+use super::store::Store;
+use crate::book::{BookStorage, Capacity};
+use crate::field::Symbol;
+use crate::pipeline::{Pipeline, PipelineConfig, Policy};
+
+/// Gauges that the host reads while the job runs, and the latencies of single reads.
+#[derive(Debug)]
+pub struct JobMetrics {
+    bytes_total: Gauge,
+    bytes_written: Gauge,
+    bytes_read: Gauge,
+    messages: Gauge,
+    /// Latencies of single reads of the probe.
+    pub single_read_ns: Histogram,
+}
+
+impl JobMetrics {
+    /// Adds them to the partition's metrics.
+    ///
+    /// # Errors
+    /// [`MetricsError`] if there is no room.
+    pub fn register(writer: &mut MetricsWriter) -> Result<Self, MetricsError> {
+        Ok(Self {
+            bytes_total: writer.gauge("feed_bytes_total", MetricUnit::BYTES)?,
+            bytes_written: writer.gauge("feed_bytes_written", MetricUnit::BYTES)?,
+            bytes_read: writer.gauge("feed_bytes_read", MetricUnit::BYTES)?,
+            messages: writer.gauge("feed_messages", MetricUnit::COUNT)?,
+            single_read_ns: writer.histogram("single_read_ns", MetricUnit::NANOSECONDS)?,
+        })
+    }
+
+    /// Copies the progress.
+    pub fn publish(&self, progress: &Progress) {
+        self.bytes_total.set(progress.bytes_total.get());
+        self.bytes_written.set(progress.bytes_written.get());
+        self.bytes_read.set(progress.bytes_read.get());
+        self.messages.set(progress.messages.get());
+    }
+}
+
+/// What a job works with.
+#[derive(Clone, Copy, Debug)]
+pub struct Desk {
+    /// The partition.
+    pub partition: &'static Partition,
+    /// The controller.
+    pub controller: &'static Controller,
+    /// The metrics of the job.
+    pub metrics: &'static JobMetrics,
+    /// How far it is.
+    pub progress: &'static Progress,
+}
+
+/// Runs the phases of `job` on `namespace`.
+///
+/// # Errors
+/// [`HandlerError`]; the figures of the phase that failed were sent all the same.
+pub async fn run<S: Source>(
+    desk: Desk,
+    namespace: &'static Namespace,
+    job: &FeedJob,
+    source: &mut S,
+) -> Result<(), HandlerError> {
+    let store = Store { namespace, arena: desk.partition.arena() };
+    let mut superblock = None;
+    if job.has(JOB_INGEST) {
+        superblock = Some(run_ingest(desk, store, job, source).await?);
+    }
+    if job.has(JOB_REPLAY) {
+        let superblock = match superblock {
+            Some(superblock) => superblock,
+            None => store.open().await?,
+        };
+        run_replay(desk, store, job, &superblock).await?;
+    }
+    Ok(())
+}
+
+async fn run_ingest<S: Source>(
+    desk: Desk,
+    store: Store,
+    job: &FeedJob,
+    source: &mut S,
+) -> Result<Superblock, HandlerError> {
+    tell(desk, &started(desk, store, JOB_INGEST, None)).await;
+    let begin = desk.partition.clock().now();
+    let ingest_job = IngestJob {
+        name: job.feed_name.as_str(),
+        synthetic: job.has(JOB_SYNTHETIC),
+        created_unix_ns: job.created_unix_ns,
+        overwrite: job.has(JOB_OVERWRITE),
+        window: job.queue_depth as usize,
+    };
+    let spawner = desk.partition.spawner();
+    let outcome = ingest(store, source, ingest_job, spawner, desk.progress).await;
+    let mut figures = figures(desk, JOB_INGEST, begin);
+    figures.bytes = desk.progress.bytes_written.get();
+    figures.messages = outcome.as_ref().map_or(0, |superblock| superblock.message_count);
+    tell(desk, &figures).await;
+    outcome
+}
+
+async fn run_replay(
+    desk: Desk,
+    store: Store,
+    job: &FeedJob,
+    superblock: &Superblock,
+) -> Result<(), HandlerError> {
+    tell(desk, &started(desk, store, JOB_REPLAY, Some(superblock))).await;
+    let (mut pipeline, mut sink) = make_books(desk, job, superblock)?;
+    let begin = desk.partition.clock().now();
+    let replay_job = ReplayJob { window: job.queue_depth as usize };
+    let spawner = desk.partition.spawner();
+    let outcome =
+        replay(store, superblock, replay_job, &mut pipeline, &mut sink, spawner, desk.progress)
+            .await;
+    sink.publish();
+    let mut figures = figures(desk, JOB_REPLAY, begin);
+    let probed = match outcome {
+        Ok(_) => run_probe(desk, store).await,
+        Err(_) => Ok(Probed::default()),
+    };
+    fill_figures(&mut figures, desk, &pipeline, &sink);
+    if let Ok(probed) = probed {
+        figures.submit_commands = probed.commands;
+        figures.submit_ticks = probed.submit_ticks;
+        figures.complete_commands = probed.commands;
+        figures.complete_ticks = probed.complete_ticks;
+    }
+    tell(desk, &figures).await;
+    outcome?;
+    probed.map(|_| ())
+}
+
+/// Measures the driver on the queue that was kept for it; nothing where only one was granted.
+async fn run_probe(desk: Desk, store: Store) -> Result<Probed, HandlerError> {
+    let Some(queue) = desk.controller.take_raw_queue(1) else { return Ok(Probed::default()) };
+    let latency_ns = &desk.metrics.single_read_ns;
+    probe(desk.partition, store.namespace, queue, latency_ns, desk.progress)
+        .await
+        .map_err(|error| HandlerError::Device { what: "measurement of single reads", error })
+}
+
+/// 128 bytes, aligned as the books want their memory.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(128))]
+struct Line([u8; 128]);
+
+/// Room in the books for this feed, within what the job allows.
+#[must_use]
+pub fn capacity(feed_bytes: u64, orders_max: u32) -> Capacity {
+    let feed = Capacity::for_feed(feed_bytes);
+    let orders = feed.orders.min(orders_max);
+    Capacity { orders, levels: feed.levels.min(orders), ..feed }
+}
+
+/// Private memory that books of [`capacity`] and the sink take, in bytes.
+#[must_use]
+pub fn books_bytes(feed_bytes: u64, orders_max: u32) -> usize {
+    capacity(feed_bytes, orders_max).bytes() + LOCATES * 8 + 4096
+}
+
+fn make_books(
+    desk: Desk,
+    job: &FeedJob,
+    superblock: &Superblock,
+) -> Result<(Pipeline<'static>, EventSink), HandlerError> {
+    let bump = desk.partition.bump();
+    let capacity = capacity(superblock.feed_bytes, job.orders_max);
+    let lines = capacity.bytes().div_ceil(size_of::<Line>());
+    let memory = bump.slice_with(lines, |_| Line([0; 128])).map_err(HandlerError::NoMemory)?;
+    let storage = BookStorage::carve(memory.as_mut_bytes(), capacity)?;
+    let wanted = job.symbols();
+    let symbols = bump
+        .slice_with(wanted.len(), |i| Symbol(wanted.get(i).copied().unwrap_or([b' '; 8])))
+        .map_err(HandlerError::NoMemory)?;
+    let config = PipelineConfig {
+        policy: if job.has(JOB_LENIENT) { Policy::Lenient } else { Policy::Strict },
+        symbols,
+    };
+    let names = bump.slice_with(LOCATES, |_| [b' '; 8]).map_err(HandlerError::NoMemory)?;
+    let sink = EventSink::new(desk.partition.events(), names);
+    Ok((Pipeline::new(storage, config), sink))
+}
+
+fn started(desk: Desk, store: Store, phase: u32, superblock: Option<&Superblock>) -> FeedStarted {
+    FeedStarted {
+        phase,
+        lba_bytes: store.namespace.lba_bytes(),
+        blocks: store.namespace.blocks(),
+        max_transfer_bytes: store.namespace.max_transfer_bytes(),
+        queue_depth: desk.controller.queue_depth().into(),
+        feed_bytes: superblock.map_or(0, |superblock| superblock.feed_bytes),
+        feed_messages: superblock.map_or(0, |superblock| superblock.message_count),
+        feed_name: superblock.map_or(hybrid_abi::Name::EMPTY, |superblock| superblock.feed_name),
+    }
+}
+
+fn figures(desk: Desk, phase: u32, begin: core_runtime::clock::Instant) -> FeedFigures {
+    let stats = desk.controller.stats();
+    FeedFigures {
+        phase,
+        ticks: desk.partition.clock().now().since(begin).get(),
+        io_completed: stats.io.completed,
+        io_failed: stats.io.failed + stats.io.lost,
+        io_retried: stats.io.retries,
+        resets: stats.resets,
+        ..FeedFigures::new_zeroed()
+    }
+}
+
+fn fill_figures(
+    figures: &mut FeedFigures,
+    desk: Desk,
+    pipeline: &Pipeline<'static>,
+    sink: &EventSink,
+) {
+    let (books, counts) = (pipeline.books(), pipeline.counts());
+    let (stats, usage) = (books.stats(), books.usage());
+    figures.bytes = desk.progress.bytes_read.get();
+    figures.messages = pipeline.messages();
+    figures.refused = counts.refused.total();
+    figures.books = usage.books.live as u64;
+    figures.bbo_changes = stats.bbo_changes;
+    figures.trades = stats.trades;
+    figures.trading_states = sink.states;
+    figures.orders_open = usage.orders.live as u64;
+    figures.orders_high_water = usage.orders.high_water as u64;
+    figures.orders_capacity = usage.orders.capacity as u64;
+    figures.events_dropped = sink.dropped;
+    figures.ring_waits = desk.progress.ring_waits.get();
+    figures.by_type = counts.by_kind;
+}
+
+/// Sends a record, waiting for room; a closed ring takes nothing.
+async fn tell<R: Record>(desk: Desk, record: &R) {
+    let ring = desk.partition.events();
+    while matches!(ring.has_room(size_of::<R>()), Ok(false)) && !desk.progress.stop.get() {
+        desk.partition.spawner().yield_now().await;
+    }
+    // A ring that was closed has nobody who waits for it.
+    let _ = ring.send(record);
+}

@@ -1,0 +1,192 @@
+//! What the driver costs and what one read takes, measured on the run's own device.
+//!
+//! Called as a task after the work. Two measurements on a queue of its own ([`RawQueue`]):
+//! *bursts*, where a batch is submitted, rung once, left alone until the device has answered, and
+//! reaped with one call, so that submit and completion are pure software; and *single reads*, one
+//! at a time, from before the submission to after the reap.
+//!
+//! Times are TSC ticks, that of reading the counter twice a batch included.
+
+use core_runtime::mem::{DeviceBuf, DmaArena};
+use core_runtime::metrics::Histogram;
+use core_runtime::partition::Partition;
+use nvme_driver::{IoError, Lba, Namespace, RawQueue, Target};
+
+use super::progress::Progress;
+
+/// Reads of a burst: what the driver's costs per batch are spread over.
+pub const BURST: usize = 32;
+
+/// Bursts: with 100 us each between submission and reap, a quarter of a second in all.
+const BURSTS: u32 = 1000;
+
+/// Bursts that are not counted: caches, branch predictors, the device's first touch of its blocks.
+const WARM_UP: u32 = 100;
+
+/// Reads one at a time; the 99.9th percentile then rests on 20 of them.
+const SINGLES: u32 = 20_000;
+
+/// How long a burst is left alone: many times what the model needs for 32 reads of 4 KiB.
+const PAUSE_NS: u64 = 100_000;
+
+/// Bytes of a read.
+pub const READ_BYTES: u32 = 4096;
+
+/// What was measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Probed {
+    /// Commands of the counted bursts.
+    pub commands: u64,
+    /// Ticks spent in submitting and ringing them.
+    pub submit_ticks: u64,
+    /// Ticks spent in reaping them.
+    pub complete_ticks: u64,
+}
+
+/// Measures. `latency_ns` gets the single reads.
+///
+/// # Errors
+/// What the device says; on a queue that is taken away by a reset, [`IoError::Reset`].
+pub async fn probe(
+    partition: &'static Partition,
+    namespace: &'static Namespace,
+    queue: RawQueue,
+    latency_ns: &Histogram,
+    progress: &Progress,
+) -> Result<Probed, IoError> {
+    let bench = Bench::new(partition, namespace, queue)?;
+    let mut probed = Probed::default();
+    for round in 0..WARM_UP + BURSTS {
+        let burst = bench.burst(round).await?;
+        if round >= WARM_UP {
+            probed.commands += burst.commands;
+            probed.submit_ticks += burst.submit_ticks;
+            probed.complete_ticks += burst.complete_ticks;
+        }
+        if progress.stop.get() {
+            return Ok(bench.end(probed));
+        }
+    }
+    for round in 0..SINGLES {
+        bench.single(round, latency_ns).await?;
+        if progress.stop.get() {
+            break;
+        }
+    }
+    Ok(bench.end(probed))
+}
+
+/// Queue, buffers and the way through the blocks.
+struct Bench {
+    partition: &'static Partition,
+    queue: RawQueue,
+    target: Target,
+    nlb: u32,
+    /// Places of a read's size on the namespace.
+    places: u64,
+    bufs: [DeviceBuf; BURST],
+}
+
+impl Bench {
+    fn new(
+        partition: &'static Partition,
+        namespace: &'static Namespace,
+        queue: RawQueue,
+    ) -> Result<Self, IoError> {
+        let target = namespace.target()?;
+        let lba_bytes = namespace.lba_bytes().max(1);
+        let nlb = (READ_BYTES / lba_bytes).max(1).min(target.max_blocks());
+        let places = namespace.blocks() / u64::from(nlb);
+        let buf_bytes = (nlb * lba_bytes) as usize;
+        let bufs = device_bufs(partition.arena(), buf_bytes)?;
+        Ok(Self { partition, queue, target, nlb, places: places.max(1), bufs })
+    }
+
+    /// A place that neighbours in time do not share: steps of a large odd number.
+    fn slba(&self, number: u64) -> Lba {
+        Lba(number.wrapping_mul(0x9E37_79B9_7F4A_7C15) % self.places * u64::from(self.nlb))
+    }
+
+    /// One burst of as many reads as the queue takes, at most [`BURST`].
+    async fn burst(&self, round: u32) -> Result<Probed, IoError> {
+        let clock = self.partition.clock();
+        let first = u64::from(round) * BURST as u64;
+        let begin = clock.now();
+        let mut posted: u16 = 0;
+        for (number, buf) in (first..).zip(&self.bufs) {
+            let slba = self.slba(number);
+            match self.queue.submit_read(&self.target, slba, self.nlb, buf, number) {
+                Ok(()) => posted += 1,
+                Err(IoError::QueueFull) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        self.queue.ring();
+        let submit_ticks = clock.now().since(begin).get();
+        self.partition.spawner().sleep_ns(PAUSE_NS).await;
+
+        let mut complete_ticks = 0;
+        let mut failed = None;
+        let mut taken: u16 = 0;
+        while taken < posted {
+            let begin = clock.now();
+            let reaped = self.queue.reap(posted, |_, result| {
+                failed = failed.or(result.err());
+            });
+            if reaped == 0 {
+                // Not answered yet: an empty poll is not a completion's cost.
+                self.partition.spawner().yield_now().await;
+                continue;
+            }
+            complete_ticks += clock.now().since(begin).get();
+            taken = taken.saturating_add(reaped);
+        }
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(Probed { commands: posted.into(), submit_ticks, complete_ticks }),
+        }
+    }
+
+    /// One read alone.
+    async fn single(&self, round: u32, latency_ns: &Histogram) -> Result<(), IoError> {
+        let clock = self.partition.clock();
+        let slba = self.slba(u64::from(round));
+        let [buf, ..] = &self.bufs;
+        let begin = clock.now();
+        self.queue.submit_read(&self.target, slba, self.nlb, buf, 0)?;
+        self.queue.ring();
+        // As long as a poll may take without harm, then a pass of the loop lets everything else on.
+        loop {
+            for _ in 0..POLLS_A_PASS {
+                let mut outcome = Ok(());
+                if self.queue.reap(1, |_, result| outcome = result) != 0 {
+                    latency_ns.record(clock.ticks_to_ns(clock.now().since(begin)));
+                    self.partition.spawner().yield_now().await;
+                    return outcome;
+                }
+            }
+            self.partition.spawner().yield_now().await;
+        }
+    }
+
+    /// Every command was answered, so that the buffers are the processor's again.
+    fn end(self, probed: Probed) -> Probed {
+        for buf in self.bufs {
+            drop(buf.into_cpu());
+        }
+        probed
+    }
+}
+
+/// Empty polls of a single read before the loop gets its turn: some 2 us.
+const POLLS_A_PASS: u32 = 200;
+
+fn device_bufs(arena: &'static DmaArena, bytes: usize) -> Result<[DeviceBuf; BURST], IoError> {
+    let mut bufs = heapless::Vec::<DeviceBuf, BURST>::new();
+    for _ in 0..BURST {
+        let buf = arena.alloc(bytes).map_err(|_| IoError::NoMemory)?;
+        // As many as it has room for.
+        let _ = bufs.push(buf.into_device());
+    }
+    bufs.into_array().map_err(|_| IoError::NoMemory)
+}

@@ -1,0 +1,172 @@
+//! Reads a feed from the device with a window of reads in flight, and keeps the books.
+//!
+//! Called as a task. Reads are posted ahead and taken in order; each chunk's header and CRC32C are
+//! checked before a byte of it is decoded. Decoding goes in slices of [`SLICE_BYTES`]: between two
+//! slices the task looks at its budget and at the room in the event ring, so that completions are
+//! reaped while it works and no event is dropped.
+
+use core_runtime::crc::crc32c;
+use core_runtime::task::Spawner;
+use heapless::Deque;
+use hybrid_abi::feed::{CHUNK_HEADER_BYTES, ChunkHeader, Superblock};
+use nvme_driver::IoFuture;
+use nvme_driver::spec::Lba;
+
+use super::WINDOW_MAX;
+use super::error::HandlerError;
+use super::progress::Progress;
+use super::sink::EventSink;
+use super::store::Store;
+use crate::pipeline::Pipeline;
+
+/// Bytes decoded between two looks at budget and ring: some 60 messages, 3 to 6 us.
+pub const SLICE_BYTES: usize = 2048;
+
+/// What is to be read.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplayJob {
+    /// Reads in flight, at most [`WINDOW_MAX`].
+    pub window: usize,
+}
+
+/// What was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Replayed {
+    /// Bytes of the feed.
+    pub bytes: u64,
+    /// Messages of the feed.
+    pub messages: u64,
+}
+
+/// Replays the feed that `superblock` describes through `pipeline` into `sink`.
+///
+/// # Errors
+/// [`HandlerError`]; the books are then as they were before the message or chunk at fault.
+pub async fn replay(
+    store: Store,
+    superblock: &Superblock,
+    job: ReplayJob,
+    pipeline: &mut Pipeline<'static>,
+    sink: &mut EventSink,
+    spawner: Spawner,
+    progress: &Progress,
+) -> Result<Replayed, HandlerError> {
+    progress.bytes_total.set(superblock.feed_bytes);
+    let mut reader = ChunkReader::start(store, superblock, job.window)?;
+    while let Some((sequence, read)) = reader.next() {
+        let buf = read.await.map_err(|failed| HandlerError::Chunk {
+            what: "read",
+            chunk: sequence,
+            error: failed.error,
+        })?;
+        let payload = checked_payload(buf.as_slice(), superblock, sequence)?;
+        for slice in payload.chunks(SLICE_BYTES) {
+            wait_for_room(sink, slice.len(), spawner, progress).await?;
+            pipeline.feed(slice, sink)?;
+            sink.publish();
+            if spawner.budget().exceeded() {
+                spawner.yield_now().await;
+            }
+        }
+        Progress::add(&progress.bytes_read, payload.len() as u64);
+        progress.messages.set(pipeline.messages());
+        if progress.stop.get() {
+            return Err(HandlerError::Interrupted);
+        }
+        reader.post(buf);
+    }
+    pipeline.finish()?;
+    Ok(Replayed { bytes: progress.bytes_read.get(), messages: pipeline.messages() })
+}
+
+/// The payload of chunk `sequence`, once header and checksum are right.
+fn checked_payload<'a>(
+    chunk: &'a [u8],
+    superblock: &Superblock,
+    sequence: u64,
+) -> Result<&'a [u8], HandlerError> {
+    let header = ChunkHeader::parse_with(chunk, superblock, sequence, crc32c)
+        .map_err(|error| HandlerError::Damaged { chunk: sequence, error })?;
+    let len = header.payload_bytes as usize;
+    let payload = chunk.get(CHUNK_HEADER_BYTES..CHUNK_HEADER_BYTES + len).unwrap_or_default();
+    let computed = crc32c(payload);
+    if computed != header.payload_crc32c {
+        let stored = header.payload_crc32c;
+        return Err(HandlerError::DamagedPayload { chunk: sequence, stored, computed });
+    }
+    Ok(payload)
+}
+
+/// Waits until the events of `feed_bytes` fit into the ring.
+async fn wait_for_room(
+    sink: &EventSink,
+    feed_bytes: usize,
+    spawner: Spawner,
+    progress: &Progress,
+) -> Result<(), HandlerError> {
+    let mut waited = false;
+    loop {
+        match sink.has_room(feed_bytes) {
+            Some(true) => return Ok(()),
+            None => return Err(HandlerError::RingClosed),
+            Some(false) if progress.stop.get() => return Err(HandlerError::Interrupted),
+            Some(false) => {}
+        }
+        if !waited {
+            waited = true;
+            Progress::add(&progress.ring_waits, 1);
+        }
+        spawner.yield_now().await;
+    }
+}
+
+/// Chunks on their way from the device, in order.
+struct ChunkReader<'s> {
+    store: Store,
+    superblock: &'s Superblock,
+    /// Number of the chunk that will be asked for next.
+    wanted: u64,
+    /// Number of the chunk that `in_flight` begins with.
+    oldest: u64,
+    in_flight: Deque<IoFuture, WINDOW_MAX>,
+}
+
+impl<'s> ChunkReader<'s> {
+    /// Posts the first window of reads.
+    fn start(
+        store: Store,
+        superblock: &'s Superblock,
+        window: usize,
+    ) -> Result<Self, HandlerError> {
+        let mut reader = Self { store, superblock, wanted: 0, oldest: 0, in_flight: Deque::new() };
+        let window = window.clamp(1, WINDOW_MAX);
+        for _ in 0..superblock.chunk_count.min(window as u64) {
+            let chunk_bytes = superblock.chunk_bytes as usize;
+            let buf = store
+                .arena
+                .alloc(chunk_bytes)
+                .map_err(|error| HandlerError::NoDma { chunks: window, error })?;
+            reader.post(buf);
+        }
+        Ok(reader)
+    }
+
+    /// Asks for the next chunk, if there is one; otherwise the buffer goes back to the arena.
+    fn post(&mut self, buf: core_runtime::mem::DmaBuf) {
+        if self.wanted == self.superblock.chunk_count {
+            return;
+        }
+        let slba = Lba(self.superblock.shape().lba_of(self.wanted));
+        // One buffer a place, and no more buffers than places.
+        let _ = self.in_flight.push_back(self.store.namespace.read(slba, buf));
+        self.wanted += 1;
+    }
+
+    /// The oldest read and its chunk's number.
+    fn next(&mut self) -> Option<(u64, IoFuture)> {
+        let read = self.in_flight.pop_front()?;
+        let sequence = self.oldest;
+        self.oldest += 1;
+        Some((sequence, read))
+    }
+}
