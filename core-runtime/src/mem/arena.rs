@@ -100,8 +100,9 @@ pub struct DmaArena {
     max_align: usize,
     caches: [Cache; CACHED_ORDERS],
     buddy: RefCell<Buddy>,
-    live: Cell<usize>,
-    live_bytes: Cell<usize>,
+    /// Blocks that are live or quarantined, and their bytes.
+    used: Cell<usize>,
+    used_bytes: Cell<usize>,
     quarantined: Cell<usize>,
     quarantined_bytes: Cell<usize>,
     high_water: Cell<usize>,
@@ -172,8 +173,8 @@ impl DmaArena {
             max_align,
             caches,
             buddy,
-            live: Cell::new(0),
-            live_bytes: Cell::new(0),
+            used: Cell::new(0),
+            used_bytes: Cell::new(0),
             quarantined: Cell::new(0),
             quarantined_bytes: Cell::new(0),
             high_water: Cell::new(0),
@@ -258,10 +259,10 @@ impl DmaArena {
         let largest = self.buddy.borrow().largest();
         DmaStats {
             total_bytes: self.total,
-            free_bytes: self.total - self.live_bytes.get() - self.quarantined_bytes.get(),
+            free_bytes: self.total - self.used_bytes.get(),
             cached_bytes: self.caches.iter().enumerate().map(cached).sum(),
-            live_bytes: self.live_bytes.get(),
-            live: self.live.get(),
+            live_bytes: self.used_bytes.get() - self.quarantined_bytes.get(),
+            live: self.used.get() - self.quarantined.get(),
             quarantined_bytes: self.quarantined_bytes.get(),
             quarantined: self.quarantined.get(),
             largest_free: largest.map_or(0, |order| UNIT << order),
@@ -301,19 +302,17 @@ impl DmaArena {
             Some(unit) => unit,
             None => self.take_slow(len, order)?,
         };
-        let bytes = UNIT << order;
-        let live_bytes = self.live_bytes.get() + bytes;
-        self.live.set(self.live.get() + 1);
-        self.live_bytes.set(live_bytes);
-        let in_use = live_bytes + self.quarantined_bytes.get();
-        if in_use > self.high_water.get() {
-            self.high_water.set(in_use);
+        let used_bytes = self.used_bytes.get() + (UNIT << order);
+        self.used.set(self.used.get() + 1);
+        self.used_bytes.set(used_bytes);
+        if used_bytes > self.high_water.get() {
+            self.high_water.set(used_bytes);
         }
         // SAFETY: the buddy system hands out units below `total / UNIT`, so the address is inside
         // the region (invariant 1).
         let at = unsafe { self.base.add(unit as usize * UNIT) };
         #[expect(clippy::cast_possible_truncation, reason = "`order` bounds len by 1 GiB")]
-        Ok(Block::new(at, self, len as u32, order as u8))
+        Ok(Block::new(at, self, len as u32, order))
     }
 
     #[cold]
@@ -332,12 +331,12 @@ impl DmaArena {
 
     /// Takes a block back; its owner ends with this.
     #[inline(always)]
-    pub(super) fn give(&self, at: NonNull<u8>, order: u8) {
-        self.live.set(self.live.get() - 1);
-        self.live_bytes.set(self.live_bytes.get() - (UNIT << order));
+    pub(super) fn give(&self, at: NonNull<u8>, order: u32) {
+        self.used.set(self.used.get() - 1);
+        self.used_bytes.set(self.used_bytes.get() - (UNIT << order));
         #[expect(clippy::cast_possible_truncation, reason = "units are at most 2^29")]
         let unit = (self.offset(at) / UNIT) as u32;
-        let cached = self.caches.get(usize::from(order)).is_some_and(|cache| cache.push(unit));
+        let cached = self.caches.get(order as usize).is_some_and(|cache| cache.push(unit));
         if !cached {
             self.give_slow(unit, order);
         }
@@ -345,18 +344,15 @@ impl DmaArena {
 
     #[cold]
     #[inline(never)]
-    fn give_slow(&self, unit: u32, order: u8) {
-        self.buddy.borrow_mut().give(u32::from(order), unit);
+    fn give_slow(&self, unit: u32, order: u32) {
+        self.buddy.borrow_mut().give(order, unit);
     }
 
     /// A block that the device may still write: never handed out again.
     #[cold]
-    pub(super) fn quarantine(&self, order: u8) {
-        let bytes = UNIT << order;
-        self.live.set(self.live.get() - 1);
-        self.live_bytes.set(self.live_bytes.get() - bytes);
+    pub(super) fn quarantine(&self, order: u32) {
         self.quarantined.set(self.quarantined.get() + 1);
-        self.quarantined_bytes.set(self.quarantined_bytes.get() + bytes);
+        self.quarantined_bytes.set(self.quarantined_bytes.get() + (UNIT << order));
     }
 
     /// The device's address of a byte of this arena.

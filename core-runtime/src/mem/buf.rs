@@ -25,7 +25,8 @@ pub(super) struct Block {
     at: NonNull<u8>,
     arena: &'static DmaArena,
     len: u32,
-    order: u8,
+    /// As wide as `len`, so that a handle has no padding and moves in whole words.
+    order: u32,
 }
 
 const _: () = assert!(size_of::<Block>() == 24);
@@ -37,7 +38,7 @@ impl Block {
         at: NonNull<u8>,
         arena: &'static DmaArena,
         len: u32,
-        order: u8,
+        order: u32,
     ) -> Self {
         Self { at, arena, len, order }
     }
