@@ -208,7 +208,8 @@ impl Model {
         if !self.flights.torn.is_empty() {
             self.store_torn();
         }
-        if self.flights.len() == 0 || !self.regs.serving() {
+        let paused = self.now_ns < self.paused_until_ns;
+        if self.flights.len() == 0 || !self.regs.serving() || paused {
             return;
         }
         let mut ready = self.flights.mature(self.now_ns);

@@ -131,10 +131,10 @@ mod tests {
     const PAGE: usize = 4096;
     const BASE: u64 = 0x7_0000_0000;
     /// Data pages of the test region; the lists follow them.
-    const PAGES: u64 = 1200;
+    const PAGES: usize = 1200;
 
     fn region() -> (DmaMap, Span<'static>) {
-        let region = DmaRegion::leak((1210) * PAGE, Iova(BASE));
+        let region = DmaRegion::leak(1210 * PAGE, Iova(BASE));
         let mut map = DmaMap::new();
         map.map(region).expect("room");
         (map, region.span)
@@ -142,15 +142,16 @@ mod tests {
 
     /// Builds PRPs for `len` bytes at `offset`, with data pages in descending order.
     fn build(span: Span<'static>, offset: usize, len: usize) -> Prps {
-        let page_iova = |n: usize| BASE + (PAGES - 1 - n as u64) * PAGE as u64;
-        let list_iova = |n: usize| BASE + (PAGES + n as u64) * PAGE as u64;
+        let page_iova = |n: usize| BASE + ((PAGES - 1 - n) * PAGE) as u64;
+        let list_at = |n: usize| (PAGES + n) * PAGE;
+        let list_iova = |n: usize| BASE + list_at(n) as u64;
         let prp1 = page_iova(0) + offset as u64;
         let prp2 = match prp::shape(offset, len, PAGE) {
             prp::PrpShape::None | prp::PrpShape::One => 0xdead_beef_f001,
             prp::PrpShape::Two => page_iova(1),
             prp::PrpShape::List { entries } => {
                 let set = |page: usize, slot: usize, value: u64| {
-                    let at = (list_iova(page) - BASE) as usize + slot * 8;
+                    let at = list_at(page) + slot * 8;
                     span.word64(at).expect("inside").store(value);
                 };
                 for index in 0..entries {
@@ -183,7 +184,7 @@ mod tests {
                         assert_eq!(at, next);
                         assert!(memory.len() >= len && len > 0);
                         let place = memory.as_ptr() as usize - span.as_ptr() as usize;
-                        let page = usize::try_from(PAGES).unwrap() - 1 - count;
+                        let page = PAGES - 1 - count;
                         let skip = if count == 0 { offset } else { 0 };
                         assert_eq!(place, page * PAGE + skip);
                         next += len;
@@ -232,8 +233,8 @@ mod tests {
     fn a_list_may_start_inside_its_page() {
         let (map, span) = region();
         // Two slots are left: one entry and a link to a page with the rest.
-        let list = (PAGES as usize) * PAGE + PAGE - 16;
-        let next = (PAGES as usize + 1) * PAGE;
+        let list = PAGES * PAGE + PAGE - 16;
+        let next = (PAGES + 1) * PAGE;
         span.word64(list).unwrap().store(BASE + PAGE as u64);
         span.word64(list + 8).unwrap().store(BASE + next as u64);
         span.word64(next).unwrap().store(BASE + 2 * PAGE as u64);

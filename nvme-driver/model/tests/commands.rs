@@ -187,7 +187,7 @@ fn what_is_written_is_read_in_every_block_size() {
         let mut pair = host.pair(1, 8);
         let len = lba_bytes as usize;
         let (from, to, list) = (host.alloc(len), host.alloc(len), host.alloc(PAGE));
-        let data: Vec<u8> = (0..len).map(|at| (at * 7 % 251) as u8).collect();
+        let data: Vec<u8> = (0..len).map(|at| (at * 7 & 0xff) as u8).collect();
         host.put(from, &data);
         for (op, at) in [(NvmOpcode::WRITE, from), (NvmOpcode::READ, to)] {
             let prp2 = prps(&host, at, len, list);
@@ -229,7 +229,8 @@ fn transfers_of_every_shape_move_every_byte() {
     let mut pair = host.pair(1, 8);
     let (from, to) = (host.alloc(515 * PAGE), host.alloc(515 * PAGE));
     let list = host.alloc(2 * PAGE);
-    let data: Vec<u8> = (0..515 * PAGE).map(|at| (at / 512 * 31 + at % 509) as u8).collect();
+    let data: Vec<u8> =
+        (0..515 * PAGE).map(|at| ((at / 512 * 31 + at % 509) & 0xff) as u8).collect();
     for pages in [1, 2, 3, 511, 512, 513, 514] {
         for offset in [0, 4, 512, 2048] {
             let len = (pages * PAGE - offset) / 512 * 512;
