@@ -58,7 +58,8 @@ impl<S: Sink> Apply<'_, '_, S> {
         if known != stock {
             return Err(BookError::WrongStock { locate, known, named: stock }.into());
         }
-        if side != Side::BUY && side != Side::SELL {
+        // Both compared: which of them it is cannot be predicted, that it is one of them can.
+        if (side != Side::BUY) & (side != Side::SELL) {
             return Err(BookError::BadSide { order_ref, side: side.0 }.into());
         }
         if new.shares == 0 {

@@ -119,7 +119,7 @@ impl<'m> Index<'m> {
         loop {
             let next = (gap + 1) & self.mask;
             let moved = self.at(next);
-            if moved.order == NONE || self.home(moved.tag) == next {
+            if (moved.order == NONE) | (self.home(moved.tag) == next) {
                 self.set(gap, IndexSlot::EMPTY);
                 return;
             }

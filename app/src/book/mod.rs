@@ -38,6 +38,7 @@ pub use storage::{BookStorage, Capacity, StorageError};
 
 use crate::error::BookError;
 use crate::field::{Side, Symbol, TradingState};
+use core::hint::select_unpredictable;
 use index::{Index, Probe};
 use ladder::{Ladder, key};
 use pool::Pool;
@@ -327,17 +328,17 @@ impl Books<'_> {
         at.orders += 1;
         at.shares += u64::from(shares);
         let at_shares = at.shares;
-        if prev == NONE {
-            at.head = order;
-        } else {
-            self.orders[prev].next = order;
-        }
+        // No branch: whether a queue is empty cannot be predicted. The slot that stands in for a
+        // missing neighbour is the order's own, which is written next.
+        at.head = select_unpredictable(prev == NONE, order, at.head);
+        self.orders[select_unpredictable(prev == NONE, order, prev)].next = order;
         self.orders[order] =
             OrderSlot { order_ref, shares, level, prev, next: NONE, locate, side, price };
         let side = usize::from(side & 1);
         let top = &mut self.books[usize::from(locate)].tops[side];
         top.orders += 1;
-        if top.level == level || top.level == NONE || key(side, price) > key(side, top.price) {
+        let better = key(side, price) > key(side, top.price);
+        if (top.level == level) | (top.level == NONE) | better {
             top.level = level;
             top.price = price;
             top.shares = at_shares;
@@ -379,21 +380,15 @@ impl Books<'_> {
         let at = &mut self.ladder.levels[level];
         at.shares -= u64::from(shares);
         at.orders -= 1;
-        if prev == NONE {
-            at.head = next;
-        } else {
-            self.orders[prev].next = next;
-        }
-        if next == NONE {
-            at.tail = prev;
-        } else {
-            self.orders[next].prev = prev;
-        }
+        // No branch, as in `join`; the order's own slot is free after this.
+        at.head = select_unpredictable(prev == NONE, next, at.head);
+        at.tail = select_unpredictable(next == NONE, prev, at.tail);
+        self.orders[select_unpredictable(prev == NONE, order, prev)].next = next;
+        self.orders[select_unpredictable(next == NONE, order, next)].prev = prev;
         if at.orders > 0 {
-            if top.level == level {
-                top.shares = at.shares;
-            }
-            return top.level == level;
+            let touched = top.level == level;
+            top.shares = select_unpredictable(touched, at.shares, top.shares);
+            return touched;
         }
         self.ladder.remove(&mut top.page, key(side, price), level);
         if top.level != level {

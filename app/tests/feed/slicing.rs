@@ -148,3 +148,29 @@ fn a_filter_gives_what_its_symbols_would_give_alone() {
     assert!(pipeline.books().stats().passed_over > 10_000);
     pipeline.books().check_consistency().unwrap();
 }
+
+#[test]
+fn the_shortest_and_the_widest_days_are_valid_and_within_their_bounds() {
+    for stocks in [1, 2, 100, feed_handler::synth::MAX_STOCKS] {
+        let least = SynthConfig { seed: 1, stocks, messages: 0 }.least_messages();
+        for seed in 0..4 {
+            let (config, feed) = synthetic_day(seed, stocks, least);
+            assert!((feed.len() as u64) < config.most_bytes());
+            for kind in feed_handler::message::KINDS {
+                assert!(messages(&feed).any(|m| m[0] == kind), "no {} in {stocks}", kind as char);
+            }
+            let mut memory = Memory::new(config.capacity());
+            let mut pipeline = Pipeline::new(memory.storage(), PipelineConfig::default());
+            pipeline.feed(&feed, &mut NoSink).unwrap();
+            pipeline.finish().unwrap();
+            assert_eq!(pipeline.messages(), least);
+        }
+    }
+    let mut slots = [StockSlot::default(); 2];
+    let mut refused = |stocks, messages| {
+        Synth::new(SynthConfig { seed: 1, stocks, messages }, &mut slots).unwrap_err().to_string()
+    };
+    assert_eq!(refused(0, 5000), "a synthetic day has 1 to 2048 stocks, not 0");
+    assert_eq!(refused(2, 100), "a synthetic day of 2 stocks has at least 419 messages, not 100");
+    assert_eq!(refused(3, 5000), "a synthetic day of 3 stocks needs as many slots, 2 were given");
+}
