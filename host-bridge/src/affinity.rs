@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::thread::{CpuSet as KernelSet, sched_getaffinity, sched_setaffinity};
 
 /// A thread that could not be put where it belongs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PinError {
     /// The kernel refused the CPU.
     #[error(
@@ -20,7 +20,7 @@ pub enum PinError {
         /// The CPU asked for.
         cpu: u32,
         /// What the process may use.
-        allowed: CpuSet,
+        allowed: Box<CpuSet>,
         /// What the kernel said.
         errno: Errno,
     },
@@ -53,7 +53,7 @@ pub fn allowed() -> CpuSet {
 /// # Errors
 /// [`PinError`] names the CPU, what is allowed, and what to do.
 pub fn pin_to(cpu: u32) -> Result<(), PinError> {
-    let refused = |errno| PinError::Refused { cpu, allowed: allowed(), errno };
+    let refused = |errno| PinError::Refused { cpu, allowed: Box::new(allowed()), errno };
     let mut kernel = KernelSet::new();
     if cpu as usize >= KernelSet::MAX_CPU {
         return Err(refused(Errno::INVAL));
@@ -75,7 +75,7 @@ pub fn confine_to(cpus: CpuSet) -> Result<(), PinError> {
     }
     sched_setaffinity(None, &kernel).map_err(|errno| PinError::Refused {
         cpu: cpus.first().unwrap_or(0),
-        allowed: allowed(),
+        allowed: Box::new(allowed()),
         errno,
     })
 }

@@ -1,26 +1,26 @@
 //! The clock's frequency: readings for [`core_runtime::clock::calibrate`].
 //!
-//! Called once, when a runtime is made. It takes pairs of readings (time-stamp counter and
-//! `CLOCK_MONOTONIC_RAW`) in two bursts, [`SPREAD`] apart, so that starting costs some 15 ms and the
-//! frequency is still good to a few parts per million; a burst that was disturbed is repeated.
+//! Called once, when a runtime is made. It reads pairs (time-stamp counter and
+//! `CLOCK_MONOTONIC_RAW`) without a pause for [`SPREAD`], cut into as many slots as `calibrate` looks
+//! at, and keeps the narrowest pair of each slot: a thread that is interrupted now and then still has
+//! good readings all over the time. Starting costs 12 ms, and the frequency is good to a few parts
+//! per million; on a machine that is too busy for that it tries again for longer.
 
 use std::time::Duration;
 
 use core_runtime::clock::{
-    Calibration, CalibrationError, Clock, ClockSample, calibrate, has_invariant_tsc, rdtsc,
+    Calibration, CalibrationError, Clock, ClockSample, MAX_CLOCK_SAMPLES, calibrate,
+    has_invariant_tsc, rdtsc,
 };
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::warnings::{WarningKind, Warnings};
 
-/// Time between the two bursts: 12 ms keeps the start under 20 ms, and a reading that is uncertain
-/// by 50 ns is then uncertain by 4 ppm of it.
+/// Time of the readings: 12 ms keeps the start under 20 ms, and a reading that is uncertain by 40 ns
+/// is then uncertain by 7 ppm of half of it, the distance of the readings that are compared.
 pub const SPREAD: Duration = Duration::from_millis(12);
 
-/// Readings of one burst: half of what `calibrate` looks at.
-const BURST: usize = core_runtime::clock::MAX_CLOCK_SAMPLES / 2;
-
-/// Tries before a disturbed machine is an error: the first two are 12 ms, the last ones longer.
+/// Tries before a disturbed machine is an error: 12, 24, 48 and 96 ms.
 const ATTEMPTS: u32 = 4;
 
 /// Measures the time-stamp counter against `CLOCK_MONOTONIC_RAW`.
@@ -56,16 +56,28 @@ pub fn clock(warnings: &Warnings) -> Result<(Clock, Calibration), CalibrationErr
     Ok((Clock::tsc(calibration.hz), calibration))
 }
 
-fn readings(spread: Duration) -> [ClockSample; 2 * BURST] {
-    let mut samples = [ClockSample::default(); 2 * BURST];
-    let (first, second) = samples.split_at_mut(BURST);
-    // The first call is slow (it maps in the vDSO's page): not one of the readings.
-    let _ = reading();
-    first.fill_with(reading);
-    std::thread::sleep(spread);
-    let _ = reading();
-    second.fill_with(reading);
-    samples
+/// The narrowest reading of each slot.
+fn readings(spread: Duration) -> [ClockSample; MAX_CLOCK_SAMPLES] {
+    let slot_ns = u64::try_from(spread.as_nanos()).unwrap_or(u64::MAX) / MAX_CLOCK_SAMPLES as u64;
+    // The first call is slow (it maps in the vDSO's page): only its time counts.
+    let mut slot_end_ns = reading().raw_ns;
+    std::array::from_fn(|_| {
+        slot_end_ns = slot_end_ns.saturating_add(slot_ns);
+        let mut best = reading();
+        loop {
+            let next = reading();
+            if width(&next) < width(&best) {
+                best = next;
+            }
+            if next.raw_ns >= slot_end_ns {
+                return best;
+            }
+        }
+    })
+}
+
+const fn width(sample: &ClockSample) -> u64 {
+    sample.tsc_after.saturating_sub(sample.tsc_before)
 }
 
 fn reading() -> ClockSample {

@@ -20,7 +20,7 @@ pub enum RuntimeError {
     )]
     OneCpu {
         /// What this process may use.
-        allowed: CpuSet,
+        allowed: Box<CpuSet>,
     },
     /// No CPU was named.
     #[error("no cpu named for partitions: the set is empty")]
@@ -31,7 +31,7 @@ pub enum RuntimeError {
         /// The CPU named.
         cpu: u32,
         /// What runs.
-        online: CpuSet,
+        online: Box<CpuSet>,
     },
     /// A CPU that this process may not use.
     #[error(
@@ -42,13 +42,13 @@ pub enum RuntimeError {
         /// The CPU named.
         cpu: u32,
         /// What this process may use.
-        allowed: CpuSet,
+        allowed: Box<CpuSet>,
     },
     /// The partitions would take every CPU.
     #[error("cpus {cores} are all that this process may use: leave one of them to linux")]
     NoneLeftForLinux {
         /// The CPUs named.
-        cores: CpuSet,
+        cores: Box<CpuSet>,
     },
     /// A CPU that is none of the runtime's.
     #[error("cpu {cpu} is not one of the runtime's cpus {cores}")]
@@ -56,13 +56,13 @@ pub enum RuntimeError {
         /// The CPU named.
         cpu: u32,
         /// The runtime's.
-        cores: CpuSet,
+        cores: Box<CpuSet>,
     },
     /// Every CPU, or the one that was named, has a partition already.
     #[error("cpus {wanted} are taken: one partition a cpu")]
     CoresTaken {
         /// The CPUs that would do.
-        wanted: CpuSet,
+        wanted: Box<CpuSet>,
     },
     /// The clock could not be measured.
     #[error("the clock cannot be calibrated: {0}")]

@@ -12,7 +12,7 @@
 //! | a PCI address, `vfio-user:`, `uring:`, `uring-cmd:` | | | refused by name |
 
 pub mod ingredients;
-// pub mod model;
+pub mod model;
 
 use core_runtime::clock::Clock;
 use core_runtime::mem::IovaError;
@@ -22,6 +22,7 @@ use hybrid_shm::OutOfBounds;
 use crate::memory::{MemoryError, MemorySource, SharedMemory};
 
 pub use ingredients::DeviceIngredients;
+pub use model::ModelBackend;
 
 /// What a backend is given to attach its device to.
 #[derive(Debug)]
@@ -48,7 +49,16 @@ pub struct Attached {
 pub trait DeviceKeeper: Send {
     /// Ends what serves the device; the partition has ended before. After it returns, nobody but the
     /// caller looks at the DMA memory.
-    fn stop(self: Box<Self>) -> DeviceReport;
+    fn stop(self: Box<Self>) -> Detached;
+}
+
+/// A device that was stopped.
+pub struct Detached {
+    /// Its last words.
+    pub report: DeviceReport,
+    /// Memory of the backend that the partition saw: doorbells, mailboxes. It goes the way of the
+    /// partition's own memory.
+    pub memory: Vec<SharedMemory>,
 }
 
 /// What the backend has to say at the end.
@@ -58,6 +68,8 @@ pub struct DeviceReport {
     pub description: String,
     /// The driver's mistakes that the device noticed: must be empty.
     pub mistakes: Vec<String>,
+    /// What went wrong on the device's side at the end: an image that could not be synced.
+    pub problem: Option<String>,
     /// The model itself, to be used again or looked into.
     pub model: Option<Box<nvme_model::Model>>,
 }
@@ -101,6 +113,14 @@ pub enum BackendError {
     /// Our own layout does not fit.
     #[error(transparent)]
     Layout(#[from] OutOfBounds),
+    /// A CPU for the device's thread that is a partition's, or not ours at all.
+    #[error("cpu {cpu} is not for the device's thread: housekeeping cpus are {housekeeping}")]
+    NotHousekeeping {
+        /// The CPU named.
+        cpu: u32,
+        /// The CPUs that it may use.
+        housekeeping: Box<CpuSet>,
+    },
     /// The device's thread could not be started.
     #[error("the device's thread cannot be started: {0}")]
     Thread(std::io::Error),

@@ -15,17 +15,17 @@ pub(super) fn check(cores: CpuSet, topology: &Topology) -> Result<CpuSet, Runtim
     }
     let (online, allowed) = (topology.online, topology.allowed);
     if let Some(cpu) = cores.difference(online).first() {
-        return Err(RuntimeError::NoSuchCore { cpu, online });
+        return Err(RuntimeError::NoSuchCore { cpu, online: Box::new(online) });
     }
     if allowed.len() < 2 {
-        return Err(RuntimeError::OneCpu { allowed });
+        return Err(RuntimeError::OneCpu { allowed: Box::new(allowed) });
     }
     if let Some(cpu) = cores.difference(allowed).first() {
-        return Err(RuntimeError::CoreNotAllowed { cpu, allowed });
+        return Err(RuntimeError::CoreNotAllowed { cpu, allowed: Box::new(allowed) });
     }
     let housekeeping = allowed.difference(cores);
     if housekeeping.is_empty() {
-        return Err(RuntimeError::NoneLeftForLinux { cores });
+        return Err(RuntimeError::NoneLeftForLinux { cores: Box::new(cores) });
     }
     Ok(housekeeping)
 }
@@ -59,10 +59,15 @@ impl Cores {
             CoreChoice::Cpu(cpu) if self.all.contains(cpu) => {
                 CpuSet::single(cpu).unwrap_or(CpuSet::EMPTY)
             }
-            CoreChoice::Cpu(cpu) => return Err(RuntimeError::NotOurs { cpu, cores: self.all }),
+            CoreChoice::Cpu(cpu) => {
+                return Err(RuntimeError::NotOurs { cpu, cores: Box::new(self.all) });
+            }
         };
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let cpu = wanted.difference(*taken).first().ok_or(RuntimeError::CoresTaken { wanted })?;
+        let cpu = wanted
+            .difference(*taken)
+            .first()
+            .ok_or_else(|| RuntimeError::CoresTaken { wanted: Box::new(wanted) })?;
         // It came out of a set, so that a set can hold it.
         let _ = taken.insert(cpu);
         Ok(TakenCore { cpu, taken: Arc::clone(&self.taken) })

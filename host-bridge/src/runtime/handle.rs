@@ -9,20 +9,22 @@ use core_runtime::mem::DmaRegion;
 use core_runtime::metrics::MetricsReader;
 use core_runtime::partition::state::{StateReader, StateSnapshot, StopSwitch};
 use core_runtime::partition::{PartitionExit, PartitionState, StopReason};
-use core_runtime::ring::{Closed, PushError, RecordConsumer, RecordProducer};
+use core_runtime::ring::{Closed, PushError, RecordConsumer, RecordProducer, RingStats};
 use hybrid_abi::{Record, RecordHeader};
+use hybrid_shm::ReadSpan;
 
 use super::cores::TakenCore;
 use super::launch::Ended;
 use super::pump::{EventPump, EventQueue};
 use super::report::PartitionReport;
 use crate::backend::DeviceKeeper;
-use crate::sys::partition_memory::{KeepsNothing, PartitionMemory};
+use crate::memory::SharedMemory;
+use crate::sys::partition_memory::{KeepsNothing, MemoryFacts, PartitionMemory};
 use crate::sys::syscall_guard::SyscallGuard;
 
 /// Longest payload that [`PartitionHandle::poll_events`] hands out: the longest of `hybrid_abi`'s
-/// event records is 248 bytes; applications have some room for their own.
-const EVENT_BUFFER: usize = 4096;
+/// event records is 248 bytes; applications have room for a page of their own and its header.
+const EVENT_BUFFER: usize = 8192;
 
 /// A running partition. Dropping it stops the partition in order and waits.
 pub struct PartitionHandle {
@@ -32,14 +34,18 @@ pub struct PartitionHandle {
     pub(super) state: StateReader,
     pub(super) stop: StopSwitch,
     pub(super) events: Option<RecordConsumer>,
+    /// Producer's and consumer's part, for figures.
+    pub(super) event_parts: (ReadSpan<'static>, ReadSpan<'static>),
     pub(super) pump: Option<EventPump>,
     pub(super) commands: RecordProducer,
     pub(super) metrics: MetricsReader,
+    pub(super) memory_facts: MemoryFacts,
+    pub(super) device: Option<String>,
     pub(super) thread: Option<JoinHandle<Option<Ended>>>,
     pub(super) guard: Option<SyscallGuard>,
     pub(super) keeper: Option<Box<dyn DeviceKeeper>>,
     pub(super) memory: Option<PartitionMemory>,
-    pub(super) dma: Option<DmaRegion>,
+    pub(super) dma: DmaRegion,
     pub(super) promise: Option<KeepsNothing>,
 }
 
@@ -64,6 +70,12 @@ impl PartitionHandle {
     #[must_use]
     pub const fn cpu(&self) -> u32 {
         self.core.cpu()
+    }
+
+    /// Its DMA memory: bytes, and bytes a page of it.
+    #[must_use]
+    pub const fn dma_bytes(&self) -> (usize, usize) {
+        (self.dma.len(), self.dma.page_bytes)
     }
 
     /// Where it is in its life.
@@ -105,6 +117,24 @@ impl PartitionHandle {
     #[must_use]
     pub const fn metrics(&self) -> &MetricsReader {
         &self.metrics
+    }
+
+    /// Depth, high water and drops of the event ring; `None` if the partition has spoilt it.
+    #[must_use]
+    pub fn event_ring(&self) -> Option<RingStats> {
+        RingStats::read(self.event_parts.0, self.event_parts.1).ok()
+    }
+
+    /// What memory it got, in which pages.
+    #[must_use]
+    pub const fn memory(&self) -> MemoryFacts {
+        self.memory_facts
+    }
+
+    /// What its device is, if it has one.
+    #[must_use]
+    pub fn device(&self) -> Option<&str> {
+        self.device.as_deref()
     }
 
     /// Takes at most `most` events; returns how many there were. Nothing comes here once
@@ -186,7 +216,10 @@ impl PartitionHandle {
         if let Some(pump) = self.pump.take() {
             pump.finish();
         }
-        let device = self.keeper.take().map(DeviceKeeper::stop);
+        let (device, device_memory) = match self.keeper.take().map(DeviceKeeper::stop) {
+            Some(detached) => (Some(detached.report), detached.memory),
+            None => (None, Vec::new()),
+        };
         let seen = self.state.snapshot();
         let mut report = PartitionReport {
             name: std::mem::take(&mut self.name),
@@ -207,7 +240,7 @@ impl PartitionHandle {
             report.allocations = ended.allocations;
             report.usage = ended.usage;
         }
-        self.give_memory_back();
+        self.give_memory_back(device_memory);
         report
     }
 
@@ -217,10 +250,10 @@ impl PartitionHandle {
     }
 
     /// Both threads have ended: the partition's was joined, the device's keeper was stopped.
-    fn give_memory_back(&mut self) {
+    fn give_memory_back(&mut self, of_device: Vec<SharedMemory>) {
         let Some(memory) = self.memory.take() else { return };
         match self.promise {
-            Some(promise) => memory.release(promise, self.dma.as_ref()),
+            Some(promise) => memory.release(promise, &self.dma, of_device),
             None => memory.retire(),
         }
     }

@@ -35,37 +35,28 @@ mod launch;
 mod pump;
 mod report;
 mod spec;
+mod start;
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::thread::ThreadId;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use core_runtime::clock::{Calibration, Clock, rdtsc};
-use core_runtime::mem::{DmaRegion, IovaAllocator, IovaError, IovaRange, MSI_WINDOW};
-use core_runtime::metrics::MetricsReader;
-use core_runtime::partition::state::{StateReader, StopSwitch};
-use core_runtime::partition::{
-    COMMANDS_RING, EVENTS_RING, HostParts, METRICS_PART, PartitionError, PartitionParts, RingSizes,
-    STATE_PART, lay_out_host_region,
-};
-use core_runtime::region::{RegionFacts, RegionReader};
-use core_runtime::ring::{RecordConsumer, RecordProducer};
-use hybrid_abi::region::PartKind;
+use core_runtime::mem::{DmaRegion, IovaAllocator, IovaError, IovaRange};
+use core_runtime::partition::RingSizes;
+use core_runtime::region::RegionFacts;
 use hybrid_conventions::CpuSet;
 
-use self::cores::{Cores, TakenCore};
-use self::launch::{Go, Launch, NotReady, Ready, STACK_BYTES};
+use self::cores::Cores;
+use self::start::Plan;
 use crate::affinity::confine_to;
-use crate::backend::{Attached, DeviceKeeper, DeviceSeat};
 use crate::calibration;
 use crate::error::RuntimeError;
 use crate::facts::{MachineFacts, boot_id, build_id};
 use crate::memory::MemorySource;
 use crate::sys::mapping::ALIGNMENT;
 use crate::sys::partition_memory::{MemorySizes, PartitionMemory};
-use crate::sys::signals::with_signals_blocked;
-use crate::sys::syscall_guard::{Arming, SyscallGuard};
 use crate::topology::Topology;
 use crate::warnings::{WarningKind, Warnings};
 
@@ -73,10 +64,6 @@ pub use handle::PartitionHandle;
 pub use pump::{EVENT_BYTES, Event, EventQueue};
 pub use report::PartitionReport;
 pub use spec::{CoreChoice, Entry, EntryFn, PartitionSpec};
-
-/// How long a partition may take to assemble: a second for a gigabyte of bookkeeping on a slow
-/// machine, and some more for one that is busy.
-const ASSEMBLY_LIMIT: Duration = Duration::from_secs(20);
 
 /// Cores for partitions, a calibrated clock, and what is known of the machine.
 #[derive(Debug)]
@@ -90,12 +77,15 @@ pub struct Runtime {
     warnings: Warnings,
     /// Starts of each partition, by name.
     incarnations: Mutex<BTreeMap<String, u64>>,
+    /// Which thread was confined, and what it could use before.
+    confined: (ThreadId, CpuSet),
 }
 
 impl Runtime {
     /// A runtime over these cores, with warnings on stderr.
     ///
-    /// The calling thread, and threads that it starts from now on, stay on the other CPUs.
+    /// The calling thread, and threads that it starts from now on, stay on the other CPUs, until the
+    /// runtime is dropped on the same thread.
     ///
     /// # Errors
     /// [`RuntimeError`] for a CPU that does not exist or is not allowed, for a machine with one CPU,
@@ -113,6 +103,7 @@ impl Runtime {
         let housekeeping = cores::check(isolated_cores, &topology)?;
         let facts = MachineFacts::read(&topology);
         let (clock, calibration) = calibration::clock(&warnings)?;
+        let confined = (std::thread::current().id(), topology.allowed);
         confine_to(housekeeping)?;
         Ok(Self {
             cores: Cores::new(isolated_cores),
@@ -123,6 +114,7 @@ impl Runtime {
             calibration,
             warnings,
             incarnations: Mutex::default(),
+            confined,
         })
     }
 
@@ -182,141 +174,12 @@ impl Runtime {
             region: rings.region_bytes(&spec.config),
             host_region: rings.host_region_bytes(),
         };
-        let source = MemorySource::new(spec.page, sizes.total(), self.warnings.clone());
+        // Each piece is rounded up to whole pages, and the device takes one for its doorbells.
+        let whole = sizes.rounded(spec.page).saturating_add(spec.page.bytes());
+        let source = MemorySource::new(spec.page, whole, self.warnings.clone());
         let memory = PartitionMemory::new(&source, &sizes)?;
-        self.start(spec, core, rings, memory, &source)
-    }
-
-    /// With its memory at hand: device, parts, thread, the host's ends.
-    fn start(
-        &self,
-        mut spec: PartitionSpec,
-        core: TakenCore,
-        rings: RingSizes,
-        mut memory: PartitionMemory,
-        source: &MemorySource,
-    ) -> Result<PartitionHandle, RuntimeError> {
-        let not_assembled = |name: &str| {
-            let name = name.to_owned();
-            move |source| RuntimeError::Assembly { name, source }
-        };
         let facts = self.region_facts(&spec.name, core.cpu());
-        let host_parts = lay_out_host_region(memory.host_region(), facts, rings)
-            .map_err(not_assembled(&spec.name))?;
-        let attached = self.attach(&mut spec, &memory, source)?;
-        let ingredients = attached.as_ref().map(|attached| attached.ingredients);
-        let dma = match &attached {
-            Some(attached) => attached.ingredients.dma(),
-            None => dma_region(&memory).map_err(crate::backend::BackendError::from)?,
-        };
-        let keeper = attached.map(|attached| attached.keeper);
-        let parts = PartitionParts {
-            cpu: core.cpu(),
-            facts,
-            clock: self.clock,
-            bump: memory.take_bump().expect("the bump memory of a fresh set"),
-            dma,
-            region: memory.region(),
-            host_region: memory.host_region_seen_by_partition(),
-            rings,
-            config: spec.config,
-        };
-        let started = self.launch(&spec, parts, ingredients, core.cpu());
-        let (thread, guard) = match started {
-            Ok(started) => started,
-            Err(error) => {
-                // The partition never ran: its device has nothing to do with the memory any more.
-                drop(keeper.map(DeviceKeeper::stop));
-                memory.retire();
-                return Err(error);
-            }
-        };
-        let ends =
-            open_ends(&memory, host_parts, facts, rings).map_err(not_assembled(&spec.name))?;
-        Ok(PartitionHandle {
-            name: spec.name,
-            core,
-            clock: self.clock,
-            state: ends.state,
-            stop: ends.stop,
-            events: Some(ends.events),
-            pump: None,
-            commands: ends.commands,
-            metrics: ends.metrics,
-            thread: Some(thread),
-            guard,
-            keeper,
-            memory: Some(memory),
-            dma: Some(dma),
-            promise: spec.entry.promise,
-        })
-    }
-
-    fn attach(
-        &self,
-        spec: &mut PartitionSpec,
-        memory: &PartitionMemory,
-        source: &MemorySource,
-    ) -> Result<Option<Attached>, RuntimeError> {
-        let seat = DeviceSeat {
-            dma: memory.dma(),
-            memory: source,
-            clock: self.clock,
-            housekeeping: self.housekeeping,
-        };
-        let device = spec.device.take();
-        Ok(device.map(|device| device.attach(&seat)).transpose()?)
-    }
-
-    /// Starts the thread and waits until its partition is assembled.
-    fn launch(
-        &self,
-        spec: &PartitionSpec,
-        parts: PartitionParts,
-        device: Option<crate::backend::DeviceIngredients>,
-        cpu: u32,
-    ) -> Result<Started, RuntimeError> {
-        let (ready_to, ready_from) = sync_channel(1);
-        let (go_to, go_from) = sync_channel(1);
-        let launch = Launch {
-            parts,
-            args: spec.args.clone(),
-            entry: spec.entry,
-            device,
-            cpu,
-            ready: ready_to,
-            go: go_from,
-        };
-        // The kernel keeps 15 bytes of a thread's name.
-        let builder = std::thread::Builder::new().name(spec.name.clone()).stack_size(STACK_BYTES);
-        let thread = with_signals_blocked(|| builder.spawn(move || launch::run(launch)))
-            .map_err(|source| RuntimeError::Thread { name: spec.name.clone(), source })?;
-        let not_started = |reason: &str| RuntimeError::NotStarted {
-            name: spec.name.clone(),
-            reason: reason.to_owned(),
-        };
-        let Ready { state_word } = match ready_from.recv_timeout(ASSEMBLY_LIMIT) {
-            Ok(Ok(ready)) => ready,
-            Ok(Err(NotReady::Pin(error))) => return Err(error.into()),
-            Ok(Err(NotReady::Assembly(source))) => {
-                return Err(RuntimeError::Assembly { name: spec.name.clone(), source });
-            }
-            Err(RecvTimeoutError::Disconnected) => {
-                return Err(not_started("its thread ended without a word"));
-            }
-            Err(RecvTimeoutError::Timeout) => {
-                return Err(not_started("it was not assembled within 20 s"));
-            }
-        };
-        let (guard, arming): (Option<SyscallGuard>, Option<Arming>) = if spec.check_syscalls {
-            let running = core_runtime::partition::PartitionState::Running.to_word();
-            let (guard, arming) = SyscallGuard::listen(state_word, running)?;
-            (Some(guard), Some(arming))
-        } else {
-            (None, None)
-        };
-        go_to.send(Go { arming }).map_err(|_| not_started("its thread ended early"))?;
-        Ok((thread, guard))
+        Plan { runtime: self, spec, core, rings, facts, source: &source }.start(memory)
     }
 
     fn region_facts(&self, name: &str, cpu: u32) -> RegionFacts {
@@ -338,56 +201,28 @@ impl Runtime {
     }
 }
 
-type Started = (std::thread::JoinHandle<Option<launch::Ended>>, Option<SyscallGuard>);
-
-/// The host's ends of what it shares with a partition.
-struct Ends {
-    state: StateReader,
-    stop: StopSwitch,
-    metrics: MetricsReader,
-    events: RecordConsumer,
-    commands: RecordProducer,
-}
-
-/// Opens them; the partition has published its region.
-fn open_ends(
-    memory: &PartitionMemory,
-    own: HostParts,
-    facts: RegionFacts,
-    rings: RingSizes,
-) -> Result<Ends, PartitionError> {
-    let region = RegionReader::new(memory.region_seen_by_host())?;
-    let events = region.part(PartKind::RING_PRODUCER, EVENTS_RING)?;
-    let commands = region.part(PartKind::RING_CONSUMER, COMMANDS_RING)?;
-    Ok(Ends {
-        state: StateReader::new(region.part(PartKind::STATE, STATE_PART)?)?,
-        stop: StopSwitch::new(own.state)?,
-        metrics: MetricsReader::new(region.part(PartKind::METRICS, METRICS_PART)?)?,
-        events: RecordConsumer::new(own.events, events, rings.events_spec(&facts)?)?,
-        commands: RecordProducer::new(own.commands, commands, rings.commands_spec(&facts)?)?,
-    })
-}
-
-/// The DMA memory at an address of our choice, for devices that can reach any: a software
-/// controller, or none. Half of a 39-bit space, the smallest IOMMU's, so that no code comes to rely
-/// on small addresses; never a pointer's value, which lies far above or below.
-pub(crate) fn dma_region(memory: &PartitionMemory) -> Result<DmaRegion, IovaError> {
-    let dma = memory.dma();
-    iova_region(dma.mapped.span(), dma.mapped.page().bytes())
-}
-
-/// As [`dma_region`], of any mapped memory.
+/// Mapped memory at a device address of our choice, for devices that can reach any: a software
+/// controller, or none. From the upper half of a 39-bit space, the smallest IOMMU's, so that no code
+/// comes to rely on small addresses; never a pointer's value, which lies far above or below.
 pub(crate) fn iova_region(
     span: hybrid_shm::Span<'static>,
     page_bytes: usize,
 ) -> Result<DmaRegion, IovaError> {
     const UPPER_HALF: IovaRange = IovaRange { first: 1 << 38, last: (1 << 39) - 1 };
     let mut addresses = IovaAllocator::new(&[UPPER_HALF])?;
-    // Outside the half that is used; reserved all the same, as on any real machine.
-    let _ = addresses.reserve(MSI_WINDOW);
     let align = page_bytes.max(ALIGNMENT) as u64;
     let iova = addresses.alloc(span.len() as u64, align)?;
     Ok(DmaRegion { span, iova, page_bytes })
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        let (thread, allowed) = self.confined;
+        if std::thread::current().id() == thread {
+            // It could use them before; if a cpuset was changed since, less is right.
+            let _ = confine_to(allowed);
+        }
+    }
 }
 
 impl Runtime {

@@ -14,6 +14,7 @@ use core_runtime::mem::{Bump, DmaRegion};
 use hybrid_shm::{ReadSpan, Span};
 
 use super::mapping::Mapped;
+use super::memfd::PageSize;
 use crate::memory::{MemoryError, MemorySource, OneWriter, SharedMemory};
 
 /// How much of each kind, in bytes; rounded up to whole pages.
@@ -30,13 +31,36 @@ pub struct MemorySizes {
 }
 
 impl MemorySizes {
-    /// All of it.
+    /// All of it, each piece in whole pages.
     #[must_use]
-    pub const fn total(&self) -> usize {
-        self.dma
-            .saturating_add(self.private)
-            .saturating_add(self.region)
-            .saturating_add(self.host_region)
+    pub fn rounded(&self, page: PageSize) -> usize {
+        [self.dma, self.private, self.region, self.host_region]
+            .into_iter()
+            .map(|len| page.round_up(len).unwrap_or(usize::MAX))
+            .fold(0, usize::saturating_add)
+    }
+}
+
+/// What a partition got, whole pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryFacts {
+    /// Memory that the device reaches, in bytes.
+    pub dma_bytes: usize,
+    /// The pages it is made of: the ones asked for, or smaller ones.
+    pub dma_page: PageSize,
+    /// Private memory, in bytes.
+    pub private_bytes: usize,
+    /// The pages it is made of.
+    pub private_page: PageSize,
+    /// Both regions between partition and host, in bytes.
+    pub shared_bytes: usize,
+}
+
+impl MemoryFacts {
+    /// All of it, in bytes.
+    #[must_use]
+    pub const fn total_bytes(&self) -> usize {
+        self.dma_bytes + self.private_bytes + self.shared_bytes
     }
 }
 
@@ -54,15 +78,28 @@ impl PartitionMemory {
     /// Reserves, maps, touches and seals everything.
     ///
     /// # Errors
-    /// [`MemoryError`]; what was made so far stays mapped until the process ends.
+    /// [`MemoryError`]; nothing is left behind then.
     pub fn new(source: &MemorySource, sizes: &MemorySizes) -> Result<Self, MemoryError> {
-        Ok(Self {
-            dma: source.shared("hybrid-dma", sizes.dma)?,
-            region: source.one_writer("hybrid-partition", sizes.region)?,
-            host_region: source.one_writer("hybrid-host", sizes.host_region)?,
-            private: source.private(sizes.private)?,
-            bump_taken: false,
-        })
+        let dma = source.shared("hybrid-dma", sizes.dma)?;
+        let region = match source.one_writer("hybrid-partition", sizes.region) {
+            Ok(region) => region,
+            Err(error) => return Err(undo(error, [dma.mapped])),
+        };
+        let host_region = match source.one_writer("hybrid-host", sizes.host_region) {
+            Ok(host_region) => host_region,
+            Err(error) => {
+                return Err(undo(error, [dma.mapped, region.writer.mapped, region.reader]));
+            }
+        };
+        let private = match source.private(sizes.private) {
+            Ok(private) => private,
+            Err(error) => {
+                let host = [host_region.writer.mapped, host_region.reader];
+                let mine = [dma.mapped, region.writer.mapped, region.reader];
+                return Err(undo(error, mine.into_iter().chain(host)));
+            }
+        };
+        Ok(Self { dma, private, bump_taken: false, region, host_region })
     }
 
     /// The DMA memory, for a backend.
@@ -105,19 +142,17 @@ impl PartitionMemory {
         self.host_region.reader.read_span()
     }
 
-    /// The page size that the DMA memory got.
+    /// Sizes and pages, for reports.
     #[must_use]
-    pub const fn dma_page_bytes(&self) -> usize {
-        self.dma.mapped.page().bytes()
-    }
-
-    /// Bytes mapped for it, page rounding included; the read-only views are not counted twice.
-    #[must_use]
-    pub const fn total_bytes(&self) -> usize {
-        self.dma.mapped.len()
-            + self.private.len()
-            + self.region.writer.mapped.len()
-            + self.host_region.writer.mapped.len()
+    pub const fn facts(&self) -> MemoryFacts {
+        let shared = self.region.writer.mapped.len() + self.host_region.writer.mapped.len();
+        MemoryFacts {
+            dma_bytes: self.dma.mapped.len(),
+            dma_page: self.dma.mapped.page(),
+            private_bytes: self.private.len(),
+            private_page: self.private.page(),
+            shared_bytes: shared,
+        }
     }
 
     /// Gives the DMA pages back and keeps every address mapped: safe whatever the entry has kept.
@@ -127,21 +162,30 @@ impl PartitionMemory {
     }
 
     /// Unmaps everything. The partition's and the device's threads have ended before.
-    pub(crate) fn release(self, promise: KeepsNothing, dma: Option<&DmaRegion>) {
+    /// `more` is what the device's backend made.
+    pub(crate) fn release(self, promise: KeepsNothing, dma: &DmaRegion, more: Vec<SharedMemory>) {
         let KeepsNothing(()) = promise;
-        if let Some(region) = dma {
-            // SAFETY: invariant 2, and the promise.
-            unsafe { core_runtime::mem::release_region(region) };
-        }
+        // SAFETY: invariant 2, and the promise.
+        unsafe { core_runtime::mem::release_region(dma) };
         let OneWriter { writer: region, reader: region_reader } = self.region;
         let OneWriter { writer: host, reader: host_reader } = self.host_region;
         let all =
             [self.dma.mapped, self.private, region.mapped, region_reader, host.mapped, host_reader];
-        for mapped in all {
+        let more = more.into_iter().map(|shared| shared.mapped);
+        for mapped in all.into_iter().chain(more) {
             // SAFETY: invariant 2, and the promise.
             unsafe { mapped.unmap() };
         }
     }
+}
+
+/// Unmaps what was made before a later piece could not be had.
+fn undo(error: MemoryError, mapped: impl IntoIterator<Item = Mapped>) -> MemoryError {
+    for mapped in mapped {
+        // SAFETY: invariant 2: no view of it was made yet.
+        unsafe { mapped.unmap() };
+    }
+    error
 }
 
 /// Somebody's word that a partition's memory may be unmapped when the partition has ended.

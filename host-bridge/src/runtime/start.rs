@@ -1,0 +1,257 @@
+//! The host's steps of starting a partition, in order, each undone if a later one fails.
+//!
+//! ```text
+//!  prepare   lay out the host's region, attach the device     undo: stop the device, retire memory
+//!  launch    thread: pin, assemble; wait for its word          undo: let it end
+//!  open      the host's ends of regions and rings              undo: let it end
+//!  go        the system-call listener, then the entry runs
+//! ```
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use core_runtime::mem::DmaRegion;
+use core_runtime::metrics::MetricsReader;
+use core_runtime::partition::state::{StateReader, StopSwitch};
+use core_runtime::partition::{
+    COMMANDS_RING, EVENTS_RING, HostParts, METRICS_PART, PartitionError, PartitionParts,
+    PartitionState, RingSizes, STATE_PART, lay_out_host_region,
+};
+use core_runtime::region::{RegionFacts, RegionReader};
+use core_runtime::ring::{RecordConsumer, RecordProducer};
+use hybrid_abi::region::PartKind;
+use hybrid_shm::{ReadSpan, Word32};
+
+use super::cores::TakenCore;
+use super::handle::PartitionHandle;
+use super::launch::{self, Ended, Go, Launch, NotReady, Ready, STACK_BYTES};
+use super::spec::PartitionSpec;
+use super::{Runtime, iova_region};
+use crate::backend::{Attached, BackendError, DeviceIngredients, DeviceKeeper, DeviceSeat};
+use crate::error::RuntimeError;
+use crate::memory::MemorySource;
+use crate::sys::partition_memory::PartitionMemory;
+use crate::sys::signals::with_signals_blocked;
+use crate::sys::syscall_guard::{Arming, SyscallGuard};
+
+/// How long a partition may take to assemble: a second for a gigabyte of bookkeeping on a slow
+/// machine, and some more for one that is busy.
+const ASSEMBLY_LIMIT: Duration = Duration::from_secs(20);
+
+/// What `Runtime::spawn` has decided.
+pub(super) struct Plan<'a> {
+    pub(super) runtime: &'a Runtime,
+    pub(super) spec: PartitionSpec,
+    pub(super) core: TakenCore,
+    pub(super) rings: RingSizes,
+    pub(super) facts: RegionFacts,
+    pub(super) source: &'a MemorySource,
+}
+
+/// The device's side of a start; stopping it is the way back.
+struct Prepared {
+    host_parts: HostParts,
+    dma: DmaRegion,
+    ingredients: Option<DeviceIngredients>,
+    keeper: Option<Box<dyn DeviceKeeper>>,
+    description: Option<String>,
+}
+
+/// A thread whose partition is assembled and waits.
+struct Waiting {
+    thread: JoinHandle<Option<Ended>>,
+    go: SyncSender<Go>,
+    state_word: Word32<'static>,
+}
+
+/// The host's ends of what it shares with a partition.
+struct Ends {
+    state: StateReader,
+    stop: StopSwitch,
+    metrics: MetricsReader,
+    events: RecordConsumer,
+    commands: RecordProducer,
+    event_parts: (ReadSpan<'static>, ReadSpan<'static>),
+}
+
+impl Plan<'_> {
+    /// All steps.
+    pub(super) fn start(
+        mut self,
+        mut memory: PartitionMemory,
+    ) -> Result<PartitionHandle, RuntimeError> {
+        let prepared = match self.prepare(&memory) {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                memory.retire();
+                return Err(error);
+            }
+        };
+        match self.run(&mut memory, &prepared) {
+            Ok((thread, guard, ends)) => Ok(PartitionHandle {
+                name: self.spec.name,
+                core: self.core,
+                clock: self.runtime.clock,
+                state: ends.state,
+                stop: ends.stop,
+                events: Some(ends.events),
+                event_parts: ends.event_parts,
+                pump: None,
+                commands: ends.commands,
+                metrics: ends.metrics,
+                memory_facts: memory.facts(),
+                device: prepared.description,
+                thread: Some(thread),
+                guard,
+                keeper: prepared.keeper,
+                memory: Some(memory),
+                dma: prepared.dma,
+                promise: self.spec.entry.promise,
+            }),
+            Err(error) => {
+                // The entry never ran, and what waited for it has ended.
+                drop(prepared.keeper.map(DeviceKeeper::stop));
+                memory.retire();
+                Err(error)
+            }
+        }
+    }
+
+    fn prepare(&mut self, memory: &PartitionMemory) -> Result<Prepared, RuntimeError> {
+        let host_parts = lay_out_host_region(memory.host_region(), self.facts, self.rings)
+            .map_err(|source| self.not_assembled(source))?;
+        let device = self.spec.device.take();
+        let description = device.as_ref().map(|device| device.describe());
+        let seat = DeviceSeat {
+            dma: memory.dma(),
+            memory: self.source,
+            clock: self.runtime.clock,
+            housekeeping: self.runtime.housekeeping,
+        };
+        let attached = device.map(|device| device.attach(&seat)).transpose()?;
+        let (ingredients, keeper) = match attached {
+            Some(Attached { ingredients, keeper }) => (Some(ingredients), Some(keeper)),
+            None => (None, None),
+        };
+        let dma = match &ingredients {
+            Some(ingredients) => ingredients.dma(),
+            None => {
+                let mapped = &memory.dma().mapped;
+                iova_region(mapped.span(), mapped.page().bytes()).map_err(BackendError::from)?
+            }
+        };
+        Ok(Prepared { host_parts, dma, ingredients, keeper, description })
+    }
+
+    fn run(
+        &self,
+        memory: &mut PartitionMemory,
+        prepared: &Prepared,
+    ) -> Result<(JoinHandle<Option<Ended>>, Option<SyscallGuard>, Ends), RuntimeError> {
+        let parts = PartitionParts {
+            cpu: self.core.cpu(),
+            facts: self.facts,
+            clock: self.runtime.clock,
+            bump: memory.take_bump().expect("the bump memory of a fresh set"),
+            dma: prepared.dma,
+            region: memory.region(),
+            host_region: memory.host_region_seen_by_partition(),
+            rings: self.rings,
+            config: self.spec.config,
+        };
+        let waiting = self.launch(parts, prepared.ingredients)?;
+        let ready = self
+            .open_ends(memory, prepared.host_parts)
+            .map_err(|source| self.not_assembled(source))
+            .and_then(|ends| Ok((ends, self.guard(waiting.state_word)?)));
+        let Waiting { thread, go, .. } = waiting;
+        let (ends, guard, arming) = match ready {
+            Ok((ends, Some((guard, arming)))) => (ends, Some(guard), Some(arming)),
+            Ok((ends, None)) => (ends, None, None),
+            Err(error) => {
+                drop(go);
+                let _ = thread.join();
+                return Err(error);
+            }
+        };
+        go.send(Go { arming }).map_err(|_| self.not_started("its thread ended early"))?;
+        Ok((thread, guard, ends))
+    }
+
+    /// Starts the thread and waits until its partition is assembled.
+    fn launch(
+        &self,
+        parts: PartitionParts,
+        device: Option<DeviceIngredients>,
+    ) -> Result<Waiting, RuntimeError> {
+        let (ready, word) = sync_channel(1);
+        let (go, start) = sync_channel(1);
+        let launch = Launch {
+            parts,
+            args: self.spec.args.clone(),
+            entry: self.spec.entry,
+            device,
+            cpu: self.core.cpu(),
+            ready,
+            go: start,
+        };
+        let name = self.spec.name.clone();
+        // The kernel keeps 15 bytes of a thread's name.
+        let builder = std::thread::Builder::new().name(name.clone()).stack_size(STACK_BYTES);
+        let thread = with_signals_blocked(|| builder.spawn(move || launch::run(launch)))
+            .map_err(|source| RuntimeError::Thread { name, source })?;
+        let Ready { state_word } = self.wait_for(&word)?;
+        Ok(Waiting { thread, go, state_word })
+    }
+
+    fn wait_for(&self, word: &Receiver<Result<Ready, NotReady>>) -> Result<Ready, RuntimeError> {
+        match word.recv_timeout(ASSEMBLY_LIMIT) {
+            Ok(Ok(ready)) => Ok(ready),
+            Ok(Err(NotReady::Pin(error))) => Err(error.into()),
+            Ok(Err(NotReady::Assembly(source))) => Err(self.not_assembled(source)),
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(self.not_started("its thread ended without a word"))
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                Err(self.not_started("it was not assembled within 20 s"))
+            }
+        }
+    }
+
+    /// The partition has published its region.
+    fn open_ends(&self, memory: &PartitionMemory, own: HostParts) -> Result<Ends, PartitionError> {
+        let region = RegionReader::new(memory.region_seen_by_host())?;
+        let events = region.part(PartKind::RING_PRODUCER, EVENTS_RING)?;
+        let commands = region.part(PartKind::RING_CONSUMER, COMMANDS_RING)?;
+        let (events_spec, commands_spec) =
+            (self.rings.events_spec(&self.facts)?, self.rings.commands_spec(&self.facts)?);
+        Ok(Ends {
+            state: StateReader::new(region.part(PartKind::STATE, STATE_PART)?)?,
+            stop: StopSwitch::new(own.state)?,
+            metrics: MetricsReader::new(region.part(PartKind::METRICS, METRICS_PART)?)?,
+            events: RecordConsumer::new(own.events, events, events_spec)?,
+            commands: RecordProducer::new(own.commands, commands, commands_spec)?,
+            event_parts: (events, own.events.read_only()),
+        })
+    }
+
+    fn guard(
+        &self,
+        state_word: Word32<'static>,
+    ) -> Result<Option<(SyscallGuard, Arming)>, RuntimeError> {
+        if !self.spec.check_syscalls {
+            return Ok(None);
+        }
+        let running = PartitionState::Running.to_word();
+        Ok(Some(SyscallGuard::listen(state_word, running)?))
+    }
+
+    fn not_assembled(&self, source: PartitionError) -> RuntimeError {
+        RuntimeError::Assembly { name: self.spec.name.clone(), source }
+    }
+
+    fn not_started(&self, reason: &str) -> RuntimeError {
+        RuntimeError::NotStarted { name: self.spec.name.clone(), reason: reason.to_owned() }
+    }
+}
