@@ -14,7 +14,7 @@ use core::cell::Cell;
 use core::fmt::Debug;
 
 /// A free-running index that wraps.
-pub trait Index: Copy + Ord + Debug {
+pub trait Index: Copy + Ord + Debug + 'static {
     /// No slots.
     const ZERO: Self;
     /// One slot.
