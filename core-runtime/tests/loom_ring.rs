@@ -111,11 +111,11 @@ fn ends(capacity: u32) -> (Tx, Rx) {
     )
 }
 
-/// All interleavings with at most two preemptions: each pair of racing accesses is among them, and
+/// All interleavings with at most three preemptions: each pair of racing accesses is among them, and
 /// the waiting loops of two threads stay finite.
 fn model(test: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(2);
+    builder.preemption_bound = Some(3);
     builder.check(test);
 }
 

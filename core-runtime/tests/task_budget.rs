@@ -2,7 +2,7 @@
 
 mod support;
 
-use core::future::{Future, pending};
+use core::future::pending;
 use std::rc::Rc;
 
 use core_runtime::clock::{ManualClock, Ticks};
@@ -10,14 +10,12 @@ use core_runtime::task::{Log2Histogram, SchedulerConfig, TaskOptions, WakeSlot, 
 use support::{Log, Rig, outcome};
 
 /// Each poll takes the next of `costs` nanoseconds.
-fn costly(clock: &'static ManualClock, costs: &'static [u64]) -> impl Future<Output = ()> {
-    async move {
-        for cost in costs {
-            clock.advance(*cost);
-            yield_now().await;
-        }
-        pending().await
+async fn costly(clock: &'static ManualClock, costs: &'static [u64]) {
+    for cost in costs {
+        clock.advance(*cost);
+        yield_now().await;
     }
+    pending::<()>().await;
 }
 
 #[test]

@@ -313,11 +313,11 @@ fn full_tables_and_memory_are_named_and_later_room_is_found() {
     assert!(wanted > 100 * 1024);
 
     #[repr(align(4096))]
-    struct Wide;
-    let wide = Wide;
+    struct Wide(u8);
+    let wide = Wide(0);
     let error = rig.spawner().spawn(NORMAL, async move {
         yield_now().await;
-        drop(wide);
+        assert_eq!(wide.0, 0);
     });
     assert!(matches!(error, Err(SpawnError::Alignment { wanted: 4096, .. })));
 }

@@ -87,9 +87,7 @@ pub struct JoinArray<F: Future, const N: usize> {
 
 /// Waits for all futures of an array and returns their outputs in its order.
 pub fn join_array<F: Future, const N: usize>(futures: [F; N]) -> JoinArray<F, N> {
-    JoinArray {
-        children: futures.map(|future| MaybeDone::Waiting { future }),
-    }
+    JoinArray { children: futures.map(|future| MaybeDone::Waiting { future }) }
 }
 
 /// A pinned element of a pinned array.

@@ -54,11 +54,7 @@ impl TaskOptions {
     /// A task of `class` with its default budget.
     #[must_use]
     pub const fn new(name: &'static str, class: Class) -> Self {
-        Self {
-            name,
-            class,
-            budget_ns: None,
-        }
+        Self { name, class, budget_ns: None }
     }
 
     /// A latency task.

@@ -4,10 +4,12 @@
 //! storage serves one task after another. Core-local but for the fields marked *shared*.
 //!
 //! ```text
-//!            Spawner::spawn                poll gives Ready, or Scheduler::cancel_now
-//!   Free ───────────────────────> Live ───────────────────────────────────────────> Done
-//!    ^                                                                               │
-//!    └───────────────────────────────────────────────────────────────────────────────┘
+//!        Spawner::spawn          Scheduler::finish (poll gave Ready)
+//!   Free ──────────────> Live ─────────────────────────────────────────> Done
+//!    ^                    │ JoinHandle::cancel, drop     Scheduler::     ^  │
+//!    │                    └─────────────────> Cancelling ────────────────┘  │
+//!    │                                                   cancel_now         │
+//!    └──────────────────────────────────────────────────────────────────────┘
 //!      Scheduler::release: the handle is gone and the header is in no run queue
 //! ```
 //!
@@ -40,6 +42,8 @@ pub(super) enum State {
     Free,
     /// The storage holds a future.
     Live,
+    /// As live, but the future is to be dropped and not polled.
+    Cancelling,
     /// The future is gone; the storage holds its output, or nothing if it was cancelled.
     Done,
 }
@@ -92,8 +96,7 @@ impl Meter {
             return false;
         }
         bump(&self.overruns);
-        self.exceeded
-            .record(spent.saturating_sub(self.budget.get()));
+        self.exceeded.record(spent.saturating_sub(self.budget.get()));
         true
     }
 }
@@ -110,7 +113,6 @@ pub(super) struct TaskHeader {
     /// The run queue of the task's class.
     pub(super) queue: Cell<*const RunQueue>,
     pub(super) state: Cell<State>,
-    pub(super) cancel: Cell<bool>,
     pub(super) handle_held: Cell<bool>,
     generation: Cell<u16>,
     pub(super) vtable: Cell<&'static Vtable>,
@@ -136,7 +138,6 @@ impl TaskHeader {
             owner: AtomicUsize::new(0),
             queue: Cell::new(core::ptr::null()),
             state: Cell::new(State::Free),
-            cancel: Cell::new(false),
             handle_held: Cell::new(false),
             generation: Cell::new(0),
             vtable: Cell::new(&EMPTY),
@@ -214,10 +215,19 @@ impl TaskRef {
         unsafe { Self::unpack(self.pack(u16::MAX)) == self }
     }
 
-    /// The data pointer of the wakers of the task that lives here now.
+    /// The data pointer of the wakers of the task that lives here now: its tag as a pointer.
     #[inline(always)]
     pub(super) fn waker_data(self) -> *const () {
-        self.pack(self.header().generation.get())
+        let tag = self.header().tag.load(Ordering::Relaxed);
+        let whole = self.0.as_ptr().cast_const().cast::<()>();
+        whole.map_addr(|_| tag)
+    }
+
+    /// Makes the wakers of the header's generation the valid ones.
+    fn set_tag(self) {
+        let header = self.header();
+        let tag = self.pack(header.generation.get()).addr();
+        header.tag.store(tag, Ordering::Relaxed);
     }
 
     /// Makes wakers valid for the task that is about to live here.
@@ -226,9 +236,7 @@ impl TaskRef {
         header.scheduler.set(Some(scheduler));
         header.owner.store(current_core(), Ordering::Relaxed);
         header.remote.store(remote, Ordering::Relaxed);
-        header
-            .tag
-            .store(self.waker_data().addr(), Ordering::Relaxed);
+        self.set_tag();
     }
 
     /// Makes every waker of the task stale.
@@ -236,9 +244,7 @@ impl TaskRef {
         let header = self.header();
         let generation = &header.generation;
         generation.set(generation.get().wrapping_add(1));
-        header
-            .tag
-            .store(self.waker_data().addr(), Ordering::Relaxed);
+        self.set_tag();
     }
 
     /// Puts the task at the end of its run queue unless it is in it. Owning core only.
@@ -318,10 +324,7 @@ impl<F: Future> TaskStorage<F> {
     /// Empty storage.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            header: TaskHeader::new(),
-            stage: UnsafeCell::new(MaybeUninit::uninit()),
-        }
+        Self { header: TaskHeader::new(), stage: UnsafeCell::new(MaybeUninit::uninit()) }
     }
 
     /// The storage as a type-erased task.
@@ -343,21 +346,14 @@ pub(super) struct Vtable {
 }
 
 /// Of a storage that never held a task.
-static EMPTY: Vtable = Vtable {
-    poll: |_, _| false,
-    clear: |_| (),
-    take_output: |_, _| (),
-};
+static EMPTY: Vtable = Vtable { poll: |_, _| false, clear: |_| (), take_output: |_, _| () };
 
 /// Makes the vtable of one future type.
 struct Typed<F>(F);
 
 impl<F: Future> Typed<F> {
-    const VTABLE: Vtable = Vtable {
-        poll: poll::<F>,
-        clear: clear::<F>,
-        take_output: take_output::<F>,
-    };
+    const VTABLE: Vtable =
+        Vtable { poll: poll::<F>, clear: clear::<F>, take_output: take_output::<F> };
 }
 
 /// Places `future` into a free storage of its type. Afterwards it can be opened and made live.

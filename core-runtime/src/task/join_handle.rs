@@ -45,10 +45,7 @@ impl<T> JoinHandle<T> {
     /// The task was just made live with an output of type `T`, its header says that a handle is
     /// held, and this is the only one.
     pub(super) const unsafe fn new(task: TaskRef) -> Self {
-        Self {
-            task,
-            output: PhantomData,
-        }
+        Self { task, output: PhantomData }
     }
 
     /// The task's place in the table.
@@ -83,7 +80,7 @@ impl<T> JoinHandle<T> {
 fn cancel(task: TaskRef) {
     let header = task.header();
     if header.state.get() == State::Live {
-        header.cancel.set(true);
+        header.state.set(State::Cancelling);
         task.enqueue();
     }
 }

@@ -53,10 +53,7 @@ impl TaskMemory {
     /// A free task in a block of at least `size` bytes.
     pub(super) fn take(&self, size: usize, align: usize) -> Result<TaskRef, SpawnError> {
         if align > align_of::<Line>() {
-            return Err(SpawnError::Alignment {
-                wanted: align,
-                allowed: align_of::<Line>(),
-            });
+            return Err(SpawnError::Alignment { wanted: align, allowed: align_of::<Line>() });
         }
         let class = size.next_power_of_two().trailing_zeros() as usize;
         for list in &self.free[class..] {
@@ -82,11 +79,7 @@ impl TaskMemory {
         let size = 1 << class;
         let left = self.len - self.used.get();
         if size > left {
-            return Err(SpawnError::TaskMemory {
-                wanted: size,
-                left,
-                capacity: self.len,
-            });
+            return Err(SpawnError::TaskMemory { wanted: size, left, capacity: self.len });
         }
         // SAFETY: `used + size <= len`, and `base` starts `len` bytes that are ours for ever.
         let block = unsafe { self.base.add(self.used.get()) };

@@ -52,11 +52,7 @@ impl RemoteWaker {
     pub fn new(span: Span<'static>) -> Result<Self, OutOfBounds> {
         let span = span.sub(0, REMOTE_WORDS_BYTES)?;
         span.word32(0)?;
-        Ok(Self {
-            span,
-            total: 0,
-            lines: [0; REMOTE_LINES],
-        })
+        Ok(Self { span, total: 0, lines: [0; REMOTE_LINES] })
     }
 
     /// Wakes who waits for `line`. What was stored before is visible to it.
@@ -104,11 +100,7 @@ impl RemoteLines {
     pub fn new(peer: ReadSpan<'static>) -> Result<Self, OutOfBounds> {
         let peer = peer.sub(0, REMOTE_WORDS_BYTES)?;
         peer.load32(0)?;
-        Ok(Self {
-            peer,
-            total: Cell::new(0),
-            lines: core::array::from_fn(|_| Line::default()),
-        })
+        Ok(Self { peer, total: Cell::new(0), lines: core::array::from_fn(|_| Line::default()) })
     }
 
     /// Looks for wakes; returns how many lines had some.

@@ -170,8 +170,7 @@ impl Scheduler {
     /// Tells that the loop itself used `spent` since the last tick began, so that it is not taken
     /// for stolen time. For work of more than a few microseconds, such as bring-up.
     pub fn explain(&self, spent: Ticks) {
-        self.explained
-            .set(self.explained.get().saturating_add(spent));
+        self.explained.set(self.explained.get().saturating_add(spent));
     }
 
     /// Asks every task to end: their futures are dropped by the next ticks.
@@ -179,7 +178,7 @@ impl Scheduler {
         for task in self.attached() {
             let header = task.header();
             if header.state.get() == State::Live {
-                header.cancel.set(true);
+                header.state.set(State::Cancelling);
                 task.enqueue();
             }
         }
@@ -231,12 +230,8 @@ impl Scheduler {
         let counters = &self.counters;
         self.stolen.record(ticks);
         bump(&counters.stolen_gaps);
-        counters
-            .stolen
-            .set(counters.stolen.get().saturating_add(ticks));
-        counters
-            .longest_stolen
-            .set(counters.longest_stolen.get().max(ticks));
+        counters.stolen.set(counters.stolen.get().saturating_add(ticks));
+        counters.longest_stolen.set(counters.longest_stolen.get().max(ticks));
     }
 
     #[inline]
@@ -284,6 +279,7 @@ impl Scheduler {
             let polled = self.run(task, tick);
             tick.polled_background += u32::from(polled);
         }
+        self.current.set(None);
         if self.config.time_polls {
             self.explained.set(self.poll_began.get().since(now));
         }
@@ -292,10 +288,7 @@ impl Scheduler {
     /// Polls the latency tasks that are ready now, as far as the tick's share goes.
     fn run_latency(&'static self, tick: &mut Tick) {
         let latency = &self.queues[Class::Latency.index()];
-        let share = self
-            .config
-            .latency_polls
-            .saturating_sub(tick.polled_latency);
+        let share = self.config.latency_polls.saturating_sub(tick.polled_latency);
         for _ in 0..latency.len().min(share) {
             let Some(task) = latency.pop() else { break };
             let polled = self.run(task, tick);
@@ -304,17 +297,11 @@ impl Scheduler {
     }
 
     /// Does what a task that was just taken from its queue needs; returns whether it was polled.
-    #[inline]
+    #[inline(always)]
     fn run(&'static self, task: TaskRef, tick: &mut Tick) -> bool {
         let header = task.header();
         if header.state.get() != State::Live {
-            self.release(task);
-            return false;
-        }
-        if header.cancel.get() {
-            self.cancel_now(task);
-            tick.cancelled += 1;
-            self.poll_began.set(self.stamp(self.poll_began.get()));
+            self.bury(task, tick);
             return false;
         }
         self.current.set(Some(task));
@@ -322,14 +309,9 @@ impl Scheduler {
         let mut context = Context::from_waker(&waker);
         // SAFETY: invariant 4: the task is live, and `in_tick` keeps polls from nesting.
         let done = unsafe { (header.vtable.get().poll)(task, &mut context) };
-        self.current.set(None);
         bump(&header.meter.polls);
         if self.config.time_polls {
-            let ended = self.clock.now();
-            let spent = ended.since(self.poll_began.replace(ended));
-            let total = &self.counters.poll_ticks;
-            total.set(total.get().wrapping_add(spent.get()));
-            tick.overruns += u32::from(header.meter.charge(spent));
+            self.charge(task, tick);
         }
         if done {
             tick.completed += 1;
@@ -338,7 +320,30 @@ impl Scheduler {
         true
     }
 
+    /// Ends the poll's time and charges it to the task.
+    #[inline]
+    fn charge(&self, task: TaskRef, tick: &mut Tick) {
+        let ended = self.clock.now();
+        let spent = ended.since(self.poll_began.replace(ended));
+        let total = &self.counters.poll_ticks;
+        total.set(total.get().wrapping_add(spent.get()));
+        tick.overruns += u32::from(task.header().meter.charge(spent));
+    }
+
+    /// Drops the future of a cancelled task, or frees one that was done while it was queued.
+    #[cold]
+    fn bury(&'static self, task: TaskRef, tick: &mut Tick) {
+        if task.header().state.get() == State::Cancelling {
+            self.cancel_now(task);
+            tick.cancelled += 1;
+            self.poll_began.set(self.stamp(self.poll_began.get()));
+        } else {
+            self.release(task);
+        }
+    }
+
     /// The future is ready: its output waits for the handle, or is dropped if there is none.
+    #[inline(never)]
     fn finish(&'static self, task: TaskRef) {
         let header = task.header();
         if !header.handle_held.get() {
@@ -388,13 +393,9 @@ impl Scheduler {
             return Err(SpawnError::Address);
         }
         let index = self.table_len.get();
-        let full = SpawnError::TableFull {
-            capacity: self.table.len(),
-        };
+        let full = SpawnError::TableFull { capacity: self.table.len() };
         let place = self.table.get(index).ok_or(full)?;
-        header
-            .id
-            .set(TaskId(u32::try_from(index).map_err(|_| full)?));
+        header.id.set(TaskId(u32::try_from(index).map_err(|_| full)?));
         place.set(Some(task));
         self.table_len.set(index + 1);
         Ok(())
@@ -404,13 +405,8 @@ impl Scheduler {
     pub(super) fn start(&'static self, task: TaskRef, options: &super::TaskOptions) {
         let header = task.header();
         let counters = &self.counters;
-        header
-            .meter
-            .restart(options.name, options.class, options.budget(&self.clock));
-        header
-            .queue
-            .set(&raw const self.queues[options.class.index()]);
-        header.cancel.set(false);
+        header.meter.restart(options.name, options.class, options.budget(&self.clock));
+        header.queue.set(&raw const self.queues[options.class.index()]);
         header.handle_held.set(true);
         header.join.clear();
         task.open(self, (&raw const self.remote).cast_mut());
@@ -418,18 +414,12 @@ impl Scheduler {
         task.enqueue();
         bump(&counters.spawned);
         counters.live.set(counters.live.get() + 1);
-        counters
-            .live_high_water
-            .set(counters.live_high_water.get().max(counters.live.get()));
+        counters.live_high_water.set(counters.live_high_water.get().max(counters.live.get()));
     }
 
     #[inline]
     fn stamp(&self, otherwise: Instant) -> Instant {
-        if self.config.time_polls {
-            self.clock.now()
-        } else {
-            otherwise
-        }
+        if self.config.time_polls { self.clock.now() } else { otherwise }
     }
 
     #[inline]
@@ -480,9 +470,7 @@ impl Scheduler {
     }
 
     fn attached(&self) -> impl Iterator<Item = TaskRef> + '_ {
-        self.table[..self.table_len.get()]
-            .iter()
-            .filter_map(Cell::get)
+        self.table[..self.table_len.get()].iter().filter_map(Cell::get)
     }
 
     /// The task that is being polled; after a panic, the one that panicked.
@@ -577,8 +565,6 @@ impl Scheduler {
 
 impl fmt::Debug for Scheduler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scheduler")
-            .field("stats", &self.stats())
-            .finish_non_exhaustive()
+        f.debug_struct("Scheduler").field("stats", &self.stats()).finish_non_exhaustive()
     }
 }

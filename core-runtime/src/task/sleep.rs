@@ -30,11 +30,7 @@ pub struct Sleep {
 
 impl Sleep {
     pub(super) const fn new(scheduler: &'static Scheduler, deadline: Instant) -> Self {
-        Self {
-            scheduler,
-            deadline,
-            timer: None,
-        }
+        Self { scheduler, deadline, timer: None }
     }
 
     /// When it ends.

@@ -161,11 +161,7 @@ impl Spawner {
             Some(task) => task.header().meter.budget.get(),
             None => Ticks::MAX,
         };
-        Budget {
-            clock: self.0.clock,
-            began: self.0.poll_began(),
-            limit,
-        }
+        Budget { clock: self.0.clock, began: self.0.poll_began(), limit }
     }
 
     /// Whether the running task should give way: more urgent work is ready, or its budget is used

@@ -29,9 +29,7 @@ impl Log2Histogram {
     /// An empty histogram.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            buckets: [const { Cell::new(0) }; LOG2_BUCKETS],
-        }
+        Self { buckets: [const { Cell::new(0) }; LOG2_BUCKETS] }
     }
 
     /// Counts one duration.
@@ -46,21 +44,13 @@ impl Log2Histogram {
     #[must_use]
     pub const fn bucket_of(ticks: Ticks) -> usize {
         let bits = (u64::BITS - ticks.get().leading_zeros()) as usize;
-        if bits < LOG2_BUCKETS {
-            bits
-        } else {
-            LOG2_BUCKETS - 1
-        }
+        if bits < LOG2_BUCKETS { bits } else { LOG2_BUCKETS - 1 }
     }
 
     /// The longest duration that `bucket` counts.
     #[must_use]
     pub const fn upper_bound(bucket: usize) -> Ticks {
-        if bucket + 1 >= LOG2_BUCKETS {
-            Ticks::MAX
-        } else {
-            Ticks::new((1 << bucket) - 1)
-        }
+        if bucket + 1 >= LOG2_BUCKETS { Ticks::MAX } else { Ticks::new((1 << bucket) - 1) }
     }
 
     /// The counts.

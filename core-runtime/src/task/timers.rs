@@ -58,11 +58,7 @@ pub(super) struct TimerHeap {
 impl TimerHeap {
     /// Room for `capacity` timers: 56 bytes of `bump` each.
     pub(super) fn new(capacity: u32, bump: &Bump) -> Result<Self, OutOfMemory> {
-        let nothing = Entry {
-            deadline: Instant::MAX,
-            sequence: 0,
-            slot: NONE,
-        };
+        let nothing = Entry { deadline: Instant::MAX, sequence: 0, slot: NONE };
         let mut next = 0_u32;
         let slots = bump.slice_with(capacity as usize, |_| {
             next += 1;
@@ -105,20 +101,12 @@ impl TimerHeap {
         }
         self.free.set(self.slots[slot as usize].next_free.get());
         self.in_use.set(self.in_use.get() + 1);
-        self.high_water
-            .set(self.high_water.get().max(self.in_use.get()));
+        self.high_water.set(self.high_water.get().max(self.in_use.get()));
         let sequence = self.sequence.get();
         self.sequence.set(sequence + 1);
         let place = self.len.get();
         self.len.set(place + 1);
-        self.sift_up(
-            place as usize,
-            Entry {
-                deadline,
-                sequence,
-                slot,
-            },
-        );
+        self.sift_up(place as usize, Entry { deadline, sequence, slot });
         Some(TimerKey(slot))
     }
 
@@ -161,9 +149,7 @@ impl TimerHeap {
 
     /// Takes the entry at `place` out; its slot counts as fired.
     fn take_entry(&self, place: usize) {
-        self.slots[self.heap[place].get().slot as usize]
-            .place
-            .set(NONE);
+        self.slots[self.heap[place].get().slot as usize].place.set(NONE);
         let last = self.len.get() as usize - 1;
         self.len.set(self.len.get() - 1);
         if place == last {
@@ -202,11 +188,7 @@ impl TimerHeap {
             let first = place * ARITY + 1;
             let children = first..(first + ARITY).min(len);
             let least = children.reduce(|best, child| {
-                if self.heap[child].get().before(&self.heap[best].get()) {
-                    child
-                } else {
-                    best
-                }
+                if self.heap[child].get().before(&self.heap[best].get()) { child } else { best }
             });
             match least {
                 Some(child) if self.heap[child].get().before(&entry) => {

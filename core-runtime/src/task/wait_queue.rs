@@ -58,11 +58,7 @@ impl WaitQueue {
     /// An empty queue.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            head: Cell::new(None),
-            tail: Cell::new(None),
-            core_local: PhantomData,
-        }
+        Self { head: Cell::new(None), tail: Cell::new(None), core_local: PhantomData }
     }
 
     /// Whether nobody waits.

@@ -76,10 +76,7 @@ impl WakeSlot {
     /// An empty place.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            waker: Cell::new(None),
-            core_local: PhantomData,
-        }
+        Self { waker: Cell::new(None), core_local: PhantomData }
     }
 
     /// Keeps `waker`; the one that was here before is forgotten, not woken.

@@ -40,7 +40,13 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new() -> Self {
-        Self::with(SchedulerConfig::default())
+        // Small, because Miri writes every byte of it one by one.
+        Self::with(SchedulerConfig {
+            max_tasks: 64,
+            max_timers: 64,
+            task_memory_bytes: 64 * 1024,
+            ..SchedulerConfig::default()
+        })
     }
 
     pub(crate) fn with(config: SchedulerConfig) -> Self {
