@@ -82,6 +82,7 @@ impl<'m> Span<'m> {
     ///
     /// # Errors
     /// [`OutOfBounds`] if it leaves this span.
+    #[inline]
     pub fn sub(&self, offset: usize, len: usize) -> Result<Span<'m>, OutOfBounds> {
         let base = self.at(offset, len)?;
         Ok(Span { base, len, mapping: PhantomData })
@@ -91,6 +92,7 @@ impl<'m> Span<'m> {
     ///
     /// # Errors
     /// [`OutOfBounds`] if it leaves the span or is not 4-byte aligned.
+    #[inline]
     pub fn word32(&self, offset: usize) -> Result<Word32<'m>, OutOfBounds> {
         let at = self.aligned(offset, size_of::<u32>())?.cast::<AtomicU32>();
         // SAFETY: invariants 1, 3 and 4; atomics may alias each other.
@@ -101,6 +103,7 @@ impl<'m> Span<'m> {
     ///
     /// # Errors
     /// [`OutOfBounds`] if it leaves the span or is not 8-byte aligned.
+    #[inline]
     pub fn word64(&self, offset: usize) -> Result<Word64<'m>, OutOfBounds> {
         let at = self.aligned(offset, size_of::<u64>())?.cast::<AtomicU64>();
         // SAFETY: invariants 1, 3 and 4; atomics may alias each other.
@@ -113,6 +116,7 @@ impl<'m> Span<'m> {
     ///
     /// # Errors
     /// [`OutOfBounds`] if the range leaves the span.
+    #[inline]
     pub fn read(&self, offset: usize, dst: &mut [u8]) -> Result<(), OutOfBounds> {
         let src = self.at(offset, dst.len())?;
         // SAFETY: invariants 1 to 3; `dst` is a reference, so it cannot overlap the span.
@@ -124,6 +128,7 @@ impl<'m> Span<'m> {
     ///
     /// # Errors
     /// [`OutOfBounds`] if the range leaves the span.
+    #[inline]
     pub fn write(&self, offset: usize, src: &[u8]) -> Result<(), OutOfBounds> {
         let dst = self.at(offset, src.len())?;
         // SAFETY: invariants 1 to 3; `src` is a reference, so it cannot overlap the span.
@@ -135,6 +140,7 @@ impl<'m> Span<'m> {
     ///
     /// # Errors
     /// [`OutOfBounds`] if the range leaves the span.
+    #[inline]
     pub fn fill(&self, offset: usize, len: usize, byte: u8) -> Result<(), OutOfBounds> {
         let dst = self.at(offset, len)?;
         // SAFETY: invariants 1 to 3.
@@ -146,6 +152,7 @@ impl<'m> Span<'m> {
     ///
     /// # Errors
     /// [`OutOfBounds`] if either range leaves its span.
+    #[inline]
     pub fn copy_from(
         &self,
         offset: usize,
@@ -211,6 +218,7 @@ impl<'m> ReadSpan<'m> {
     ///
     /// # Errors
     /// [`OutOfBounds`] if it leaves this span.
+    #[inline]
     pub fn sub(&self, offset: usize, len: usize) -> Result<ReadSpan<'m>, OutOfBounds> {
         self.0.sub(offset, len).map(ReadSpan)
     }
@@ -219,6 +227,7 @@ impl<'m> ReadSpan<'m> {
     ///
     /// # Errors
     /// [`OutOfBounds`] if the range leaves the span.
+    #[inline]
     pub fn read(&self, offset: usize, dst: &mut [u8]) -> Result<(), OutOfBounds> {
         self.0.read(offset, dst)
     }
@@ -233,6 +242,7 @@ impl<'m> ReadSpan<'m> {
     ///
     /// # Errors
     /// [`OutOfBounds`] if it leaves the span or is not 4-byte aligned.
+    #[inline]
     pub fn word32(&self, offset: usize) -> Result<ReadWord32<'m>, OutOfBounds> {
         self.0.word32(offset).map(ReadWord32::new)
     }

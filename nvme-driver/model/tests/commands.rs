@@ -2,7 +2,7 @@
 
 mod host;
 
-use host::{Host, PAGE, Pair, config};
+use host::{Host, PAGE, Pair, byte, config};
 use nvme_model::{HostMistake, ModelConfig, NamespaceConfig, Patch};
 use nvme_spec::{
     AdminOpcode, AsyncEvent, AsyncEventConfig, Cdw12Io, Cns, DsmAttributes, DsmRange,
@@ -187,7 +187,7 @@ fn what_is_written_is_read_in_every_block_size() {
         let mut pair = host.pair(1, 8);
         let len = lba_bytes as usize;
         let (from, to, list) = (host.alloc(len), host.alloc(len), host.alloc(PAGE));
-        let data: Vec<u8> = (0..len).map(|at| (at * 7 & 0xff) as u8).collect();
+        let data: Vec<u8> = (0..len).map(|at| byte(at * 7)).collect();
         host.put(from, &data);
         for (op, at) in [(NvmOpcode::WRITE, from), (NvmOpcode::READ, to)] {
             let prp2 = prps(&host, at, len, list);
@@ -229,8 +229,7 @@ fn transfers_of_every_shape_move_every_byte() {
     let mut pair = host.pair(1, 8);
     let (from, to) = (host.alloc(515 * PAGE), host.alloc(515 * PAGE));
     let list = host.alloc(2 * PAGE);
-    let data: Vec<u8> =
-        (0..515 * PAGE).map(|at| ((at / 512 * 31 + at % 509) & 0xff) as u8).collect();
+    let data: Vec<u8> = (0..515 * PAGE).map(|at| byte(at / 512 * 31 + at % 509)).collect();
     for pages in [1, 2, 3, 511, 512, 513, 514] {
         for offset in [0, 4, 512, 2048] {
             let len = (pages * PAGE - offset) / 512 * 512;
@@ -308,7 +307,7 @@ fn metadata_travel_apart_or_behind_each_block() {
         let mut host = Host::on(ModelConfig { namespaces: vec![namespace], ..config() });
         let mut pair = host.pair(1, 8);
         let (data, meta) = (host.alloc(PAGE), host.alloc(PAGE));
-        let bytes: Vec<u8> = (0..3 * 520).map(|at| (at % 249) as u8).collect();
+        let bytes: Vec<u8> = (0..3 * 520).map(|at| byte(at % 249)).collect();
         host.put(data, &bytes);
         host.put(meta, b"metadata of the three ok");
         let sqe = host.io(NvmOpcode::WRITE, 1, 5, 3, Host::iova(data), 0);

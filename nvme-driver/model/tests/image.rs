@@ -2,7 +2,7 @@
 
 mod host;
 
-use host::{Host, PAGE};
+use host::{Host, PAGE, byte};
 use nvme_model::{Backing, Model, ModelConfig, ModelError, NamespaceConfig};
 use nvme_spec::registers::Shn;
 use nvme_spec::{NvmOpcode, StatusCode};
@@ -41,7 +41,7 @@ fn what_was_written_is_there_after_a_restart() {
     let temp = Temp::new("restart");
     // 100 pages: longer than the bounce buffer, and a list.
     let (pages, list_pages) = (100, 1);
-    let data: Vec<u8> = (0..pages * PAGE).map(|at| (at / 7 & 0xff) as u8).collect();
+    let data: Vec<u8> = (0..pages * PAGE).map(|at| byte(at / 7)).collect();
     let mut host = Host::on(create(&temp, 256));
     let transfer = |host: &mut Host, op| {
         let mut pair = host.pair(1, 8);

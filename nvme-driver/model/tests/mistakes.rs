@@ -390,7 +390,7 @@ fn garbage_in_every_field_of_every_command_never_stops_the_model() {
             };
         }
         // Opcodes that exist, mostly; without SGL or fuse, mostly.
-        sqe.0[0] = sqe.0[0] & !0xff | next() % 16;
+        sqe.0[0] = sqe.0[0] & !0xff | (next() % 16);
         if next() % 8 != 0 {
             sqe.0[0] &= !0xff00;
         }

@@ -279,6 +279,11 @@ impl Host {
     }
 }
 
+/// The low byte of a number, for patterns.
+pub(crate) fn byte(n: usize) -> u8 {
+    n.to_le_bytes()[0]
+}
+
 /// Keeps the device-side view in use, so that the host's layout and the device's are one.
 pub(crate) fn entry(memory: Span<'static>, pair: &Pair, index: u32) -> [u64; 8] {
     let span = memory.sub(pair.sq_at, pair.entries as usize * 64).expect("inside");
