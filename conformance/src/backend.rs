@@ -100,7 +100,7 @@ impl Backend for Stepped {
     fn pass(&self, idle: bool) {
         let report = self.model.borrow_mut().step(self.clock.now().ticks());
         // A microsecond a pass; the longer nothing happens, the longer, up to a millisecond.
-        let idle = idle && report.idle;
+        let idle = idle && report.commands == 0 && report.completions == 0;
         self.idle_passes.set(if idle { self.idle_passes.get().saturating_add(1) } else { 0 });
         let doublings = (self.idle_passes.get() / 16).min(10);
         self.clock.advance(1_000 << doublings);

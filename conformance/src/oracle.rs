@@ -149,6 +149,17 @@ impl Oracle {
         }
     }
 
+    /// Like [`Oracle::new`], for a namespace whose content is not known yet.
+    ///
+    /// # Panics
+    /// If the namespace is larger than memory.
+    #[must_use]
+    pub fn over(ns: &'static Namespace, window: usize, seed: u64) -> Self {
+        let mut oracle = Self::new(ns, window, seed);
+        oracle.versions.fill(None);
+        oracle
+    }
+
     /// Runs `operations` of them to their end, dropped ones included.
     ///
     /// # Panics

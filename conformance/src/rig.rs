@@ -96,6 +96,13 @@ impl<B: Backend> Rig<B> {
         })
     }
 
+    /// Does something with another controller on the same backend; this rig's own is not polled
+    /// meanwhile.
+    pub fn with_controller(mut self, next: &'static Controller, f: impl FnOnce(&Self)) {
+        self.controller = next;
+        f(&self);
+    }
+
     /// Waits until the controller is ready.
     ///
     /// # Errors

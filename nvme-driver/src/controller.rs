@@ -218,9 +218,13 @@ impl Controller {
                 max_len: config.max_transfer_bytes,
                 sample_every: config.latency_sampling,
             };
-            let queue = bump
-                .alloc(make(spec, requests)?)
-                .map_err(|_| ControllerError::NoMemory("queues"))?;
+            let queue = match make(spec, requests) {
+                Ok(queue) => queue,
+                // Doorbells for fewer queues than asked for: fewer it is.
+                Err(ControllerError::NoDoorbell(_)) if i > 0 => break,
+                Err(error) => return Err(error),
+            };
+            let queue = bump.alloc(queue).map_err(|_| ControllerError::NoMemory("queues"))?;
             if queues.push(queue).is_err() {
                 return Err(ControllerError::Config("io_queues"));
             }

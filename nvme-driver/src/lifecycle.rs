@@ -323,7 +323,9 @@ impl Controller {
             false => None,
         };
         let limit = bringup::ready_limit_ns(cap, crto, &self.config);
-        if cc.en() && !csts.rdy() && !csts.cfs() {
+        let waited = ControllerError::TimedOut { step: Step::Enable, limit_ms: limit / 1_000_000 };
+        let on_its_way = cc.en() && !csts.rdy() && !csts.cfs();
+        if on_its_way && self.life.error() != Some(waited) {
             // It is on its way up; NVMe Base 2.0, section 3.5.1: let it arrive before it is stopped.
             self.enter_for(Phase::AwaitReady, limit);
             return Ok(());
@@ -432,7 +434,7 @@ impl Controller {
         match ask {
             Ask::Controller => Sqe::identify(CID, Cns::CONTROLLER, Nsid::NONE, data, 0),
             Ask::QueueCount => {
-                let wanted = NumberOfQueues::pairs(self.config.io_queues);
+                let wanted = NumberOfQueues::pairs(self.made_queues());
                 let feature = FeatureId::NUMBER_OF_QUEUES;
                 Sqe::set_feature(CID, Nsid::NONE, feature, wanted.into())
             }
@@ -469,6 +471,11 @@ impl Controller {
         }
     }
 
+    /// Queues that we have memory and doorbells for.
+    fn made_queues(&self) -> u16 {
+        u16::try_from(self.hub.queues.len()).unwrap_or(1)
+    }
+
     fn wanted_events(&self) -> AsyncEventConfig {
         let offered = OptionalAsyncEvents::from_bits_retain(self.identify().oaes.get());
         AsyncEventConfig::new()
@@ -497,7 +504,7 @@ impl Controller {
             }
             (Ask::QueueCount, answer) => {
                 let grant = QueueGrant(answer.map_err(refused)?);
-                let wanted = u32::from(self.config.io_queues);
+                let wanted = u32::from(self.made_queues());
                 let granted = u16::try_from(grant.pairs().min(wanted)).unwrap_or(1);
                 self.life.granted.set(granted.max(1));
                 self.ask(self.first_namespace());

@@ -156,12 +156,15 @@ impl QueuePair {
         let qid = spec.qid;
         let depth = spec.entries.saturating_sub(1);
         let layout = CidLayout::new(depth).ok_or(ControllerError::Config("queue depth"))?;
+        // First, so that nothing was taken if there are none.
+        let no_doorbell = ControllerError::NoDoorbell(QueueId(qid));
+        let sq_doorbell = doorbells.sq_tail(qid).map_err(|_| no_doorbell)?;
+        let cq_doorbell = doorbells.cq_head(qid).map_err(|_| no_doorbell)?;
         let align = usize::try_from(spec.page_bytes).map_err(|_| no_memory)?;
         let shared = |len: usize| arena.alloc_shared(len, align).map_err(|_| no_memory);
         let entries = u32::from(spec.entries);
         let sq = SqMem::new(shared(usize::from(spec.entries) * 64)?, entries);
         let cq = CqMem::new(shared(usize::from(spec.entries) * 16)?, entries);
-        let no_doorbell = ControllerError::NoDoorbell(QueueId(qid));
         let list_stride = stride(prp::list_entries(spec.max_len, spec.page_bytes), align);
         let lists = if list_stride == 0 {
             None
@@ -195,8 +198,8 @@ impl QueuePair {
             completed: Count::default(),
             sq: sq.map_err(|_| no_memory)?,
             cq: cq.map_err(|_| no_memory)?,
-            sq_doorbell: doorbells.sq_tail(qid).map_err(|_| no_doorbell)?,
-            cq_doorbell: doorbells.cq_head(qid).map_err(|_| no_doorbell)?,
+            sq_doorbell,
+            cq_doorbell,
             lists,
             list_stride,
             max_len: spec.max_len,

@@ -1,0 +1,409 @@
+//! Bring-up: every legal controller comes up, every broken one ends in a named error, in bounded
+//! time, and nothing is lost on the way.
+
+use core_runtime::mem::Bump;
+use hybrid_conformance::{Backend, Oracle, Rig, Stepped, quick};
+use nvme_driver::{
+    Controller, ControllerConfig, ControllerError, ControllerState, IoError, Lba, Refusal,
+    RegsError, Step, WriteFlags,
+};
+use nvme_model::{
+    ControllerFault, FaultAction, FaultPlan, FaultRule, LatencyModel, ModelConfig, NamespaceConfig,
+    OnQueue, Patch, When,
+};
+use nvme_spec::registers::Cap;
+use nvme_spec::{AdminOpcode, LogPageId, Nsid, StatusCode};
+
+const S: u64 = 1_000_000_000;
+
+fn model() -> ModelConfig {
+    ModelConfig {
+        namespaces: vec![NamespaceConfig::memory(1, 1024).lba_bytes(512)],
+        ready_delay_ns: 3_000_000,
+        not_ready_delay_ns: 1_000_000,
+        paranoid: true,
+        ..ModelConfig::default()
+    }
+}
+
+fn config() -> ControllerConfig {
+    ControllerConfig { queue_depth: 15, ..ControllerConfig::default() }
+}
+
+fn rig(model: ModelConfig, config: ControllerConfig) -> Rig<Stepped> {
+    Rig::new(Stepped::new(model, 16 << 20), config).expect("a controller")
+}
+
+fn with_rule(rule: FaultRule) -> ModelConfig {
+    ModelConfig { faults: FaultPlan::none().with(rule), ..model() }
+}
+
+fn fatal_at(n: u64, fault: ControllerFault) -> FaultRule {
+    FaultRule::on(OnQueue::Admin, FaultAction::Controller(fault)).when(When::Nth(n))
+}
+
+/// Some reads and writes, then an orderly end.
+fn works(rig: &Rig<Stepped>) {
+    Oracle::new(rig.ns(), 8, 1).run(rig, 40);
+    rig.finish();
+}
+
+#[test]
+fn a_matrix_of_legal_controllers_comes_up_and_moves_data() {
+    for (max_queue_entries, depth) in [(2, 1), (2, 255), (3, 2), (7, 6), (64, 200), (1024, 255)] {
+        for dstrd in 0..=4 {
+            for lba_bytes in [512, 4096, 65536] {
+                let mut m = model();
+                m.namespaces = vec![NamespaceConfig::memory(1, 256).lba_bytes(lba_bytes)];
+                m.max_queue_entries = max_queue_entries;
+                m.dstrd = dstrd;
+                m.max_io_queues = 3;
+                m.mdts = 4;
+                let rig = Rig::new(
+                    Stepped::new(m, 32 << 20),
+                    ControllerConfig {
+                        queue_depth: depth,
+                        io_queues: 2,
+                        max_transfer_bytes: 128 << 10,
+                        ..ControllerConfig::default()
+                    },
+                )
+                .expect("a controller");
+                rig.bring_up().expect("ready");
+                let most = u16::try_from(max_queue_entries - 1).expect("small");
+                assert_eq!(rig.controller.queue_depth(), depth.min(most));
+                works(&rig);
+            }
+        }
+    }
+}
+
+#[test]
+fn fewer_queues_than_asked_for_are_lived_with() {
+    let mut m = model();
+    m.max_io_queues = 2;
+    let rig = quick(m, ControllerConfig { io_queues: 8, ..config() });
+    assert_eq!(rig.controller.io_queues(), 2);
+    works(&rig);
+}
+
+#[test]
+fn namespaces_have_holes_and_lies_are_refused_by_name() {
+    let patched = |nsid, offset, bytes: &[u8]| {
+        let mut ns = NamespaceConfig::memory(nsid, 64);
+        ns.identify_patches = vec![Patch { offset, bytes: bytes.to_vec() }];
+        ns
+    };
+    let mut with_metadata = NamespaceConfig::memory(900, 64);
+    with_metadata.metadata_bytes = 8;
+    let mut extended = with_metadata.clone();
+    extended.nsid = 901;
+    extended.extended_metadata = true;
+    let mut m = model();
+    m.namespaces.extend([
+        NamespaceConfig::memory(7, 100).lba_bytes(4096),
+        NamespaceConfig::memory(4_000_000_000, 50).lba_bytes(65536),
+        // LBADS of the format in use: byte 2 of the entry at 128 + 4 * FLBAS.
+        patched(10, 26, &[0x0F]),
+        patched(11, 0, &[0; 8]),
+        patched(12, 0, &[0xFF; 8]),
+        with_metadata,
+        extended,
+    ]);
+    // All formats of namespace 13 are 2^64 bytes.
+    let mut huge = NamespaceConfig::memory(13, 64);
+    huge.identify_patches =
+        (0..64).map(|format| Patch { offset: 128 + 4 * format + 2, bytes: vec![64] }).collect();
+    m.namespaces.push(huge);
+    let rig = quick(m, config());
+    let nsids: Vec<u32> = rig.controller.namespaces().map(|ns| ns.nsid().0).collect();
+    assert_eq!(nsids, [1, 7, 4_000_000_000]);
+    let refusal = |nsid| {
+        let all = rig.controller.all_namespaces();
+        let mut this = all.filter(|ns| ns.nsid() == Nsid(nsid));
+        this.next().and_then(nvme_driver::Namespace::refusal)
+    };
+    assert_eq!(refusal(10), Some(Refusal::NoSuchFormat(0x0F)));
+    assert_eq!(refusal(11), Some(Refusal::Empty));
+    assert_eq!(refusal(12), Some(Refusal::TooLarge(u64::MAX)));
+    assert_eq!(refusal(13), Some(Refusal::BlockSize(64)));
+    assert_eq!(refusal(900), Some(Refusal::MetadataApart(8)));
+    assert_eq!(refusal(901), Some(Refusal::MetadataInBlock(8)));
+    assert_eq!(rig.controller.namespace(Nsid(10)).map(|ns| ns.nsid()), None);
+    let last = rig.controller.namespace(Nsid(4_000_000_000)).expect("there");
+    assert_eq!((last.blocks(), last.lba_bytes()), (50, 65536));
+    let buf = rig.filled(65536, 7);
+    rig.run(last.write(Lba(49), buf, WriteFlags::empty())).expect("written");
+    works(&rig);
+}
+
+#[test]
+fn without_an_active_list_namespaces_are_counted() {
+    let refuse = FaultAction::Status(StatusCode::INVALID_FIELD.do_not_retry());
+    // The second Identify is the list.
+    let rule = FaultRule::admin(AdminOpcode::IDENTIFY, refuse).when(When::Nth(2));
+    let mut m = with_rule(rule);
+    m.namespaces.push(NamespaceConfig::memory(5, 10));
+    let rig = quick(m, config());
+    let nsids: Vec<u32> = rig.controller.namespaces().map(|ns| ns.nsid().0).collect();
+    assert_eq!(nsids, [1, 5]);
+    works(&rig);
+}
+
+#[test]
+fn mdts_of_0_and_31_are_no_limit_and_a_huge_nn_does_not_delay() {
+    for mdts in [0, 31] {
+        let mut m = model();
+        m.mdts = 0;
+        m.identify_patches = vec![
+            Patch { offset: 77, bytes: vec![mdts] },
+            Patch { offset: 516, bytes: vec![0xFF, 0xFF, 0xFF, 0xFF] },
+        ];
+        let rig = quick(m, config());
+        assert_eq!(rig.ns().max_transfer_bytes(), 512 << 10);
+        works(&rig);
+    }
+}
+
+#[test]
+fn cfs_at_each_step_costs_one_attempt() {
+    for n in 1..=6 {
+        let rig = rig(with_rule(fatal_at(n, ControllerFault::Fatal)), config());
+        rig.bring_up().unwrap_or_else(|e| panic!("step {n}: {e}"));
+        assert_eq!(rig.controller.stats().bringup_failures, 1, "step {n}");
+        works(&rig);
+    }
+}
+
+#[test]
+fn cfs_at_every_attempt_is_a_typed_error() {
+    let fatal = FaultAction::Controller(ControllerFault::Fatal);
+    let rig = rig(with_rule(FaultRule::on(OnQueue::Admin, fatal)), config());
+    let error = rig.bring_up().expect_err("it never works");
+    assert_eq!(error, ControllerError::FatalStatus(Step::IdentifyController));
+    assert_eq!(rig.controller.stats().bringup_failures, 3);
+    rig.assert_no_leak();
+    rig.assert_no_mistakes();
+}
+
+#[test]
+fn registers_of_all_ones_or_zeros_at_each_step_are_gone_at_once() {
+    for fault in [ControllerFault::AllOnes, ControllerFault::AllZeros] {
+        for n in 1..=6 {
+            let rig = rig(with_rule(fatal_at(n, fault)), config());
+            let error = rig.bring_up().expect_err("gone");
+            match fault {
+                ControllerFault::AllOnes => {
+                    assert_eq!(error, ControllerError::Regs(RegsError::Gone), "step {n}");
+                }
+                // Zeros look like a controller that is not ready: one more look at CAP tells.
+                _ => assert_eq!(error, ControllerError::Regs(RegsError::Gone), "step {n}"),
+            }
+            assert!(matches!(rig.controller.state(), ControllerState::Failed(_)));
+        }
+        let stepped = Stepped::new(model(), 16 << 20);
+        stepped.with_model(move |m| m.inject(fault));
+        let error = Rig::new(stepped, config()).expect_err("nothing there");
+        assert_eq!(error, ControllerError::Regs(RegsError::Gone));
+    }
+}
+
+#[test]
+fn ready_that_never_comes_ends_within_the_limit_of_each_attempt() {
+    let stepped = Stepped::new(ModelConfig { timeout_500ms: 4, ..model() }, 16 << 20);
+    stepped.with_model(|m| m.inject(ControllerFault::NeverReady));
+    let rig = Rig::new(stepped, config()).expect("a controller");
+    let start = rig.backend.now();
+    let error = rig.bring_up().expect_err("never ready");
+    let step = Step::Enable;
+    assert_eq!(error, ControllerError::TimedOut { step, limit_ms: 2000 });
+    let took = rig.backend.now().since(start).get();
+    assert!((6 * S..7 * S).contains(&took), "three attempts took {took} ns");
+    rig.assert_no_leak();
+}
+
+#[test]
+fn absurd_timeouts_have_a_floor_and_a_ceiling() {
+    for (to, low, high) in [(0, 2, 3), (255, 30, 31)] {
+        let stepped = Stepped::new(ModelConfig { timeout_500ms: to, ..model() }, 16 << 20);
+        stepped.with_model(|m| m.inject(ControllerFault::NeverReady));
+        let once = ControllerConfig { bringup_attempts: 1, ..config() };
+        let rig = Rig::new(stepped, once).expect("a controller");
+        let start = rig.backend.now();
+        rig.bring_up().expect_err("never ready");
+        let took = rig.backend.now().since(start).get();
+        assert!((low * S..high * S).contains(&took), "TO {to}: {took} ns");
+    }
+}
+
+#[test]
+fn a_queue_that_cannot_be_created_once_is_created_at_the_next_attempt() {
+    let refuse = FaultAction::Status(StatusCode::INTERNAL_ERROR.status());
+    for opcode in [AdminOpcode::CREATE_CQ, AdminOpcode::CREATE_SQ] {
+        let rig = rig(with_rule(FaultRule::admin(opcode, refuse).when(When::Nth(1))), config());
+        rig.bring_up().expect("ready");
+        assert_eq!(rig.controller.stats().bringup_failures, 1);
+        works(&rig);
+    }
+}
+
+#[test]
+fn a_queue_that_can_never_be_created_is_a_typed_error_and_nothing_leaks() {
+    let status = StatusCode::INVALID_QUEUE_SIZE.do_not_retry();
+    for (opcode, step) in [
+        (AdminOpcode::CREATE_CQ, Step::CreateCq),
+        (AdminOpcode::CREATE_SQ, Step::CreateSq),
+        (AdminOpcode::IDENTIFY, Step::IdentifyController),
+        (AdminOpcode::SET_FEATURES, Step::NumberOfQueues),
+    ] {
+        let rig = rig(with_rule(FaultRule::admin(opcode, FaultAction::Status(status))), config());
+        let ControllerError::Refused { step: at, status: said } =
+            rig.bring_up().expect_err("refused")
+        else {
+            panic!("{:?}", rig.controller.state());
+        };
+        assert_eq!((at, said.code()), (step, status.code()));
+        rig.assert_no_leak();
+        rig.assert_no_mistakes();
+    }
+}
+
+#[test]
+fn a_later_queue_that_fails_is_done_without() {
+    let refuse = FaultAction::Status(StatusCode::INVALID_QUEUE_ID.do_not_retry());
+    for opcode in [AdminOpcode::CREATE_CQ, AdminOpcode::CREATE_SQ] {
+        let rule = FaultRule::admin(opcode, refuse).when(When::After(2));
+        let four = ControllerConfig { io_queues: 4, ..config() };
+        let rig = rig(with_rule(rule), four);
+        rig.bring_up().expect("ready");
+        assert_eq!(rig.controller.io_queues(), 2, "{opcode}");
+        works(&rig);
+    }
+}
+
+#[test]
+fn an_admin_command_that_is_never_answered_costs_less_than_five_seconds() {
+    for n in 1..=6 {
+        let rule = FaultRule::on(OnQueue::Admin, FaultAction::Drop).when(When::Nth(n));
+        let rig = rig(with_rule(rule), config());
+        let start = rig.backend.now();
+        rig.bring_up().unwrap_or_else(|e| panic!("step {n}: {e}"));
+        let took = rig.backend.now().since(start).get();
+        assert!(took < 5 * S, "step {n}: {took} ns");
+        assert_eq!(rig.controller.stats().bringup_failures, 1);
+        works(&rig);
+    }
+}
+
+#[test]
+fn a_controller_that_a_predecessor_left_enabled_is_taken_over() {
+    let first = quick(model(), config());
+    let buf = first.filled(512, 9);
+    first.run(first.ns().write(Lba(0), buf, WriteFlags::empty())).expect("written");
+    // The predecessor just stops. The next one gets the same registers and memory.
+    let parts = first.backend.parts();
+    let next = Controller::new(parts, &Bump::leak(8 << 20), config()).expect("a controller");
+    first.with_controller(next, |rig| {
+        rig.bring_up().expect("ready");
+        let buf = rig.filled(512, 0);
+        let buf = rig.run(rig.ns().read(Lba(0), buf)).expect("read");
+        assert!(buf.iter().all(|byte| *byte == 9));
+        rig.assert_no_mistakes();
+    });
+}
+
+#[test]
+fn controllers_that_cannot_be_used_are_refused_by_name() {
+    let with_cap = |cap: Cap| {
+        let stepped =
+            Stepped::new(ModelConfig { cap_override: Some(cap.into_bits()), ..model() }, 16 << 20);
+        Rig::new(stepped, config()).map(|_| ())
+    };
+    let good = Cap::new().with_mqes_z(63).with_css(1).with_to(10);
+    assert_eq!(with_cap(good), Ok(()));
+    assert_eq!(with_cap(good.with_mqes_z(0)), Err(ControllerError::BadMqes));
+    assert_eq!(with_cap(good.with_css(0x80)), Err(ControllerError::NoNvmCommandSet(0x80)));
+    assert_eq!(
+        with_cap(good.with_mpsmin(5)),
+        Err(ControllerError::PageSize { min_bytes: 128 << 10, max_bytes: 64 << 10 })
+    );
+    // A stride that the doorbells' memory is too small for.
+    assert!(matches!(with_cap(good.with_dstrd(15)), Err(ControllerError::NoDoorbell(_))));
+}
+
+#[test]
+fn a_cap_without_command_sets_is_taken_for_nvm() {
+    let cap = Cap::new().with_mqes_z(63).with_to(10);
+    let rig = quick(ModelConfig { cap_override: Some(cap.into_bits()), ..model() }, config());
+    works(&rig);
+}
+
+#[test]
+fn a_shutdown_that_the_controller_never_confirms_is_bounded() {
+    let rig = quick(ModelConfig { shutdown_limit_us: 3_000_000, ..model() }, config());
+    rig.backend.with_model(|m| m.inject(ControllerFault::NeverShutDown));
+    let start = rig.backend.now();
+    rig.run(rig.controller.shutdown()).expect("off all the same");
+    let took = rig.backend.now().since(start).get();
+    assert!((3 * S..4 * S).contains(&took), "{took} ns");
+    rig.assert_no_leak();
+    rig.assert_no_mistakes();
+}
+
+#[test]
+fn a_shutdown_waits_for_what_is_in_flight_and_refuses_what_is_new() {
+    let rig = quick(
+        ModelConfig {
+            latency: LatencyModel::FixedNs(20_000_000),
+            shutdown_delay_ns: 5_000_000,
+            ..model()
+        },
+        config(),
+    );
+    let ns = rig.ns();
+    let reads: Vec<_> = (0..10).map(|i| ns.read(Lba(i), rig.filled(512, 1))).collect();
+    rig.controller.ring();
+    let shutdown = rig.controller.shutdown();
+    rig.controller.request_shutdown();
+    rig.until(|c| c.state() == ControllerState::ShuttingDown);
+    let late = rig.run(ns.read(Lba(0), rig.filled(512, 1)));
+    assert_eq!(late.expect_err("too late").error, IoError::NotReady);
+    rig.run(shutdown).expect("off");
+    for read in reads {
+        let buf = rig.run(read).expect("it was in flight before");
+        assert!(buf.iter().all(|byte| *byte == 0));
+    }
+    rig.finish();
+}
+
+#[test]
+fn a_shutdown_ends_what_never_completes_and_gives_its_buffer_back() {
+    let rig = quick(with_rule(FaultRule::on(OnQueue::Io, FaultAction::Drop)), config());
+    let read = rig.ns().read(Lba(0), rig.filled(512, 1));
+    rig.run(rig.controller.shutdown()).expect("off");
+    let failed = rig.run(read).expect_err("lost");
+    assert!(matches!(failed.error, IoError::Reset(_)), "{failed}");
+    assert!(failed.buf.is_some());
+    drop(failed);
+    rig.assert_no_leak();
+    rig.assert_no_mistakes();
+}
+
+#[test]
+fn log_pages_and_identify_data_are_what_the_controller_says() {
+    let rig = quick(model(), config());
+    let id = rig.controller.identify();
+    assert_eq!(nvme_spec::fixed_text(&id.sn), "MODEL0001");
+    assert_eq!(rig.controller.identify_bytes()[..2], id.vid.get().to_le_bytes());
+    assert_eq!(rig.ns().identify_bytes()[..8], 1024_u64.to_le_bytes());
+    let smart = rig.run(rig.controller.smart_log()).expect("a log");
+    assert_eq!(smart.critical_warning, 0);
+    rig.run(rig.controller.firmware_log()).expect("a log");
+    let log = rig.run(rig.controller.error_log(rig.filled(4096, 1))).expect("a log");
+    assert_eq!(log.len(), 4096);
+    let bad = rig.controller.get_log_page(LogPageId(0xC5), Nsid::ALL, rig.filled(512, 1));
+    let failed = rig.run(bad).expect_err("no such page");
+    assert_eq!(failed.error.status_code(), Some(StatusCode::INVALID_LOG_PAGE));
+    drop((failed, log));
+    works(&rig);
+}
