@@ -31,7 +31,8 @@ impl fmt::Display for Price8 {
 pub struct Symbol(pub [u8; 8]);
 
 impl Symbol {
-    /// The symbol of `name`; `None` when it is empty, longer than eight bytes or not printable ASCII.
+    /// The symbol of `name`; `None` when it is empty, longer than eight bytes or not printable
+    /// ASCII.
     #[must_use]
     pub const fn new(name: &str) -> Option<Self> {
         let name = name.as_bytes();

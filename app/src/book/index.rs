@@ -6,9 +6,9 @@
 //! a multiplication, so that neither old orders nor references with a stride pile up.
 //!
 //! An entry holds the reference folded to half its width; the order's slot has all of it. Robin
-//! Hood order
-//! (an entry never stands before one whose home is earlier) lets a search for what is not there
-//! stop early and a removal close its gap without leaving a mark, so the table never degrades.
+//! Hood order (an entry never stands before one whose home is earlier) lets a search for what is
+//! not there stop early and a removal close its gap without leaving a mark, so the table never
+//! degrades.
 //!
 //! Invariant: the table is at most half full, because it has twice as many entries as there are
 //! order slots; so every probe ends.

@@ -14,6 +14,7 @@
 //! O, V ► directory ► participants ► S ► premarket ► Q ► session ► M ► late ► E ► C ► end mark
 //! ```
 
+mod calendar;
 mod flow;
 mod random;
 mod stock;

@@ -1,11 +1,11 @@
 //! The books against the naive book, message by message.
 
 use crate::oracle::{Naive, messages};
-use crate::support::{Events, Memory, QuoteRows, Rng, directory, synthetic_day};
+use crate::support::{Events, Memory, QuoteRows, synthetic_day};
+use crate::wild::Wild;
 use feed_handler::book::{Capacity, Quote};
-use feed_handler::encode::{self, Head};
 use feed_handler::error::Position;
-use feed_handler::field::{EventCode, Price4, Side, Symbol};
+use feed_handler::field::Side;
 use feed_handler::framing::Frame;
 use feed_handler::message::KINDS;
 use feed_handler::pipeline::{Pipeline, PipelineConfig};
@@ -79,105 +79,11 @@ fn synthetic_days_agree_with_the_naive_book() {
     }
 }
 
-/// A day that no market has: prices anywhere (so that pages of levels split and merge), crossed
-/// books, references of any size, queues of every length, replaces to the same price.
-fn wild_day(seed: u64, steps: usize, prices: u32) -> Vec<u8> {
-    let mut rng = Rng::new(seed);
-    let mut feed = Vec::new();
-    let mut out = [0; 64];
-    let stock = |locate: u16| Symbol::new(&format!("W{locate}")).unwrap();
-    for locate in 1..=3 {
-        feed.extend_from_slice(&directory(locate, stock(locate)));
-    }
-    let event = EventCode::START_OF_MARKET_HOURS;
-    let bytes = encode::SystemEvent { head: Head::default(), event }.write(&mut out).unwrap();
-    feed.extend_from_slice(&out[..bytes]);
-    // Reference, locate, open shares, price.
-    let mut live: Vec<(u64, u16, u32, u32)> = Vec::new();
-    let mut growing = true;
-    for step in 0..steps {
-        if live.len() > 2500 {
-            growing = false;
-        } else if live.len() < 20 {
-            growing = true;
-        }
-        let order_ref = match rng.below(3) {
-            0 => step as u64 + 1,
-            1 => (step as u64) << 32 | 7,
-            _ => rng.next() | 1 << 63,
-        };
-        let price = Price4(rng.below(prices) * if rng.below(50) == 0 { 1 << 20 } else { 100 });
-        let shares = 1 + rng.below(1000);
-        let bytes = if live.is_empty() || rng.below(100) < if growing { 60 } else { 25 } {
-            let locate = 1 + rng.below(3) as u16;
-            let head = Head { locate, tracking: 0, timestamp: step as u64 };
-            let side = if rng.below(2) == 0 { Side::BUY } else { Side::SELL };
-            live.push((order_ref, locate, shares, price.0));
-            let stock = stock(locate);
-            if rng.below(4) == 0 {
-                let attribution = *b"WILD";
-                encode::AddOrderMpid { head, order_ref, side, shares, stock, price, attribution }
-                    .write(&mut out)
-            } else {
-                encode::AddOrder { head, order_ref, side, shares, stock, price }.write(&mut out)
-            }
-        } else {
-            let at = rng.below(live.len() as u32) as usize;
-            let (old, locate, open, old_price) = live[at];
-            let head = Head { locate, tracking: 0, timestamp: step as u64 };
-            let part = if rng.below(2) == 0 { open } else { 1 + rng.below(open) };
-            let match_number = step as u64;
-            let kind = rng.below(5);
-            let left = match kind {
-                0 | 1 => 0,
-                _ => open - part,
-            };
-            if kind == 1 {
-                let price = if rng.below(3) == 0 { Price4(old_price) } else { price };
-                let shares = if rng.below(3) == 0 { open } else { shares };
-                live[at] = (order_ref, locate, shares, price.0);
-                let (original_ref, new_ref) = (old, order_ref);
-                encode::OrderReplace { head, original_ref, new_ref, shares, price }.write(&mut out)
-            } else {
-                if left == 0 {
-                    live.swap_remove(at);
-                } else {
-                    live[at].2 = left;
-                }
-                let order_ref = old;
-                match kind {
-                    0 => encode::OrderDelete { head, order_ref }.write(&mut out),
-                    2 => encode::OrderCancel { head, order_ref, cancelled_shares: part }
-                        .write(&mut out),
-                    3 => encode::OrderExecuted {
-                        head,
-                        order_ref,
-                        executed_shares: part,
-                        match_number,
-                    }
-                    .write(&mut out),
-                    _ => encode::OrderExecutedWithPrice {
-                        head,
-                        order_ref,
-                        executed_shares: part,
-                        match_number,
-                        printable: if rng.below(2) == 0 { b'Y' } else { b'N' },
-                        execution_price: price,
-                    }
-                    .write(&mut out),
-                }
-            }
-        };
-        feed.extend_from_slice(&out[..bytes.unwrap()]);
-    }
-    feed
-}
-
 #[test]
 fn wild_days_agree_with_the_naive_book() {
     for (seed, steps, prices) in [(11, 60_000, 5), (12, 60_000, 60), (13, 60_000, 4000)] {
         let capacity = Capacity { symbols: 4, orders: 2600, levels: 2600 };
-        compare(&wild_day(seed, steps, prices), capacity, 997);
+        compare(&Wild::day(seed, steps, prices), capacity, 997);
     }
 }
 

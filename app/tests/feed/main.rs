@@ -9,3 +9,4 @@ mod peer;
 mod real_data;
 mod slicing;
 mod support;
+mod wild;
