@@ -29,6 +29,8 @@ mod parts;
 mod run;
 pub mod state;
 mod telemetry;
+#[cfg(test)]
+mod tests;
 
 use core::cell::{Cell, RefCell};
 use core::fmt;

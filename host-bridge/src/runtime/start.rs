@@ -65,6 +65,9 @@ struct Waiting {
     state_word: Word32<'static>,
 }
 
+/// A partition that was let go.
+type Running = (JoinHandle<Option<Ended>>, Option<SyscallGuard>, Ends);
+
 /// The host's ends of what it shares with a partition.
 struct Ends {
     state: StateReader,
@@ -148,7 +151,7 @@ impl Plan<'_> {
         &self,
         memory: &mut PartitionMemory,
         prepared: &Prepared,
-    ) -> Result<(JoinHandle<Option<Ended>>, Option<SyscallGuard>, Ends), RuntimeError> {
+    ) -> Result<Running, RuntimeError> {
         let parts = PartitionParts {
             cpu: self.core.cpu(),
             facts: self.facts,

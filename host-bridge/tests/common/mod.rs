@@ -7,7 +7,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use core_runtime::partition::{Partition, PartitionExit, run_until_stopped};
 use core_runtime::task::{TaskOptions, yield_now};
 use host_bridge::backend::ModelBackend;
-use host_bridge::memory::memlock_limit;
 use host_bridge::sys::memfd::PageSize;
 use host_bridge::sys::partition_memory::KeepsNothing;
 use host_bridge::topology::Topology;
@@ -75,6 +74,7 @@ pub(crate) fn idle(partition: &'static Partition, _device: Option<DeviceParts>) 
 }
 
 /// A controller, or the exit that says why not.
+#[expect(clippy::result_large_err, reason = "once, at the start of a test's entry")]
 pub(crate) fn controller(
     partition: &'static Partition,
     device: Option<DeviceParts>,
@@ -152,8 +152,3 @@ async fn blocks(
 
 /// Nothing.
 pub(crate) fn no_plant() {}
-
-/// Whether 4 KiB memory of a test can be locked here, for messages.
-pub(crate) fn memlock_is_small() -> bool {
-    memlock_limit().is_some_and(|bytes| bytes < 64 << 20)
-}

@@ -1,0 +1,280 @@
+//! The partition without a host: heap-backed regions, a manual clock, a host played by the test.
+
+use core::cell::{Cell, RefCell};
+use std::boxed::Box;
+use std::rc::Rc;
+use std::vec::Vec;
+
+use hybrid_abi::command::{Ping, STOP_FINISHED, Stop};
+use hybrid_abi::event::{KIND_PONG, Pong};
+use hybrid_abi::region::PartKind;
+use hybrid_shm::leak_zeroed;
+
+use super::state::{StateReader, StopSwitch};
+use super::*;
+use crate::clock::ManualClock;
+use crate::mem::{DmaRegion, Iova};
+use crate::metrics::MetricsReader;
+use crate::region::{RegionFacts, RegionReader};
+use crate::task::{Class, SchedulerConfig, TaskOptions};
+
+const RINGS: RingSizes = RingSizes { events: 4096, commands: 4096 };
+
+/// The host's side, and the partition.
+struct Rig {
+    partition: &'static Partition,
+    clock: &'static ManualClock,
+    state: StateReader,
+    stop: StopSwitch,
+    metrics: MetricsReader,
+    events: RecordConsumer,
+    commands: RecordProducer,
+}
+
+fn small() -> PartitionConfig {
+    PartitionConfig {
+        scheduler: SchedulerConfig {
+            max_tasks: 8,
+            max_timers: 8,
+            task_memory_bytes: 16 << 10,
+            ..SchedulerConfig::default()
+        },
+        ..PartitionConfig::default()
+    }
+}
+
+fn parts(
+    config: PartitionConfig,
+    bump_bytes: usize,
+) -> (PartitionParts, HostParts, &'static ManualClock) {
+    let clock: &'static ManualClock = Box::leak(Box::new(ManualClock::new(1_000)));
+    let facts = RegionFacts { incarnation: 3, tsc_hz: 1_000_000_000, ..RegionFacts::default() };
+    let host_region = leak_zeroed(RINGS.host_region_bytes());
+    let host = lay_out_host_region(host_region, facts, RINGS).unwrap();
+    let parts = PartitionParts {
+        cpu: 5,
+        facts,
+        clock: Clock::manual(clock),
+        bump: Bump::leak(bump_bytes),
+        dma: DmaRegion::leak(64 << 10, Iova(0x10_0000)),
+        region: leak_zeroed(RINGS.region_bytes(&config)),
+        host_region: host_region.read_only(),
+        rings: RINGS,
+        config,
+    };
+    (parts, host, clock)
+}
+
+fn rig(config: PartitionConfig) -> Rig {
+    let (parts, host, clock) = parts(config, 256 << 10);
+    let (region, facts) = (parts.region.read_only(), parts.facts);
+    let partition = parts.assemble(b"arguments").unwrap();
+    let region = RegionReader::new(region).unwrap();
+    let part = |kind, name| region.part(kind, name).unwrap();
+    let events = part(PartKind::RING_PRODUCER, EVENTS_RING);
+    let commands = part(PartKind::RING_CONSUMER, COMMANDS_RING);
+    Rig {
+        partition,
+        clock,
+        state: StateReader::new(part(PartKind::STATE, STATE_PART)).unwrap(),
+        stop: StopSwitch::new(host.state).unwrap(),
+        metrics: MetricsReader::new(part(PartKind::METRICS, METRICS_PART)).unwrap(),
+        events: RecordConsumer::new(host.events, events, RINGS.events_spec(&facts).unwrap())
+            .unwrap(),
+        commands: RecordProducer::new(
+            host.commands,
+            commands,
+            RINGS.commands_spec(&facts).unwrap(),
+        )
+        .unwrap(),
+    }
+}
+
+/// Spawns a task that lives until it is done.
+fn spawn(rig: &Rig, name: &'static str, task: impl Future<Output = ()> + 'static) {
+    let options = TaskOptions::new(name, Class::Normal);
+    rig.partition.spawner().spawn(options, task).unwrap().detach();
+}
+
+#[test]
+fn the_host_finds_every_part_and_the_partition_its_arguments() {
+    let rig = rig(small());
+    assert_eq!(rig.state.state(), PartitionState::Starting);
+    assert_eq!((rig.partition.cpu(), rig.partition.incarnation()), (5, 3));
+    assert_eq!(rig.partition.args(), b"arguments");
+    assert_eq!(rig.metrics.number("io_completed"), Some(0));
+    let own = |writer: &mut MetricsWriter| {
+        writer.counter("orders", hybrid_abi::metrics::MetricUnit::COUNT)
+    };
+    rig.partition.add_metrics(own).unwrap().add(7);
+    assert_eq!(rig.metrics.number("orders"), Some(7));
+}
+
+#[test]
+fn a_pass_polls_then_runs_tasks_then_rings_and_the_states_frame_the_loop() {
+    let rig = rig(small());
+    let order: Rc<RefCell<Vec<(&str, PartitionState)>>> = Rc::default();
+    let (partition, state) = (rig.partition, rig.state);
+    let log =
+        move |order: &Rc<RefCell<Vec<_>>>, what| order.borrow_mut().push((what, state.state()));
+    let in_task = Rc::clone(&order);
+    spawn(&rig, "once", async move {
+        log(&in_task, "task");
+        partition.finish(PartitionExit::done());
+        partition.finish(PartitionExit::failed(1, format_args!("too late")));
+    });
+    let poll = |_| {
+        log(&order, "poll");
+        false
+    };
+    let exit = run_until_stopped(partition, (poll, || log(&order, "ring")));
+    assert!(exit.is_done(), "the first exit counts");
+    let running = PartitionState::Running;
+    assert_eq!(*order.borrow(), [("poll", running), ("task", running), ("ring", running)]);
+    assert_eq!(state.state(), PartitionState::Stopping);
+    partition.publish_exit(&exit);
+    assert_eq!(state.state(), PartitionState::Stopped);
+    assert_eq!(state.snapshot().heartbeat, 1);
+}
+
+#[test]
+fn everyone_who_waits_for_the_stop_is_woken() {
+    let rig = rig(small());
+    let woken: Rc<Cell<u32>> = Rc::default();
+    for _ in 0..3 {
+        let (partition, woken) = (rig.partition, Rc::clone(&woken));
+        spawn(&rig, "waits", async move {
+            assert_eq!(partition.stopping().await, StopReason::Signal);
+            woken.set(woken.get() + 1);
+            if woken.get() == 3 {
+                partition.finish(PartitionExit::done());
+            }
+        });
+    }
+    let mut passes = 0;
+    let poll = |_| {
+        passes += 1;
+        if passes == 5 {
+            rig.stop.ask(StopReason::Signal);
+        }
+        assert!(passes < 20, "nobody was woken");
+        false
+    };
+    assert!(run_until_stopped(rig.partition, (poll, || ())).is_done());
+    assert_eq!(woken.get(), 3);
+}
+
+#[test]
+fn tasks_that_go_on_are_left_behind_after_the_grace_time_and_not_before() {
+    let config = PartitionConfig { stop_grace_ns: 1_000, ..small() };
+    let rig = rig(config);
+    spawn(&rig, "stubborn", core::future::pending());
+    rig.stop.ask(StopReason::HostFailed);
+    let clock = rig.clock;
+    let passes = Cell::new(0_u32);
+    let poll = |_| {
+        passes.set(passes.get() + 1);
+        clock.advance(100);
+        false
+    };
+    let exit = run_until_stopped(rig.partition, (poll, || ()));
+    assert_eq!(exit.state, PartitionState::Failed);
+    assert!(exit.text.contains("the host's failure asked to stop"), "{}", exit.text);
+    assert!(exit.text.ends_with("stubborn"), "{}", exit.text);
+    // Noted at the end of pass 1 with its stamp; pass n is stamped (n - 1) x 100 later.
+    assert_eq!(passes.get(), 12);
+}
+
+#[test]
+fn commands_are_taken_last_and_so_many_a_pass() {
+    let config = PartitionConfig { commands_per_pass: 2, ..small() };
+    let rig = rig(config);
+    for sent_tsc in 0..5 {
+        rig.commands.send(&Ping { sent_tsc }).unwrap();
+    }
+    let answers = || {
+        let mut answers = Vec::new();
+        let mut buffer = [0; 64];
+        let each = |header: RecordHeader, payload: &[u8]| {
+            assert_eq!(header.kind, KIND_PONG);
+            answers.push(Pong::parse(payload).unwrap().sent_tsc);
+        };
+        rig.events.drain(16, &mut buffer, each).unwrap();
+        answers
+    };
+    for expected in [&[0, 1][..], &[2, 3], &[4], &[]] {
+        let now = rig.partition.begin_pass();
+        rig.partition.end_pass(now, true);
+        assert_eq!(answers(), expected);
+    }
+}
+
+#[test]
+fn unknown_commands_go_to_the_entry_or_are_counted_and_stop_stops() {
+    fn handler(partition: &'static Partition, header: RecordHeader, payload: &[u8]) {
+        let _ = partition.events().write(header.kind, header.tag, payload);
+    }
+    let rig = rig(small());
+    let pass = || {
+        let now = rig.partition.begin_pass();
+        rig.partition.end_pass(now, true);
+        rig.partition.publish(now);
+    };
+    rig.commands.write(0x7000, 1, b"one").unwrap();
+    pass();
+    assert_eq!(rig.metrics.number("commands_skipped"), Some(1));
+    rig.partition.on_command(handler);
+    rig.commands.write(0x7000, 2, b"two").unwrap();
+    pass();
+    let mut buffer = [0; 64];
+    let header = rig.events.read(&mut buffer).unwrap();
+    assert_eq!((header.kind, header.tag, &buffer[..3]), (0x7000, 2, &b"two"[..]));
+    let stop = Stop { grace_ns: 0, reason: STOP_FINISHED, reserved: 0 };
+    assert_eq!(rig.partition.stop_requested(), None);
+    rig.commands.send(&stop).unwrap();
+    pass();
+    assert_eq!(rig.partition.stop_requested(), Some(StopReason::Finished));
+    assert_eq!(rig.metrics.number("commands_skipped"), Some(1));
+    assert_eq!(rig.metrics.number("commands_taken"), Some(3));
+}
+
+#[test]
+fn figures_are_published_when_the_time_has_come() {
+    let rig = rig(small());
+    let pass = |advance| {
+        rig.clock.advance(advance);
+        let now = rig.partition.begin_pass();
+        rig.partition.scheduler().tick(now);
+        let due = rig.partition.end_pass(now, false);
+        if due {
+            rig.partition.publish(now);
+        }
+        due
+    };
+    assert!(pass(0), "the first one at once");
+    assert!(!pass(999_999));
+    assert_eq!(rig.metrics.number("polls_empty"), Some(1));
+    assert!(pass(1));
+    assert!(!pass(999_999));
+    assert_eq!(rig.metrics.number("polls"), Some(3));
+    assert_eq!(rig.metrics.number("polls_empty"), Some(3));
+    let gaps = rig.metrics.histogram("poll_to_poll_ns").unwrap();
+    assert_eq!(gaps.count(), 2, "three ticks were published, with two gaps");
+    assert!(gaps.max() >= 999_999);
+}
+
+#[test]
+fn too_little_private_memory_is_an_error_with_its_numbers() {
+    let (parts, _host, _clock) = parts(small(), 4096);
+    let error = parts.assemble(&[]).unwrap_err();
+    let line = std::string::ToString::to_string(&error);
+    assert!(line.contains("of 4096 left"), "{line}");
+}
+
+#[test]
+fn a_host_region_of_another_incarnation_is_refused() {
+    let (mut parts, _host, _clock) = parts(small(), 256 << 10);
+    parts.facts.incarnation += 1;
+    let error = parts.assemble(&[]).unwrap_err();
+    assert!(matches!(error, PartitionError::Ring(_)), "{error}");
+}
