@@ -1,0 +1,177 @@
+//! The command line: every knob of `feed-handler`, and nothing that is not one.
+//!
+//! Parsed by `main`; it opens nothing and prints nothing. Sizes, times, CPU numbers and devices are
+//! spelled as everywhere in the project (`hybrid_conventions`). Usage errors exit with 1.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::values::{parse_count, parse_cpu, parse_orders, parse_size, parse_symbols, parse_time_ns};
+
+/// Reads a NASDAQ ITCH 5.0 feed from an NVMe controller on a core of its own and keeps the books.
+///
+/// Without a command it makes a synthetic trading day, writes it to the device through the
+/// user-space NVMe driver, reads it back, decodes it, keeps every book and prints one screen.
+/// The default device is a software model of an NVMe controller: no root, no hardware.
+#[derive(Debug, Parser)]
+#[command(name = "feed-handler", version, max_term_width = 100)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(after_help = "Exit codes: 0 ok, 1 error, 2 a threshold exceeded, 3 something is \
+    missing (with the command that fixes it), 130 interrupted, 143 terminated.\n\n\
+    Examples:\n  \
+      feed-handler\n  \
+      feed-handler replay day.itch --bbo bbo.csv\n  \
+      feed-handler ingest day.itch --device model:/var/tmp/day.img\n  \
+      feed-handler replay --device model:/var/tmp/day.img --symbols AAPL,MSFT --json")]
+pub(crate) struct Cli {
+    /// What to do; without one, the synthetic day.
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+
+    /// The synthetic day, when no command is given.
+    #[command(flatten)]
+    pub(crate) day: DayArgs,
+
+    /// Device and core, when no command is given.
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+}
+
+/// What the program does.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Write an ITCH file (2-byte length framing) to the device
+    Ingest(IngestArgs),
+    /// Read the feed from the device and keep the books; with FILE, ingest it first
+    Replay(ReplayArgs),
+    /// Print the controller's identify data, in nvme-cli's words
+    IdCtrl(AdminArgs),
+    /// Print a namespace's identify data, in nvme-cli's words
+    IdNs(IdNsArgs),
+    /// Print the SMART / health information log
+    SmartLog(AdminArgs),
+    /// Print the error information log
+    ErrorLog(AdminArgs),
+    /// List the device's namespaces, a line each
+    List(AdminArgs),
+}
+
+/// The synthetic day.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Synthetic day")]
+pub(crate) struct DayArgs {
+    /// Messages of the day (`6M` is six million)
+    #[arg(long, value_name = "N", default_value = "6M", value_parser = parse_count)]
+    pub(crate) messages: u64,
+    /// Stocks traded
+    #[arg(long, value_name = "N", default_value_t = 500,
+          value_parser = clap::value_parser!(u16).range(1..=8192))]
+    pub(crate) stocks: u16,
+    /// Seed: the same seed makes the same day, byte for byte
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+/// `ingest`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct IngestArgs {
+    /// The feed: messages behind 2-byte big-endian lengths
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+}
+
+/// `replay`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ReplayArgs {
+    /// Ingest this file first
+    #[arg(value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Write each change of the best bid and offer (bid_price,bid_shares,ask_price,ask_shares;
+    /// a leading `symbol` column when more than one symbol is selected)
+    #[arg(long, value_name = "FILE.csv")]
+    pub(crate) bbo: Option<PathBuf>,
+    /// Keep and report only these symbols' books
+    #[arg(long, value_name = "A,B", value_parser = parse_symbols)]
+    pub(crate) symbols: Option<Symbols>,
+    /// Count messages that contradict the book (unknown order, too many shares) and go on, instead
+    /// of stopping at the first
+    #[arg(long)]
+    pub(crate) lenient: bool,
+    /// Orders that the books have room for, over all symbols; a feed that needs more is stopped
+    #[arg(long, value_name = "N", default_value = "1M", value_parser = parse_orders)]
+    pub(crate) max_orders: u32,
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+}
+
+/// A parsed `--symbols` list: ITCH symbols, space-padded to eight bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Symbols(pub(crate) Vec<[u8; 8]>);
+
+/// The commands that only ask the controller.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct AdminArgs {
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+}
+
+/// `id-ns`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct IdNsArgs {
+    /// Namespace identifier
+    #[arg(short, long, value_name = "NSID", default_value_t = 1)]
+    pub(crate) namespace_id: u32,
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+}
+
+/// Device, core and output: the same for every command.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct MachineArgs {
+    /// The NVMe controller: `model` (in memory) or `model:IMAGE` (blocks kept in a file)
+    #[arg(long, value_name = "DEVICE", default_value = "model", help_heading = "Machine")]
+    pub(crate) device: String,
+    /// The CPU that the partition takes for itself [default: the last isolated CPU, else the last]
+    #[arg(long, value_name = "CPU", value_parser = parse_cpu, help_heading = "Machine")]
+    pub(crate) core: Option<u32>,
+    /// Commands kept in flight, 1 to 1023
+    #[arg(long, value_name = "N", default_value_t = 32, help_heading = "Machine",
+          value_parser = clap::value_parser!(u16).range(1..=1023))]
+    pub(crate) queue_depth: u16,
+    /// Overwrite a device that carries something else than one of our feeds
+    #[arg(long, help_heading = "Machine")]
+    pub(crate) allow_writes: bool,
+    /// Print the result as JSON on stdout
+    #[arg(long, help_heading = "Output")]
+    pub(crate) json: bool,
+    /// No progress and no notes on stderr; errors still
+    #[arg(short, long, help_heading = "Output")]
+    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+}
+
+/// What the model pretends to be.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct ModelArgs {
+    /// Capacity of the namespace [default: what the feed needs, at least 256M; an existing image
+    /// keeps its size]
+    #[arg(long, value_name = "BYTES", value_parser = parse_size)]
+    pub(crate) model_size: Option<u64>,
+    /// Logical block size: 512 to 64k, a power of two
+    #[arg(long, value_name = "BYTES", default_value = "4k", value_parser = parse_size)]
+    pub(crate) model_lba: u64,
+    /// Largest transfer of one command: a power of two of 4 KiB pages
+    #[arg(long, value_name = "BYTES", default_value = "128k", value_parser = parse_size)]
+    pub(crate) model_mdts: u64,
+    /// Complete commands in an order shuffled from this seed
+    #[arg(long, value_name = "SEED")]
+    pub(crate) model_out_of_order: Option<u64>,
+    /// Time that each command takes at least
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_time_ns)]
+    pub(crate) model_latency: u64,
+}

@@ -1,0 +1,125 @@
+//! From `--device` and the model's options to a backend.
+
+use std::path::{Path, PathBuf};
+
+use host_bridge::backend::check_built_in;
+use host_bridge::backend::model::ModelBackend;
+use hybrid_conventions::{Bytes, DeviceSpec};
+use nvme_model::{Backing, LatencyModel, ModelConfig, NamespaceConfig};
+
+use crate::cli::MachineArgs;
+use crate::failure::Failure;
+
+/// Least size of a model's namespace: the order of magnitude of a day, and sparse until written.
+const LEAST_BYTES: u64 = 256 << 20;
+
+/// Bytes of a memory page, in which MDTS counts.
+const PAGE_BYTES: u64 = 4096;
+
+/// What a run wants of its device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Need {
+    /// To write a feed of so many bytes.
+    Write(u64),
+    /// To read what is there.
+    Read,
+    /// Only to ask.
+    Ask,
+}
+
+/// The backend that `--device` names.
+pub(crate) fn backend(machine: &MachineArgs, need: Need) -> Result<ModelBackend, Failure> {
+    let spec = DeviceSpec::parse(&machine.device).map_err(Failure::error)?;
+    check_built_in(&spec).map_err(|error| Failure { exit: error.exit(), line: error.to_string() })?;
+    let DeviceSpec::Model { image } = spec else {
+        return Err(Failure::missing(format_args!("device {spec} is not built into this version")));
+    };
+    let model = &machine.model;
+    let lba_bytes = block_bytes(model.model_lba)?;
+    let (backing, bytes) = match image {
+        None => (Backing::Memory, model.model_size.unwrap_or(wanted(need))),
+        Some(path) => image_backing(Path::new(path), model.model_size, need)?,
+    };
+    let blocks = bytes / u64::from(lba_bytes);
+    let mut namespace = NamespaceConfig::memory(1, blocks).lba_bytes(lba_bytes);
+    namespace.backing = backing;
+    let mut config = ModelConfig {
+        namespaces: vec![namespace],
+        mdts: mdts(model.model_mdts)?,
+        serial: "HYBRIDMODEL0001".to_owned(),
+        ..ModelConfig::default()
+    };
+    if model.model_latency != 0 {
+        config.latency = LatencyModel::FixedNs(model.model_latency);
+    }
+    if let Some(seed) = model.model_out_of_order {
+        config.out_of_order = true;
+        config.seed = seed;
+    }
+    Ok(ModelBackend::new(config))
+}
+
+/// Size of a model's namespace for a feed: its chunks' headers, superblock and last chunk are less
+/// than 1 MiB and 1 % more.
+fn wanted(need: Need) -> u64 {
+    match need {
+        Need::Write(feed_bytes) => (feed_bytes + feed_bytes / 100 + (1 << 20)).max(LEAST_BYTES),
+        Need::Read | Need::Ask => LEAST_BYTES,
+    }
+}
+
+/// The image: as large as it is, or made.
+fn image_backing(
+    path: &Path,
+    size: Option<u64>,
+    need: Need,
+) -> Result<(Backing, u64), Failure> {
+    let path_buf = PathBuf::from(path);
+    match std::fs::metadata(path) {
+        Ok(meta) if !meta.is_file() => Err(Failure::error(format_args!(
+            "image {}: not a regular file; --device names drives by their PCI address",
+            path.display()
+        ))),
+        Ok(meta) => {
+            let backing = Backing::Image { path: path_buf, create: false };
+            Ok((backing, size.unwrap_or(meta.len())))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => match need {
+            Need::Write(_) => {
+                let bytes = size.unwrap_or(wanted(need)).next_multiple_of(1 << 20);
+                Ok((Backing::Image { path: path_buf, create: true }, bytes))
+            }
+            Need::Read | Need::Ask => Err(Failure::missing(format_args!(
+                "image {} is not there; make it with `feed-handler ingest FILE --device {}`",
+                path.display(),
+                format_args!("model:{}", path.display()),
+            ))),
+        },
+        Err(error) => Err(Failure::file("image", path, &error)),
+    }
+}
+
+fn block_bytes(bytes: u64) -> Result<u32, Failure> {
+    let legal = bytes.is_power_of_two() && (512..=65_536).contains(&bytes);
+    u32::try_from(bytes).ok().filter(|_| legal).ok_or_else(|| {
+        Failure::error(format_args!(
+            "--model-lba {} is no block size; allowed are powers of two from 512 to 64k",
+            Bytes(bytes)
+        ))
+    })
+}
+
+/// MDTS as the controller reports it: a power of two of pages.
+fn mdts(bytes: u64) -> Result<u8, Failure> {
+    let pages = bytes / PAGE_BYTES;
+    let legal = bytes.is_power_of_two() && (1..=1 << 20).contains(&pages);
+    u8::try_from(pages.trailing_zeros())
+        .ok()
+        .filter(|exponent| legal && *exponent != 0 || pages == 1)
+        .ok_or_else(|| {
+            Failure::error(format_args!(
+                "--model-mdts {} is no transfer size; allowed are powers of two from 4k to 4G",
+                Bytes(bytes)
+            ))
+        })
+}

@@ -1,0 +1,126 @@
+//! The feed on its way from the host to the partition: a file, or a day made on the spot.
+//!
+//! Called by `run` between two looks at the partition: [`Feed::push`] puts as many records into the
+//! command ring as there is room for and never blocks. Framing is the partition's to check.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use feed_handler::synth::{StockSlot, Synth, SynthConfig};
+use host_bridge::PartitionHandle;
+use hybrid_abi::feed_job::{FEED_DATA_BYTES, KIND_FEED_ABORT, KIND_FEED_DATA, KIND_FEED_END};
+
+use crate::failure::Failure;
+
+/// Where the bytes come from.
+enum Origin {
+    File(File),
+    Synth(Box<Synth<'static>>),
+}
+
+/// A feed that is being sent.
+pub(crate) struct Feed {
+    origin: Origin,
+    buffer: Vec<u8>,
+    /// Bytes of `buffer` that wait for room.
+    waiting: usize,
+    name: String,
+    bytes: u64,
+    over: bool,
+}
+
+impl Feed {
+    /// A file.
+    pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
+        let file = File::open(path).map_err(|error| Failure::file("feed", path, &error))?;
+        let meta = file.metadata().map_err(|error| Failure::file("feed", path, &error))?;
+        if !meta.is_file() {
+            return Err(Failure::error(format_args!(
+                "feed {}: not a regular file",
+                path.display()
+            )));
+        }
+        if meta.len() == 0 {
+            return Err(Failure::error(format_args!(
+                "feed {}: byte 0, message 1: the file is empty; an ITCH file holds messages behind \
+                 2-byte big-endian lengths",
+                path.display()
+            )));
+        }
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        Ok(Self::new(Origin::File(file), name, meta.len()))
+    }
+
+    /// A synthetic day.
+    pub(crate) fn synthetic(config: SynthConfig) -> Result<Self, Failure> {
+        let slots = vec![StockSlot::default(); usize::from(config.stocks)];
+        let synth = Synth::new(config, slots.leak()).map_err(Failure::error)?;
+        let name = format!("synthetic seed {}", config.seed);
+        Ok(Self::new(Origin::Synth(Box::new(synth)), name, config.most_bytes()))
+    }
+
+    fn new(origin: Origin, name: String, bytes: u64) -> Self {
+        let buffer = vec![0; FEED_DATA_BYTES];
+        Self { origin, buffer, waiting: 0, name, bytes, over: false }
+    }
+
+    /// The feed's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Bytes of the feed: a file's length, or the most that a synthetic day can have.
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Sends what there is room for; returns whether anything was sent.
+    ///
+    /// # Errors
+    /// When the file cannot be read any further; the partition was told.
+    pub(crate) fn push(&mut self, partition: &mut PartitionHandle) -> io::Result<bool> {
+        let mut sent = false;
+        while !self.over {
+            if self.waiting == 0 {
+                match self.fill() {
+                    Ok(bytes) => self.waiting = bytes,
+                    Err(error) => {
+                        self.over = partition.command(KIND_FEED_ABORT, 0, &[]).is_ok();
+                        return Err(error);
+                    }
+                }
+            }
+            let record = match self.waiting {
+                0 => (KIND_FEED_END, &[][..]),
+                waiting => (KIND_FEED_DATA, self.buffer.get(..waiting).unwrap_or_default()),
+            };
+            if partition.command(record.0, 0, record.1).is_err() {
+                break;
+            }
+            self.over = self.waiting == 0;
+            self.waiting = 0;
+            sent = true;
+        }
+        Ok(sent)
+    }
+
+    /// Fills the buffer, wholly but at the end of the feed.
+    fn fill(&mut self) -> io::Result<usize> {
+        match &mut self.origin {
+            Origin::Synth(synth) => Ok(synth.fill(&mut self.buffer)),
+            Origin::File(file) => {
+                let mut filled = 0;
+                while let Some(room) = self.buffer.get_mut(filled..).filter(|r| !r.is_empty()) {
+                    match file.read(room) {
+                        Ok(0) => break,
+                        Ok(bytes) => filled += bytes,
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                Ok(filled)
+            }
+        }
+    }
+}

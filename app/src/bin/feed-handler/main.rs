@@ -1,0 +1,61 @@
+//! `feed-handler`: reads an ITCH feed from an NVMe controller on a core of its own.
+//!
+//! The program of the host's side: parses the command line, prepares device and job, starts the
+//! partition through `host_bridge`, feeds it, hears it, and prints what came of it. What happens on
+//! the partition's core is the library's (`feed_handler::handler`).
+
+mod admin;
+mod bbo;
+mod cli;
+mod device;
+mod events;
+mod failure;
+mod feed;
+mod nvme_text;
+mod progress;
+mod report;
+mod run;
+mod summary;
+mod values;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use host_bridge::sys::alloc_guard::CountingAllocator;
+use hybrid_conventions::Exit;
+
+use cli::{Cli, Command};
+use failure::Failure;
+
+/// Counts what a running partition allocates, which must be nothing; see the report.
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator::system();
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; the stream is clap's choice.
+            let _ = error.print();
+            let exit = if error.use_stderr() { Exit::Error } else { Exit::Ok };
+            return ExitCode::from(exit.code());
+        }
+    };
+    let outcome = match &cli.command {
+        None => run::day(&cli.day, &cli.machine),
+        Some(Command::Ingest(args)) => run::ingest(args),
+        Some(Command::Replay(args)) => run::replay(args),
+        Some(Command::IdCtrl(args)) => admin::id_ctrl(&args.machine),
+        Some(Command::IdNs(args)) => admin::id_ns(args),
+        Some(Command::SmartLog(args)) => admin::smart_log(&args.machine),
+        Some(Command::ErrorLog(args)) => admin::error_log(&args.machine),
+        Some(Command::List(args)) => admin::list(&args.machine),
+    };
+    match outcome {
+        Ok(exit) => ExitCode::from(exit.code()),
+        Err(Failure { exit, line }) => {
+            eprintln!("feed-handler: {line}");
+            ExitCode::from(exit.code())
+        }
+    }
+}

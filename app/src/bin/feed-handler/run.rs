@@ -1,0 +1,218 @@
+//! The runs: the synthetic day, `ingest`, `replay`, and the questions to the controller.
+//!
+//! Each prepares a job and a device, starts one partition, and serves it until it ends: sends the
+//! feed, takes the events, shows progress, hears signals. Then the report is put together.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use core_runtime::partition::StopReason;
+use feed_handler::handler::entry::{self, ENTRY_NAME};
+use feed_handler::handler::job::books_bytes;
+use feed_handler::synth::SynthConfig;
+use host_bridge::sys::signals::{StopSignal, StopSignals};
+use host_bridge::topology::Topology;
+use host_bridge::warnings::Warnings;
+use host_bridge::{Entry, PartitionHandle, PartitionReport, PartitionSpec, Runtime};
+use hybrid_abi::Name;
+use hybrid_abi::feed_job::{
+    FeedJob, JOB_IDENTIFY, JOB_INGEST, JOB_LENIENT, JOB_OVERWRITE, JOB_REPLAY, JOB_SYMBOLS_MAX,
+    JOB_SYNTHETIC,
+};
+use hybrid_conventions::{Count, CpuSet, Exit};
+use zerocopy::IntoBytes;
+
+use crate::cli::{DayArgs, IngestArgs, MachineArgs, ReplayArgs};
+use crate::device::{self, Need};
+use crate::events::Events;
+use crate::failure::Failure;
+use crate::feed::Feed;
+use crate::progress::Progress;
+use crate::summary;
+
+/// How often the host looks at its partition. The event ring holds 60,000 BBO changes, which is
+/// 10 ms and more of the fastest replay; the command ring as much.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+/// Events taken at one look before the feed gets its turn.
+const EVENTS_A_LOOK: u32 = 1 << 20;
+
+/// The ring of commands carries the feed: 4 MiB last for 10 ms at 400 MB/s.
+const COMMAND_RING_BYTES: usize = 4 << 20;
+
+/// Private memory beside the books: driver, scheduler, tables.
+const PRIVATE_BYTES: usize = 24 << 20;
+
+/// DMA memory beside the window of 64 KiB chunks: queues, PRP lists, identify data, the probe.
+const DMA_BYTES: usize = 16 << 20;
+
+/// Task memory: the job's future holds two windows of requests.
+const TASK_BYTES: usize = 2 << 20;
+
+/// What one run did.
+pub(crate) struct Outcome {
+    pub(crate) runtime: Runtime,
+    pub(crate) figures: summary::Measured,
+    pub(crate) report: PartitionReport,
+    pub(crate) events: Events,
+    pub(crate) signal: Option<StopSignal>,
+}
+
+/// What is to be run.
+pub(crate) struct Plan<'a> {
+    pub(crate) machine: &'a MachineArgs,
+    pub(crate) job: FeedJob,
+    pub(crate) feed: Option<Feed>,
+    pub(crate) need: Need,
+    pub(crate) events: Events,
+}
+
+/// The synthetic day.
+pub(crate) fn day(args: &DayArgs, machine: &MachineArgs) -> Result<Exit, Failure> {
+    let config = SynthConfig { seed: args.seed, stocks: args.stocks, messages: args.messages };
+    let feed = Feed::synthetic(config)?;
+    let mut job = new_job(machine, JOB_INGEST | JOB_REPLAY | JOB_SYNTHETIC, Some(&feed));
+    job.orders_max = job.orders_max.min(config.capacity().orders);
+    let title = format!(
+        "feed-handler: a synthetic day of {} messages, {} stocks, seed {}",
+        Count(args.messages),
+        args.stocks,
+        args.seed
+    );
+    let need = Need::Write(feed.bytes());
+    let plan = Plan { machine, job, feed: Some(feed), need, events: Events::default() };
+    summary::print(&title, machine, carry_out(plan)?)
+}
+
+/// `ingest FILE`.
+pub(crate) fn ingest(args: &IngestArgs) -> Result<Exit, Failure> {
+    let feed = Feed::open(&args.file)?;
+    let job = new_job(&args.machine, JOB_INGEST, Some(&feed));
+    let need = Need::Write(feed.bytes());
+    let title = format!("feed-handler ingest: {}", feed.name());
+    let machine = &args.machine;
+    let plan = Plan { machine, job, feed: Some(feed), need, events: Events::default() };
+    summary::print(&title, machine, carry_out(plan)?)
+}
+
+/// `replay [FILE]`.
+pub(crate) fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
+    let feed = args.file.as_deref().map(Feed::open).transpose()?;
+    let machine = &args.machine;
+    let phases = if feed.is_some() { JOB_INGEST | JOB_REPLAY } else { JOB_REPLAY };
+    let mut job = new_job(machine, phases, feed.as_ref());
+    if args.lenient {
+        job.flags |= JOB_LENIENT;
+    }
+    job.orders_max = args.max_orders;
+    let symbols = args.symbols.as_ref().map_or(&[][..], |symbols| &symbols.0);
+    if symbols.len() > JOB_SYMBOLS_MAX {
+        return Err(Failure::error(format_args!(
+            "--symbols names {} symbols; at most {JOB_SYMBOLS_MAX} are allowed, none means all",
+            symbols.len()
+        )));
+    }
+    for (place, symbol) in job.symbols.iter_mut().zip(symbols) {
+        *place = *symbol;
+        job.symbol_count += 1;
+    }
+    let need = feed.as_ref().map_or(Need::Read, |feed| Need::Write(feed.bytes()));
+    let title = match &feed {
+        Some(feed) => format!("feed-handler replay: {}", feed.name()),
+        None => format!("feed-handler replay: the feed on {}", machine.device),
+    };
+    let events = Events::with_bbo(args.bbo.as_deref())?;
+    let mut outcome = carry_out(Plan { machine, job, feed, need, events })?;
+    let written = outcome.events.finish(args.bbo.as_deref());
+    let exit = summary::print(&title, machine, outcome)?;
+    written.map(|()| exit)
+}
+
+/// A job with what every run has.
+pub(crate) fn new_job(machine: &MachineArgs, flags: u32, feed: Option<&Feed>) -> FeedJob {
+    let mut job = FeedJob::new(flags | JOB_IDENTIFY);
+    job.queue_depth = machine.queue_depth.into();
+    if machine.allow_writes {
+        job.flags |= JOB_OVERWRITE;
+    }
+    if let Some(feed) = feed {
+        job.feed_name = Name::lossy(feed.name());
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    job.created_unix_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+    job
+}
+
+/// Starts the partition and serves it to its end.
+pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
+    let Plan { machine, job, mut feed, need, mut events } = plan;
+    let backend = device::backend(machine, need)?;
+    let signals = StopSignals::install().map_err(|error| {
+        Failure::error(format_args!("signal handlers cannot be installed: {error}"))
+    })?;
+    let warnings = if machine.quiet { Warnings::to(|_| {}) } else { Warnings::default() };
+    let runtime = Runtime::with_warnings(partition_cpu(machine.core)?, warnings)?;
+    let mut partition = runtime.spawn(spec(&job, feed.as_ref()).with_device(backend))?;
+
+    let mut progress = Progress::new(machine.quiet, feed.as_ref().map_or(0, Feed::bytes));
+    let mut signal = None;
+    let mut feed_error = None;
+    partition.wait(LOOK_EVERY, |partition| {
+        if let Some(feed) = &mut feed {
+            if let Err(error) = feed.push(partition) {
+                feed_error.get_or_insert(error);
+            }
+        }
+        take_events(partition, &mut events);
+        let replaying = events.started.is_some_and(|started| started.phase == JOB_REPLAY);
+        progress.show(partition.metrics(), replaying);
+        if signal.is_none() {
+            signal = signals.pending();
+            if signal.is_some() {
+                partition.request_stop(StopReason::Signal);
+            }
+        }
+        ControlFlow::Continue(())
+    });
+    progress.clear();
+    let figures = summary::Measured::read(&partition);
+    let report = partition.join();
+    if let Some(error) = feed_error {
+        return Err(Failure::error(format_args!("the feed could not be read to its end: {error}")));
+    }
+    Ok(Outcome { runtime, figures, report, events, signal })
+}
+
+/// Takes what has come.
+fn take_events(partition: &mut PartitionHandle, events: &mut Events) {
+    // A ring that the partition broke is closed; its exit says more.
+    let _ = partition.poll_events(EVENTS_A_LOOK, |header, payload| events.take(header, payload));
+}
+
+/// The partition of a job.
+fn spec(job: &FeedJob, feed: Option<&Feed>) -> PartitionSpec {
+    let mut spec = PartitionSpec::new(ENTRY_NAME, Entry::new(ENTRY_NAME, entry::run));
+    spec.args = job.as_bytes().to_vec();
+    spec.command_ring_bytes = COMMAND_RING_BYTES;
+    spec.private_bytes = PRIVATE_BYTES;
+    if job.has(JOB_REPLAY) {
+        // Without a file the feed's length is known only to the partition: room for the most.
+        let feed_bytes = feed.map_or(u64::MAX, Feed::bytes);
+        spec.private_bytes += books_bytes(feed_bytes, job.orders_max);
+    }
+    spec.dma_bytes = DMA_BYTES + (job.queue_depth as usize).min(256) * (64 << 10);
+    // The feed comes through the command ring, which the job reads itself.
+    spec.config.commands_per_pass = 0;
+    spec.config.scheduler.task_memory_bytes = TASK_BYTES;
+    spec
+}
+
+/// The CPU asked for; else the last isolated one that this process may use, else the last.
+fn partition_cpu(asked: Option<u32>) -> Result<CpuSet, Failure> {
+    let topology = Topology::read();
+    let isolated = topology.isolated.intersection(topology.allowed);
+    let candidates = if isolated.is_empty() { topology.allowed } else { isolated };
+    let cpu = asked.or_else(|| candidates.iter().last());
+    let cpu = cpu.ok_or_else(|| Failure::missing("this process may use no cpu"))?;
+    CpuSet::single(cpu).map_err(Failure::error)
+}
