@@ -1,10 +1,10 @@
 //! The clock's frequency: readings for [`core_runtime::clock::calibrate`].
 //!
 //! Called once, when a runtime is made. It reads pairs (time-stamp counter and
-//! `CLOCK_MONOTONIC_RAW`) without a pause for [`SPREAD`], cut into as many slots as `calibrate` looks
-//! at, and keeps the narrowest pair of each slot: a thread that is interrupted now and then still has
-//! good readings all over the time. Starting costs 12 ms, and the frequency is good to a few parts
-//! per million; on a machine that is too busy for that it tries again for longer.
+//! `CLOCK_MONOTONIC_RAW`) without a pause for [`SPREAD`], cut into as many slots as `calibrate`
+//! looks at, and keeps the narrowest pair of each slot: a thread that is interrupted now and then
+//! still has good readings all over the time. Starting costs 12 ms, and the frequency is good to a
+//! few parts per million; on a machine that is too busy for that it tries again for longer.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::warnings::{WarningKind, Warnings};
 
-/// Time of the readings: 12 ms keeps the start under 20 ms, and a reading that is uncertain by 40 ns
-/// is then uncertain by 7 ppm of half of it, the distance of the readings that are compared.
+/// Time of the readings: 12 ms keeps the start under 20 ms, and a reading that is uncertain by 40
+/// ns is then uncertain by 7 ppm of half of it, the distance of the readings that are compared.
 pub const SPREAD: Duration = Duration::from_millis(12);
 
 /// Tries before a disturbed machine is an error: 12, 24, 48 and 96 ms.

@@ -106,8 +106,8 @@ pub enum RuntimeError {
 }
 
 impl RuntimeError {
-    /// The exit code of a tool that ends because of it: 3 where the machine lacks something that the
-    /// line says how to get, 1 for what the user or we got wrong.
+    /// The exit code of a tool that ends because of it: 3 where the machine lacks something that
+    /// the line says how to get, 1 for what the user or we got wrong.
     #[must_use]
     pub const fn exit(&self) -> Exit {
         match self {

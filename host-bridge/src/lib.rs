@@ -1,8 +1,8 @@
 //! Everything that makes a system call: memory, devices, partition launch.
 //!
 //! The host is an ordinary std process beside the partitions. It prepares memory and device, pins
-//! and starts partitions ([`Runtime`]), watches them through shared memory ([`PartitionHandle`]) and
-//! reports how they ended. It calls no driver code and runs nothing on a partition's core.
+//! and starts partitions ([`Runtime`]), watches them through shared memory ([`PartitionHandle`])
+//! and reports how they ended. It calls no driver code and runs nothing on a partition's core.
 //!
 //! | module | what |
 //! |---|---|

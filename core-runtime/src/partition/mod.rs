@@ -1,9 +1,10 @@
 //! A partition: one core, its memory, its scheduler, and its words with the host.
 //!
 //! The host makes [`PartitionParts`] (plain values that may cross threads and, later, an `execve`).
-//! The partition's own core turns them into a [`Partition`] by [`PartitionParts::assemble`] and hands
-//! it to the entry, which spawns its tasks and owns the loop. Nobody else owns a loop: device, rings
-//! and scheduler offer bounded polls, and [`run_until_stopped`] is the order in which they are called.
+//! The partition's own core turns them into a [`Partition`] by [`PartitionParts::assemble`] and
+//! hands it to the entry, which spawns its tasks and owns the loop. Nobody else owns a loop:
+//! device, rings and scheduler offer bounded polls, and [`run_until_stopped`] is the order in which
+//! they are called.
 //!
 //! ```text
 //!  host                                   partition's core
@@ -20,8 +21,8 @@
 //! entry beside the partition.
 //!
 //! Invariants:
-//! 1. A [`Partition`] and all that it hands out stay on the core that assembled it (`!Send`, `!Sync`);
-//!    what is shared with the host goes through the two regions only.
+//! 1. A [`Partition`] and all that it hands out stay on the core that assembled it (`!Send`,
+//!    `!Sync`); what is shared with the host goes through the two regions only.
 //! 2. Each shared word has one writer; what the host writes is checked where it is read.
 
 mod exit;
@@ -220,10 +221,10 @@ impl Partition {
         self.run.handler.set(Some(handler));
     }
 
-    /// Takes the next command itself, its payload at the start of `buffer`: for entries to which the
-    /// host sends bulk data, paced by the ring's room. Such an entry sets
-    /// [`PartitionConfig::commands_per_pass`] to 0, so that the loop leaves the ring alone. What the
-    /// runtime knows (stop, ping) is obeyed here too. `None` when the ring is empty or closed.
+    /// Takes the next command itself, its payload at the start of `buffer`: for entries to which
+    /// the host sends bulk data, paced by the ring's room. Such an entry sets
+    /// [`PartitionConfig::commands_per_pass`] to 0, so that the loop leaves the ring alone. What
+    /// the runtime knows (stop, ping) is obeyed here too. `None` when the ring is empty or closed.
     pub fn take_command(&'static self, buffer: &mut [u8]) -> Option<RecordHeader> {
         for _ in 0..COMMANDS_LOOKED_AT {
             let header = match self.commands.read(buffer) {
@@ -282,8 +283,8 @@ impl Partition {
         now
     }
 
-    /// A pass ends: counts empty ones and takes the host's wishes, last and bounded. Returns whether
-    /// [`Partition::publish`] is due.
+    /// A pass ends: counts empty ones and takes the host's wishes, last and bounded. Returns
+    /// whether [`Partition::publish`] is due.
     #[inline]
     pub fn end_pass(&'static self, now: Instant, did_something: bool) -> bool {
         if !did_something {

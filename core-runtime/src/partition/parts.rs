@@ -1,8 +1,8 @@
 //! What a partition is made of, and where it lies in the two regions.
 //!
 //! The host calls [`lay_out_host_region`] and hands [`PartitionParts`] over; the partition's core
-//! calls [`PartitionParts::assemble`], which lays out the partition's own region and opens its ends.
-//! Both sides find each other's parts by kind and name, so that neither counts offsets.
+//! calls [`PartitionParts::assemble`], which lays out the partition's own region and opens its
+//! ends. Both sides find each other's parts by kind and name, so that neither counts offsets.
 
 use core::cell::OnceCell;
 
@@ -51,8 +51,8 @@ pub struct PartitionConfig {
     pub more_metrics: u32,
     /// Histograms among them. Default: 8.
     pub more_histograms: u32,
-    /// How often the figures are copied to the host: often enough for a screen and a heartbeat, rare
-    /// enough not to be seen (about 1 us each time). Default: 1 ms.
+    /// How often the figures are copied to the host: often enough for a screen and a heartbeat,
+    /// rare enough not to be seen (about 1 us each time). Default: 1 ms.
     pub publish_every_ns: u64,
     /// Commands taken in a pass, so that a talkative host does not stall I/O. Default: 4.
     pub commands_per_pass: u32,
@@ -179,7 +179,8 @@ impl PartitionParts {
     /// Makes the partition, on its own core. `args` are copied.
     ///
     /// # Errors
-    /// [`PartitionError`] if some memory is too small, or the host's region is not what it should be.
+    /// [`PartitionError`] if some memory is too small, or the host's region is not what it should
+    /// be.
     pub fn assemble(self, args: &[u8]) -> Result<&'static Partition, PartitionError> {
         let bump = into_itself(self.bump)?;
         let mut writer = RegionWriter::new(self.region, Writer::Partition, self.facts, PARTS)?;

@@ -44,10 +44,11 @@ impl Devices for () {
 
 /// Runs the standard loop until a task calls [`Partition::finish`].
 ///
-/// Each pass: stamp the time, take completions, run the scheduler, ring the doorbells, then telemetry
-/// (by time) and, last and bounded, what the host wants. When the host asks to stop, tasks learn it
-/// from [`Partition::stopping`] or [`Partition::stop_requested`], bring their work to an end and call
-/// `finish`; after the grace time of the configuration the loop ends without them.
+/// Each pass: stamp the time, take completions, run the scheduler, ring the doorbells, then
+/// telemetry (by time) and, last and bounded, what the host wants. When the host asks to stop,
+/// tasks learn it from [`Partition::stopping`] or [`Partition::stop_requested`], bring their work
+/// to an end and call `finish`; after the grace time of the configuration the loop ends without
+/// them.
 ///
 /// The state is *running* exactly while this loop runs.
 pub fn run_until_stopped(

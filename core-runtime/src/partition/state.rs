@@ -1,7 +1,7 @@
 //! The state words of a partition, from both sides.
 //!
-//! [`StateWriter`] and [`StopWord`] are the partition's ends, [`StateReader`] and [`StopSwitch`] the
-//! host's. Each word has one writer. The reader believes nothing: a state it does not know is
+//! [`StateWriter`] and [`StopWord`] are the partition's ends, [`StateReader`] and [`StopSwitch`]
+//! the host's. Each word has one writer. The reader believes nothing: a state it does not know is
 //! [`PartitionState::Unknown`], a text is cut at its part's end.
 //!
 //! ```text

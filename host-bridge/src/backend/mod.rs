@@ -2,9 +2,9 @@
 //!
 //! A backend is attached by the host before the partition's thread starts. It gets the partition's
 //! DMA memory, makes it reachable for the device, and returns [`DeviceIngredients`]: everything the
-//! partition needs to make its driver's parts on its own core, as values that may cross threads (and,
-//! later, an `execve`). What must stay on the host's side while the partition runs is the *keeper*:
-//! the model's thread now, a vfio-user socket's thread later.
+//! partition needs to make its driver's parts on its own core, as values that may cross threads
+//! (and, later, an `execve`). What must stay on the host's side while the partition runs is the
+//! *keeper*: the model's thread now, a vfio-user socket's thread later.
 //!
 //! | `--device` | registers | doorbells | state here |
 //! |---|---|---|---|
@@ -47,8 +47,8 @@ pub struct Attached {
 
 /// The host's side of an attached device.
 pub trait DeviceKeeper: Send {
-    /// Ends what serves the device; the partition has ended before. After it returns, nobody but the
-    /// caller looks at the DMA memory.
+    /// Ends what serves the device; the partition has ended before. After it returns, nobody but
+    /// the caller looks at the DMA memory.
     fn stop(self: Box<Self>) -> Detached;
 }
 

@@ -154,8 +154,8 @@ impl PartitionHandle {
         }
     }
 
-    /// Lets a thread empty the event ring into a queue of `capacity` events of 256 bytes, from which
-    /// any thread may take them. `None` the second time.
+    /// Lets a thread empty the event ring into a queue of `capacity` events of 256 bytes, from
+    /// which any thread may take them. `None` the second time.
     ///
     /// # Errors
     /// If the thread cannot be started; the events stay in the ring, which nobody reads then.
@@ -202,8 +202,8 @@ impl PartitionHandle {
         }
     }
 
-    /// Waits for the partition's end, stops its device, gives its memory back, and tells how it went.
-    /// It does not ask for the end: [`PartitionHandle::request_stop`] does.
+    /// Waits for the partition's end, stops its device, gives its memory back, and tells how it
+    /// went. It does not ask for the end: [`PartitionHandle::request_stop`] does.
     #[must_use]
     pub fn join(mut self) -> PartitionReport {
         self.end()

@@ -29,8 +29,8 @@ use crate::sys::alloc_guard::{AllocReport, unwatch_this_thread, watch_this_threa
 use crate::sys::syscall_guard::{Arming, GuardUnavailable};
 use crate::sys::usage::ThreadUsage;
 
-/// Stack of a partition's thread: a future is polled by nested calls, so its depth is the program's;
-/// 2 MiB is what Rust gives every thread.
+/// Stack of a partition's thread: a future is polled by nested calls, so its depth is the
+/// program's; 2 MiB is what Rust gives every thread.
 pub(super) const STACK_BYTES: usize = 2 << 20;
 
 /// Of which this much is touched before the entry, so that the loop takes no page fault for it. The

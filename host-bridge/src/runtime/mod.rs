@@ -21,9 +21,9 @@
 //! clock, confines everything else to the housekeeping CPUs, and starts partitions. It is used from
 //! host threads and does nothing on a partition's core after it has started one.
 //!
-//! **Isolation.** A partition is a thread here. Nothing of the interface depends on it: the entry is
-//! a plain named function, its arguments are bytes, [`PartitionParts`] and [`DeviceIngredients`] are
-//! plain values over memory files, and exits, states and events come through shared memory. A
+//! **Isolation.** A partition is a thread here. Nothing of the interface depends on it: the entry
+//! is a plain named function, its arguments are bytes, [`PartitionParts`] and [`DeviceIngredients`]
+//! are plain values over memory files, and exits, states and events come through shared memory. A
 //! partition that is a process of its own gets the same things through inherited descriptors; what
 //! changes then is `launch` alone.
 //!
@@ -84,12 +84,12 @@ pub struct Runtime {
 impl Runtime {
     /// A runtime over these cores, with warnings on stderr.
     ///
-    /// The calling thread, and threads that it starts from now on, stay on the other CPUs, until the
-    /// runtime is dropped on the same thread.
+    /// The calling thread, and threads that it starts from now on, stay on the other CPUs, until
+    /// the runtime is dropped on the same thread.
     ///
     /// # Errors
-    /// [`RuntimeError`] for a CPU that does not exist or is not allowed, for a machine with one CPU,
-    /// and for a clock that cannot be calibrated.
+    /// [`RuntimeError`] for a CPU that does not exist or is not allowed, for a machine with one
+    /// CPU, and for a clock that cannot be calibrated.
     pub fn new(isolated_cores: CpuSet) -> Result<Self, RuntimeError> {
         Self::with_warnings(isolated_cores, Warnings::default())
     }
@@ -202,8 +202,8 @@ impl Runtime {
 }
 
 /// Mapped memory at a device address of our choice, for devices that can reach any: a software
-/// controller, or none. From the upper half of a 39-bit space, the smallest IOMMU's, so that no code
-/// comes to rely on small addresses; never a pointer's value, which lies far above or below.
+/// controller, or none. From the upper half of a 39-bit space, the smallest IOMMU's, so that no
+/// code comes to rely on small addresses; never a pointer's value, which lies far above or below.
 pub(crate) fn iova_region(
     span: hybrid_shm::Span<'static>,
     page_bytes: usize,

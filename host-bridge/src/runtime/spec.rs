@@ -34,9 +34,10 @@ impl Entry {
         self.name
     }
 
-    /// With the promise that lets the host unmap all memory when the partition has ended. Without it
-    /// the DMA pages are given back, and the rest stays mapped until the process ends, since safe
-    /// code could have kept a `'static` reference. (A partition that is a process needs neither.)
+    /// With the promise that lets the host unmap all memory when the partition has ended. Without
+    /// it the DMA pages are given back, and the rest stays mapped until the process ends, since
+    /// safe code could have kept a `'static` reference. (A partition that is a process needs
+    /// neither.)
     #[must_use]
     pub const fn self_contained(self, promise: KeepsNothing) -> Self {
         Self { promise: Some(promise), ..self }

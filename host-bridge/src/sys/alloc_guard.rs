@@ -10,9 +10,10 @@
 //! # fn main() { assert!(host_bridge::sys::alloc_guard::installed()); }
 //! ```
 //!
-//! [`crate::runtime`] watches each partition's thread: whatever is allocated, resized or freed while
-//! that partition's state word says *running* is counted in its report. Without the declaration the
-//! report says "not checked". In a thread that is not watched the cost is one thread-local load.
+//! [`crate::runtime`] watches each partition's thread: whatever is allocated, resized or freed
+//! while that partition's state word says *running* is counted in its report. Without the
+//! declaration the report says "not checked". In a thread that is not watched the cost is one
+//! thread-local load.
 //!
 //! Invariants, named in the SAFETY lines:
 //! 1. Every call is passed on unchanged to the allocator behind, whose contract is the caller's.

@@ -197,8 +197,8 @@ impl KeepsNothing {
     ///
     /// # Safety
     /// When the entry has returned or panicked, nothing outside the partition refers to its memory:
-    /// no static, no thread that the entry started, no value that was taken out of the host's handle
-    /// and outlives it.
+    /// no static, no thread that the entry started, no value that was taken out of the host's
+    /// handle and outlives it.
     #[must_use]
     pub const unsafe fn promise() -> Self {
         Self(())

@@ -3,9 +3,9 @@
 //! Called by [`crate::runtime`] when a partition asks for it (`PartitionSpec::check_syscalls`). The
 //! partition's thread installs a seccomp filter for itself alone, whose answer to every call is
 //! "ask the listener". A host thread, the listener, looks at the partition's state word while the
-//! caller is stopped inside its call, counts the call if the word says *running*, and lets it go on.
-//! So starting and stopping need no exception list, nothing is killed, and the count is exact. It
-//! costs nothing while no call is made. Reading the clock through the vDSO is not a system call.
+//! caller is stopped inside its call, counts the call if the word says *running*, and lets it go
+//! on. So starting and stopping need no exception list, nothing is killed, and the count is exact.
+//! It costs nothing while no call is made. Reading the clock through the vDSO is not a system call.
 //!
 //! ```text
 //!  partition thread                         listener thread
