@@ -171,16 +171,7 @@ impl Sqe {
     #[inline(always)]
     #[must_use]
     pub const fn new(opcode: u8, cid: Cid, nsid: Nsid) -> Self {
-        Self([
-            opcode as u64 | (cid.0 as u64) << 16 | (nsid.0 as u64) << 32,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-        ])
+        Self([opcode as u64 | (cid.0 as u64) << 16 | (nsid.0 as u64) << 32, 0, 0, 0, 0, 0, 0, 0])
     }
 
     /// An admin command.
@@ -461,12 +452,7 @@ impl Sqe {
     /// Parameters, if this is taken as a Get Log Page.
     #[must_use]
     pub const fn as_get_log_page(&self) -> GetLogPage {
-        GetLogPage::from_dwords(
-            self.dword(10),
-            self.dword(11),
-            self.dword(12),
-            self.dword(13),
-        )
+        GetLogPage::from_dwords(self.dword(10), self.dword(11), self.dword(12), self.dword(13))
     }
 }
 

@@ -47,10 +47,7 @@ impl Cqe {
         status: Status,
     ) -> Self {
         let dw3 = cid.0 as u64 | (phase as u64) << 16 | (status.bits() as u64) << 17;
-        Self {
-            low: result as u64,
-            high: sqhd as u64 | (sqid.0 as u64) << 16 | dw3 << 32,
-        }
+        Self { low: result as u64, high: sqhd as u64 | (sqid.0 as u64) << 16 | dw3 << 32 }
     }
 
     /// DW0: the command's result.
@@ -129,11 +126,7 @@ impl QueueGrant {
     /// Pairs that can be made of them.
     #[must_use]
     pub const fn pairs(self) -> u32 {
-        if self.sqs() < self.cqs() {
-            self.sqs()
-        } else {
-            self.cqs()
-        }
+        if self.sqs() < self.cqs() { self.sqs() } else { self.cqs() }
     }
 }
 

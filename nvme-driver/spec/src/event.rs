@@ -101,12 +101,7 @@ impl fmt::Display for AsyncEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name() {
             Some(name) => f.write_str(name),
-            None => write!(
-                f,
-                "event type {} info {:#04x}",
-                self.event_type().0,
-                self.info()
-            ),
+            None => write!(f, "event type {} info {:#04x}", self.event_type().0, self.info()),
         }
     }
 }

@@ -174,10 +174,7 @@ mod tests {
 
     #[test]
     fn write_cache_and_event_bits_are_where_the_specification_puts_them() {
-        assert_eq!(
-            u32::from(VolatileWriteCacheFeature::new().with_enabled(true)),
-            1
-        );
+        assert_eq!(u32::from(VolatileWriteCacheFeature::new().with_enabled(true)), 1);
         let config = AsyncEventConfig::new().with_namespace_attributes(true);
         assert_eq!(u32::from(config), 0x100);
         assert!(config.wants(AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED));

@@ -306,9 +306,7 @@ impl IdentifyController {
     #[must_use]
     pub fn retry_delay_ms(&self, crd: u8) -> u32 {
         let index = usize::from(crd).wrapping_sub(1);
-        self.crdt
-            .get(index)
-            .map_or(0, |units| u32::from(units.get()) * 100)
+        self.crdt.get(index).map_or(0, |units| u32::from(units.get()) * 100)
     }
 
     /// Optional commands of the NVM command set, unknown bits kept.

@@ -60,7 +60,4 @@ pub const CQE_BYTES: usize = 16;
 /// Bytes of every identify structure.
 pub const IDENTIFY_BYTES: usize = 4096;
 
-const _: () = assert!(
-    cfg!(target_endian = "little"),
-    "queue entries are handled as native words"
-);
+const _: () = assert!(cfg!(target_endian = "little"), "queue entries are handled as native words");

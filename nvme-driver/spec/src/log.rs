@@ -322,10 +322,7 @@ mod tests {
         let log = SmartLog::read_from_bytes(&bytes).expect("512 bytes");
         assert_eq!(log.temperature_kelvin.get(), 300);
         assert_eq!(log.media_errors.get(), 7);
-        assert_eq!(
-            log.warnings(),
-            CriticalWarning::SPARE | CriticalWarning::RELIABILITY
-        );
+        assert_eq!(log.warnings(), CriticalWarning::SPARE | CriticalWarning::RELIABILITY);
     }
 
     #[test]
@@ -340,10 +337,7 @@ mod tests {
         };
         assert_eq!(page.cdw10(), 0x007f_d502);
         assert_eq!(page.cdw11(), 0x9876_0001);
-        assert_eq!(
-            GetLogPage::from_dwords(page.cdw10(), page.cdw11(), 4, 1),
-            page
-        );
+        assert_eq!(GetLogPage::from_dwords(page.cdw10(), page.cdw11(), 4, 1), page);
         assert_eq!(GetLogPage::first(LogPageId::SMART, 512).dwords_z, 127);
         assert_eq!(GetLogPage::first(LogPageId::SMART, 512).len_bytes(), 512);
     }

@@ -201,10 +201,7 @@ const _: () = assert!(size_of::<NsidList>() == crate::IDENTIFY_BYTES);
 impl NsidList {
     /// Identifiers up to the first 0.
     pub fn iter(&self) -> impl Iterator<Item = Nsid> + '_ {
-        self.nsids
-            .iter()
-            .map(|nsid| Nsid(nsid.get()))
-            .take_while(|nsid| nsid.0 != 0)
+        self.nsids.iter().map(|nsid| Nsid(nsid.get())).take_while(|nsid| nsid.0 != 0)
     }
 }
 
@@ -329,10 +326,7 @@ mod tests {
             [
                 NamespaceDescriptor::Uuid([0xab; 16]),
                 NamespaceDescriptor::CommandSet(0),
-                NamespaceDescriptor::Other {
-                    nidt: 9,
-                    nid: &[1, 2]
-                },
+                NamespaceDescriptor::Other { nidt: 9, nid: &[1, 2] },
             ]
         );
         assert_eq!(descriptors(&[0; 4096]).count(), 0);

@@ -1,9 +1,12 @@
-//! Opcodes of the admin and of the NVM command set (NVMe Base 2.0, section 5; NVM CS 1.0, section 3).
+//! Opcodes of the admin and of the NVM command set
+//! (NVMe Base 2.0, section 5; NVM CS 1.0, section 3).
 
 use core::fmt;
 
 macro_rules! opcodes {
-    ($(#[$doc:meta])* $name:ident { $($(#[$item_doc:meta])* $item:ident = $value:literal, $text:literal;)+ }) => {
+    ($(#[$doc:meta])* $name:ident {
+        $($(#[$item_doc:meta])* $item:ident = $value:literal, $text:literal;)+
+    }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(transparent)]

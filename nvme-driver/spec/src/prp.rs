@@ -108,10 +108,7 @@ mod tests {
         assert_eq!(shape(4092, 8, 4096), PrpShape::Two);
         assert_eq!(shape(0, 8192, 4096), PrpShape::Two);
         assert_eq!(shape(4, 8192, 4096), PrpShape::List { entries: 2 });
-        assert_eq!(
-            shape(512, 511 * 4096, 4096),
-            PrpShape::List { entries: 511 }
-        );
+        assert_eq!(shape(512, 511 * 4096, 4096), PrpShape::List { entries: 511 });
     }
 
     #[test]
@@ -137,18 +134,12 @@ mod tests {
             let mut used = std::vec![[false; 8]; pages];
             for index in 0..entries {
                 let (page, slot) = list_position(index, entries, 64);
-                assert!(
-                    !used[page][slot],
-                    "{entries} entries: slot {slot} of {page} twice"
-                );
+                assert!(!used[page][slot], "{entries} entries: slot {slot} of {page} twice");
                 used[page][slot] = true;
                 assert!(page + 1 == pages || slot < 7, "entry in a link's slot");
             }
             for page in &used[..pages - 1] {
-                assert!(
-                    page[..7].iter().all(|slot| *slot),
-                    "gap with {entries} entries"
-                );
+                assert!(page[..7].iter().all(|slot| *slot), "gap with {entries} entries");
             }
         }
     }

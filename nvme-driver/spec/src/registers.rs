@@ -140,11 +140,7 @@ impl Cap {
     /// # Errors
     /// [`Gone`] on all ones.
     pub const fn checked(raw: u64) -> Result<Self, Gone> {
-        if raw == u64::MAX {
-            Err(Gone)
-        } else {
-            Ok(Self::from_bits(raw))
-        }
+        if raw == u64::MAX { Err(Gone) } else { Ok(Self::from_bits(raw)) }
     }
 
     /// Largest queue, in entries: 1 to 65,536 (1 is a controller's mistake).
@@ -189,10 +185,7 @@ impl Version {
     /// From its three numbers.
     #[must_use]
     pub const fn of(major: u16, minor: u8, tertiary: u8) -> Self {
-        Self::new()
-            .with_major(major)
-            .with_minor(minor)
-            .with_tertiary(tertiary)
+        Self::new().with_major(major).with_minor(minor).with_tertiary(tertiary)
     }
 }
 
@@ -358,11 +351,7 @@ impl Csts {
     /// # Errors
     /// [`Gone`] on all ones, which would also look like RDY = 1.
     pub const fn checked(raw: u32) -> Result<Self, Gone> {
-        if raw == u32::MAX {
-            Err(Gone)
-        } else {
-            Ok(Self::from_bits(raw))
-        }
+        if raw == u32::MAX { Err(Gone) } else { Ok(Self::from_bits(raw)) }
     }
 }
 
@@ -413,9 +402,7 @@ impl Aqa {
         } else {
             entries
         };
-        Self::new()
-            .with_asqs_z(entries - 1)
-            .with_acqs_z(entries - 1)
+        Self::new().with_asqs_z(entries - 1).with_acqs_z(entries - 1)
     }
 
     /// Admin submission queue entries.
@@ -509,10 +496,7 @@ mod tests {
 
     #[test]
     fn golden_cc_aqa_and_csts() {
-        let cc = Cc::new()
-            .with_en(true)
-            .with_iosqes(Cc::IOSQES)
-            .with_iocqes(Cc::IOCQES);
+        let cc = Cc::new().with_en(true).with_iosqes(Cc::IOSQES).with_iocqes(Cc::IOCQES);
         assert_eq!(cc.into_raw(), 0x0046_0001);
         assert_eq!(Cc::from_raw(0x0046_4001).shn(), Shn::Normal);
         assert_eq!(Cc::new().with_mps(0xf).into_raw(), 0x780);
@@ -541,10 +525,7 @@ mod tests {
             .with_iocqes(all.iocqes())
             .with_crime(all.crime());
         assert_eq!(rebuilt.into_raw(), !Cc::RESERVED);
-        assert_eq!(
-            Aqa::new().with_asqs_z(0xfff).with_acqs_z(0xfff).into_raw(),
-            !Aqa::RESERVED
-        );
+        assert_eq!(Aqa::new().with_asqs_z(0xfff).with_acqs_z(0xfff).into_raw(), !Aqa::RESERVED);
     }
 
     #[test]

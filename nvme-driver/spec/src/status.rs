@@ -296,21 +296,13 @@ impl Status {
     /// With More set or cleared.
     #[must_use]
     pub const fn with_more(self, more: bool) -> Self {
-        Self(if more {
-            self.0 | Self::MORE
-        } else {
-            self.0 & !Self::MORE
-        })
+        Self(if more { self.0 | Self::MORE } else { self.0 & !Self::MORE })
     }
 
     /// With DNR set or cleared.
     #[must_use]
     pub const fn with_dnr(self, dnr: bool) -> Self {
-        Self(if dnr {
-            self.0 | Self::DNR
-        } else {
-            self.0 & !Self::DNR
-        })
+        Self(if dnr { self.0 | Self::DNR } else { self.0 & !Self::DNR })
     }
 }
 
@@ -347,9 +339,7 @@ mod tests {
     #[test]
     fn unrecovered_read_error_with_dnr_has_the_bits_of_the_specification() {
         // SC 81h, SCT 2h, CRD 0, M 1, DNR 1: 1 1 00 010 10000001.
-        let status = StatusCode::UNRECOVERED_READ_ERROR
-            .do_not_retry()
-            .with_more(true);
+        let status = StatusCode::UNRECOVERED_READ_ERROR.do_not_retry().with_more(true);
         assert_eq!(status.bits(), 0x6281);
         assert_eq!(status.code().sct(), StatusType::MEDIA);
         assert_eq!(status.code().sc(), 0x81);
@@ -372,10 +362,7 @@ mod tests {
     #[test]
     fn text_names_the_code_and_what_to_do() {
         let status = StatusCode::COMMAND_INTERRUPTED.status().with_crd(2);
-        assert_eq!(
-            format!("{status}"),
-            "command interrupted (0x021), retry after CRDT2"
-        );
+        assert_eq!(format!("{status}"), "command interrupted (0x021), retry after CRDT2");
         assert_eq!(format!("{}", StatusCode(0x7c3)), "status 0x7c3");
     }
 
