@@ -143,11 +143,7 @@ impl Scale {
         let whole = to / from;
         let shift = whole.leading_zeros();
         let exact = ((to as u128) << shift) / from as u128;
-        let mult = if exact > u64::MAX as u128 {
-            u64::MAX
-        } else {
-            low_half(exact)
-        };
+        let mult = if exact > u64::MAX as u128 { u64::MAX } else { low_half(exact) };
         Self { mult, shift }
     }
 
@@ -155,19 +151,12 @@ impl Scale {
     const fn apply(self, value: u64) -> u64 {
         let half = (1_u128 << self.shift) >> 1;
         let scaled = (value as u128 * self.mult as u128 + half) >> self.shift;
-        if scaled > u64::MAX as u128 {
-            u64::MAX
-        } else {
-            low_half(scaled)
-        }
+        if scaled > u64::MAX as u128 { u64::MAX } else { low_half(scaled) }
     }
 }
 
 #[inline(always)]
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "callers compared it with u64::MAX"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "callers compared it with u64::MAX")]
 const fn low_half(value: u128) -> u64 {
     value as u64
 }
@@ -213,11 +202,7 @@ pub struct Clock {
 
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let source = if self.manual.is_some() {
-            "manual"
-        } else {
-            "tsc"
-        };
+        let source = if self.manual.is_some() { "manual" } else { "tsc" };
         write!(f, "Clock({source}, {} Hz)", self.hz)
     }
 }
@@ -399,11 +384,7 @@ pub fn calibrate(samples: &[ClockSample]) -> Result<Calibration, CalibrationErro
     let given = samples.len().min(MAX_CLOCK_SAMPLES);
     let mut good = [ClockSample::default(); MAX_CLOCK_SAMPLES];
     let count = keep_good(&samples[..given], &mut good);
-    let too_few = |good| CalibrationError::TooFew {
-        given,
-        good,
-        needed: MIN_CLOCK_SAMPLES,
-    };
+    let too_few = |good| CalibrationError::TooFew { given, good, needed: MIN_CLOCK_SAMPLES };
     if count < MIN_CLOCK_SAMPLES {
         return Err(too_few(count));
     }
@@ -437,12 +418,7 @@ pub fn calibrate(samples: &[ClockSample]) -> Result<Calibration, CalibrationErro
             allowed_ppb: MAX_CALIBRATION_ERROR_PPB,
         });
     }
-    Ok(Calibration {
-        hz,
-        error_ppb,
-        used: count,
-        rejected: given - count,
-    })
+    Ok(Calibration { hz, error_ppb, used: count, rejected: given - count })
 }
 
 /// Copies the readings that were not interrupted and do not go backwards; returns their number.
@@ -511,12 +487,7 @@ impl JumpDetector {
     /// A detector that accepts `limit` between two observations, the first of which is at `start`.
     #[must_use]
     pub const fn new(start: Instant, limit: Ticks) -> Self {
-        Self {
-            last: start,
-            limit,
-            skipped: Ticks::ZERO,
-            unmoved: 0,
-        }
+        Self { last: start, limit, skipped: Ticks::ZERO, unmoved: 0 }
     }
 
     /// Judges the time since the last call.
@@ -526,17 +497,11 @@ impl JumpDetector {
         self.last = now;
         if now == last {
             self.unmoved = self.unmoved.saturating_add(1);
-            return if self.unmoved >= STOPPED_AFTER {
-                Passage::Stopped
-            } else {
-                Passage::Steady
-            };
+            return if self.unmoved >= STOPPED_AFTER { Passage::Stopped } else { Passage::Steady };
         }
         self.unmoved = 0;
         if now < last {
-            return Passage::Backward {
-                by: last.since(now),
-            };
+            return Passage::Backward { by: last.since(now) };
         }
         let gap = now.since(last);
         if gap <= self.limit {

@@ -62,24 +62,32 @@ impl World {
     }
 }
 
+// The drain that races runs on a thread of its own: loom lets the first operation of the main thread
+// see only what was there before the others began.
+
 #[test]
 fn two_wakers_of_one_task_lose_no_event() {
     loom::model(|| {
         let world = World::new();
-        let wakers: Vec<_> = (0..2)
-            .map(|_| {
-                let world = world.clone();
-                thread::spawn(move || {
-                    world.nodes[0].events.fetch_add(1, Ordering::Relaxed);
-                    world.push(0);
-                })
+        let drainer = {
+            let world = world.clone();
+            thread::spawn(move || {
+                let mut seen = [0; 2];
+                world.drain(&mut seen);
+                seen
             })
-            .collect();
-        let mut seen = [0; 2];
-        world.drain(&mut seen);
-        for waker in wakers {
-            waker.join().unwrap();
-        }
+        };
+        let waker = {
+            let world = world.clone();
+            thread::spawn(move || {
+                world.nodes[0].events.fetch_add(1, Ordering::Relaxed);
+                world.push(0);
+            })
+        };
+        world.nodes[0].events.fetch_add(1, Ordering::Relaxed);
+        world.push(0);
+        waker.join().unwrap();
+        let mut seen = drainer.join().unwrap();
         world.drain(&mut seen);
         assert_eq!(seen, [2, 0], "an event was stored, woken for, and not seen");
     });
@@ -89,30 +97,24 @@ fn two_wakers_of_one_task_lose_no_event() {
 fn a_wake_publishes_what_was_stored_before_it() {
     loom::model(|| {
         let world = World::new();
-        let wakers: Vec<_> = (0..2)
-            .map(|index| {
-                let world = world.clone();
-                thread::spawn(move || {
-                    // SAFETY: the drain reads it only after the push below.
-                    world.nodes[index].payload.with_mut(|at| unsafe { *at = 7 });
-                    assert!(world.push(index));
-                })
-            })
-            .collect();
-        let mut handed_over = 0;
-        let drain = || {
+        let check = |world: &World| {
             world.queue.drain(|node| {
                 // SAFETY: the node is in `world`; its writer pushed it after it wrote.
                 let payload = unsafe { node.as_ref().payload.with(|at| *at) };
                 assert_eq!(payload, 7);
             })
         };
-        handed_over += drain();
-        for waker in wakers {
-            waker.join().unwrap();
+        let drainer = {
+            let world = world.clone();
+            thread::spawn(move || check(&world))
+        };
+        for index in 0..2 {
+            // SAFETY: the drain reads it only after the push below.
+            world.nodes[index].payload.with_mut(|at| unsafe { *at = 7 });
+            assert!(world.push(index));
         }
-        handed_over += drain();
-        assert_eq!(handed_over, 2, "each task is handed over exactly once");
+        let first = drainer.join().unwrap();
+        assert_eq!(first + check(&world), 2, "each is handed over exactly once");
     });
 }
 
@@ -137,5 +139,29 @@ fn a_task_woken_again_while_it_is_drained_comes_back() {
         let second = world.drain(&mut seen);
         assert_eq!(second, u32::from(pushed_again));
         assert_eq!(seen[0], 2, "either drain sees the second event");
+    });
+}
+
+#[test]
+fn a_wake_in_the_middle_of_a_drain_cuts_off_nobody() {
+    loom::model(|| {
+        let world = World::new();
+        for index in 0..2 {
+            world.nodes[index].events.store(1, Ordering::Relaxed);
+            assert!(world.push(index));
+        }
+        let waker = {
+            let world = world.clone();
+            thread::spawn(move || {
+                world.nodes[0].events.store(2, Ordering::Relaxed);
+                world.push(0);
+            })
+        };
+        let mut seen = [0; 2];
+        world.drain(&mut seen);
+        assert_eq!(seen[1], 1, "the second task was in the list when the drain began");
+        waker.join().unwrap();
+        world.drain(&mut seen);
+        assert_eq!(seen, [2, 1]);
     });
 }

@@ -316,8 +316,9 @@ fn full_tables_and_memory_are_named_and_later_room_is_found() {
     struct Wide(u8);
     let wide = Wide(0);
     let error = rig.spawner().spawn(NORMAL, async move {
+        let whole = wide;
         yield_now().await;
-        assert_eq!(wide.0, 0);
+        assert_eq!(whole.0, 0);
     });
     assert!(matches!(error, Err(SpawnError::Alignment { wanted: 4096, .. })));
 }

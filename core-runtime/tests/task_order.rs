@@ -88,7 +88,8 @@ fn a_double_wake_is_one_poll() {
     rig.tick();
     let waker = waker.take().expect("it was polled");
     waker.wake_by_ref();
-    waker.clone().wake();
+    let copy = waker.clone();
+    copy.wake();
     waker.wake();
     rig.tick();
     rig.tick();

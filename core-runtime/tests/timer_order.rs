@@ -276,9 +276,9 @@ fn a_sleep_may_move_to_another_task_between_polls() {
     let first = rig.spawn(NORMAL, async move {
         let mut context = core::task::Context::from_waker(core::task::Waker::noop());
         assert!(sleep.as_mut().poll(&mut context).is_pending());
-        sleep
+        Some(sleep)
     });
-    let sleep = outcome(&rig, first).expect("ended");
+    let sleep = outcome(&rig, first).expect("ended").expect("given back");
     let second = rig.spawn(NORMAL, sleep);
     rig.tick();
     rig.clock.advance(10);

@@ -221,9 +221,7 @@ impl<T, const N: usize> Sender<T, N> {
 impl<T, const N: usize> Clone for Sender<T, N> {
     fn clone(&self) -> Self {
         self.channel.senders.set(self.channel.senders.get() + 1);
-        Self {
-            channel: self.channel,
-        }
+        Self { channel: self.channel }
     }
 }
 

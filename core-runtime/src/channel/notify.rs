@@ -23,10 +23,7 @@ impl Notify {
     /// Nothing happened yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            events: Cell::new(0),
-            waiters: WaitQueue::new(),
-        }
+        Self { events: Cell::new(0), waiters: WaitQueue::new() }
     }
 
     /// It happened: wakes all who wait; returns how many.

@@ -63,10 +63,7 @@ impl<T> Oneshot<T> {
         }
         self.sender.set(true);
         self.receiver.set(true);
-        Ok((
-            OneshotSender { shared: self },
-            OneshotReceiver { shared: self },
-        ))
+        Ok((OneshotSender { shared: self }, OneshotReceiver { shared: self }))
     }
 }
 

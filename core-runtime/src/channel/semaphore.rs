@@ -19,10 +19,7 @@ impl Semaphore {
     /// With `permits` to take.
     #[must_use]
     pub const fn new(permits: usize) -> Self {
-        Self {
-            permits: Cell::new(permits),
-            waiters: WaitQueue::new(),
-        }
+        Self { permits: Cell::new(permits), waiters: WaitQueue::new() }
     }
 
     /// Permits that can be taken now.
@@ -39,11 +36,7 @@ impl Semaphore {
     /// Takes a permit if one is there and nobody waits.
     #[must_use]
     pub fn try_acquire(&self) -> Option<Permit<'_>> {
-        if self.waiters.is_empty() {
-            self.take()
-        } else {
-            None
-        }
+        if self.waiters.is_empty() { self.take() } else { None }
     }
 
     /// Adds permits.

@@ -33,10 +33,7 @@ impl<T> Signal<T> {
     /// Without a value.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            value: Cell::new(None),
-            wake: WakeSlot::new(),
-        }
+        Self { value: Cell::new(None), wake: WakeSlot::new() }
     }
 
     /// Sets the value and returns the one that nobody took.
