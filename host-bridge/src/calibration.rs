@@ -99,7 +99,9 @@ mod tests {
         let calibration = measure().expect("a clock");
         let clock = Clock::tsc(calibration.hz);
         let (system, ours) = (Instant::now(), clock.now());
-        std::thread::sleep(Duration::from_millis(100));
+        while system.elapsed() < Duration::from_millis(100) {
+            std::hint::spin_loop();
+        }
         let ours = clock.ticks_to_ns(clock.now().since(ours));
         let system = system.elapsed().as_nanos();
         let apart = system.abs_diff(u128::from(ours));

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a warning is about; each kind is printed once.
@@ -53,7 +54,8 @@ impl fmt::Debug for Warnings {
 
 impl Default for Warnings {
     fn default() -> Self {
-        Self::to(|warning| eprintln!("{warning}"))
+        // A closed stderr is no reason to stop.
+        Self::to(|warning| drop(writeln!(std::io::stderr(), "{warning}")))
     }
 }
 

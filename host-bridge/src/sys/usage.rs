@@ -56,9 +56,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_that_sleeps_gives_its_core_away() {
+    fn a_thread_that_waits_for_another_gives_its_core_away() {
         let before = ThreadUsage::now();
-        std::thread::sleep(std::time::Duration::from_millis(2));
+        let barrier = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            let meet = || {
+                for _ in 0..100 {
+                    barrier.wait();
+                }
+            };
+            scope.spawn(meet);
+            meet();
+        });
         assert!(ThreadUsage::now().since(before).voluntary_switches >= 1);
     }
 }
