@@ -2,9 +2,9 @@
 //!
 //! [`Clock`] turns the counter into [`Instant`]s and converts between ticks and nanoseconds by one
 //! multiplication and one shift. `host-bridge` measures the counter's frequency against
-//! `CLOCK_MONOTONIC_RAW`, hands the readings to [`calibrate`], and gives the clock to the partition;
-//! the scheduler, the timers and the driver's deadlines use it. [`JumpDetector`] notices a counter
-//! that stopped or jumped, so that one jump does not fail every deadline at once.
+//! `CLOCK_MONOTONIC_RAW`, hands the readings to [`calibrate`], and gives the clock to the
+//! partition; the scheduler, the timers and the driver's deadlines use it. [`JumpDetector`] notices
+//! a counter that stopped or jumped, so that one jump does not fail every deadline at once.
 //!
 //! It reads no system clock, and it knows no wall-clock time.
 //!
@@ -372,7 +372,8 @@ pub const MAX_CALIBRATION_ERROR_PPB: u64 = 500_000;
 /// Frequencies that are believed, in Hz: from an emulator's 1 MHz to 100 GHz.
 const BELIEVED_HZ: core::ops::RangeInclusive<u64> = 1_000_000..=100_000_000_000;
 
-/// The counter's frequency from readings taken in the order of time, best spread over 50 ms or more.
+/// The counter's frequency from readings taken in the order of time, best spread over 50 ms or
+/// more.
 ///
 /// A reading that took more than twice the quickest one was interrupted and is rejected, as is one
 /// that goes backwards. Each reading of the first half is paired with its partner in the second;

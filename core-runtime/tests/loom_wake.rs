@@ -62,8 +62,8 @@ impl World {
     }
 }
 
-// The drain that races runs on a thread of its own: loom lets the first operation of the main thread
-// see only what was there before the others began.
+// The drain that races runs on a thread of its own: loom lets the first operation of the main
+// thread see only what was there before the others began.
 
 #[test]
 fn two_wakers_of_one_task_lose_no_event() {

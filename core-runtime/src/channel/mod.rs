@@ -6,9 +6,9 @@
 //! - [`Semaphore`]: permits, a window of outstanding work.
 //! - [`Signal`]: the latest value; older ones are overwritten.
 //!
-//! Each lives for ever (`&'static`: in a [`Bump`](crate::mem::Bump), or leaked) and is used again after
-//! both its ends are gone. All are core-local, `!Send + !Sync`; between cores and processes there is
-//! [`crate::ring`].
+//! Each lives for ever (`&'static`: in a [`Bump`](crate::mem::Bump), or leaked) and is used again
+//! after both its ends are gone. All are core-local, `!Send + !Sync`; between cores and processes
+//! there is [`crate::ring`].
 
 mod mpsc;
 mod notify;

@@ -5,8 +5,8 @@ use core::future::Future;
 
 use crate::task::WaitQueue;
 
-/// Wakes everyone who waits. Who calls [`notified`](Self::notified) before the event sees it, even if
-/// it is polled first after it. For an event that one task takes, see [`Signal`](super::Signal).
+/// Wakes everyone who waits. Who calls [`notified`](Self::notified) before the event sees it, even
+/// if it is polled first after it. For an event that one task takes, see [`Signal`](super::Signal).
 ///
 /// Core-local:
 /// ```compile_fail,E0277

@@ -1,8 +1,8 @@
 //! Several futures in one task, without allocation: all of them, or the first of them.
 //!
 //! Every poll of a combinator polls each child that is not ready yet, since they share their task's
-//! waker. A `select` drops the children that lost when it is dropped itself, which is right after its
-//! `await`. Any task may use them; they touch no core's state.
+//! waker. A `select` drops the children that lost when it is dropped itself, which is right after
+//! its `await`. Any task may use them; they touch no core's state.
 
 use core::future::Future;
 use core::pin::Pin;
@@ -148,8 +148,8 @@ macro_rules! select {
             }
         }
 
-        #[doc = concat!("Waits for the first of ", $count, " futures. Biased: where several are ready ")]
-        /// at once, the earliest argument wins, so put what must not starve first.
+        #[doc = concat!("Waits for the first of ", $count, " futures. Biased: where several are")]
+        /// ready at once, the earliest argument wins, so put what must not starve first.
         pub const fn $function<$($future: Future),+>($($child: $future),+) -> $name<$($future),+> {
             $name { $($child,)+ }
         }

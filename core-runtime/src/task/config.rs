@@ -1,4 +1,5 @@
-//! What the caller chooses: classes, a task's options, the scheduler's capacities. And what may fail.
+//! What the caller chooses: classes, a task's options, the scheduler's capacities. And what may
+//! fail.
 
 use crate::clock::{Clock, Ticks};
 
@@ -94,8 +95,8 @@ pub struct SchedulerConfig {
     pub max_tasks: u32,
     /// Timers in use at once; 56 bytes each.
     pub max_timers: u32,
-    /// Bytes for the tasks of [`Spawner::spawn`](super::Spawner::spawn). A task takes its future plus
-    /// about 400 bytes, rounded up to a power of two.
+    /// Bytes for the tasks of [`Spawner::spawn`](super::Spawner::spawn). A task takes its future
+    /// plus about 400 bytes, rounded up to a power of two.
     pub task_memory_bytes: usize,
     /// Polls of latency tasks in a tick.
     pub latency_polls: u32,

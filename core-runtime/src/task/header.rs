@@ -101,7 +101,8 @@ impl Meter {
     }
 }
 
-/// What every task has, whatever its future is. 64-byte aligned: the first line is all a wake needs.
+/// What every task has, whatever its future is. 64-byte aligned: the first line is all a wake
+/// needs.
 #[repr(C, align(64))]
 pub(super) struct TaskHeader {
     /// Next in the run queue, or [`NOT_QUEUED`].

@@ -1,12 +1,12 @@
 //! Which core runs this instruction: the test that makes a same-core wake safe without atomics.
 //!
-//! A [`core::task::Waker`] is `Send + Sync`, so safe code may carry ours to another thread. Every wake
-//! therefore compares [`current_core`] with what the scheduler saw when it was made, and takes the
-//! cross-core path when they differ. Called by the wakers and the scheduler only.
+//! A [`core::task::Waker`] is `Send + Sync`, so safe code may carry ours to another thread. Every
+//! wake therefore compares [`current_core`] with what the scheduler saw when it was made, and takes
+//! the cross-core path when they differ. Called by the wakers and the scheduler only.
 //!
-//! A value may be used again after its thread has ended: the memory of a thread's control block goes
-//! to a later thread. That is no race, because the ended thread's last store happened before the
-//! system gave the block away, and its scheduler never runs again.
+//! A value may be used again after its thread has ended: the memory of a thread's control block
+//! goes to a later thread. That is no race, because the ended thread's last store happened before
+//! the system gave the block away, and its scheduler never runs again.
 
 /// A value that differs between any two threads (or bare-metal cores) that run at the same time.
 ///

@@ -1,8 +1,9 @@
 //! The way in for wakes from other cores: an intrusive many-to-one list of nodes.
 //!
-//! Any thread [`push`](RemoteQueue::push)es, the owning core [`drain`](RemoteQueue::drain)s. Nothing is
-//! allocated and nothing is lost: a node is in the list at most once (its *pending* flag says so), so
-//! the list is bounded by the number of nodes. The loom test compiles this file with loom's atomics.
+//! Any thread [`push`](RemoteQueue::push)es, the owning core [`drain`](RemoteQueue::drain)s.
+//! Nothing is allocated and nothing is lost: a node is in the list at most once (its *pending* flag
+//! says so), so the list is bounded by the number of nodes. The loom test compiles this file with
+//! loom's atomics.
 //!
 //! A push: set *pending*; if it was clear, link the node at the head.
 //! A drain: take the whole list, reverse it to the order of the pushes, and for each node read its
@@ -10,7 +11,8 @@
 //!
 //! Invariants, named in the SAFETY lines:
 //! 1. A node that was pushed stays valid for ever.
-//! 2. Only who set *pending* writes the link until it is in the list; from then on only the drain does.
+//! 2. Only who set *pending* writes the link until it is in the list; from then on only the drain
+//!    does.
 
 use core::ptr::NonNull;
 
@@ -50,8 +52,8 @@ impl<N: RemoteNode> RemoteQueue<N> {
         self.head.load(Ordering::Relaxed).is_null()
     }
 
-    /// Adds `node` unless it is in the list already. What the caller stored before is visible to the
-    /// drain that finds the node. Returns whether it was added.
+    /// Adds `node` unless it is in the list already. What the caller stored before is visible to
+    /// the drain that finds the node. Returns whether it was added.
     ///
     /// # Safety
     /// `node` is valid for ever (invariant 1) and is only ever pushed to this queue.

@@ -1,17 +1,17 @@
 //! Wakes from another process: counters in memory that it writes and we read.
 //!
-//! The peer holds a [`RemoteWaker`] on its own region; the partition holds the [`RemoteLines`] that look
-//! at it and attaches them to its scheduler, which polls them once a tick: one load while nothing
-//! happened. A wake is never lost, because it is a count and not an event; several wakes of one line
-//! between two ticks arrive as one, with their number.
+//! The peer holds a [`RemoteWaker`] on its own region; the partition holds the [`RemoteLines`] that
+//! look at it and attaches them to its scheduler, which polls them once a tick: one load while
+//! nothing happened. A wake is never lost, because it is a count and not an event; several wakes of
+//! one line between two ticks arrive as one, with their number.
 //!
 //! ```text
 //! offset 0    u32  wakes of all lines together, wrapping; stored last, with Release
 //! offset 64   u32  wakes of line 0, wrapping
 //! offset 68   u32  wakes of line 1 ...
 //! ```
-//! What the peer stores is an allegation: any value whatever causes spurious wakes at worst, at most
-//! one a line and tick.
+//! What the peer stores is an allegation: any value whatever causes spurious wakes at worst, at
+//! most one a line and tick.
 
 use core::cell::Cell;
 use core::fmt;

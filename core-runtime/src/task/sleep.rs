@@ -1,8 +1,8 @@
 //! Futures that wait for the clock: [`Sleep`], [`Timeout`], [`Interval`].
 //!
 //! Made by a [`Spawner`](super::Spawner). They resolve in the first tick whose `now` is not before
-//! their deadline: never early. When all timers are in use, a sleep polls instead of being lost; that
-//! is counted in `timers_full`. Core-local.
+//! their deadline: never early. When all timers are in use, a sleep polls instead of being lost;
+//! that is counted in `timers_full`. Core-local.
 
 use core::fmt;
 use core::future::{Future, poll_fn};

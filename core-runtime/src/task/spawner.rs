@@ -61,8 +61,8 @@ impl Spawner {
         Ok(unsafe { self.launch(task, &options, future) })
     }
 
-    /// Starts a task in storage of the caller's, which may be used again when the task has ended and
-    /// its handle is gone.
+    /// Starts a task in storage of the caller's, which may be used again when the task has ended
+    /// and its handle is gone.
     ///
     /// # Errors
     /// [`SpawnError`] if the table is full or the storage is in use; the future is dropped then.

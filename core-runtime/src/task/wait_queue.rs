@@ -1,16 +1,17 @@
 //! Tasks that wait for the same thing, first in, first out, with no capacity to run out of.
 //!
 //! [`WaitQueue`] is what back-pressure is made of: senders of a full channel, submitters of a full
-//! submission queue. Each waiter is a node inside its own future, linked while it waits. Core-local.
+//! submission queue. Each waiter is a node inside its own future, linked while it waits.
+//! Core-local.
 //!
 //! Invariants, named in the SAFETY lines:
-//! 1. A node is linked only while its future is pinned; the future's drop unlinks it, so every linked
-//!    node is valid (a pinned future that is never dropped keeps its memory for ever).
-//! 2. A node is linked only into the queue that its future borrows, which therefore outlives the link
-//!    (or the future was leaked, and then neither is looked at again through the other: the queue's
-//!    drop touches no node).
-//! 3. All of it is touched on one core (`!Send + !Sync`), and no reference to a node is held across a
-//!    call of code that is not ours.
+//! 1. A node is linked only while its future is pinned; the future's drop unlinks it, so every
+//!    linked node is valid (a pinned future that is never dropped keeps its memory for ever).
+//! 2. A node is linked only into the queue that its future borrows, which therefore outlives the
+//!    link (or the future was leaked, and then neither is looked at again through the other: the
+//!    queue's drop touches no node).
+//! 3. All of it is touched on one core (`!Send + !Sync`), and no reference to a node is held across
+//!    a call of code that is not ours.
 
 use core::cell::Cell;
 use core::fmt;

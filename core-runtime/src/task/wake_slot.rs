@@ -1,8 +1,8 @@
 //! Our waker, and a place to keep one until its event comes.
 //!
-//! [`WakeSlot`] is what the driver's slots, the timers and the channels hold: registering one of our
-//! wakers copies two words, waking goes straight to the run queue with no indirect call. Any other
-//! waker (a test's, another executor's) works too, through its own functions.
+//! [`WakeSlot`] is what the driver's slots, the timers and the channels hold: registering one of
+//! our wakers copies two words, waking goes straight to the run queue with no indirect call. Any
+//! other waker (a test's, another executor's) works too, through its own functions.
 //!
 //! Invariants: those of [`super`].
 
