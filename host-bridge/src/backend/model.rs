@@ -13,7 +13,10 @@ use std::time::{Duration, Instant};
 use core_runtime::mailbox::MailboxLayout;
 use core_runtime::mem::Iova;
 use hybrid_shm::Span;
-use nvme_model::{Idle, Model, ModelConfig, ModelThread, ThreadError, ThreadOptions};
+use nvme_model::{Model, ModelThread, ThreadError, ThreadOptions};
+
+// What a caller needs to describe a model, without depending on it.
+pub use nvme_model::{Backing, Idle, LatencyModel, ModelConfig, NamespaceConfig};
 
 use super::{
     Attached, Backend, BackendError, Detached, DeviceIngredients, DeviceKeeper, DeviceReport,
@@ -55,20 +58,32 @@ pub struct ModelBackend {
     source: Source,
     idle: Option<Idle>,
     pin: Option<u32>,
+    gauges: ModelGauges,
 }
 
 impl ModelBackend {
     /// A new controller.
     #[must_use]
     pub fn new(config: ModelConfig) -> Self {
-        Self { source: Source::Config(Box::new(config)), idle: None, pin: None }
+        Self::from_source(Source::Config(Box::new(config)))
     }
 
     /// A controller that served another partition before, with what its namespaces hold:
     /// [`DeviceReport::model`].
     #[must_use]
-    pub const fn again(model: Box<Model>) -> Self {
-        Self { source: Source::Model(model), idle: None, pin: None }
+    pub fn again(model: Box<Model>) -> Self {
+        Self::from_source(Source::Model(model))
+    }
+
+    fn from_source(source: Source) -> Self {
+        Self { source, idle: None, pin: None, gauges: ModelGauges::default() }
+    }
+
+    /// Lets `gauges` show how busy its thread is.
+    #[must_use]
+    pub fn watched_by(mut self, gauges: &ModelGauges) -> Self {
+        self.gauges = gauges.clone();
+        self
     }
 
     /// What its thread does without work. By default it spins where there are two housekeeping CPUs
@@ -99,6 +114,7 @@ impl ModelBackend {
         let default = if housekeeping.len() > 1 { Idle::Spin } else { shared };
         Ok(ThreadOptions {
             name: String::new(),
+            gauges: self.gauges.clone(),
             idle: self.idle.unwrap_or(default),
             on_start: Some(Box::new(move || {
                 // Both were checked against the runtime's set; elsewhere it would only be slower.

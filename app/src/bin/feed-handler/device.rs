@@ -3,9 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use host_bridge::backend::check_built_in;
-use host_bridge::backend::model::ModelBackend;
+use host_bridge::backend::model::{
+    Backing, LatencyModel, ModelBackend, ModelConfig, NamespaceConfig,
+};
 use hybrid_conventions::{Bytes, DeviceSpec};
-use nvme_model::{Backing, LatencyModel, ModelConfig, NamespaceConfig};
+
+use feed_handler::handler::CHUNK_BYTES;
+use hybrid_abi::feed::Shape;
 
 use crate::cli::MachineArgs;
 use crate::failure::Failure;
@@ -40,6 +44,7 @@ pub(crate) fn backend(machine: &MachineArgs, need: Need) -> Result<ModelBackend,
         None => (Backing::Memory, model.model_size.unwrap_or(wanted(need))),
         Some(path) => image_backing(Path::new(path), model.model_size, need)?,
     };
+    check_size(machine, need, bytes, lba_bytes)?;
     let blocks = bytes / u64::from(lba_bytes);
     let mut namespace = NamespaceConfig::memory(1, blocks).lba_bytes(lba_bytes);
     namespace.backing = backing;
@@ -66,6 +71,31 @@ fn wanted(need: Need) -> u64 {
         Need::Write(feed_bytes) => (feed_bytes + feed_bytes / 100 + (1 << 20)).max(LEAST_BYTES),
         Need::Read | Need::Ask => LEAST_BYTES,
     }
+}
+
+/// Refuses a namespace that is too small for a feed of known length, before anything is written.
+fn check_size(
+    machine: &MachineArgs,
+    need: Need,
+    bytes: u64,
+    lba_bytes: u32,
+) -> Result<(), Failure> {
+    let Need::Write(feed_bytes) = need else { return Ok(()) };
+    let shape = Shape::new(CHUNK_BYTES, lba_bytes).map_err(Failure::error)?;
+    let chunks = shape.chunks_for(feed_bytes).saturating_mul(CHUNK_BYTES.into());
+    let needed = shape.data_offset.saturating_add(chunks);
+    if needed <= bytes {
+        return Ok(());
+    }
+    let fix = match (machine.model.model_size, machine.device.split_once(':')) {
+        (Some(_), _) => "raise --model-size",
+        (None, Some(_)) => "remove the image, or name another: it is made large enough",
+        (None, None) => "raise --model-size",
+    };
+    Err(Failure::error(format_args!(
+        "the feed needs {needed} bytes on the device, {} has {bytes}; {fix}",
+        machine.device
+    )))
 }
 
 /// The image: as large as it is, or made.
