@@ -211,7 +211,7 @@ impl Namespace {
             let blocks = check_range(shape, slba, nlb)?;
             Ok(Request {
                 head: self.head(NvmOpcode::WRITE_ZEROES),
-                tail: [0, write_bits(flags), 0],
+                cdw12: write_bits(flags),
                 iova: Iova(0),
                 unit_bytes: 0,
                 slba: slba.0,
@@ -286,7 +286,7 @@ impl Namespace {
     }
 
     #[inline]
-    fn transfer(&'static self, opcode: NvmOpcode, slba: Lba, buf: DmaBuf, bits: u64) -> IoFuture {
+    fn transfer(&'static self, opcode: NvmOpcode, slba: Lba, buf: DmaBuf, bits: u32) -> IoFuture {
         match self.request(opcode, slba, &buf, bits) {
             Ok(request) => IoFuture(Io::start(self.hub, request, Some(buf))),
             Err(error) => IoFuture(Io::refused(self.hub, error, Some(buf))),
@@ -299,7 +299,7 @@ impl Namespace {
         opcode: NvmOpcode,
         slba: Lba,
         buf: DmaBuf,
-        bits: u64,
+        bits: u32,
     ) -> Result<IoFuture, Failed> {
         match self.request(opcode, slba, &buf, bits) {
             Ok(request) => Io::try_now(self.hub, request, Some(buf)).map(IoFuture),
@@ -313,7 +313,7 @@ impl Namespace {
         opcode: NvmOpcode,
         slba: Lba,
         buf: &DmaBuf,
-        bits: u64,
+        bits: u32,
     ) -> Result<Request, IoError> {
         let shape = self.shape()?;
         let len = buf.len();
@@ -323,7 +323,7 @@ impl Namespace {
         let nlb = check_range(shape, slba, (len >> shape.lba_shift) as u64)?;
         Ok(Request {
             head: self.head(opcode),
-            tail: [0, bits, 0],
+            cdw12: bits,
             iova: buf.iova(),
             unit_bytes: shape.lba_bytes,
             slba: slba.0,
@@ -343,8 +343,8 @@ impl Namespace {
 }
 
 #[inline(always)]
-const fn write_bits(flags: WriteFlags) -> u64 {
-    if flags.contains(WriteFlags::FUA) { Cdw12Io::FUA.bits() as u64 } else { 0 }
+const fn write_bits(flags: WriteFlags) -> u32 {
+    if flags.contains(WriteFlags::FUA) { Cdw12Io::FUA.bits() } else { 0 }
 }
 
 /// The number of blocks, if `nlb` of them from `slba` are in the namespace (and not none).

@@ -31,29 +31,28 @@ pub(crate) enum Rest {
     },
 }
 
-/// Works out what follows PRP1 for `len` bytes at `iova`, with pages of `page_bytes` (a power of two).
+/// Works out what follows PRP1 for `len` bytes at `iova`, with pages of `1 << page_shift` bytes.
 #[inline(always)]
-pub(crate) const fn rest(iova: Iova, len: u32, page_bytes: u64) -> Result<Rest, BadBuffer> {
+pub(crate) const fn rest(iova: Iova, len: u32, page_shift: u32) -> Result<Rest, BadBuffer> {
     if len == 0 || iova.0 & 3 != 0 {
         return Err(BadBuffer);
     }
-    let Some(last) = iova.0.checked_add(len as u64 - 1) else {
+    let Some(last) = iova.0.checked_add(len.wrapping_sub(1) as u64) else {
         return Err(BadBuffer);
     };
-    let mask = page_bytes - 1;
-    let first_page_last = iova.0 | mask;
+    let first_page_last = iova.0 | (1_u64.wrapping_shl(page_shift)).wrapping_sub(1);
     if last <= first_page_last {
         return Ok(Rest::Nothing);
     }
-    let second = first_page_last + 1;
-    // `len` is 32 bits, so the count of pages fits too.
-    let pages = (last - second) / page_bytes + 1;
+    // There is a byte after it, so this does not wrap.
+    let second = first_page_last.wrapping_add(1);
+    let pages = (last.wrapping_sub(second)).wrapping_shr(page_shift).wrapping_add(1);
     if pages == 1 {
         return Ok(Rest::Page(Iova(second)));
     }
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "pages <= len / page_bytes + 1, and len has 32 bits"
+        reason = "at most one more than the pages of a 32-bit length"
     )]
     let pages = pages as u32;
     Ok(Rest::List { first: Iova(second), pages })
@@ -112,6 +111,7 @@ mod tests {
     use std::vec::Vec;
 
     const PAGE: u64 = 4096;
+    const SHIFT: u32 = 12;
 
     /// The pages that PRP1, PRP2 and the list name, read back as a controller would.
     fn walk(iova: u64, len: u32, page: u64) -> Vec<u64> {
@@ -119,7 +119,7 @@ mod tests {
         let mut memory = std::collections::HashMap::new();
         let mut named = std::vec![iova];
         let spanned = (iova % page + u64::from(len)).div_ceil(page);
-        match rest(Iova(iova), len, page).expect("a legal buffer") {
+        match rest(Iova(iova), len, page.trailing_zeros()).expect("a legal buffer") {
             Rest::Nothing => {}
             Rest::Page(second) => named.push(second.0),
             Rest::List { first, pages } => {
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn shapes_of_short_buffers() {
-        let at = |off: u64, len: u32| rest(Iova(0x10_0000 + off), len, PAGE);
+        let at = |off: u64, len: u32| rest(Iova(0x10_0000 + off), len, SHIFT);
         assert_eq!(at(0, 512), Ok(Rest::Nothing));
         assert_eq!(at(0, 4096), Ok(Rest::Nothing));
         assert_eq!(at(4, 4096), Ok(Rest::Page(Iova(0x10_1000))));
@@ -188,8 +188,8 @@ mod tests {
 
     #[test]
     fn unaligned_empty_and_wrapping_buffers_are_refused() {
-        assert_eq!(rest(Iova(2), 512, PAGE), Err(BadBuffer));
-        assert_eq!(rest(Iova(4096), 0, PAGE), Err(BadBuffer));
-        assert_eq!(rest(Iova(u64::MAX - 3), 8, PAGE), Err(BadBuffer));
+        assert_eq!(rest(Iova(2), 512, SHIFT), Err(BadBuffer));
+        assert_eq!(rest(Iova(4096), 0, SHIFT), Err(BadBuffer));
+        assert_eq!(rest(Iova(u64::MAX - 3), 8, SHIFT), Err(BadBuffer));
     }
 }

@@ -95,7 +95,7 @@ pub struct QueuePair {
     sample_in: Cell<u32>,
     /// Phase bit that a new completion carries, at its place in the high word.
     phase: Cell<u64>,
-    page_bytes: u64,
+    page_shift: u32,
     submitted: Count,
     completed: Count,
     sq: SqMem,
@@ -193,7 +193,7 @@ impl QueuePair {
             open: Cell::new(false),
             sample_in: Cell::new(spec.sample_every.wrapping_sub(1)),
             phase: Cell::new(Cqe::PHASE),
-            page_bytes: spec.page_bytes,
+            page_shift: spec.page_bytes.trailing_zeros(),
             submitted: Count::default(),
             completed: Count::default(),
             sq: sq.map_err(|_| no_memory)?,
@@ -227,9 +227,9 @@ impl QueuePair {
         let Some(slot) = self.slots.get(usize::from(index)) else {
             return Err(self.refuse());
         };
+        let words = words(index);
         self.free.set(slot.word().next());
-        self.write(index, slot, token, words(index));
-        self.in_flight.set(self.in_flight.get() + 1);
+        self.write(index, slot, token, words);
         Ok(())
     }
 
@@ -244,7 +244,7 @@ impl QueuePair {
         cdw10: u64,
         cdw12: u64,
     ) -> Result<(), PostError> {
-        let Ok(rest) = prp::rest(iova, len, self.page_bytes) else {
+        let Ok(rest) = prp::rest(iova, len, self.page_shift) else {
             return Err(PostError::BadBuffer);
         };
         self.post(token, |slot| {
@@ -265,14 +265,17 @@ impl QueuePair {
         if left == 0 {
             tag |= self.stamp(index);
         } else {
-            self.sample_in.set(left - 1);
+            self.sample_in.set(left.wrapping_sub(1));
         }
         slot.post(cid, tag, token);
         sqe[0] |= u64::from(cid) << 16;
         let tail = self.sq_tail.get();
-        self.sq.write(tail, &sqe);
         self.sq_tail.set(self.after(tail));
+        // At most as many as there are slots.
+        self.in_flight.set(self.in_flight.get().wrapping_add(1));
         self.submitted.add(1);
+        // Last, so that nothing has to be loaded again after the stores to the ring.
+        self.sq.write(tail, &sqe);
     }
 
     /// Writes a list for `pages` pages from `first` into the slot's list memory; its address.
@@ -284,7 +287,7 @@ impl QueuePair {
         };
         let base = usize::from(slot) * self.list_stride;
         let at = lists.iova_of(base);
-        prp::list(first, pages, at, self.page_bytes, |i, page| {
+        prp::list(first, pages, at, 1 << self.page_shift, |i, page| {
             lists.set(base + i, page);
         });
         at.0
@@ -317,7 +320,7 @@ impl QueuePair {
 
     #[inline(always)]
     const fn after(&self, index: u16) -> u16 {
-        let next = index + 1;
+        let next = index.wrapping_add(1);
         if next == self.entries { 0 } else { next }
     }
 
@@ -348,15 +351,16 @@ impl QueuePair {
             if (high ^ self.phase.get()) & Cqe::PHASE != 0 {
                 break;
             }
-            taken += 1;
+            // Both are at most `limit`.
+            taken = taken.wrapping_add(1);
             self.advance(entry);
-            delivered += self.take(entry, high, sink);
+            delivered = u16::wrapping_add(delivered, self.take(entry, high, sink));
         }
         if taken != 0 {
             self.cq_doorbell.ring(u32::from(self.cq_head.get()));
             self.cold.cq_doorbells.add(1);
             self.completed.add(u64::from(delivered));
-            self.in_flight.set(self.in_flight.get() - delivered);
+            self.in_flight.set(self.in_flight.get().wrapping_sub(delivered));
         }
         taken
     }
@@ -488,7 +492,6 @@ impl QueuePair {
             Some(slot) if slot.state() == SlotState::Held => {
                 self.held.set(self.held.get() - 1);
                 self.write(index, slot, token, sqe);
-                self.in_flight.set(self.in_flight.get() + 1);
                 self.cold.retries.add(1);
                 Ok(())
             }
@@ -498,7 +501,7 @@ impl QueuePair {
 
     /// PRP2 for `len` bytes at `iova` as the slot's commands give it; for [`Self::repost`].
     pub(crate) fn prp2(&self, index: u16, iova: Iova, len: u32) -> u64 {
-        match prp::rest(iova, len, self.page_bytes) {
+        match prp::rest(iova, len, self.page_shift) {
             Ok(Rest::Page(second)) => second.0,
             Ok(Rest::List { first, pages }) => self.write_list(index, first, pages),
             Ok(Rest::Nothing) | Err(_) => 0,
@@ -645,6 +648,12 @@ impl QueuePair {
     /// Commands in flight or held for a retry.
     pub(crate) fn unfinished(&self) -> u16 {
         self.in_flight.get() + self.held.get()
+    }
+
+    /// Whether commands can be posted and completions come.
+    #[inline(always)]
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.get()
     }
 
     /// Whether a command can be posted now.

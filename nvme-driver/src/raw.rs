@@ -95,8 +95,10 @@ impl RawQueue {
         token: u64,
     ) -> Result<(), IoError> {
         let nlb_z = nlb.wrapping_sub(1);
-        let beyond = slba.0 >= target.blocks || u64::from(nlb) > target.blocks - slba.0;
-        let len = u64::from(nlb) << target.lba_shift;
+        // A start beyond the end wraps to a huge rest, which the second comparison is not asked for.
+        let rest = target.blocks.wrapping_sub(slba.0);
+        let beyond = slba.0 >= target.blocks || u64::from(nlb) > rest;
+        let len = u64::from(nlb).wrapping_shl(target.lba_shift);
         if nlb_z >= target.max_blocks || beyond || len > buf.len() as u64 {
             return Err(refused(target, slba, nlb, buf.len()));
         }
@@ -134,12 +136,10 @@ impl RawQueue {
     /// After a reset each lost submission is told here, once.
     #[inline(always)]
     pub fn reap(&self, limit: u16, f: impl FnMut(u64, Result<(), IoError>)) -> u16 {
-        let mut sink = Caller(f);
-        let taken = self.qp.reap(limit, &mut sink);
-        if taken == 0 && self.qp.mode() != Mode::Open {
-            return self.reap_lost(sink.0);
+        if !self.qp.is_open() {
+            return self.reap_lost(f);
         }
-        taken
+        self.qp.reap(limit, &mut Caller(f))
     }
 
     #[cold]

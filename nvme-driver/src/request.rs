@@ -21,14 +21,14 @@ pub(crate) enum Retry {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Request {
     pub head: u64,
-    /// Dwords 10 and 11, 12 and 13, 14 and 15; for blocks without SLBA and NLB.
-    pub tail: [u64; 3],
+    /// First block; of a single command dwords 10 and 11.
+    pub slba: u64,
     /// Device address of the data; 0 where there are none.
     pub iova: Iova,
     /// Bytes of one block, or of all the data where the request is not in blocks; 0: no data.
     pub unit_bytes: u32,
-    /// First block.
-    pub slba: u64,
+    /// Dword 12, for blocks without NLB.
+    pub cdw12: u32,
     /// Blocks, and how they are cut; `nlb` 0 marks a single command that is not in blocks.
     pub split: Split,
     pub retry: Retry,
@@ -39,18 +39,23 @@ pub(crate) struct Request {
 pub(crate) struct Command {
     pub iova: Iova,
     pub len: u32,
-    pub tail: [u64; 3],
+    /// Dwords 10 and 11, and 12.
+    pub tail: [u64; 2],
 }
 
+// It is copied when a request starts and when a future moves.
+const _: () = assert!(size_of::<Request>() <= 48);
+
 impl Request {
-    /// A single command without blocks; `len` bytes at `iova`, or none.
+    /// A single command without blocks, of which the first dword and dwords 10 and 11 count; `len`
+    /// bytes at `iova`, or none.
     pub(crate) const fn single(sqe: Sqe, iova: Iova, len: u32, retry: Retry) -> Self {
         Self {
             head: sqe.0[0],
-            tail: [sqe.0[5], sqe.0[6], sqe.0[7]],
+            slba: sqe.0[5],
             iova,
             unit_bytes: len,
-            slba: 0,
+            cdw12: 0,
             split: Split { nlb: 0, max: 1 },
             retry,
         }
@@ -75,21 +80,22 @@ impl Request {
             clippy::cast_possible_truncation,
             reason = "a part's bytes are at most the largest transfer, which has 32 bits"
         )]
-        let len = (part.nlb as u64 * unit) as u32;
+        let len = (part.nlb as u64).wrapping_mul(unit) as u32;
+        // The range was checked against the namespace and the buffer: nothing here wraps.
+        let nlb_z = part.nlb.wrapping_sub(1) & 0xFFFF;
         Command {
-            iova: Iova(self.iova.0 + part.first as u64 * unit),
+            iova: Iova(self.iova.0.wrapping_add((part.first as u64).wrapping_mul(unit))),
             len,
-            tail: [
-                self.slba + part.first as u64,
-                self.tail[1] | (part.nlb.wrapping_sub(1) & 0xFFFF) as u64,
-                self.tail[2],
-            ],
+            tail: [self.slba.wrapping_add(part.first as u64), (self.cdw12 | nlb_z) as u64],
         }
     }
 
     /// First block of the `i`th command.
     pub(crate) const fn slba_of(&self, i: u32) -> Lba {
-        Lba(self.slba + self.split.part(i).first as u64)
+        if self.split.nlb == 0 {
+            return Lba(0);
+        }
+        Lba(self.slba.wrapping_add(self.split.part(i).first as u64))
     }
 }
 
@@ -101,7 +107,7 @@ mod tests {
     fn read(slba: u64, nlb: u32, max: u32) -> Request {
         Request {
             head: Sqe::new(NvmOpcode::READ.0, Cid(0), Nsid(7)).0[0],
-            tail: [0, 1 << 30, 0],
+            cdw12: 1 << 30,
             iova: Iova(0x10_0000),
             unit_bytes: 512,
             slba,
@@ -116,10 +122,10 @@ mod tests {
         assert_eq!(request.parts(), 3);
         let first = request.command(0);
         assert_eq!((first.iova, first.len), (Iova(0x10_0000), 4096));
-        assert_eq!(first.tail, [100, 1 << 30 | 7, 0]);
+        assert_eq!(first.tail, [100, 1 << 30 | 7]);
         let last = request.command(2);
         assert_eq!((last.iova, last.len), (Iova(0x10_2000), 2048));
-        assert_eq!(last.tail, [116, 1 << 30 | 3, 0]);
+        assert_eq!(last.tail, [116, 1 << 30 | 3]);
         assert_eq!(request.slba_of(2), Lba(116));
     }
 

@@ -96,10 +96,10 @@ impl Op {
     fn new(next: u16) -> Self {
         let nothing = Request {
             head: 0,
-            tail: [0; 3],
+            slba: 0,
             iova: core_runtime::mem::Iova(0),
             unit_bytes: 0,
-            slba: 0,
+            cdw12: 0,
             split: Split { nlb: 0, max: 1 },
             retry: Retry::Never,
         };
@@ -244,10 +244,10 @@ impl Requests {
     #[inline(always)]
     fn post(&self, request: &Request, index: u16, part: u32) -> Result<(), PostError> {
         let command = request.command(part);
-        let [w5, w6, w7] = command.tail;
+        let [w5, w6] = command.tail;
         let token = token(index, part, 0);
         if command.len == 0 || request.iova.0 == 0 {
-            return self.qp.post(token, |_| [request.head, 0, 0, 0, 0, w5, w6, w7]);
+            return self.qp.post(token, |_| [request.head, 0, 0, 0, 0, w5, w6, 0]);
         }
         let data = (command.iova, command.len);
         self.qp.post_data(token, request.head, data, w5, w6)
@@ -282,7 +282,8 @@ impl Requests {
     /// One command of the request is over.
     #[inline(always)]
     fn command_over(&self, index: u16, op: &Op) {
-        op.outstanding.set(op.outstanding.get() - 1);
+        // Invariant 1: it was at least one.
+        op.outstanding.set(op.outstanding.get().wrapping_sub(1));
         if op.wants_more() {
             self.post_more(index, op, false);
         }
@@ -408,9 +409,9 @@ impl Requests {
             }
             let request = op.request.get();
             let command = request.command(part);
-            let [w5, w6, w7] = command.tail;
+            let [w5, w6] = command.tail;
             let prp2 = self.qp.prp2(slot, command.iova, command.len);
-            let sqe = [request.head, 0, 0, command.iova.0, prp2, w5, w6, w7];
+            let sqe = [request.head, 0, 0, command.iova.0, prp2, w5, w6, 0];
             let again = token(index, part, tries.saturating_add(1));
             // A closed queue keeps it held until the fence.
             let _ = self.qp.repost(slot, again, sqe);

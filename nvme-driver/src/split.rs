@@ -29,12 +29,13 @@ impl Split {
     }
 
     /// The `i`th part; empty beyond the last.
+    #[inline(always)]
     pub(crate) const fn part(self, i: u32) -> Part {
         let first = match i.checked_mul(self.max) {
             Some(first) if first < self.nlb => first,
             _ => self.nlb,
         };
-        let left = self.nlb - first;
+        let left = self.nlb.wrapping_sub(first);
         Part { first, nlb: if left < self.max { left } else { self.max } }
     }
 }

@@ -47,6 +47,15 @@ impl<const WORDS: usize> Table<WORDS> {
         Ok(Self { base: memory.base().cast(), entries, memory })
     }
 
+    /// The words of entry `index`.
+    #[inline(always)]
+    fn entry(&self, index: u32) -> &[AtomicU64; WORDS] {
+        assert!(index < self.entries, "entry {index} of {}", self.entries);
+        // SAFETY: invariants 1 and 4: inside the block that `memory` keeps, and aligned; atomics
+        // may alias each other.
+        unsafe { self.base.add(index as usize * WORDS).cast().as_ref() }
+    }
+
     /// Word `word` of entry `index`; `word` is a constant below `WORDS` at every call.
     #[inline(always)]
     fn word(&self, index: u32, word: usize) -> &AtomicU64 {
@@ -77,9 +86,10 @@ impl SqMem {
     /// If `index` is not below the number of entries: a bug of the caller.
     #[inline(always)]
     pub fn write(&self, index: u16, sqe: &[u64; 8]) {
-        let index = u32::from(index);
-        for (word, &value) in sqe.iter().enumerate() {
-            self.0.word(index, word).store(value, Ordering::Relaxed);
+        // One check and one address for all words: after a store the compiler would have to load
+        // both again.
+        for (word, &value) in self.0.entry(u32::from(index)).iter().zip(sqe) {
+            word.store(value, Ordering::Relaxed);
         }
     }
 
