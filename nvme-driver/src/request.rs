@@ -72,7 +72,7 @@ impl Request {
     #[inline(always)]
     pub(crate) const fn command(&self, i: u32) -> Command {
         if self.split.nlb == 0 {
-            return Command { iova: self.iova, len: self.unit_bytes, tail: self.tail };
+            return Command { iova: self.iova, len: self.unit_bytes, tail: [self.slba, 0] };
         }
         let part = self.split.part(i);
         let unit = self.unit_bytes as u64;
