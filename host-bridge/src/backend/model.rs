@@ -16,7 +16,7 @@ use hybrid_shm::Span;
 use nvme_model::{Model, ModelThread, ThreadError, ThreadOptions};
 
 // What a caller needs to describe a model, without depending on it.
-pub use nvme_model::{Backing, Idle, LatencyModel, ModelConfig, NamespaceConfig};
+pub use nvme_model::{Backing, Idle, LatencyModel, ModelConfig, ModelGauges, NamespaceConfig};
 
 use super::{
     Attached, Backend, BackendError, Detached, DeviceIngredients, DeviceKeeper, DeviceReport,

@@ -53,4 +53,4 @@ pub use mistake::{DoorbellKind, HostMistake};
 pub use model::Model;
 pub use stats::{ModelStats, StepReport};
 pub use store::null_header;
-pub use thread::{Idle, ModelThread, ThreadError, ThreadOptions};
+pub use thread::{Idle, ModelGauges, ModelThread, ThreadError, ThreadOptions};

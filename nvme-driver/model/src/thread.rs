@@ -50,6 +50,39 @@ pub struct ThreadOptions {
     pub idle: Idle,
     /// Called first on the new thread: to pin it, for instance.
     pub on_start: Option<Box<dyn FnOnce() + Send>>,
+    /// Where it tells how busy it is.
+    pub gauges: ModelGauges,
+}
+
+/// How busy a model's thread is, for anyone who holds a copy; written every few microseconds.
+#[derive(Clone, Debug, Default)]
+pub struct ModelGauges(Arc<Gauges>);
+
+#[derive(Debug, Default)]
+struct Gauges {
+    completions: AtomicU64,
+    busy_steps: AtomicU64,
+    empty_steps: AtomicU64,
+}
+
+impl ModelGauges {
+    /// Completions posted.
+    #[must_use]
+    pub fn completions(&self) -> u64 {
+        self.0.completions.load(Ordering::Relaxed)
+    }
+
+    /// Steps that brought something.
+    #[must_use]
+    pub fn busy_steps(&self) -> u64 {
+        self.0.busy_steps.load(Ordering::Relaxed)
+    }
+
+    /// Steps that brought nothing.
+    #[must_use]
+    pub fn empty_steps(&self) -> u64 {
+        self.0.empty_steps.load(Ordering::Relaxed)
+    }
 }
 
 impl fmt::Debug for ThreadOptions {
@@ -57,6 +90,7 @@ impl fmt::Debug for ThreadOptions {
         f.debug_struct("ThreadOptions")
             .field("name", &self.name)
             .field("idle", &self.idle)
+            .field("gauges", &self.gauges)
             .finish_non_exhaustive()
     }
 }
@@ -84,8 +118,7 @@ type Call = Box<dyn FnOnce(&mut Model) + Send>;
 struct Shared {
     stop: AtomicBool,
     calls: AtomicU64,
-    completions: AtomicU64,
-    empty_steps: AtomicU64,
+    gauges: ModelGauges,
 }
 
 /// A running model.
@@ -109,7 +142,7 @@ impl ModelThread {
     ) -> Result<Self, ThreadError> {
         let server = mailbox.map(MailboxServer::new).transpose().map_err(ThreadError::Mailbox)?;
         let (calls, receiver) = sync_channel(CALLS);
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared { gauges: options.gauges.clone(), ..Shared::default() });
         let name = match options.name.as_str() {
             "" => "nvme-model".to_owned(),
             name => name.to_owned(),
@@ -145,13 +178,13 @@ impl ModelThread {
     /// Completions posted, as of a few microseconds ago.
     #[must_use]
     pub fn completions(&self) -> u64 {
-        self.shared.completions.load(Ordering::Relaxed)
+        self.shared.gauges.completions()
     }
 
     /// Steps that brought nothing, as of a few microseconds ago.
     #[must_use]
     pub fn empty_steps(&self) -> u64 {
-        self.shared.empty_steps.load(Ordering::Relaxed)
+        self.shared.gauges.empty_steps()
     }
 
     /// Whether the thread is still there.
@@ -194,7 +227,8 @@ struct Runner {
 impl Runner {
     fn run(mut self) -> Model {
         let start = Instant::now();
-        let (mut now_ns, mut empty, mut empty_total, mut done_calls) = (0, 0_u32, 0_u64, 0);
+        let (mut now_ns, mut empty, mut done_calls) = (0, 0_u32, 0);
+        let (mut busy_total, mut empty_total) = (0_u64, 0_u64);
         let mut round = 0_u32;
         loop {
             round = round.wrapping_add(1);
@@ -211,11 +245,14 @@ impl Runner {
                 if self.shared.calls.load(Ordering::Acquire) != done_calls {
                     done_calls += self.serve_calls();
                 }
-                self.shared.completions.store(self.model.stats().completions, Ordering::Relaxed);
-                self.shared.empty_steps.store(empty_total, Ordering::Relaxed);
+                let gauges = &self.shared.gauges.0;
+                gauges.completions.store(self.model.stats().completions, Ordering::Relaxed);
+                gauges.busy_steps.store(busy_total, Ordering::Relaxed);
+                gauges.empty_steps.store(empty_total, Ordering::Relaxed);
             }
             if busy {
                 empty = 0;
+                busy_total += 1;
                 continue;
             }
             empty = empty.saturating_add(1);
