@@ -131,12 +131,7 @@ impl RegionWriter {
         };
         header.check(header.region_bytes)?;
         region.word64(0)?.store(0);
-        Ok(Self {
-            region,
-            header,
-            entries: Entries::new(),
-            next: align(header.directory_end()),
-        })
+        Ok(Self { region, header, entries: Entries::new(), next: align(header.directory_end()) })
     }
 
     /// Gives out the next `len` bytes, at a multiple of 128, as the part of that kind and name.
@@ -162,10 +157,7 @@ impl RegionWriter {
         }
         let left = self.header.region_bytes.saturating_sub(self.next);
         if entry.len > left {
-            return Err(RegionError::Full {
-                needed: entry.len,
-                left,
-            });
+            return Err(RegionError::Full { needed: entry.len, left });
         }
         for (first, other) in (0..).zip(&self.entries) {
             if other.kind == kind && other.name == entry.name {
@@ -236,15 +228,9 @@ impl RegionReader {
             let entry = read_entry(region, &header, index)?;
             entry.check(&header)?;
             check_against(&entries, &entry)?;
-            entries
-                .push(entry)
-                .map_err(|_| RegionError::DirectoryFull)?;
+            entries.push(entry).map_err(|_| RegionError::DirectoryFull)?;
         }
-        Ok(Self {
-            region,
-            header,
-            entries,
-        })
+        Ok(Self { region, header, entries })
     }
 
     /// The header.
@@ -303,4 +289,23 @@ fn check_against(entries: &Entries, entry: &DirectoryEntry) -> Result<(), Region
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_laid_out_is_found() {
+        let region = hybrid_shm::leak_aligned(4096, 128);
+        let facts = RegionFacts::default();
+        let mut writer = RegionWriter::new(region, Writer::Host, facts, 4).unwrap();
+        let part = writer.add_part(PartKind::STATE, "state", 64).unwrap();
+        part.word64(0).unwrap().store(5);
+        writer.publish().unwrap();
+        let reader = RegionReader::new(region.read_only()).unwrap();
+        let found = reader.part(PartKind::STATE, "state").unwrap();
+        assert_eq!((found.load64(0), found.len()), (Ok(5), 64));
+        assert_eq!(reader.parts().count(), 1);
+    }
 }

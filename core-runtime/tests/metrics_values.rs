@@ -155,9 +155,10 @@ fn quantiles_of_small_values_are_exact() {
 
 #[test]
 fn quantiles_are_at_most_a_thirty_second_too_high_and_never_too_low() {
+    const SAMPLES: u64 = if cfg!(miri) { 50 } else { 5000 };
     let mut state = 0x1234_5678_9ABC_DEF1u64;
     let mut values = Vec::new();
-    for _ in 0..5000 {
+    for _ in 0..SAMPLES {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
@@ -166,7 +167,7 @@ fn quantiles_are_at_most_a_thirty_second_too_high_and_never_too_low() {
     }
     let histogram = distribution(values.iter().copied());
     values.sort_unstable();
-    assert_eq!(histogram.count(), 5000);
+    assert_eq!(histogram.count(), SAMPLES);
     for ppm in [1, 10_000, 500_000, 900_000, 990_000, 999_000, 999_990, 1_000_000] {
         let rank = (values.len() as u64 * u64::from(ppm)).div_ceil(1_000_000).max(1);
         let exact = values[usize::try_from(rank).unwrap() - 1];
@@ -189,7 +190,7 @@ fn the_buckets_add_up_to_what_was_recorded() {
 #[test]
 fn every_flipped_bit_of_a_part_is_refused_or_is_another_number() {
     let bytes = part_bytes(3, 0);
-    for bit in 0..bytes * 8 {
+    for bit in (0..bytes * 8).step_by(if cfg!(miri) { 67 } else { 1 }) {
         let (part, mut writer) = writer(3, 0);
         for name in ["a", "b", "c"] {
             writer.counter(name, MetricUnit::COUNT).unwrap().set(1);
@@ -205,7 +206,7 @@ fn every_flipped_bit_of_a_part_is_refused_or_is_another_number() {
         for metric in reader.iter().flatten() {
             assert!(metric.name().len() <= 48);
             if let MetricValue::Histogram(histogram) = metric.value {
-                histogram.quantile(500_000);
+                let _ = histogram.quantile(500_000);
             }
         }
     }

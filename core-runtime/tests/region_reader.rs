@@ -58,7 +58,7 @@ fn parts_begin_at_lines_and_don_t_overlap() {
     let mut end = region.as_ptr() as usize + 128;
     for (_, _, part) in reader.parts() {
         let start = part.as_ptr() as usize;
-        assert!(start % 128 == 0 && start >= end);
+        assert!(start.is_multiple_of(128) && start >= end);
         end = start + part.len();
     }
 }
@@ -160,7 +160,7 @@ fn whatever_byte_is_flipped_every_part_handed_out_lies_inside_and_alone() {
     let region = region();
     let mut good = vec![0; 320];
     region.read(0, &mut good).unwrap();
-    for bit in 0..good.len() * 8 {
+    for bit in (0..good.len() * 8).step_by(if cfg!(miri) { 67 } else { 1 }) {
         let mut bytes = good.clone();
         bytes[bit / 8] ^= 1 << (bit % 8);
         region.write(0, &bytes).unwrap();
@@ -180,12 +180,13 @@ fn random_directories_never_give_a_part_outside() {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            let value = if state % 16 == 0 { state } else { (state >> 8) % BYTES as u64 & !127 };
+            let value =
+                if state.is_multiple_of(16) { state } else { ((state >> 8) % BYTES as u64) & !127 };
             region.word64(word * 8).unwrap().store(value);
         }
         believed += u32::from(check(region));
     }
-    assert!(believed > 0 && believed < rounds);
+    assert!(cfg!(miri) || (believed > 0 && believed < rounds));
 }
 
 /// Whether a reader believes the region; if so, its parts must lie inside and alone.

@@ -16,10 +16,7 @@ pub struct Counter {
 
 impl Counter {
     pub(super) const fn new(word: Word64<'static>) -> Self {
-        Self {
-            word,
-            not_send: PhantomData,
-        }
+        Self { word, not_send: PhantomData }
     }
 
     /// Adds one.
@@ -57,10 +54,7 @@ pub struct Gauge {
 
 impl Gauge {
     pub(super) const fn new(word: Word64<'static>) -> Self {
-        Self {
-            word,
-            not_send: PhantomData,
-        }
+        Self { word, not_send: PhantomData }
     }
 
     /// Sets the number.

@@ -34,11 +34,7 @@ impl Histogram {
     pub(super) fn new(part: Span<'static>, offset: usize) -> Result<Self, OutOfBounds> {
         let bytes = part.sub(offset, histogram_bytes(SUB_BITS) as usize)?;
         bytes.word64(0)?;
-        let refused = OutOfBounds {
-            offset,
-            len: bytes.len(),
-            span_len: part.len(),
-        };
+        let refused = OutOfBounds { offset, len: bytes.len(), span_len: part.len() };
         Ok(Self {
             words: NonNull::new(bytes.as_ptr().cast()).ok_or(refused)?,
             not_send: PhantomData,
@@ -119,8 +115,7 @@ impl HistogramSnapshot {
     /// Number of values.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.buckets()
-            .fold(0, |sum, (_, count)| sum.wrapping_add(count))
+        self.buckets().fold(0, |sum, (_, count)| sum.wrapping_add(count))
     }
 
     /// Sum of all values, modulo 2^64.

@@ -87,12 +87,7 @@ impl MetricsWriter {
         part.write(8, header.as_bytes().split_at(8).1)?;
         // SYNC metrics-made: who sees the magic sees the header.
         magic.store_release(METRICS_MAGIC);
-        Ok(Self {
-            part,
-            header,
-            count_word: part.word32(COUNT_OFFSET)?,
-            next_value: values_offset,
-        })
+        Ok(Self { part, header, count_word: part.word32(COUNT_OFFSET)?, next_value: values_offset })
     }
 
     /// Adds a counter.
@@ -152,9 +147,7 @@ impl MetricsWriter {
         };
         let index = self.header.count;
         if index >= self.header.capacity {
-            return Err(MetricsError::EntriesFull {
-                capacity: self.header.capacity,
-            });
+            return Err(MetricsError::EntriesFull { capacity: self.header.capacity });
         }
         let needed = entry.value_bytes();
         let left = self.header.part_bytes - self.next_value;

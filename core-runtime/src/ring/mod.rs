@@ -335,3 +335,54 @@ pub const fn capacity_for(rate_per_s: u64, latency_ns: u64) -> u32 {
     let slots = slots as u32;
     if slots < 2 { 2 } else { slots.next_power_of_two() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(spec: RingSpec) -> (Span<'static>, Span<'static>) {
+        let producer = hybrid_shm::leak_aligned(spec.producer_bytes(), 128);
+        (producer, hybrid_shm::leak_aligned(spec.consumer_bytes(), 128))
+    }
+
+    #[test]
+    fn items_go_through_shared_memory_over_the_wrap_of_the_index() {
+        let spec = RingSpec::fixed::<[u64; 3]>(4).unwrap();
+        let spec = spec.with_first_index(u32::MAX - 5);
+        let (own, peer) = parts(spec);
+        let (producer, consumer) = pair::<[u64; 3]>(own, peer, spec).unwrap();
+        for round in 0..20 {
+            assert_eq!(producer.push_batch(&[[round; 3]; 5]), Ok(4));
+            assert_eq!(producer.try_push(&[0; 3]), Err(PushError::Full));
+            assert_eq!(consumer.pop(), Ok([round; 3]));
+            let rest = consumer.pop_batch(9, |item| assert_eq!(item, [round; 3]));
+            assert_eq!(rest, Ok(3));
+        }
+        assert_eq!(RingStats::read(own.read_only(), peer.read_only()).unwrap().dropped, 20);
+    }
+
+    #[test]
+    fn records_go_through_shared_memory_over_the_end_of_the_slots() {
+        let spec = RingSpec::variable(64).unwrap();
+        let (own, peer) = parts(spec);
+        let (producer, consumer) = record_pair(own, peer, spec).unwrap();
+        let mut buffer = [0; 32];
+        for tag in 0..20 {
+            producer.write(1, tag, b"thirteen byte").unwrap();
+            let header = consumer.read(&mut buffer).unwrap();
+            assert_eq!((header.tag, header.len), (tag, 13));
+            assert_eq!(buffer[..13], *b"thirteen byte");
+        }
+    }
+
+    #[test]
+    fn a_rogue_index_closes_either_end() {
+        let spec = RingSpec::fixed::<u64>(2).unwrap();
+        let (own, peer) = parts(spec);
+        let (producer, consumer) = pair::<u64>(own, peer, spec).unwrap();
+        own.word32(END_OFFSET).unwrap().store(3);
+        peer.word32(END_OFFSET).unwrap().store(1);
+        assert!(matches!(producer.try_push(&1), Err(PushError::Closed(Closed::Index(_)))));
+        assert!(matches!(consumer.pop(), Err(PopError::Closed(Closed::Index(_)))));
+    }
+}
