@@ -116,7 +116,8 @@ impl MemorySource {
         len: usize,
         make: impl Fn(usize, PageSize) -> Result<T, MemoryRefused>,
     ) -> Result<T, MemoryError> {
-        let mut page = self.preferred;
+        let first = self.preferred.fitting(len);
+        let mut page = first;
         loop {
             let rounded = page.round_up(len).ok_or(MemoryError::Absurd(len))?;
             if !page.is_huge() {
@@ -124,8 +125,8 @@ impl MemorySource {
             }
             match (make(rounded, page), page.smaller()) {
                 (Ok(made), _) => {
-                    if page < self.preferred {
-                        self.warn_small_pages(page);
+                    if page < first {
+                        self.warn_small_pages(first, page, rounded);
                     }
                     return Ok(made);
                 }
@@ -145,10 +146,11 @@ impl MemorySource {
         }
     }
 
-    fn warn_small_pages(&self, got: PageSize) {
-        self.warnings.say(WarningKind::SmallPages, || {
-            small_pages_line(&self.root, self.preferred, got, self.whole_run_bytes)
-        });
+    /// A page of 1 GiB is for one piece, pages of 2 MiB are for the whole run.
+    fn warn_small_pages(&self, wanted: PageSize, got: PageSize, piece: usize) {
+        let needed = if wanted == PageSize::Huge1G { piece } else { self.whole_run_bytes };
+        self.warnings
+            .say(WarningKind::SmallPages, || small_pages_line(&self.root, wanted, got, needed));
     }
 
     fn lock(&self, mapped: &Mapped) {
@@ -178,8 +180,8 @@ fn user_name(root: &Path) -> String {
     name.unwrap_or(uid)
 }
 
-fn small_pages_line(root: &Path, wanted: PageSize, got: PageSize, whole: usize) -> String {
-    let pages = whole.div_ceil(wanted.bytes()) as u64;
+fn small_pages_line(root: &Path, wanted: PageSize, got: PageSize, needed: usize) -> String {
+    let pages = needed.div_ceil(wanted.bytes()) as u64;
     let free = free_huge_pages(root, wanted.bytes(), None).unwrap_or(0);
     let pool = format!("hugepages-{}kB", wanted.bytes() >> 10);
     let there = root.join("sys/kernel/mm/hugepages").join(&pool).join("nr_hugepages");
@@ -275,9 +277,13 @@ mod tests {
             PageSize::Huge1G => Err(refusal(page)),
             _ => Ok((len, page)),
         };
+        // A small piece never wants one, and is not worth a line.
         assert_eq!(source.fall_back(3 << 20, make), Ok((4 << 20, PageSize::Huge2M)));
+        assert_eq!(lines.of_pages(), [""; 0]);
+        let piece = (1 << 30) + 1;
+        assert_eq!(source.fall_back(piece, make), Ok(((1 << 30) + (2 << 20), PageSize::Huge2M)));
         let line = lines.of_pages().pop().expect("one line");
-        assert!(line.contains("using 2 MiB pages instead"), "{line}");
+        assert!(line.starts_with("1 GiB huge pages: 2 needed, 0 free; using 2 MiB"), "{line}");
         assert!(line.contains("hugepages-1048576kB/nr_hugepages"), "{line}");
     }
 

@@ -3,7 +3,8 @@
 mod common;
 
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use core_runtime::partition::{
@@ -11,6 +12,9 @@ use core_runtime::partition::{
 };
 use core_runtime::task::TaskOptions;
 use host_bridge::backend::ModelBackend;
+use host_bridge::sys::memfd::PageSize;
+use host_bridge::topology::Topology;
+use host_bridge::warnings::{WarningKind, Warnings};
 use host_bridge::{CoreChoice, Entry, PartitionHandle, PartitionSpec, Runtime, RuntimeError};
 use hybrid_abi::Record;
 use hybrid_abi::command::{Ping, Stop};
@@ -176,6 +180,51 @@ fn tasks_that_do_not_listen_end_after_the_grace_time_with_a_name() {
         report.exit.text.as_str(),
         "a signal asked to stop 50 ms ago and the tasks go on; first of them: deaf"
     );
+}
+
+/// What the hanging partition looks at: the test lets it go in the end.
+static LET_GO: AtomicBool = AtomicBool::new(false);
+
+/// A loop that listens to nobody, as a bug would.
+fn hangs(partition: &'static Partition, _device: Option<DeviceParts>) -> PartitionExit {
+    partition.enter_running();
+    partition.begin_pass();
+    while !LET_GO.load(Ordering::Relaxed) {
+        std::hint::spin_loop();
+    }
+    PartitionExit::done()
+}
+
+#[test]
+fn a_hanging_partition_is_seen_and_does_not_hang_the_host() {
+    let Some(only) = common::runtime("hang") else { return };
+    let handle = only.runtime.spawn(common::spec("hangs", hangs)).expect("a partition");
+    until("silence", || handle.silent_for() > Duration::from_millis(20));
+    handle.request_stop(StopReason::Finished);
+    let back = handle.join_within(Duration::from_millis(20)).expect_err("it hangs");
+    assert_eq!(back.state(), PartitionState::Running);
+    LET_GO.store(true, Ordering::Relaxed);
+    assert!(back.join().exit.is_done());
+}
+
+#[test]
+fn one_run_says_at_most_one_line_about_its_pages() {
+    let Some(only) = common::runtime("page warnings") else { return };
+    drop(only.runtime);
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&lines);
+    let warnings = Warnings::to(move |warning| sink.lock().expect("lock").push(warning.kind));
+    let cores = CpuSet::single(Topology::read().suggested_core().expect("two CPUs"));
+    let runtime = Runtime::with_warnings(cores.expect("small"), warnings).expect("a runtime");
+    for _ in 0..2 {
+        let spec = common::spec("blocks", few_blocks).with_device(common::model());
+        let handle = runtime.spawn(spec).expect("a partition");
+        let small = handle.memory().dma_page == PageSize::Small4K;
+        assert!(handle.join().exit.is_done());
+        let said = lines.lock().expect("lock");
+        let about_pages = said.iter().filter(|kind| **kind == WarningKind::SmallPages).count();
+        assert!(about_pages == usize::from(small) || about_pages == 1, "{said:?}");
+    }
 }
 
 #[test]

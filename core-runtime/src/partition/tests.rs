@@ -1,7 +1,6 @@
 //! The partition without a host: heap-backed regions, a manual clock, a host played by the test.
 
 use core::cell::{Cell, RefCell};
-use std::boxed::Box;
 use std::rc::Rc;
 use std::vec::Vec;
 
@@ -47,7 +46,7 @@ fn parts(
     config: PartitionConfig,
     bump_bytes: usize,
 ) -> (PartitionParts, HostParts, &'static ManualClock) {
-    let clock: &'static ManualClock = Box::leak(Box::new(ManualClock::new(1_000)));
+    let clock = Bump::leak(64).alloc(ManualClock::new(1_000)).unwrap();
     let facts = RegionFacts { incarnation: 3, tsc_hz: 1_000_000_000, ..RegionFacts::default() };
     let host_region = leak_zeroed(RINGS.host_region_bytes());
     let host = lay_out_host_region(host_region, facts, RINGS).unwrap();

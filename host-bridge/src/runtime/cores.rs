@@ -41,6 +41,7 @@ pub(super) struct Cores {
 #[derive(Debug)]
 pub(super) struct TakenCore {
     cpu: u32,
+    for_ever: bool,
     taken: Arc<Mutex<CpuSet>>,
 }
 
@@ -70,7 +71,7 @@ impl Cores {
             .ok_or_else(|| RuntimeError::CoresTaken { wanted: Box::new(wanted) })?;
         // It came out of a set, so that a set can hold it.
         let _ = taken.insert(cpu);
-        Ok(TakenCore { cpu, taken: Arc::clone(&self.taken) })
+        Ok(TakenCore { cpu, for_ever: false, taken: Arc::clone(&self.taken) })
     }
 }
 
@@ -78,11 +79,18 @@ impl TakenCore {
     pub(super) const fn cpu(&self) -> u32 {
         self.cpu
     }
+
+    /// Never gives it back: a thread that cannot be ended spins there.
+    pub(super) const fn keep(&mut self) {
+        self.for_ever = true;
+    }
 }
 
 impl Drop for TakenCore {
     fn drop(&mut self) {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(self.cpu);
+        if !self.for_ever {
+            self.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(self.cpu);
+        }
     }
 }
 

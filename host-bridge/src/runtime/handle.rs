@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use core_runtime::clock::Clock;
 use core_runtime::mem::DmaRegion;
@@ -26,7 +26,15 @@ use crate::sys::syscall_guard::SyscallGuard;
 /// event records is 248 bytes; applications have room for a page of their own and its header.
 const EVENT_BUFFER: usize = 8192;
 
-/// A running partition. Dropping it stops the partition in order and waits.
+/// How often a waiting host looks: far below what a person notices, and cheap.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// What a partition gets beyond its own grace time when its handle is dropped: its entry's last
+/// steps, on a machine that is busy.
+const DROP_MARGIN: Duration = Duration::from_secs(5);
+
+/// A running partition. Dropping it stops the partition in order and waits for its grace time and a
+/// little more; one that hangs is then left alone, with its core and its memory.
 pub struct PartitionHandle {
     pub(super) name: String,
     pub(super) core: TakenCore,
@@ -39,6 +47,7 @@ pub struct PartitionHandle {
     pub(super) pump: Option<EventPump>,
     pub(super) commands: RecordProducer,
     pub(super) metrics: MetricsReader,
+    pub(super) stop_grace: Duration,
     pub(super) memory_facts: MemoryFacts,
     pub(super) device: Option<String>,
     pub(super) thread: Option<JoinHandle<Option<Ended>>>,
@@ -209,6 +218,36 @@ impl PartitionHandle {
         self.end()
     }
 
+    /// As [`PartitionHandle::join`], for `limit` at most: a thread that hangs cannot be ended from
+    /// outside. What is left for the host then is to say so, and to end the process.
+    ///
+    /// # Errors
+    /// The handle, if the partition has not ended in time.
+    pub fn join_within(mut self, limit: Duration) -> Result<PartitionReport, Box<Self>> {
+        if self.ends_within(limit) { Ok(self.end()) } else { Err(Box::new(self)) }
+    }
+
+    fn ends_within(&self, limit: Duration) -> bool {
+        let begun = Instant::now();
+        while !self.is_finished() {
+            if begun.elapsed() >= limit {
+                return false;
+            }
+            std::thread::sleep(LOOK);
+        }
+        true
+    }
+
+    /// The thread hangs: everything that it may look at stays as it is until the process ends.
+    fn abandon(&mut self) {
+        self.core.keep();
+        std::mem::forget(self.keeper.take());
+        std::mem::forget(self.guard.take());
+        std::mem::forget(self.pump.take());
+        std::mem::forget(self.memory.take());
+        drop(self.thread.take());
+    }
+
     /// Everything that comes after the partition's end, once.
     fn end(&mut self) -> PartitionReport {
         let ended = self.thread.take().and_then(|thread| thread.join().ok()).flatten();
@@ -261,9 +300,14 @@ impl PartitionHandle {
 
 impl Drop for PartitionHandle {
     fn drop(&mut self) {
-        if self.thread.is_some() {
-            self.request_stop(StopReason::HostFailed);
+        if self.thread.is_none() {
+            return;
+        }
+        self.request_stop(StopReason::HostFailed);
+        if self.ends_within(self.stop_grace.saturating_add(DROP_MARGIN)) {
             let _: PartitionReport = self.end();
+        } else {
+            self.abandon();
         }
     }
 }

@@ -103,6 +103,7 @@ impl Plan<'_> {
                 pump: None,
                 commands: ends.commands,
                 metrics: ends.metrics,
+                stop_grace: Duration::from_nanos(self.spec.config.stop_grace_ns),
                 memory_facts: memory.facts(),
                 device: prepared.description,
                 thread: Some(thread),

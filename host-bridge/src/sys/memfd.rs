@@ -48,6 +48,15 @@ impl PageSize {
         }
     }
 
+    /// The size to try first for a piece of `len` bytes: 1 GiB pages only where they are filled.
+    #[must_use]
+    pub const fn fitting(self, len: usize) -> Self {
+        match self {
+            Self::Huge1G if len < Self::Huge1G.bytes() => Self::Huge2M,
+            other => other,
+        }
+    }
+
     /// Whether the page comes from the huge-page pool.
     #[must_use]
     pub const fn is_huge(self) -> bool {

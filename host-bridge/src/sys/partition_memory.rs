@@ -36,7 +36,7 @@ impl MemorySizes {
     pub fn rounded(&self, page: PageSize) -> usize {
         [self.dma, self.private, self.region, self.host_region]
             .into_iter()
-            .map(|len| page.round_up(len).unwrap_or(usize::MAX))
+            .map(|len| page.fitting(len).round_up(len).unwrap_or(usize::MAX))
             .fold(0, usize::saturating_add)
     }
 }
