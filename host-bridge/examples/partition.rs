@@ -1,7 +1,7 @@
 //! A partition of one's own: `cargo run --release -p host-bridge --example partition [CPUS]`.
 //!
-//! A task counts for a second on a core that it has to itself; the host waits, then says how it went
-//! and how quiet the core was. Ctrl-C ends it in order.
+//! A task counts for a second on a core that it has to itself; the host waits, then says how it
+//! went and how quiet the core was. Ctrl-C ends it in order.
 
 use std::ops::ControlFlow;
 use std::process::ExitCode;
