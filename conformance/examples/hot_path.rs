@@ -1,9 +1,10 @@
-//! The driver's own cost of a 4 KiB read, without the device's: N submits, the model steps until all
-//! N are completed, one reap of all N; then the same through futures.
+//! The driver's own cost of a 4 KiB read, without the device's: N submits, the model steps until
+//! all N are completed, one reap of all N; then the same through futures.
 //!
 //! `cargo run --release -p hybrid-conformance --example hot_path` prints ticks of the time-stamp
-//! counter an I/O. For instructions run it under callgrind, once for each of the outlined functions:
-//! `valgrind --tool=callgrind --collect-atstart=no --toggle-collect='*hot_path::submit_burst*'`.
+//! counter an I/O. For instructions run it under callgrind, once for each of the outlined
+//! functions: `valgrind --tool=callgrind --collect-atstart=no
+//! --toggle-collect='*hot_path::submit_burst*'`.
 #![forbid(unsafe_code)]
 
 use std::future::Future;

@@ -2,13 +2,14 @@
 //!
 //! Called by [`crate::queue`] for each post and each completion. A generation is what makes a late
 //! or doubled completion harmless: the slot has moved on, so its expected CID differs. The value
-//! `FFFFh` is never issued (NVMe Base 2.0, section 3.3.3.1: the error log uses it for "no command"),
-//! so it doubles as the mark of a slot that expects nothing.
+//! `FFFFh` is never issued (NVMe Base 2.0, section 3.3.3.1: the error log uses it for "no
+//! command"), so it doubles as the mark of a slot that expects nothing.
 
 /// What a slot expects while nothing of it is in flight; no command ever carries it.
 pub(crate) const NO_CID: u16 = u16::MAX;
 
-/// Fewest generation bits that are still worth having: a late completion must not survive 16 reuses.
+/// Fewest generation bits that are still worth having: a late completion must not survive 16
+/// reuses.
 const MIN_GENERATION_BITS: u32 = 4;
 
 /// Most commands in flight on one queue: 16 bits less the generation, less one for `FFFFh`.

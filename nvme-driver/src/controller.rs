@@ -16,29 +16,30 @@ use core::task::Poll;
 
 use core_runtime::clock::{Clock, Instant};
 use core_runtime::mem::{Bump, DmaArena, DmaBuf, DoorbellRegion, SharedDma};
+use core_runtime::metrics::Histogram;
 use core_runtime::task::WakeSlot;
 use nvme_spec::registers::{Cap, Version};
 use nvme_spec::{
     AdminOpcode, AsyncEvent, Cid, FirmwareSlotLog, GetLogPage, IDENTIFY_BYTES, IdentifyController,
-    LogPageId, Nsid, SmartLog, Sqe, Status,
+    LogPageId, Nsid, SmartLog, Sqe,
 };
 use zerocopy::FromBytes;
 
+use crate::admin::{AdminFuture, AdminSide};
 use crate::bringup::{self, ADMIN_ENTRIES};
 use crate::config::ControllerConfig;
 use crate::error::{ControllerError, Failed, IoError};
 use crate::events::Events;
-use crate::hub::{Gate, Hub, Queues};
+use crate::hub::{Hub, Queues};
 use crate::lifecycle::{Life, Phase};
 use crate::namespace::{Namespace, Standing};
-use crate::queue::{PostError, QueuePair, QueueSpec};
+use crate::queue::{QueuePair, QueueSpec};
 use crate::quirks::{Quirks, quirks_of};
 use crate::raw::RawQueue;
 use crate::regs::{ControlRegs, Regs};
 use crate::request::{Request, Retry};
-use crate::requests::{INTERNAL, Internal, NoInternal, NotStarted, Requests};
+use crate::requests::{NoInternal, Requests};
 use crate::stats::{ControllerStats, QueueStats};
-use crate::waiters::Ticket;
 use crate::watchdog::Watch;
 
 /// The most that one poll lets the driver's clock advance; a loop that is away for longer is itself
@@ -514,6 +515,13 @@ impl Controller {
         self.events.critical_warning()
     }
 
+    /// Sampled latencies of all I/O queues are recorded there too, in nanoseconds.
+    pub fn record_latency_into(&self, histogram: &'static Histogram) {
+        for queue in &self.hub.queues {
+            queue.qp().record_into(histogram);
+        }
+    }
+
     /// Snapshot of the counters.
     #[must_use]
     pub fn stats(&self) -> ControllerStats {
@@ -546,145 +554,4 @@ impl Controller {
 #[cold]
 const fn bad_log_length(len_bytes: usize, buf: DmaBuf) -> Failed {
     Failed { error: IoError::BadLength { len_bytes, lba_bytes: 4 }, buf: Some(buf) }
-}
-
-/// What an internal admin command was for; the kind is in bits 56-62 of its token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum AdminToken {
-    /// The step of the state machine.
-    Step,
-    /// An asynchronous event request.
-    Event,
-    /// A log page read that clears an event.
-    EventLog,
-    /// An abort of the command with this CID on this I/O queue (index).
-    Abort { queue: u16, cid: u16 },
-}
-
-impl AdminToken {
-    const fn pack(self) -> u64 {
-        INTERNAL
-            | match self {
-                Self::Step => 0,
-                Self::Event => 1 << 56,
-                Self::EventLog => 2 << 56,
-                Self::Abort { queue, cid } => 3 << 56 | (queue as u64) << 16 | cid as u64,
-            }
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "fields of a token")]
-    pub(crate) const fn unpack(token: u64) -> Self {
-        match token >> 56 & 0x7F {
-            1 => Self::Event,
-            2 => Self::EventLog,
-            3 => Self::Abort { queue: (token >> 16) as u16, cid: token as u16 },
-            _ => Self::Step,
-        }
-    }
-}
-
-impl Controller {
-    /// Posts an internal admin command; `false` if there is no room.
-    pub(crate) fn post_admin(&self, token: AdminToken, sqe: Sqe) -> bool {
-        let posted = self.admin.qp().post(token.pack(), |_| sqe.0);
-        posted.is_ok()
-    }
-}
-
-/// Receives the answers to internal admin commands.
-pub(crate) struct AdminSide(pub &'static Controller);
-
-impl Internal for AdminSide {
-    fn answered(&mut self, token: u64, result: Result<u32, Status>) {
-        self.0.urgent.set(true);
-        match AdminToken::unpack(token) {
-            AdminToken::Step => self.0.life.answer(result),
-            AdminToken::Event => self.0.events.arrived(result),
-            AdminToken::EventLog => self.0.event_log_read(result),
-            AdminToken::Abort { .. } => self.0.watch.abort_answered(result),
-        }
-    }
-
-    fn lost(&mut self, token: u64) {
-        match AdminToken::unpack(token) {
-            AdminToken::Step => {}
-            AdminToken::Event | AdminToken::EventLog => self.0.events.lost(),
-            AdminToken::Abort { .. } => self.0.watch.abort_lost(),
-        }
-    }
-}
-
-/// A user's admin command with a buffer.
-struct AdminFuture {
-    controller: &'static Controller,
-    request: Request,
-    buf: Option<DmaBuf>,
-    op: Option<u16>,
-    ticket: Ticket,
-}
-
-impl AdminFuture {
-    const fn new(controller: &'static Controller, request: Request, buf: DmaBuf) -> Self {
-        Self { controller, request, buf: Some(buf), op: None, ticket: Ticket::NONE }
-    }
-
-    fn poll_inner(&mut self, cx: &mut core::task::Context<'_>) -> Poll<Result<DmaBuf, Failed>> {
-        let admin = &self.controller.admin;
-        if self.op.is_none() {
-            let failed = |error, buf| Poll::Ready(Err(Failed { error, buf }));
-            if self.controller.hub.gate.get() != Gate::Open {
-                let error = match self.controller.hub.gate.get() {
-                    Gate::Gone => IoError::Gone,
-                    _ => IoError::NotReady,
-                };
-                return failed(error, self.buf.take());
-            }
-            match admin.start(self.request, self.buf.take()) {
-                Ok(op) => self.op = Some(op),
-                Err(NotStarted { why, buf }) => match why {
-                    PostError::Full => {
-                        self.buf = buf;
-                        self.ticket = admin.waiters().wait(self.ticket, cx.waker());
-                        return Poll::Pending;
-                    }
-                    PostError::Closed => return failed(IoError::NotReady, buf),
-                    PostError::BadBuffer => {
-                        return failed(IoError::Unaligned(self.request.iova.0), buf);
-                    }
-                },
-            }
-        }
-        let Some(op) = self.op else {
-            return Poll::Pending;
-        };
-        let Poll::Ready(ended) = admin.poll_op(op, cx.waker()) else {
-            return Poll::Pending;
-        };
-        self.op = None;
-        Poll::Ready(match (ended.result, ended.buf) {
-            (Ok(()), Some(buf)) => Ok(buf),
-            (Ok(()), None) => Err(Failed { error: IoError::Gone, buf: None }),
-            (Err(error), buf) => Err(Failed { error, buf }),
-        })
-    }
-}
-
-impl Future for AdminFuture {
-    type Output = Result<DmaBuf, Failed>;
-
-    fn poll(
-        self: core::pin::Pin<&mut Self>,
-        cx: &mut core::task::Context<'_>,
-    ) -> Poll<Self::Output> {
-        self.get_mut().poll_inner(cx)
-    }
-}
-
-impl Drop for AdminFuture {
-    fn drop(&mut self) {
-        match self.op {
-            Some(op) => self.controller.admin.abandon(op),
-            None => self.controller.admin.waiters().leave(self.ticket),
-        }
-    }
 }

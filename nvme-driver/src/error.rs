@@ -190,7 +190,7 @@ pub enum ControllerError {
     BadMqes,
     /// CAP.MPSMIN asks for pages larger than we use.
     #[error(
-        "the controller wants pages of at least {min_bytes} bytes, at most {max_bytes} are supported"
+        "the controller's smallest page has {min_bytes} bytes, at most {max_bytes} are supported"
     )]
     PageSize {
         /// What it wants.

@@ -11,7 +11,8 @@ use nvme_spec::{
     AdminOpcode, AsyncEvent, AsyncEventType, Cid, GetLogPage, LogPageId, Nsid, Sqe, Status,
 };
 
-use crate::controller::{AdminToken, Controller};
+use crate::admin::AdminToken;
+use crate::controller::Controller;
 use crate::stats::Count;
 
 /// Events kept for the users; older ones give way. They are rare, and their counts are kept.

@@ -23,6 +23,7 @@
 #[cfg(test)]
 extern crate std;
 
+mod admin;
 mod bringup;
 mod cid;
 mod config;

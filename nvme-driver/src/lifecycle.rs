@@ -1,42 +1,42 @@
 //! Bring-up, reset and shutdown: one state machine, moved a step at a time by housekeeping.
 //!
 //! ```text
-//!  Start --EN=0 or RDY=0--> Disabling --RDY=0, all fenced--> Settling --> Enabling --RDY=1--+
-//!    ^  \--EN=1, RDY=0--> AwaitReady --RDY=1 or limit--> (EN:=0) Disabling                  |
-//!    |                                                                                     v
-//!    |<-- attempt failed, tries left --------- Admin(step) <---------------- identify, queues
-//!    |                                             |
-//!    |<-- reset -- QueueReset(queue, step) <--> Ready
-//!    |                                             | shutdown asked for
-//!   Dead <-- no tries left, gone          Draining -> Deleting -> ShutdownWait -> FinalDisable -> Off
+//!  Start --EN := 0--> Settling (a quirk's delay) --> Disabling --RDY = 0, all fenced--+
+//!    ^ \--EN = 1, RDY = 0--> AwaitReady --RDY = 1 or limit, EN := 0--^                |
+//!    |                                                                                v
+//!    |<-- attempt failed, tries left --- Admin(step) <------ RDY = 1 ------------ Enabling
+//!    |                                      |
+//!    |<-- reset -- QueueReset(step) <--> Ready --shutdown--> Draining --> Deleting
+//!    v                                                                       v
+//!   Dead <-- no tries left, gone               Off <-- FinalDisable <-- ShutdownWait
 //! ```
 //!
-//! A reset and a first bring-up are the same way. Rules kept here: every wait has a limit (CAP.TO or
-//! CRTO, admin deadline, RTD3E); all ones end it at once; queues are not touched while EN goes from
-//! 1 to 0; Delete Queue goes only to a controller that answers; buffers return to the CPU only after
-//! RDY = 0 was seen or a deletion acknowledged, and stay quarantined otherwise.
+//! A reset and a first bring-up are the same way. Rules kept here: every wait has a limit (CAP.TO
+//! or CRTO, admin deadline, RTD3E); all ones end it at once; queues are not touched while EN goes
+//! from 1 to 0; Delete Queue goes only to a controller that answers; buffers return to the CPU only
+//! after RDY = 0 was seen or a deletion acknowledged, and stay quarantined otherwise.
+
+mod identify;
+mod ready;
+mod shutdown;
 
 use core::cell::Cell;
 
-use nvme_spec::registers::{Acq, Aqa, Asq, Cc, Crto, Csts, Shn, Shst, Version};
+use nvme_spec::registers::{Acq, Aqa, Asq, Cc, Crto, Csts, Shn};
 use nvme_spec::{
-    AsyncEventConfig, Cid, Cns, CreateCq, CreateSq, FeatureId, IdentifyController,
-    IdentifyNamespace, Nsid, NsidList, NumberOfQueues, OptionalAsyncEvents, QueueGrant, Sqe,
-    Status,
+    AsyncEventConfig, Cid, Cns, CreateCq, CreateSq, FeatureId, Nsid, NumberOfQueues,
+    OptionalAsyncEvents, QueueGrant, Sqe, Status,
 };
-use zerocopy::FromBytes;
 
+use crate::admin::{AdminSide, AdminToken};
 use crate::bringup::{self, ADMIN_ENTRIES};
-use crate::controller::{AdminSide, AdminToken, Controller};
+use crate::controller::Controller;
 use crate::error::{ControllerError, ResetReason, Step};
-use crate::hub::{Gate, Offers};
+use crate::hub::Gate;
 use crate::queue::Mode;
 use crate::quirks::{CHECK_DELAY_NS, Quirks};
-use crate::regs::RegsError;
-use crate::requests::{NoInternal, Requests, RetryPolicy};
-use crate::shape::{self, Refusal, TransferLimits};
+use crate::requests::NoInternal;
 use crate::stats::Count;
-use crate::watchdog::Finding;
 
 /// How often registers are read while something is waited for: a round trip through a mailbox
 /// costs a microsecond or two, a controller's reset milliseconds.
@@ -47,13 +47,6 @@ const READY_NS: u64 = 1_000_000;
 
 /// Once nothing will happen any more.
 const IDLE_NS: u64 = 1_000_000_000;
-
-/// Longest delay of a retry that we grant: CRDT can say almost two hours.
-const MAX_RETRY_DELAY_NS: u64 = 5_000_000_000;
-
-/// Highest identifier tried on controllers without an active namespace list (before NVMe 1.1):
-/// their NN is the count, but may be a lie.
-const MAX_SCANNED_NSID: u32 = 1024;
 
 /// An admin command that the machine waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -326,7 +319,8 @@ impl Controller {
         let waited = ControllerError::TimedOut { step: Step::Enable, limit_ms: limit / 1_000_000 };
         let on_its_way = cc.en() && !csts.rdy() && !csts.cfs();
         if on_its_way && self.life.error() != Some(waited) {
-            // It is on its way up; NVMe Base 2.0, section 3.5.1: let it arrive before it is stopped.
+            // It is on its way up; NVMe Base 2.0, section 3.5.1: let it arrive before it is
+            // stopped.
             self.enter_for(Phase::AwaitReady, limit);
             return Ok(());
         }
@@ -534,324 +528,5 @@ impl Controller {
             }
         }
         Ok(())
-    }
-
-    // ---- identify --------------------------------------------------------------------------
-
-    fn take_identify(&self) -> Outcome {
-        let mut raw = self.identify.borrow_mut();
-        let read = self.scratch.span().read(0, &mut raw[..]);
-        read.map_err(|_| ControllerError::BadIdentify("no data"))?;
-        let id = IdentifyController::read_from_bytes(&raw[..])
-            .map_err(|_| ControllerError::BadIdentify("no data"))?;
-        drop(raw);
-        // 64-byte and 16-byte entries must be allowed; 0 is what lazy controllers report.
-        let allows =
-            |field: u8, size: u8| field == 0 || (field & 0xF <= size && size <= field >> 4);
-        if !allows(id.sqes, Cc::IOSQES) || !allows(id.cqes, Cc::IOCQES) {
-            return Err(ControllerError::BadIdentify("SQES or CQES exclude the standard sizes"));
-        }
-        self.life.mdts.set(id.mdts);
-        self.hub.offers.set(Offers {
-            commands: id.nvm_commands(),
-            write_cache: id.write_cache().bits() & 1 != 0,
-        });
-        let asked = u32::from(self.config.async_events);
-        self.events.set_limit(asked.min(id.async_event_limit()));
-        self.watch.set_abort_limit(id.abort_limit());
-        let rtd3e = id.rtd3e_us.get();
-        let limit = bringup::shutdown_limit_ns(rtd3e, &self.config, self.quirks);
-        self.life.shutdown_limit_ns.set(limit);
-        let delay = |crd| {
-            let ns = u64::from(id.retry_delay_ms(crd)) * 1_000_000;
-            self.clock.ns_to_ticks(ns.min(MAX_RETRY_DELAY_NS))
-        };
-        let policy = RetryPolicy {
-            retries: self.config.retries,
-            delays: [delay(0), delay(1), delay(2), delay(3)],
-        };
-        for queue in &self.hub.queues {
-            queue.set_policy(policy);
-        }
-        self.admin.set_policy(policy);
-        Ok(())
-    }
-
-    fn first_namespace(&self) -> Ask {
-        if self.version.into_bits() >= Version::of(1, 1, 0).into_bits() {
-            Ask::List(0)
-        } else {
-            Ask::Scan(1)
-        }
-    }
-
-    /// Takes the next identifier of the list of those above `after`.
-    fn take_list(&'static self, after: u32) -> Outcome {
-        let mut page = [0; 4096];
-        let read = self.scratch.span().read(0, &mut page);
-        read.map_err(|_| ControllerError::BadIdentify("no data"))?;
-        let list = NsidList::read_from_bytes(&page[..])
-            .map_err(|_| ControllerError::BadIdentify("no data"))?;
-        let place = self.life.found.get();
-        let full = usize::from(place) >= self.namespaces.len();
-        match list.iter().next() {
-            // Only identifiers above the last one count: a list that goes back would never end.
-            Some(nsid) if nsid.0 > after && nsid != Nsid::ALL && !full => {
-                self.ask(Ask::Namespace(place, nsid.0));
-            }
-            _ => self.namespaces_done(),
-        }
-        Ok(())
-    }
-
-    fn take_namespace(&self, place: u16, nsid: u32) -> Outcome {
-        let mut page = [0; 4096];
-        let read = self.scratch.span().read(0, &mut page);
-        read.map_err(|_| ControllerError::BadIdentify("no data"))?;
-        let id = IdentifyNamespace::read_from_bytes(&page[..])
-            .map_err(|_| ControllerError::BadIdentify("no data"))?;
-        let limits = TransferLimits {
-            mdts: self.life.mdts.get(),
-            unit_bytes: u64::from(self.cap.min_page_bytes()),
-            own_bytes: self.config.max_transfer_bytes,
-        };
-        let Some(namespace) = self.namespaces.get(usize::from(place)) else {
-            return Ok(());
-        };
-        let mut checked = shape::check(&id, limits);
-        if namespace.nsid().0 != 0 && namespace.nsid().0 != nsid {
-            // Another one lay here before a reset: handles to it must not reach this one.
-            checked = Err(Refusal::Changed);
-        }
-        namespace.fill(nsid, checked, &page);
-        self.life.found.set(place + 1);
-        Ok(())
-    }
-
-    fn scan_from(&'static self, nsid: u32) {
-        let most = self.identify().nn.get().min(MAX_SCANNED_NSID);
-        if nsid > most || usize::from(self.life.found.get()) >= self.namespaces.len() {
-            self.namespaces_done();
-        } else {
-            self.ask(Ask::Scan(nsid));
-        }
-    }
-
-    fn take_scanned(&'static self, nsid: u32, answered: bool) -> Outcome {
-        // An inactive namespace answers with zeros: nothing to keep.
-        let mut nsze = [0; 8];
-        let read = self.scratch.span().read(0, &mut nsze);
-        if answered && read.is_ok() && nsze != [0; 8] {
-            self.take_namespace(self.life.found.get(), nsid)?;
-        }
-        self.scan_from(nsid + 1);
-        Ok(())
-    }
-
-    fn namespaces_done(&'static self) {
-        let found = self.life.found.get();
-        // Those that were there before the reset and are not any more.
-        for namespace in self.namespaces.iter().skip(usize::from(found)) {
-            namespace.lose();
-        }
-        self.known.set(self.known.get().max(found));
-        self.ask(Ask::EventConfig);
-    }
-
-    // ---- queues ----------------------------------------------------------------------------
-
-    fn create_from(&'static self, i: u16) {
-        match self.hub.queues.get(usize::from(i)) {
-            Some(queue) if i < self.life.granted.get() => {
-                queue.qp().clear();
-                self.ask(Ask::CreateCq(i));
-            }
-            _ => self.go_live(i),
-        }
-    }
-
-    /// All queues below `count` exist: I/O may begin.
-    fn go_live(&'static self, count: u16) {
-        for queue in self.hub.queues.iter().take(usize::from(count)) {
-            queue.qp().open_when_drained();
-        }
-        self.hub.live.set(count);
-        self.life.attempts.set(0);
-        self.life.error.set(None);
-        self.life.was_ready.set(true);
-        self.hub.gate.set(Gate::Open);
-        self.restart_watch();
-        self.enter(Phase::Ready);
-        self.state_changed();
-    }
-
-    // ---- ready -----------------------------------------------------------------------------
-
-    fn ready_step(&'static self) {
-        if self.life.shutdown.get() {
-            self.begin_drain();
-            return;
-        }
-        match self.watch() {
-            Finding::Well => {
-                if self.serve_events() {
-                    self.begin_reset(ResetReason::Event);
-                }
-            }
-            Finding::StuckQueue(i) => self.begin_queue_reset(i),
-            Finding::Reset(reason) => self.begin_reset(reason),
-            Finding::Gone(error) => self.die(error.into()),
-        }
-    }
-
-    fn begin_queue_reset(&'static self, i: u16) {
-        let Some(queue) = self.hub.queues.get(usize::from(i)) else {
-            return;
-        };
-        self.watch.queue_resets.add(1);
-        queue.qp().close();
-        self.ask_for_queue(i, Ask::DeleteSq(i));
-    }
-
-    fn ask_for_queue(&self, i: u16, ask: Ask) {
-        self.send(ask);
-        self.enter_for(Phase::QueueReset(i, ask), self.config.admin_deadline_ns);
-    }
-
-    fn queue_reset_step(&'static self, i: u16, ask: Ask) {
-        let Some(answer) = self.life.answer.take() else {
-            // The watchdog goes on meanwhile; a silent admin queue ends it.
-            match self.watch() {
-                Finding::Well | Finding::StuckQueue(_) if !self.is_over() => {}
-                Finding::Gone(error) => self.die(error.into()),
-                _ => self.begin_reset(ResetReason::QueueReset),
-            }
-            return;
-        };
-        let Some(queue) = self.hub.queues.get(usize::from(i)) else {
-            return;
-        };
-        if answer.is_err() {
-            self.begin_reset(ResetReason::QueueReset);
-            return;
-        }
-        match ask {
-            Ask::DeleteSq(_) => self.ask_for_queue(i, Ask::DeleteCq(i)),
-            Ask::DeleteCq(_) => {
-                // Both are acknowledged: the device has let go of their commands.
-                self.fence_queue(i, queue);
-                queue.qp().clear();
-                self.ask_for_queue(i, Ask::CreateCq(i));
-            }
-            Ask::CreateCq(_) => self.ask_for_queue(i, Ask::CreateSq(i)),
-            _ => {
-                queue.qp().open_when_drained();
-                self.enter(Phase::Ready);
-                self.hub.wake_all();
-            }
-        }
-    }
-
-    fn fence_queue(&self, i: u16, queue: &Requests) {
-        let qid = queue.qp().qid();
-        let reason = ResetReason::Stuck { queue: qid };
-        queue.qp().fence(Mode::Fenced(reason));
-        if self.hub.raw.get() >> i & 1 == 0 {
-            queue.drain(&mut NoInternal);
-        }
-    }
-
-    // ---- shutdown --------------------------------------------------------------------------
-
-    fn begin_drain(&'static self) {
-        self.hub.gate.set(Gate::ShutDown);
-        self.state_changed();
-        self.enter_for(Phase::Draining, self.config.drain_ns);
-    }
-
-    fn draining(&'static self) {
-        let idle = self.hub.live().all(|queue| queue.qp().unfinished() == 0);
-        match self.watch() {
-            Finding::Well if idle => self.delete(Ask::DeleteSq(0)),
-            // A queue that is stuck, or time that is up: the disable below ends the commands.
-            Finding::Well if !self.is_over() => {}
-            Finding::Well | Finding::StuckQueue(_) => self.notify_shutdown(),
-            Finding::Reset(_) => self.begin_final_disable(),
-            Finding::Gone(error) => self.die(error.into()),
-        }
-    }
-
-    fn delete(&self, ask: Ask) {
-        self.send(ask);
-        self.enter_for(Phase::Deleting(ask), self.config.admin_deadline_ns);
-    }
-
-    fn deleting(&'static self, ask: Ask) {
-        match (self.life.answer.take(), ask) {
-            (None, _) if !self.is_over() => {}
-            (Some(Ok(_)), Ask::DeleteSq(i)) => {
-                if let Some(queue) = self.hub.queues.get(usize::from(i)) {
-                    queue.qp().close();
-                }
-                self.delete(Ask::DeleteCq(i));
-            }
-            (Some(Ok(_)), Ask::DeleteCq(i)) if i + 1 < self.hub.live.get() => {
-                self.delete(Ask::DeleteSq(i + 1));
-            }
-            // All gone, or it does not want to: the disable takes care of them.
-            _ => self.notify_shutdown(),
-        }
-    }
-
-    fn notify_shutdown(&'static self) {
-        let cc = self.plan.cc.with_en(true).with_shn(Shn::Normal);
-        match self.regs.write(cc) {
-            Ok(()) => {
-                let limit = self.life.shutdown_limit_ns.get();
-                self.enter_for(Phase::ShutdownWait, limit);
-            }
-            Err(error) => self.die(error.into()),
-        }
-    }
-
-    fn shutdown_wait(&'static self) {
-        match self.regs.read::<Csts>() {
-            Ok(csts) if csts.shst() == Shst::Complete || csts.cfs() => self.begin_final_disable(),
-            Ok(_) | Err(RegsError::TimedOut) if !self.is_over() => {}
-            Ok(_) | Err(RegsError::TimedOut) => self.begin_final_disable(),
-            Err(error) => self.die(error.into()),
-        }
-    }
-
-    fn begin_final_disable(&'static self) {
-        self.close_all();
-        if let Err(error) = self.regs.write(self.plan.cc) {
-            self.die(error.into());
-            return;
-        }
-        let crto = match self.cap.crwms() {
-            true => self.regs.read::<Crto>().ok(),
-            false => None,
-        };
-        let limit = bringup::ready_limit_ns(self.cap, crto, &self.config);
-        self.enter_for(Phase::FinalDisable, limit);
-    }
-
-    fn final_disable(&'static self) {
-        match self.regs.read::<Csts>() {
-            Ok(csts) if !csts.rdy() => {
-                self.fence_all(Mode::Fenced(ResetReason::Requested));
-                self.finish_shutdown();
-            }
-            Ok(_) | Err(RegsError::TimedOut) if !self.is_over() => {}
-            Ok(_) => self.die(self.timed_out(Step::Disable)),
-            Err(error) => self.die(error.into()),
-        }
-    }
-
-    fn finish_shutdown(&self) {
-        self.hub.gate.set(Gate::ShutDown);
-        self.enter(Phase::Off);
-        self.state_changed();
     }
 }

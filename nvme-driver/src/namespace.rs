@@ -1,8 +1,8 @@
 //! A namespace: what users read and write.
 //!
-//! Handed out by [`crate::Controller`]; lives as long as the partition. Requests are checked against
-//! the namespace's shape here, once, and cut at the largest transfer below. Addresses are [`Lba`] in
-//! blocks of [`Namespace::lba_bytes`]; buffers are whole blocks.
+//! Handed out by [`crate::Controller`]; lives as long as the partition. Requests are checked
+//! against the namespace's shape here, once, and cut at the largest transfer below. Addresses are
+//! [`Lba`] in blocks of [`Namespace::lba_bytes`]; buffers are whole blocks.
 
 use core::cell::{Cell, RefCell};
 

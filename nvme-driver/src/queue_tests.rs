@@ -8,7 +8,7 @@ use hybrid_shm::{Span, leak_zeroed};
 use nvme_spec::{Cid, Cqe, QueueId, Status, StatusCode};
 
 use super::*;
-use crate::slot::{STATES, SlotAction, SlotEvent, transition};
+use crate::slot::{STATES, SlotAction, SlotEvent, SlotState, transition};
 
 /// Records what is delivered; errors are held if asked for.
 #[derive(Default)]

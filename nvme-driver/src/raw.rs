@@ -95,7 +95,8 @@ impl RawQueue {
         token: u64,
     ) -> Result<(), IoError> {
         let nlb_z = nlb.wrapping_sub(1);
-        // A start beyond the end wraps to a huge rest, which the second comparison is not asked for.
+        // A start beyond the end wraps to a huge rest, which the second comparison is not asked
+        // for.
         let rest = target.blocks.wrapping_sub(slba.0);
         let beyond = slba.0 >= target.blocks || u64::from(nlb) > rest;
         let len = u64::from(nlb).wrapping_shl(target.lba_shift);

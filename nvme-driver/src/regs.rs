@@ -1,9 +1,9 @@
 //! Control registers: the one trait through which a controller is brought up, reset and shut down.
 //!
-//! Backends implement [`ControlRegs`]; the driver calls it at bring-up, reset and shutdown, and once
-//! every 10 ms for CSTS, never on the way of an I/O. A read of all ones means that the device is
-//! gone (NVMe over PCIe: a read that nobody answers), and so does a CAP or VS that changed; both are
-//! told here, before any bit of the value is believed.
+//! Backends implement [`ControlRegs`]; the driver calls it at bring-up, reset and shutdown, and
+//! once every 10 ms for CSTS, never on the way of an I/O. A read of all ones means that the device
+//! is gone (NVMe over PCIe: a read that nobody answers), and so does a CAP or VS that changed; both
+//! are told here, before any bit of the value is believed.
 
 use core::cell::Cell;
 

@@ -1,7 +1,8 @@
 //! What a request asks for, and the words of each command that it is cut into.
 //!
-//! A value, made by [`crate::namespace`] and by the admin side, kept by [`crate::requests`] while it
-//! runs. A command of it is named by its part number alone, so that a retry needs no other record.
+//! A value, made by [`crate::namespace`] and by the admin side, kept by [`crate::requests`] while
+//! it runs. A command of it is named by its part number alone, so that a retry needs no other
+//! record.
 
 use core_runtime::mem::Iova;
 use nvme_spec::{Lba, Sqe};

@@ -16,7 +16,8 @@
 //! Invariants:
 //! 1. A request that is Pending or Orphan has at least one command in flight or held.
 //! 2. Its buffer is a [`DeviceBuf`] until the last command ended; it becomes the CPU's only if each
-//!    command was answered, or the device was fenced. Else it is dropped as what it is: quarantined.
+//!    command was answered, or the device was fenced. Else it is dropped as what it is:
+//!    quarantined.
 
 use core::cell::Cell;
 use core::fmt;

@@ -178,7 +178,8 @@ pub(crate) enum SlotEvent {
     Deadline,
     /// The owner tries again.
     Repost,
-    /// The device is known not to touch memory any more (RDY = 0, or the queue's deletion acknowledged).
+    /// The device is known not to touch memory any more (RDY = 0, or the queue's deletion
+    /// acknowledged).
     Fence,
 }
 

@@ -12,7 +12,8 @@ use core::cell::Cell;
 use nvme_spec::registers::Csts;
 use nvme_spec::{Cid, QueueId, Sqe, Status};
 
-use crate::controller::{AdminToken, Controller};
+use crate::admin::AdminToken;
+use crate::controller::Controller;
 use crate::error::ResetReason;
 use crate::queue::{EPOCHS_PER_DEADLINE, Mode, QueuePair};
 use crate::regs::RegsError;

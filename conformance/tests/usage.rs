@@ -1,0 +1,179 @@
+//! Use: every command, waiting, refusing, raw bursts, latencies.
+
+use core_runtime::metrics::{MetricsReader, MetricsWriter, part_bytes};
+use hybrid_abi::metrics::MetricUnit;
+use hybrid_conformance::{Backend, Oracle, Rig, Stepped, quick};
+use nvme_driver::{
+    ControllerConfig, ControllerState, Failed, IoError, Lba, ResetReason, WriteFlags,
+};
+use nvme_model::{ControllerFault, LatencyModel, ModelConfig, NamespaceConfig};
+use nvme_spec::StatusCode;
+
+fn model() -> ModelConfig {
+    ModelConfig {
+        namespaces: vec![NamespaceConfig::memory(1, 4096).lba_bytes(512)],
+        paranoid: true,
+        ..ModelConfig::default()
+    }
+}
+
+fn config() -> ControllerConfig {
+    ControllerConfig { queue_depth: 9, ..ControllerConfig::default() }
+}
+
+fn read(rig: &Rig<Stepped>, lba: u64) -> Result<(), Failed> {
+    rig.run(rig.ns().read(Lba(lba), rig.filled(512, 0xEE))).map(drop)
+}
+
+/// It still works, and nothing is left over.
+fn recovers(rig: &Rig<Stepped>) {
+    Oracle::over(rig.ns(), 8, 3).run(rig, 60);
+    rig.finish();
+}
+
+#[test]
+fn the_whole_queue_completing_at_once_is_taken_in_quarters() {
+    let deep = ControllerConfig { queue_depth: 63, ..ControllerConfig::default() };
+    let rig = quick(model(), deep);
+    let reads: Vec<_> = (0..63).map(|i| rig.ns().read(Lba(i), rig.filled(512, 1))).collect();
+    rig.controller.ring();
+    for _ in 0..10 {
+        let now = rig.backend.now().ticks();
+        rig.backend.with_model(move |m| m.step(now));
+    }
+    for want in [16, 16, 16, 15] {
+        assert_eq!(rig.controller.poll(rig.backend.now()).reaped, want);
+    }
+    reads.into_iter().for_each(|f| drop(rig.run(f).expect("read")));
+    recovers(&rig);
+}
+
+#[test]
+fn a_full_queue_gives_the_buffer_back_or_makes_the_future_wait_its_turn() {
+    let rig = quick(model(), config());
+    let ns = rig.ns();
+    let first: Vec<_> = (0..9).map(|i| ns.read(Lba(i), rig.filled(512, 1))).collect();
+    let full = ns.try_read(Lba(0), rig.filled(512, 1)).expect_err("full");
+    assert_eq!(full.error, IoError::QueueFull);
+    assert_eq!(full.buf.map(|buf| buf.len()), Some(512));
+    let waiting: Vec<_> = (0..20).map(|i| ns.read(Lba(i), rig.filled(512, 1))).collect();
+    first.into_iter().chain(waiting).for_each(|f| drop(rig.run(f).expect("read")));
+    recovers(&rig);
+}
+
+#[test]
+fn requests_that_make_no_sense_are_refused_with_their_buffer() {
+    let rig = quick(model(), config());
+    let ns = rig.ns();
+    let refused = |lba, len| {
+        let failed = rig.run(ns.read(Lba(lba), rig.filled(len, 1))).expect_err("refused");
+        assert!(failed.buf.is_some());
+        failed.error
+    };
+    assert!(matches!(refused(0, 100), IoError::BadLength { len_bytes: 100, lba_bytes: 512 }));
+    assert!(matches!(refused(4096, 512), IoError::OutOfRange { .. }));
+    assert!(matches!(refused(4095, 1024), IoError::OutOfRange { nlb: 2, .. }));
+    assert!(matches!(refused(u64::MAX, 512), IoError::OutOfRange { .. }));
+    let zero = rig.run(ns.write_zeroes(Lba(0), 0, WriteFlags::empty()));
+    assert!(matches!(zero, Err(IoError::OutOfRange { .. })));
+    assert_eq!(rig.controller.stats().io.submitted, 0);
+    recovers(&rig);
+}
+
+#[test]
+fn every_command_of_a_namespace_works() {
+    let rig = quick(model(), config());
+    let ns = rig.ns();
+    let written =
+        rig.run(ns.write(Lba(8), rig.filled(4096, 0x5A), WriteFlags::FUA)).expect("written");
+    rig.run(ns.flush()).expect("flushed");
+    let same = rig.run(ns.compare(Lba(8), written)).expect("equal");
+    let failed =
+        rig.run(ns.compare(Lba(9), same)).expect_err("one block is beyond what was written");
+    assert_eq!(failed.error.status_code(), Some(StatusCode::COMPARE_FAILURE));
+    assert_eq!(rig.controller.stats().io.retries, 0);
+    drop(failed);
+    rig.run(ns.write_zeroes(Lba(8), 4, WriteFlags::empty())).expect("zeroed");
+    rig.run(ns.deallocate(Lba(12), 4)).expect("deallocated");
+    let back = rig.run(ns.read(Lba(8), rig.filled(4096, 1))).expect("read");
+    assert!(back[..2048].iter().all(|byte| *byte == 0));
+    drop(back);
+    recovers(&rig);
+}
+
+#[test]
+fn a_raw_queue_moves_bursts_and_hears_of_losses_once() {
+    let two = ControllerConfig { io_queues: 2, ..config() };
+    let rig = quick(model(), two);
+    let raw = rig.controller.take_raw_queue(1).expect("a queue");
+    assert!(rig.controller.take_raw_queue(1).is_none(), "only once");
+    let target = rig.ns().target().expect("usable");
+    let bufs: Vec<_> = (0..9).map(|_| rig.filled(4096, 1).into_device()).collect();
+    let submit = |n: u64| {
+        for (token, buf) in (0..n).zip(&bufs) {
+            raw.submit_read(&target, Lba(token * 8), 8, buf, token).expect("room");
+        }
+        raw.ring();
+    };
+    let mut done = Vec::new();
+    submit(9);
+    assert_eq!(raw.submit_read(&target, Lba(0), 1, &bufs[0], 9), Err(IoError::QueueFull));
+    while done.len() < 9 {
+        rig.pass();
+        raw.reap(64, |token, result| done.push((token, result)));
+    }
+    done.sort_by_key(|(token, _)| *token);
+    assert!(done.iter().enumerate().all(|(i, d)| *d == (i as u64, Ok(()))));
+    // Tasks use the other queue meanwhile.
+    read(&rig, 1).expect("the common queue");
+    assert!(matches!(
+        raw.submit_read(&target, Lba(4096), 1, &bufs[0], 0),
+        Err(IoError::OutOfRange { .. })
+    ));
+    assert!(matches!(
+        raw.submit_read(&target, Lba(0), 9, &bufs[0], 0),
+        Err(IoError::BadLength { .. })
+    ));
+    submit(5);
+    rig.backend.with_model(|m| m.inject(ControllerFault::Fatal));
+    let mut lost = 0;
+    rig.until(|c| {
+        raw.reap(64, |_, result| {
+            assert!(matches!(result, Err(IoError::Reset(ResetReason::FatalStatus))), "{result:?}");
+            lost += 1;
+        });
+        lost == 5 && c.state() == ControllerState::Ready
+    });
+    submit(9);
+    let mut good = 0;
+    while good < 9 {
+        rig.pass();
+        raw.reap(64, |_, result| good += u32::from(result.is_ok()));
+    }
+    assert!(raw.is_idle());
+    bufs.into_iter().for_each(|buf| drop(buf.into_cpu()));
+    recovers(&rig);
+}
+
+#[test]
+fn latencies_reach_the_histogram_in_nanoseconds() {
+    let rig = quick(
+        ModelConfig { latency: LatencyModel::FixedNs(5_000), ..model() },
+        ControllerConfig { latency_sampling: 1, ..config() },
+    );
+    let part = hybrid_shm::leak_aligned(part_bytes(1, 1), 128);
+    let mut writer = MetricsWriter::new(part, 1).expect("a part");
+    let histogram = writer.histogram("read_latency_ns", MetricUnit::NANOSECONDS).expect("room");
+    rig.controller.record_latency_into(Box::leak(Box::new(histogram)));
+    for lba in 0..100 {
+        read(&rig, lba).expect("read");
+    }
+    let stats = rig.controller.stats().io.latency;
+    assert_eq!(stats.count, 100);
+    assert!((5_000..20_000).contains(&stats.min_ticks), "{stats:?}");
+    let reader = MetricsReader::new(part.read_only()).expect("a part");
+    let seen = reader.histogram("read_latency_ns").expect("by its name");
+    assert_eq!(seen.count(), 100);
+    assert_eq!(seen.max(), stats.max_ticks, "a tick of the virtual clock is a nanosecond");
+    recovers(&rig);
+}

@@ -1,0 +1,112 @@
+//! I/O queues are made, I/O is taken, and a single queue is made anew where that is enough.
+//!
+//! Steps of [`super`].
+
+use super::{Ask, Phase};
+use crate::controller::Controller;
+use crate::error::ResetReason;
+use crate::hub::Gate;
+use crate::queue::Mode;
+use crate::requests::{NoInternal, Requests};
+use crate::watchdog::Finding;
+
+impl Controller {
+    pub(super) fn create_from(&'static self, i: u16) {
+        match self.hub.queues.get(usize::from(i)) {
+            Some(queue) if i < self.life.granted.get() => {
+                queue.qp().clear();
+                self.ask(Ask::CreateCq(i));
+            }
+            _ => self.go_live(i),
+        }
+    }
+
+    /// All queues below `count` exist: I/O may begin.
+    pub(super) fn go_live(&'static self, count: u16) {
+        for queue in self.hub.queues.iter().take(usize::from(count)) {
+            queue.qp().open_when_drained();
+        }
+        self.hub.live.set(count);
+        self.life.attempts.set(0);
+        self.life.error.set(None);
+        self.life.was_ready.set(true);
+        self.hub.gate.set(Gate::Open);
+        self.restart_watch();
+        self.enter(Phase::Ready);
+        self.state_changed();
+    }
+
+    pub(super) fn ready_step(&'static self) {
+        if self.life.shutdown.get() {
+            self.begin_drain();
+            return;
+        }
+        match self.watch() {
+            Finding::Well => {
+                if self.serve_events() {
+                    self.begin_reset(ResetReason::Event);
+                }
+            }
+            Finding::StuckQueue(i) => self.begin_queue_reset(i),
+            Finding::Reset(reason) => self.begin_reset(reason),
+            Finding::Gone(error) => self.die(error.into()),
+        }
+    }
+
+    fn begin_queue_reset(&'static self, i: u16) {
+        let Some(queue) = self.hub.queues.get(usize::from(i)) else {
+            return;
+        };
+        self.watch.queue_resets.add(1);
+        queue.qp().close();
+        self.ask_for_queue(i, Ask::DeleteSq(i));
+    }
+
+    fn ask_for_queue(&self, i: u16, ask: Ask) {
+        self.send(ask);
+        self.enter_for(Phase::QueueReset(i, ask), self.config.admin_deadline_ns);
+    }
+
+    pub(super) fn queue_reset_step(&'static self, i: u16, ask: Ask) {
+        let Some(answer) = self.life.answer.take() else {
+            // The watchdog goes on meanwhile; a silent admin queue ends it.
+            match self.watch() {
+                Finding::Well | Finding::StuckQueue(_) if !self.is_over() => {}
+                Finding::Gone(error) => self.die(error.into()),
+                _ => self.begin_reset(ResetReason::QueueReset),
+            }
+            return;
+        };
+        let Some(queue) = self.hub.queues.get(usize::from(i)) else {
+            return;
+        };
+        if answer.is_err() {
+            self.begin_reset(ResetReason::QueueReset);
+            return;
+        }
+        match ask {
+            Ask::DeleteSq(_) => self.ask_for_queue(i, Ask::DeleteCq(i)),
+            Ask::DeleteCq(_) => {
+                // Both are acknowledged: the device has let go of their commands.
+                self.fence_queue(i, queue);
+                queue.qp().clear();
+                self.ask_for_queue(i, Ask::CreateCq(i));
+            }
+            Ask::CreateCq(_) => self.ask_for_queue(i, Ask::CreateSq(i)),
+            _ => {
+                queue.qp().open_when_drained();
+                self.enter(Phase::Ready);
+                self.hub.wake_all();
+            }
+        }
+    }
+
+    fn fence_queue(&self, i: u16, queue: &Requests) {
+        let qid = queue.qp().qid();
+        let reason = ResetReason::Stuck { queue: qid };
+        queue.qp().fence(Mode::Fenced(reason));
+        if self.hub.raw.get() >> i & 1 == 0 {
+            queue.drain(&mut NoInternal);
+        }
+    }
+}
