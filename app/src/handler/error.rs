@@ -6,7 +6,7 @@ use nvme_driver::IoError;
 use thiserror::Error;
 
 use crate::book::StorageError;
-use crate::error::FeedError;
+use crate::error::{BookError, Fault, FeedError};
 
 /// What ended the work.
 #[derive(Debug, Error)]
@@ -53,7 +53,10 @@ pub enum HandlerError {
     #[error("the feed on the device is incomplete: its ingest was cut short; ingest it again")]
     Incomplete,
     /// The feed on the device does not fit its namespace.
-    #[error("the feed on the device does not fit its namespace: {0}")]
+    #[error(
+        "the feed on the device does not fit its namespace: {0}; an image wants the --model-lba and \
+         the whole length that it was written with"
+    )]
     Misfit(AbiError),
     /// The device carries something that is not ours.
     #[error(
@@ -97,7 +100,7 @@ pub enum HandlerError {
         computed: u32,
     },
     /// The feed itself is wrong.
-    #[error("{0}")]
+    #[error("{0}{hint}", hint = hint(.0))]
     Feed(#[from] FeedError),
     /// The host gave the feed up.
     #[error("the host ended the feed before its end")]
@@ -108,4 +111,13 @@ pub enum HandlerError {
     /// The host no longer reads the event ring.
     #[error("the event ring is closed")]
     RingClosed,
+}
+
+/// What to do about a feed that is wrong, where something can be done.
+const fn hint(error: &FeedError) -> &'static str {
+    match error.fault {
+        Fault::Frame(_) => "",
+        Fault::Book(BookError::Full { .. }) => " (--max-orders)",
+        Fault::Message(_) | Fault::Book(_) => "; --lenient counts such messages and goes on",
+    }
 }

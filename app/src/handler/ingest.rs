@@ -90,6 +90,7 @@ pub async fn ingest<S: Source>(
         }
         writer.post(chunk, filled)?;
         Progress::add(&progress.bytes_written, filled as u64);
+        progress.messages.set(writer.framer.messages());
         if filled < shape.payload_bytes() as usize {
             break;
         }

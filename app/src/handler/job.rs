@@ -8,8 +8,8 @@ use core_runtime::partition::Partition;
 use hybrid_abi::Record;
 use hybrid_abi::feed::Superblock;
 use hybrid_abi::feed_job::{
-    FeedFigures, FeedJob, FeedStarted, JOB_INGEST, JOB_LENIENT, JOB_OVERWRITE, JOB_REPLAY,
-    JOB_SYNTHETIC,
+    FeedFigures, FeedJob, FeedStarted, JOB_INGEST, JOB_LENIENT, JOB_NO_PROBE, JOB_OVERWRITE,
+    JOB_REPLAY, JOB_SYNTHETIC,
 };
 use hybrid_abi::metrics::MetricUnit;
 use nvme_driver::{Controller, Namespace};
@@ -118,7 +118,8 @@ async fn run_ingest<S: Source>(
     let outcome = ingest(store, source, ingest_job, spawner, desk.progress).await;
     let mut figures = figures(desk, JOB_INGEST, begin);
     figures.bytes = desk.progress.bytes_written.get();
-    figures.messages = outcome.as_ref().map_or(0, |superblock| superblock.message_count);
+    figures.messages = desk.progress.messages.get();
+    desk.progress.messages.set(0);
     tell(desk, &figures).await;
     outcome
 }
@@ -140,14 +141,15 @@ async fn run_replay(
     sink.publish();
     let mut figures = figures(desk, JOB_REPLAY, begin);
     let probed = match outcome {
-        Ok(_) => run_probe(desk, store).await,
+        Ok(_) if !job.has(JOB_NO_PROBE) => run_probe(desk, store).await,
+        Ok(_) => Ok(Probed::default()),
         Err(_) => Ok(Probed::default()),
     };
     fill_figures(&mut figures, desk, &pipeline, &sink);
     if let Ok(probed) = probed {
-        figures.submit_commands = probed.commands;
+        figures.submit_commands = probed.reads;
         figures.submit_ticks = probed.submit_ticks;
-        figures.complete_commands = probed.commands;
+        figures.complete_commands = probed.reads;
         figures.complete_ticks = probed.complete_ticks;
     }
     tell(desk, &figures).await;
@@ -169,12 +171,19 @@ async fn run_probe(desk: Desk, store: Store) -> Result<Probed, HandlerError> {
 #[repr(C, align(128))]
 struct Line([u8; 128]);
 
+/// Bytes of the shortest message that adds an order, with its length prefix.
+const LEAST_ADD_BYTES: u32 = 38;
+
 /// Room in the books for this feed, within what the job allows.
 #[must_use]
 pub fn capacity(feed_bytes: u64, orders_max: u32) -> Capacity {
     let feed = Capacity::for_feed(feed_bytes);
-    let orders = feed.orders.min(orders_max);
-    Capacity { orders, levels: feed.levels.min(orders), ..feed }
+    // Each order costs its feed a message: more room than that would never be used.
+    let most = u32::try_from(feed_bytes / u64::from(LEAST_ADD_BYTES)).unwrap_or(u32::MAX);
+    let orders = orders_max.min(most.max(feed.orders));
+    // As `for_feed` has it: in a large feed at most every second order has a price of its own.
+    let levels = orders.min((orders / 2).max(64 * 1024));
+    Capacity { orders, levels, ..feed }
 }
 
 /// Private memory that books of [`capacity`] and the sink take, in bytes.

@@ -5,7 +5,8 @@
 //! reaped with one call, so that submit and completion are pure software; and *single reads*, one
 //! at a time, from before the submission to after the reap.
 //!
-//! Times are TSC ticks, that of reading the counter twice a batch included.
+//! Times are TSC ticks, that of reading the counter twice a batch included. Of the bursts the median
+//! counts: one that the machine took the core away from says nothing of the driver.
 
 use core_runtime::mem::{DeviceBuf, DmaArena};
 use core_runtime::metrics::Histogram;
@@ -18,10 +19,10 @@ use super::progress::Progress;
 pub const BURST: usize = 32;
 
 /// Bursts: with 100 us each between submission and reap, a quarter of a second in all.
-const BURSTS: u32 = 1000;
+const BURSTS: usize = 1000;
 
 /// Bursts that are not counted: caches, branch predictors, the device's first touch of its blocks.
-const WARM_UP: u32 = 100;
+const WARM_UP: usize = 100;
 
 /// Reads one at a time; the 99.9th percentile then rests on 20 of them.
 const SINGLES: u32 = 20_000;
@@ -32,15 +33,44 @@ const PAUSE_NS: u64 = 100_000;
 /// Bytes of a read.
 pub const READ_BYTES: u32 = 4096;
 
-/// What was measured.
+/// What was measured: the median burst.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Probed {
-    /// Commands of the counted bursts.
-    pub commands: u64,
+    /// Reads of a burst; 0 if nothing was measured.
+    pub reads: u64,
     /// Ticks spent in submitting and ringing them.
     pub submit_ticks: u64,
     /// Ticks spent in reaping them.
     pub complete_ticks: u64,
+}
+
+/// The ticks of each counted burst.
+#[derive(Debug, Default)]
+struct Samples {
+    reads: u64,
+    submit: heapless::Vec<u64, BURSTS>,
+    complete: heapless::Vec<u64, BURSTS>,
+}
+
+impl Samples {
+    fn add(&mut self, burst: Probed) {
+        self.reads = burst.reads;
+        // There is room for every counted burst.
+        let _ = self.submit.push(burst.submit_ticks);
+        let _ = self.complete.push(burst.complete_ticks);
+    }
+
+    fn median(&mut self) -> Probed {
+        let median = |ticks: &mut [u64]| {
+            ticks.sort_unstable();
+            ticks.get(ticks.len() / 2).copied().unwrap_or(0)
+        };
+        Probed {
+            reads: self.reads,
+            submit_ticks: median(&mut self.submit),
+            complete_ticks: median(&mut self.complete),
+        }
+    }
 }
 
 /// Measures. `latency_ns` gets the single reads.
@@ -55,16 +85,14 @@ pub async fn probe(
     progress: &Progress,
 ) -> Result<Probed, IoError> {
     let bench = Bench::new(partition, namespace, queue)?;
-    let mut probed = Probed::default();
+    let mut samples = Samples::default();
     for round in 0..WARM_UP + BURSTS {
         let burst = bench.burst(round).await?;
         if round >= WARM_UP {
-            probed.commands += burst.commands;
-            probed.submit_ticks += burst.submit_ticks;
-            probed.complete_ticks += burst.complete_ticks;
+            samples.add(burst);
         }
         if progress.stop.get() {
-            return Ok(bench.end(probed));
+            return Ok(bench.end(samples.median()));
         }
     }
     for round in 0..SINGLES {
@@ -73,7 +101,7 @@ pub async fn probe(
             break;
         }
     }
-    Ok(bench.end(probed))
+    Ok(bench.end(samples.median()))
 }
 
 /// Queue, buffers and the way through the blocks.
@@ -108,9 +136,9 @@ impl Bench {
     }
 
     /// One burst of as many reads as the queue takes, at most [`BURST`].
-    async fn burst(&self, round: u32) -> Result<Probed, IoError> {
+    async fn burst(&self, round: usize) -> Result<Probed, IoError> {
         let clock = self.partition.clock();
-        let first = u64::from(round) * BURST as u64;
+        let first = (round * BURST) as u64;
         let begin = clock.now();
         let mut posted: u16 = 0;
         for (number, buf) in (first..).zip(&self.bufs) {
@@ -143,7 +171,7 @@ impl Bench {
         }
         match failed {
             Some(error) => Err(error),
-            None => Ok(Probed { commands: posted.into(), submit_ticks, complete_ticks }),
+            None => Ok(Probed { reads: posted.into(), submit_ticks, complete_ticks }),
         }
     }
 
@@ -189,4 +217,20 @@ fn device_bufs(arena: &'static DmaArena, bytes: usize) -> Result<[DeviceBuf; BUR
         let _ = bufs.push(buf.into_device());
     }
     bufs.into_array().map_err(|_| IoError::NoMemory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_that_lost_its_core_does_not_move_the_result() {
+        let mut samples = Samples::default();
+        for ticks in [100, 102, 1_000_000_000, 101, 99] {
+            samples.add(Probed { reads: 32, submit_ticks: ticks, complete_ticks: ticks * 2 });
+        }
+        let median = Probed { reads: 32, submit_ticks: 101, complete_ticks: 202 };
+        assert_eq!(samples.median(), median);
+        assert_eq!(Samples::default().median(), Probed::default());
+    }
 }

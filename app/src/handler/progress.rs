@@ -14,7 +14,7 @@ pub struct Progress {
     pub bytes_written: Cell<u64>,
     /// Bytes decoded.
     pub bytes_read: Cell<u64>,
-    /// Messages decoded.
+    /// Messages of the phase: framed by an ingest, decoded by a replay.
     pub messages: Cell<u64>,
     /// Times that the event ring had no room and the replay waited.
     pub ring_waits: Cell<u64>,

@@ -47,6 +47,8 @@ pub const JOB_LENIENT: u32 = 1 << 4;
 pub const JOB_SYNTHETIC: u32 = 1 << 5;
 /// Send no BBO changes, trades and states, only count them.
 pub const JOB_QUIET: u32 = 1 << 6;
+/// Leave out the measurement of single reads after a replay.
+pub const JOB_NO_PROBE: u32 = 1 << 7;
 
 /// Symbols of a filter; more than people type, few enough to be compared one by one.
 pub const JOB_SYMBOLS_MAX: usize = 64;

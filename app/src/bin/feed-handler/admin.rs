@@ -16,6 +16,7 @@ use crate::device::Need;
 use crate::events::{Blob, Events};
 use crate::failure::Failure;
 use crate::nvme_text::{self, Fields};
+use crate::output;
 use crate::run::{Plan, carry_out, new_job};
 use crate::summary;
 
@@ -29,9 +30,11 @@ pub(crate) fn id_ctrl(machine: &MachineArgs) -> Result<Exit, Failure> {
         value["firmware_log"] = firmware.to_json();
         return print_json("id-ctrl/1", value);
     }
-    print!("NVME Identify Controller:\n{}", fields.to_text());
-    print!("Firmware Log:\n{}", firmware.to_text());
-    Ok(Exit::Ok)
+    print_text(format_args!(
+        "NVME Identify Controller:\n{}\nFirmware Log:\n{}",
+        fields.to_text(),
+        firmware.to_text()
+    ))
 }
 
 /// `id-ns`.
@@ -50,8 +53,7 @@ pub(crate) fn id_ns(args: &IdNsArgs) -> Result<Exit, Failure> {
     if args.machine.json {
         return print_json("id-ns/1", fields.to_json());
     }
-    print!("NVME Identify Namespace {nsid}:\n{}", fields.to_text());
-    Ok(Exit::Ok)
+    print_text(format_args!("NVME Identify Namespace {nsid}:\n{}", fields.to_text()))
 }
 
 /// `smart-log`.
@@ -61,9 +63,11 @@ pub(crate) fn smart_log(machine: &MachineArgs) -> Result<Exit, Failure> {
     if machine.json {
         return print_json("smart-log/1", fields.to_json());
     }
-    print!("Smart Log for NVME device:{} namespace-id:ffffffff\n", machine.device);
-    print!("{}", fields.to_text());
-    Ok(Exit::Ok)
+    print_text(format_args!(
+        "Smart Log for NVME device:{} namespace-id:ffffffff\n{}",
+        machine.device,
+        fields.to_text()
+    ))
 }
 
 /// `error-log`.
@@ -74,11 +78,15 @@ pub(crate) fn error_log(machine: &MachineArgs) -> Result<Exit, Failure> {
         let entries: Vec<_> = entries.iter().map(Fields::to_json).collect();
         return print_json("error-log/1", json!({ "errors": entries }));
     }
-    println!("Error Log Entries for device:{} entries:{}", machine.device, entries.len());
+    let mut text =
+        format!("Error Log Entries for device:{} entries:{}\n", machine.device, entries.len());
     for (number, entry) in entries.iter().enumerate() {
-        print!(".................\n Entry[{number:2}]\n.................\n{}", entry.to_text());
+        text.push_str(&format!(
+            ".................\n Entry[{number:2}]\n.................\n{}",
+            entry.to_text()
+        ));
     }
-    Ok(Exit::Ok)
+    print_text(text)
 }
 
 /// `list`: a line a namespace.
@@ -114,8 +122,7 @@ pub(crate) fn list(machine: &MachineArgs) -> Result<Exit, Failure> {
         .collect();
     let mut text = String::new();
     Table::new(columns).write(&mut text, &lines).map_err(Failure::error)?;
-    print!("{text}");
-    Ok(Exit::Ok)
+    print_text(text)
 }
 
 /// What `list` says of a namespace.
@@ -172,6 +179,7 @@ fn ask(machine: &MachineArgs) -> Result<Vec<Blob>, Failure> {
     let plan = Plan { machine, job, feed: None, need: Need::Ask, events: Events::default() };
     let outcome = carry_out(plan)?;
     summary::check(&outcome)?;
+    summary::check_silence(machine, &outcome.report)?;
     Ok(outcome.events.blobs)
 }
 
@@ -190,6 +198,10 @@ fn parsed(blob: &Blob, parse: impl Fn(&[u8]) -> Option<Fields>) -> Result<Fields
 
 fn print_json(schema: &str, mut value: Value) -> Result<Exit, Failure> {
     value["schema"] = json!(schema);
-    println!("{}", serde_json::to_string_pretty(&value).map_err(Failure::error)?);
-    Ok(Exit::Ok)
+    let text = serde_json::to_string_pretty(&value).map_err(Failure::error)?;
+    print_text(format_args!("{text}\n"))
+}
+
+fn print_text(text: impl std::fmt::Display) -> Result<Exit, Failure> {
+    output::result(text).map(|()| Exit::Ok)
 }

@@ -20,8 +20,7 @@ pub(crate) struct BboFile {
 impl BboFile {
     /// Makes the file, with its header.
     pub(crate) fn create(path: &Path) -> io::Result<Self> {
-        let file =
-            File::options().read(true).write(true).create(true).truncate(true).open(path)?;
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
         let mut out = BufWriter::with_capacity(1 << 20, file);
         writeln!(out, "{QUOTE_CSV_HEADER}")?;
         Ok(Self { out, first: None, many: false })

@@ -6,8 +6,11 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use feed_handler::synth::MAX_STOCKS;
 
-use crate::values::{parse_count, parse_cpu, parse_orders, parse_size, parse_symbols, parse_time_ns};
+use crate::values::{
+    parse_count, parse_cpu, parse_orders, parse_size, parse_symbols, parse_time_ns,
+};
 
 /// Reads a NASDAQ ITCH 5.0 feed from an NVMe controller on a core of its own and keeps the books.
 ///
@@ -66,7 +69,7 @@ pub(crate) struct DayArgs {
     pub(crate) messages: u64,
     /// Stocks traded
     #[arg(long, value_name = "N", default_value_t = 500,
-          value_parser = clap::value_parser!(u16).range(1..=8192))]
+          value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_STOCKS)))]
     pub(crate) stocks: u16,
     /// Seed: the same seed makes the same day, byte for byte
     #[arg(long, value_name = "SEED", default_value_t = 1)]
@@ -144,6 +147,13 @@ pub(crate) struct MachineArgs {
     /// Overwrite a device that carries something else than one of our feeds
     #[arg(long, help_heading = "Machine")]
     pub(crate) allow_writes: bool,
+    /// Leave out the measurement of single reads and of the driver's cycles after the work
+    #[arg(long, help_heading = "Machine")]
+    pub(crate) no_probe: bool,
+    /// Have the kernel report every system call that the partition makes while it runs; exit with 2
+    /// if there is one
+    #[arg(long, help_heading = "Machine")]
+    pub(crate) check_silence: bool,
     /// Print the result as JSON on stdout
     #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,

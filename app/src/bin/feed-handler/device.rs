@@ -34,7 +34,8 @@ pub(crate) enum Need {
 /// The backend that `--device` names.
 pub(crate) fn backend(machine: &MachineArgs, need: Need) -> Result<ModelBackend, Failure> {
     let spec = DeviceSpec::parse(&machine.device).map_err(Failure::error)?;
-    check_built_in(&spec).map_err(|error| Failure { exit: error.exit(), line: error.to_string() })?;
+    check_built_in(&spec)
+        .map_err(|error| Failure { exit: error.exit(), line: error.to_string() })?;
     let DeviceSpec::Model { image } = spec else {
         return Err(Failure::missing(format_args!("device {spec} is not built into this version")));
     };
@@ -99,11 +100,7 @@ fn check_size(
 }
 
 /// The image: as large as it is, or made.
-fn image_backing(
-    path: &Path,
-    size: Option<u64>,
-    need: Need,
-) -> Result<(Backing, u64), Failure> {
+fn image_backing(path: &Path, size: Option<u64>, need: Need) -> Result<(Backing, u64), Failure> {
     let path_buf = PathBuf::from(path);
     match std::fs::metadata(path) {
         Ok(meta) if !meta.is_file() => Err(Failure::error(format_args!(

@@ -5,8 +5,11 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
+use feed_handler::error::{FeedError, FrameFault};
+use feed_handler::framing::FileFramer;
 use feed_handler::synth::{StockSlot, Synth, SynthConfig};
 use host_bridge::PartitionHandle;
 use hybrid_abi::feed_job::{FEED_DATA_BYTES, KIND_FEED_ABORT, KIND_FEED_DATA, KIND_FEED_END};
@@ -17,6 +20,55 @@ use crate::failure::Failure;
 enum Origin {
     File(File),
     Synth(Box<Synth<'static>>),
+}
+
+/// Bytes of a file that are looked at before anything else is done: far more than the two messages
+/// that garbage can pass for, in one read.
+const LOOK_BYTES: usize = 256 << 10;
+
+/// Refuses what is no feed, before a device is touched for it.
+fn look(file: &File, bytes: u64, path: &Path) -> Result<(), Failure> {
+    let mut start = vec![0; LOOK_BYTES];
+    let mut filled = 0;
+    while let Some(room) = start.get_mut(filled..).filter(|room| !room.is_empty()) {
+        match file.read_at(room, filled as u64) {
+            Ok(0) => break,
+            Ok(bytes) => filled += bytes,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Failure::file("feed", path, &error)),
+        }
+    }
+    start.truncate(filled);
+    let mut framer = FileFramer::new();
+    let framed = framer.push(&start, |_| Ok::<(), FrameFault>(())).and_then(|()| {
+        // The whole file was seen, or none of it is a message.
+        let whole = filled as u64 >= bytes;
+        if whole || framer.messages() == 0 { framer.finish() } else { Ok(()) }
+    });
+    framed.map_err(|fault| {
+        let path = path.display();
+        if framer.ended() && framer.messages() == 0 {
+            return Failure::error(format_args!(
+                "feed {path}: message 1 at byte offset 0: this is not an ITCH 5.0 feed: it begins \
+                 with a length of zero, which ends one"
+            ));
+        }
+        Failure::error(format_args!("feed {path}: {}", FeedError::from(fault)))
+    })
+}
+
+/// Refuses to write over the feed itself.
+pub(crate) fn refuse_same_file(feed: &Path, what: &str, output: &Path) -> Result<(), Failure> {
+    let (Ok(feed_meta), Ok(meta)) = (std::fs::metadata(feed), std::fs::metadata(output)) else {
+        return Ok(());
+    };
+    if (feed_meta.dev(), feed_meta.ino()) == (meta.dev(), meta.ino()) {
+        return Err(Failure::error(format_args!(
+            "{what} {} is the feed itself; name another file",
+            output.display()
+        )));
+    }
+    Ok(())
 }
 
 /// A feed that is being sent.
@@ -33,8 +85,9 @@ pub(crate) struct Feed {
 impl Feed {
     /// A file.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
-        let file = File::open(path).map_err(|error| Failure::file("feed", path, &error))?;
-        let meta = file.metadata().map_err(|error| Failure::file("feed", path, &error))?;
+        let refused = |error: io::Error| Failure::file("feed", path, &error);
+        // Before it is opened: to open a pipe is to wait for its writer.
+        let meta = std::fs::metadata(path).map_err(refused)?;
         if !meta.is_file() {
             return Err(Failure::error(format_args!(
                 "feed {}: not a regular file",
@@ -43,11 +96,13 @@ impl Feed {
         }
         if meta.len() == 0 {
             return Err(Failure::error(format_args!(
-                "feed {}: byte 0, message 1: the file is empty; an ITCH file holds messages behind \
+                "feed {}: message 1 at byte offset 0: the file is empty; an ITCH file holds messages behind \
                  2-byte big-endian lengths",
                 path.display()
             )));
         }
+        let file = File::open(path).map_err(refused)?;
+        look(&file, meta.len(), path)?;
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         Ok(Self::new(Origin::File(file), name, meta.len()))
     }

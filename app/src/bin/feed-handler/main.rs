@@ -12,6 +12,7 @@ mod events;
 mod failure;
 mod feed;
 mod nvme_text;
+mod output;
 mod progress;
 mod report;
 mod run;
@@ -54,7 +55,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(exit) => ExitCode::from(exit.code()),
         Err(Failure { exit, line }) => {
-            eprintln!("feed-handler: {line}");
+            output::note(format_args!("feed-handler: {line}"));
             ExitCode::from(exit.code())
         }
     }

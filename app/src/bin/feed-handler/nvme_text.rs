@@ -6,7 +6,8 @@
 use std::fmt::{Display, Write as _};
 
 use nvme_driver::spec::{
-    ErrorLogEntry, FirmwareSlotLog, IdentifyController, IdentifyNamespace, LbaFormat, SmartLog, fixed_text,
+    ErrorLogEntry, FirmwareSlotLog, IdentifyController, IdentifyNamespace, LbaFormat, SmartLog,
+    fixed_text,
 };
 use serde_json::{Map, Value, json};
 use zerocopy::FromBytes;

@@ -4,6 +4,7 @@
 //! feed, takes the events, shows progress, hears signals. Then the report is put together.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use core_runtime::partition::StopReason;
@@ -16,8 +17,8 @@ use host_bridge::warnings::Warnings;
 use host_bridge::{Entry, PartitionHandle, PartitionReport, PartitionSpec, Runtime};
 use hybrid_abi::Name;
 use hybrid_abi::feed_job::{
-    FeedJob, JOB_IDENTIFY, JOB_INGEST, JOB_LENIENT, JOB_OVERWRITE, JOB_REPLAY, JOB_SYMBOLS_MAX,
-    JOB_SYNTHETIC,
+    FeedJob, JOB_IDENTIFY, JOB_INGEST, JOB_LENIENT, JOB_NO_PROBE, JOB_OVERWRITE, JOB_REPLAY,
+    JOB_SYMBOLS_MAX, JOB_SYNTHETIC,
 };
 use hybrid_conventions::{Count, CpuSet, Exit};
 use zerocopy::IntoBytes;
@@ -26,7 +27,8 @@ use crate::cli::{DayArgs, IngestArgs, MachineArgs, ReplayArgs};
 use crate::device::{self, Need};
 use crate::events::Events;
 use crate::failure::Failure;
-use crate::feed::Feed;
+use crate::feed::{Feed, refuse_same_file};
+use crate::output;
 use crate::progress::Progress;
 use crate::summary;
 
@@ -86,19 +88,35 @@ pub(crate) fn day(args: &DayArgs, machine: &MachineArgs) -> Result<Exit, Failure
 
 /// `ingest FILE`.
 pub(crate) fn ingest(args: &IngestArgs) -> Result<Exit, Failure> {
+    let machine = &args.machine;
     let feed = Feed::open(&args.file)?;
-    let job = new_job(&args.machine, JOB_INGEST, Some(&feed));
+    let job = new_job(machine, JOB_INGEST, Some(&feed));
+    refuse_image_of(&args.file, machine)?;
     let need = Need::Write(feed.bytes());
     let title = format!("feed-handler ingest: {}", feed.name());
-    let machine = &args.machine;
     let plan = Plan { machine, job, feed: Some(feed), need, events: Events::default() };
     summary::print(&title, machine, carry_out(plan)?)
 }
 
 /// `replay [FILE]`.
 pub(crate) fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
-    let feed = args.file.as_deref().map(Feed::open).transpose()?;
     let machine = &args.machine;
+    let feed = args.file.as_deref().map(Feed::open).transpose()?;
+    match &args.file {
+        Some(file) => {
+            refuse_image_of(file, machine)?;
+            if let Some(bbo) = &args.bbo {
+                refuse_same_file(file, "--bbo", bbo)?;
+            }
+        }
+        None if machine.device == "model" => {
+            return Err(Failure::error(
+                "nothing to replay: a model in memory begins empty; name a FILE, or an image that \
+                 `ingest` wrote (--device model:IMAGE)",
+            ));
+        }
+        None => {}
+    }
     let phases = if feed.is_some() { JOB_INGEST | JOB_REPLAY } else { JOB_REPLAY };
     let mut job = new_job(machine, phases, feed.as_ref());
     if args.lenient {
@@ -128,12 +146,23 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
     written.map(|()| exit)
 }
 
+/// The image must not be the feed: it would be overwritten while it is read.
+fn refuse_image_of(feed: &Path, machine: &MachineArgs) -> Result<(), Failure> {
+    match machine.device.strip_prefix("model:") {
+        Some(image) => refuse_same_file(feed, "image", Path::new(image)),
+        None => Ok(()),
+    }
+}
+
 /// A job with what every run has.
 pub(crate) fn new_job(machine: &MachineArgs, flags: u32, feed: Option<&Feed>) -> FeedJob {
     let mut job = FeedJob::new(flags | JOB_IDENTIFY);
     job.queue_depth = machine.queue_depth.into();
     if machine.allow_writes {
         job.flags |= JOB_OVERWRITE;
+    }
+    if machine.no_probe {
+        job.flags |= JOB_NO_PROBE;
     }
     if let Some(feed) = feed {
         job.feed_name = Name::lossy(feed.name());
@@ -150,9 +179,16 @@ pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
     let signals = StopSignals::install().map_err(|error| {
         Failure::error(format_args!("signal handlers cannot be installed: {error}"))
     })?;
-    let warnings = if machine.quiet { Warnings::to(|_| {}) } else { Warnings::default() };
+    let quiet = machine.quiet;
+    let warnings = Warnings::to(move |warning| {
+        if !quiet {
+            output::note(warning);
+        }
+    });
     let runtime = Runtime::with_warnings(partition_cpu(machine.core)?, warnings)?;
-    let mut partition = runtime.spawn(spec(&job, feed.as_ref()).with_device(backend))?;
+    let mut spec = spec(&job, feed.as_ref()).with_device(backend);
+    spec.check_syscalls = machine.check_silence;
+    let mut partition = runtime.spawn(spec)?;
 
     let mut progress = Progress::new(machine.quiet, feed.as_ref().map_or(0, Feed::bytes));
     let mut signal = None;

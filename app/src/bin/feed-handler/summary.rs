@@ -2,7 +2,7 @@
 
 use core_runtime::metrics::MetricsReader;
 use feed_handler::message::KINDS;
-use host_bridge::PartitionHandle;
+use host_bridge::{PartitionHandle, PartitionReport};
 use hybrid_abi::feed_job::{BLOB_IDENTIFY_CONTROLLER, FeedFigures, FeedStarted};
 use hybrid_conventions::Exit;
 use nvme_driver::spec::{IdentifyController, fixed_text};
@@ -11,6 +11,7 @@ use zerocopy::FromBytes;
 use crate::cli::MachineArgs;
 use crate::events::Events;
 use crate::failure::Failure;
+use crate::output;
 use crate::report::{
     Core, Device, Driver, Feed, Latency, Machine, Phase, Report, Ring, SCHEMA, Silence,
 };
@@ -90,29 +91,43 @@ pub(crate) fn check(outcome: &Outcome) -> Result<(), Failure> {
             mistakes.len()
         )));
     }
-    outcome.report.check_silence().map_err(Failure::error)
+    match outcome.report.device.as_ref().and_then(|device| device.problem.as_ref()) {
+        Some(problem) => Err(Failure::error(format_args!("the device at its end: {problem}"))),
+        None => Ok(()),
+    }
+}
+
+/// Fails if the partition allocated or called the kernel while it ran; its results are right all
+/// the same.
+pub(crate) fn check_silence(
+    machine: &MachineArgs,
+    report: &PartitionReport,
+) -> Result<(), Failure> {
+    if machine.check_silence && report.syscalls.is_none() {
+        return Err(Failure::missing(
+            "--check-silence: the kernel does not report system calls here (seccomp user \
+             notifications, Linux 5.8 or later, allowed in this container)",
+        ));
+    }
+    report.check_silence().map_err(|line| Failure { exit: Exit::Threshold, line })
 }
 
 /// Prints the report; an outcome that was no success is told after it.
-pub(crate) fn print(
-    title: &str,
-    machine: &MachineArgs,
-    outcome: Outcome,
-) -> Result<Exit, Failure> {
+pub(crate) fn print(title: &str, machine: &MachineArgs, outcome: Outcome) -> Result<Exit, Failure> {
     let checked = check(&outcome);
     // Without a phase there is nothing to report but the error.
     let worked = outcome.events.ingested.is_some() || outcome.events.replayed.is_some();
     if worked && (checked.is_ok() || outcome.signal.is_some()) {
         let report = report(title, machine, &outcome);
         if machine.json {
-            println!("{}", report.to_json().map_err(Failure::error)?);
+            output::result(format_args!("{}\n", report.to_json().map_err(Failure::error)?))?;
         } else {
-            print!("{}", report.to_text());
+            output::result(report.to_text())?;
         }
     }
     match outcome.signal {
         Some(signal) => Ok(signal.exit()),
-        None => checked.map(|()| Exit::Ok),
+        None => checked.and_then(|()| check_silence(machine, &outcome.report)).map(|()| Exit::Ok),
     }
 }
 
@@ -120,11 +135,8 @@ fn report(title: &str, machine: &MachineArgs, outcome: &Outcome) -> Report {
     let Outcome { runtime, figures, report, events, signal } = outcome;
     let clock = runtime.clock();
     let ns = |ticks: u64| clock.ticks_to_ns(core_runtime::clock::Ticks::new(ticks));
-    let phase = |figures: &FeedFigures| Phase {
-        messages: figures.messages,
-        bytes: figures.bytes,
-        ns: ns(figures.ticks),
-    };
+    let phase =
+        |figures: &FeedFigures| Phase::new(figures.messages, figures.bytes, ns(figures.ticks));
     let last = events.replayed.as_ref().or(events.ingested.as_ref());
     Report {
         schema: SCHEMA,
@@ -157,6 +169,7 @@ fn report(title: &str, machine: &MachineArgs, outcome: &Outcome) -> Report {
         },
         silence: Silence {
             heap_allocations: report.allocations.as_ref().map(|seen| seen.calls),
+            system_calls: report.syscalls.as_ref().map(|seen| seen.calls),
             page_faults: report.usage.minor_faults + report.usage.major_faults,
             involuntary_switches: report.usage.involuntary_switches,
         },
@@ -172,18 +185,15 @@ fn device(machine: &MachineArgs, events: &Events) -> Device {
     let identify = identify
         .and_then(|blob| IdentifyController::read_from_prefix(&blob.bytes).ok())
         .map(|(identify, _)| identify);
-    let text = |field: fn(&IdentifyController) -> &str| {
-        identify.as_ref().map_or("", field).to_owned()
-    };
+    let text =
+        |field: fn(&IdentifyController) -> &str| identify.as_ref().map_or("", field).to_owned();
     let number = |field: fn(&FeedStarted) -> u64| events.started.as_ref().map_or(0, field);
     Device {
         name: machine.device.clone(),
         is_model: machine.device.starts_with("model"),
         model_number: text(|identify| fixed_text(&identify.mn)),
         firmware: text(|identify| fixed_text(&identify.fr)),
-        namespace_bytes: number(|started| {
-            started.blocks.saturating_mul(started.lba_bytes.into())
-        }),
+        namespace_bytes: number(|started| started.blocks.saturating_mul(started.lba_bytes.into())),
         lba_bytes: number(|started| started.lba_bytes.into()),
         max_transfer_bytes: number(|started| started.max_transfer_bytes.into()),
         queue_depth: number(|started| started.queue_depth.into()),
@@ -230,9 +240,7 @@ fn feed(figures: &FeedFigures) -> Feed {
 }
 
 fn driver(figures: &FeedFigures) -> Driver {
-    let per = |ticks: u64, commands: u64| {
-        (commands != 0).then(|| ticks as f64 / commands as f64)
-    };
+    let per = |ticks: u64, commands: u64| (commands != 0).then(|| ticks as f64 / commands as f64);
     Driver {
         commands: figures.io_completed,
         failed: figures.io_failed,

@@ -1,0 +1,25 @@
+//! The two streams: results to stdout, everything else to stderr.
+//!
+//! Called by whoever has something to say. A reader that has gone (`feed-handler | head`) is no
+//! error and never a panic; a stdout that cannot be written otherwise is one, since it is the result.
+
+use std::fmt::Display;
+use std::io::{self, ErrorKind, Write as _};
+
+use crate::failure::Failure;
+
+/// Writes a result to stdout, wholly.
+pub(crate) fn result(text: impl Display) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match write!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::error(format_args!("stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a line to stderr; one that nobody can read is lost.
+pub(crate) fn note(line: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
