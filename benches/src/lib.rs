@@ -1,1 +1,13 @@
-//! Micro-benchmarks and side-by-side comparisons.
+//! What the benchmarks share: command line, chance, clean slices of time, figures, the report.
+//!
+//! Each binary of this package is one benchmark: it runs with a fixed seed, prints a checksum of
+//! the work and the machine's facts, and takes `--quick` (a size for tests) and `--json`. Times are
+//! TSC ticks until they are printed. Nothing here knows the driver.
+
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod figures;
+pub mod report;
+pub mod rng;
+pub mod slices;

@@ -1,0 +1,189 @@
+//! The pure cost of the software: driver and model in turn on one core, nothing shared with another.
+//!
+//! A batch is submitted and rung, the model is stepped until it has posted all completions, and the
+//! batch is reaped. Only submit, ring and reap are timed; what reading the counter costs is measured
+//! and taken off. The median batch of each repetition counts, so that a core that was taken away
+//! matters only if it happens to half of all batches.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use anyhow::{Context as _, Result, bail};
+use core_runtime::clock::{Clock, rdtsc};
+use core_runtime::mem::{Bump, DeviceBuf, DmaArena, Iova};
+use hybrid_benches::rng::Rng;
+use nvme_driver::{
+    ControlRegs, Controller, ControllerConfig, ControllerState, DeviceParts, Lba, RawQueue,
+    RegsError, Target,
+};
+use nvme_model::{Model, ModelConfig, NamespaceConfig};
+
+use crate::wire::READ_BYTES;
+
+/// Sizes of batches.
+pub(crate) const SIZES: [u16; 5] = [1, 4, 32, 128, 255];
+
+/// Empty polls that are timed together.
+const POLLS: u32 = 1000;
+
+/// Passes until the controller is ready: it takes some hundred.
+const BRING_UP: u32 = 1_000_000;
+
+/// A region's first IOVA: no pointer of this process, and above 4 GiB.
+const IOVA: Iova = Iova(0x12_3400_0000);
+
+/// One repetition at one size, in ticks a command.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cost {
+    pub(crate) submit: f64,
+    pub(crate) reap: f64,
+    /// What the model took to fetch, carry out and complete.
+    pub(crate) model: f64,
+}
+
+/// Registers that reach the model directly.
+struct Registers(Rc<RefCell<Model>>);
+
+impl ControlRegs for Registers {
+    fn read32(&self, offset: u32) -> Result<u32, RegsError> {
+        let value = self.0.borrow_mut().read_reg(offset, 4);
+        u32::try_from(value).map_err(|_| RegsError::Refused(offset))
+    }
+
+    fn read64(&self, offset: u32) -> Result<u64, RegsError> {
+        Ok(self.0.borrow_mut().read_reg(offset, 8))
+    }
+
+    fn write32(&self, offset: u32, value: u32) -> Result<(), RegsError> {
+        self.0.borrow_mut().write_reg(offset, 4, value.into());
+        Ok(())
+    }
+
+    fn write64(&self, offset: u32, value: u64) -> Result<(), RegsError> {
+        self.0.borrow_mut().write_reg(offset, 8, value);
+        Ok(())
+    }
+}
+
+/// Driver and model.
+pub(crate) struct Stepped {
+    model: Rc<RefCell<Model>>,
+    controller: &'static Controller,
+    clock: Clock,
+    queue: RawQueue,
+    target: Target,
+    bufs: Vec<DeviceBuf>,
+    rng: Rng,
+    stamp: u64,
+    pub(crate) done: u64,
+}
+
+impl Stepped {
+    /// A null namespace; `hz` is the frequency of the counter.
+    pub(crate) fn new(hz: u64) -> Result<Self> {
+        let namespaces = vec![NamespaceConfig::null(1, 1 << 24, 7)];
+        let mut model = Model::new(ModelConfig { namespaces, ..ModelConfig::default() })?;
+        let arena = DmaArena::leak(8 << 20, IOVA)?;
+        model.map_dma(arena.region())?;
+        let doorbells = model.doorbells();
+        let model = Rc::new(RefCell::new(model));
+        let clock = Clock::tsc(hz);
+        let regs = Box::leak(Box::new(Registers(Rc::clone(&model))));
+        let parts = DeviceParts { regs, doorbells, arena, clock };
+        let config = ControllerConfig { latency_sampling: 0, ..ControllerConfig::default() };
+        let controller = Controller::new(parts, &Bump::leak(8 << 20), config)?;
+        let mut passes = 0;
+        while controller.state() != ControllerState::Ready {
+            controller.poll(clock.now());
+            controller.ring();
+            model.borrow_mut().step(rdtsc());
+            passes += 1;
+            if passes > BRING_UP {
+                bail!("the controller does not come up: {:?}", controller.state());
+            }
+        }
+        let queue = controller.take_raw_queue(0).context("a queue")?;
+        let namespace = controller.namespaces().next().context("a namespace")?;
+        let target = namespace.target()?;
+        let mut bufs = Vec::new();
+        for _ in 0..queue.depth() {
+            bufs.push(arena.alloc(READ_BYTES)?.into_device());
+        }
+        let rng = Rng::new(3);
+        let stamp = stamp_cost();
+        Ok(Self { model, controller, clock, queue, target, bufs, rng, stamp, done: 0 })
+    }
+
+    /// What two readings of the counter cost when nothing is between them.
+    pub(crate) const fn stamp(&self) -> u64 {
+        self.stamp
+    }
+
+    /// The median of `batches` batches.
+    pub(crate) fn batches(&mut self, size: u16, batches: u64) -> Result<Cost> {
+        let mut parts = [Vec::new(), Vec::new(), Vec::new()];
+        for _ in 0..batches {
+            let ticks = self.batch(size)?;
+            for (part, ticks) in parts.iter_mut().zip(ticks) {
+                part.push(ticks.saturating_sub(self.stamp));
+            }
+            // Keeps the watch of the commands' age; not timed.
+            self.controller.poll(self.clock.now());
+        }
+        let [submit, model, reap] = parts.map(|mut part| {
+            part.sort_unstable();
+            part.get(part.len() / 2).map_or(0.0, |ticks| *ticks as f64 / f64::from(size))
+        });
+        Ok(Cost { submit, reap, model })
+    }
+
+    /// Submit and ring, model, reap; in ticks.
+    fn batch(&mut self, size: u16) -> Result<[u64; 3]> {
+        let Self { queue, target, bufs, rng, model, .. } = self;
+        let begin = rdtsc();
+        for (token, buf) in (0_u64..).zip(bufs.iter().take(size.into())) {
+            queue.submit_read(target, Lba(rng.below(1 << 24)), 1, buf, token)?;
+        }
+        queue.ring();
+        let rung = rdtsc();
+        let mut posted = 0;
+        while posted < u32::from(size) {
+            posted += model.borrow_mut().step(0).completions;
+        }
+        let stepped = rdtsc();
+        let mut failed = None;
+        let before = rdtsc();
+        let taken = queue.reap(size, |_, result| failed = failed.or(result.err()));
+        let after = rdtsc();
+        self.done += u64::from(taken);
+        match failed {
+            Some(error) => Err(error.into()),
+            None if taken != size => bail!("{taken} of {size} completions"),
+            None => Ok([rung - begin, stepped - rung, after - before]),
+        }
+    }
+
+    /// Ticks of a poll that finds nothing.
+    pub(crate) fn empty_poll(&self, rounds: u64) -> f64 {
+        let mut best = u64::MAX;
+        for _ in 0..rounds {
+            let begin = rdtsc();
+            for _ in 0..POLLS {
+                std::hint::black_box(self.queue.reap(64, |_, _| {}));
+            }
+            best = best.min(rdtsc() - begin);
+        }
+        best.saturating_sub(self.stamp) as f64 / f64::from(POLLS)
+    }
+}
+
+fn stamp_cost() -> u64 {
+    let mut costs: Vec<u64> = (0..1001)
+        .map(|_| {
+            let begin = rdtsc();
+            rdtsc() - begin
+        })
+        .collect();
+    costs.sort_unstable();
+    costs[costs.len() / 2]
+}

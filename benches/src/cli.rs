@@ -1,0 +1,78 @@
+//! The command line that all benchmarks have, and their exit codes.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use hybrid_conventions::Exit;
+
+use crate::report::Report;
+
+/// Options of every benchmark.
+#[derive(Clone, Debug, Parser)]
+#[command(version)]
+pub struct Args {
+    /// Tiny sizes: shows that it works, not how fast.
+    #[arg(long)]
+    pub quick: bool,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// CPU that is measured; by default the last one that this process may use.
+    #[arg(long, value_name = "CPU")]
+    pub core: Option<u32>,
+    /// Repetitions; the table has their medians.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub repetitions: u32,
+    /// Only the parts whose name contains this.
+    #[arg(long, value_name = "TEXT")]
+    pub only: Option<String>,
+}
+
+impl Args {
+    /// Whether a part is wanted.
+    #[must_use]
+    pub fn wants(&self, part: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| part.contains(only.as_str()))
+    }
+
+    /// `full`, or `quick` for a quick run.
+    #[must_use]
+    pub const fn size(&self, full: u64, quick: u64) -> u64 {
+        if self.quick { quick } else { full }
+    }
+
+    /// Repetitions; one is enough to see that it works.
+    #[must_use]
+    pub const fn repetitions(&self) -> u32 {
+        match (self.quick, self.repetitions) {
+            (true, _) | (_, 0) => 1,
+            (false, n) => n,
+        }
+    }
+}
+
+/// Parses the command line, runs the benchmark and prints its report.
+///
+/// The exit code is 2 if a goal was missed in a run of full size.
+pub fn main(bench: impl FnOnce(&Args) -> anyhow::Result<Report>) -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            let _ = error.print();
+            let exit = if error.use_stderr() { Exit::Error } else { Exit::Ok };
+            return ExitCode::from(exit.code());
+        }
+    };
+    let exit = match bench(&args) {
+        Ok(report) => {
+            let text = if args.json { report.to_json() } else { report.to_text() };
+            print!("{text}");
+            if report.missed() && !args.quick { Exit::Threshold } else { Exit::Ok }
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            Exit::Error
+        }
+    };
+    ExitCode::from(exit.code())
+}
