@@ -75,6 +75,8 @@ impl Namespace {
             Standing::Usable(before) if now != Standing::Usable(before) => {
                 Standing::Refused(Refusal::Changed)
             }
+            // For ever: handles to the old shape are still about.
+            Standing::Refused(Refusal::Changed) => Standing::Refused(Refusal::Changed),
             _ => now,
         };
         self.nsid.set(nsid);
@@ -354,5 +356,31 @@ fn check_range(shape: Shape, slba: Lba, nlb: u64) -> Result<u32, IoError> {
     match u32::try_from(nlb) {
         Ok(count) if fits && count != 0 => Ok(count),
         _ => Err(IoError::OutOfRange { slba, nlb, blocks: shape.blocks }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core_runtime::mem::DmaArena;
+
+    use crate::hub::Queues;
+
+    #[test]
+    fn a_namespace_that_changed_in_a_reset_is_never_used_again() {
+        let arena = DmaArena::leak(1 << 20, Iova(0x4000_0000)).expect("arena");
+        let hub = std::boxed::Box::leak(std::boxed::Box::new(Hub::new(Queues::new(), arena)));
+        let namespace = Namespace::vacant(hub);
+        let shape = Shape { lba_bytes: 512, lba_shift: 9, blocks: 10, max_blocks: 8 };
+        let raw = [0; 4096];
+        namespace.fill(3, Ok(shape), &raw);
+        namespace.fill(3, Ok(shape), &raw);
+        assert_eq!(namespace.standing(), Standing::Usable(shape), "the same as before");
+        namespace.fill(3, Ok(Shape { blocks: 9, ..shape }), &raw);
+        assert_eq!(namespace.refusal(), Some(Refusal::Changed));
+        namespace.fill(3, Ok(shape), &raw);
+        namespace.fill(3, Ok(Shape { blocks: 9, ..shape }), &raw);
+        assert_eq!(namespace.refusal(), Some(Refusal::Changed));
+        assert_eq!((namespace.blocks(), namespace.lba_bytes()), (0, 0));
     }
 }

@@ -385,10 +385,8 @@ impl Requests {
 
     #[inline(never)]
     fn wake_waiters(&self) {
-        // All of them when the queue is closed: they have to hear it.
-        if self.qp.mode() != Mode::Open {
-            self.waiters.wake(u16::MAX);
-        } else if self.has_room() {
+        // While the queue is closed there is nothing to be had; who waits is woken when that ends.
+        if self.has_room() {
             let room = self.qp.depth() - self.qp.unfinished().min(self.qp.depth());
             self.waiters.wake(room.max(1));
         }
