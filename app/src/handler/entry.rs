@@ -3,7 +3,7 @@
 //! Called by the host's runtime on the partition's core (see `host_bridge`), with the job in the
 //! partition's arguments. One task does the job; the standard loop drives controller and scheduler.
 
-use core_runtime::clock::{Instant, Ticks};
+use core_runtime::clock::Instant;
 use core_runtime::mem::DmaBuf;
 use core_runtime::metrics::RuntimeMetrics;
 use core_runtime::partition::{Devices, Partition, PartitionExit, run_until_stopped};
@@ -14,7 +14,10 @@ use hybrid_abi::feed_job::{
     KIND_FEED_ABORT, KIND_FEED_DATA, KIND_FEED_END,
 };
 use nvme_driver::spec::{LogPageId, Nsid};
-use nvme_driver::{Controller, ControllerConfig, ControllerError, DeviceParts, IoError, Namespace};
+use nvme_driver::{
+    Controller, ControllerConfig, ControllerError, DeviceParts, IoError, LatencyHistograms,
+    Namespace,
+};
 use zerocopy::IntoBytes;
 
 use super::WINDOW_MAX;
@@ -62,11 +65,13 @@ fn start(
         queue_depth: depth,
         // Every chunk of the window at once, however few commands the queue holds.
         requests: depth.saturating_mul(2).max(WINDOW_MAX as u16),
+        max_transfer_bytes: job.max_transfer_bytes,
         latency_sampling: 1,
         ..ControllerConfig::default()
     };
     let controller = Controller::new(parts, partition.bump(), config)
         .map_err(|error| failed("controller")(&error))?;
+    controller.record_latencies_into(LatencyHistograms::of(partition.metrics()));
     let progress =
         partition.bump().alloc(Progress::default()).map_err(|error| failed("memory")(&error))?;
     let metrics =
@@ -201,29 +206,22 @@ impl Source for RingSource {
 struct Driven(Desk);
 
 impl Devices for Driven {
+    #[inline]
     fn poll(&mut self, now: Instant) -> bool {
-        !self.0.controller.poll(now).is_idle()
+        Devices::poll(&mut self.0.controller, now)
     }
 
+    #[inline]
     fn ring(&mut self) {
-        self.0.controller.ring();
+        Devices::ring(&mut self.0.controller);
     }
 
     fn publish(&mut self, metrics: &RuntimeMetrics) {
-        let Desk { partition, controller, progress, .. } = self.0;
+        let Desk { partition, progress, .. } = self.0;
         if partition.stop_requested().is_some() {
             progress.stop.set(true);
         }
-        let stats = controller.stats();
-        metrics.io_submitted.set(stats.io.submitted);
-        metrics.io_completed.set(stats.io.completed - stats.io.failed);
-        metrics.io_failed.set(stats.io.failed + stats.io.lost);
-        metrics.io_retried.set(stats.io.retries);
-        metrics.controller_resets.set(stats.resets);
-        metrics.queue_depth.set(stats.io.in_flight.into());
-        let clock = partition.clock();
-        let longest = clock.ticks_to_ns(Ticks::new(stats.io.latency.max_ticks));
-        metrics.max_latency_ns.raise(longest);
+        Devices::publish(&mut self.0.controller, metrics);
         self.0.metrics.publish(progress);
     }
 }

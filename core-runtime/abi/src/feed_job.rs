@@ -73,15 +73,19 @@ pub struct FeedJob {
     pub nsid: u32,
     /// Entries of `symbols` that count; 0 for all symbols.
     pub symbol_count: u32,
+    /// Largest transfer of one command in bytes; the controller's MDTS may make it less.
+    pub max_transfer_bytes: u32,
+    /// Zero.
+    pub reserved: u32,
     /// Name of the feed to be ingested.
     pub feed_name: Name<64>,
     /// Symbols whose books are kept.
     pub symbols: [[u8; 8]; JOB_SYMBOLS_MAX],
 }
 
-const _: () = assert!(size_of::<FeedJob>() == 616 && align_of::<FeedJob>() == 8);
+const _: () = assert!(size_of::<FeedJob>() == 624 && align_of::<FeedJob>() == 8);
 const _: () = assert!(offset_of!(FeedJob, queue_depth) == 24);
-const _: () = assert!(offset_of!(FeedJob, feed_name) == 40 && offset_of!(FeedJob, symbols) == 104);
+const _: () = assert!(offset_of!(FeedJob, feed_name) == 48 && offset_of!(FeedJob, symbols) == 112);
 
 impl FeedJob {
     /// A job of this version that does nothing yet.
@@ -96,6 +100,8 @@ impl FeedJob {
             orders_max: 1 << 20,
             nsid: 0,
             symbol_count: 0,
+            max_transfer_bytes: 512 << 10,
+            reserved: 0,
             feed_name: Name::EMPTY,
             symbols: [[b' '; 8]; JOB_SYMBOLS_MAX],
         }
@@ -298,7 +304,7 @@ mod tests {
             let error = FeedJob::parse(job.as_bytes()).expect_err(words).to_string();
             assert!(error.contains(words), "{error}");
         }
-        assert!(FeedJob::parse(&good.as_bytes()[..615]).is_err());
+        assert!(FeedJob::parse(&good.as_bytes()[..623]).is_err());
     }
 
     #[test]

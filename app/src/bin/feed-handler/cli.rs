@@ -9,7 +9,8 @@ use clap::{Args, Parser, Subcommand};
 use feed_handler::synth::MAX_STOCKS;
 
 use crate::values::{
-    parse_count, parse_cpu, parse_orders, parse_size, parse_symbols, parse_time_ns,
+    parse_block, parse_count, parse_cpu, parse_mdts, parse_orders, parse_size, parse_symbols,
+    parse_time_ns, parse_transfer,
 };
 
 /// Reads a NASDAQ ITCH 5.0 feed from an NVMe controller on a core of its own and keeps the books.
@@ -144,6 +145,11 @@ pub(crate) struct MachineArgs {
     #[arg(long, value_name = "N", default_value_t = 32, help_heading = "Machine",
           value_parser = clap::value_parser!(u16).range(1..=1023))]
     pub(crate) queue_depth: u16,
+    /// Largest transfer of one command, a power of two from 4k to 2M; the controller's MDTS may make
+    /// it less
+    #[arg(long, value_name = "BYTES", default_value = "512k", help_heading = "Machine",
+          value_parser = parse_transfer)]
+    pub(crate) max_transfer: u32,
     /// Overwrite a device that carries something else than one of our feeds
     #[arg(long, help_heading = "Machine")]
     pub(crate) allow_writes: bool,
@@ -173,11 +179,11 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "BYTES", value_parser = parse_size)]
     pub(crate) model_size: Option<u64>,
     /// Logical block size: 512 to 64k, a power of two
-    #[arg(long, value_name = "BYTES", default_value = "4k", value_parser = parse_size)]
-    pub(crate) model_lba: u64,
-    /// Largest transfer of one command: a power of two of 4 KiB pages
-    #[arg(long, value_name = "BYTES", default_value = "128k", value_parser = parse_size)]
-    pub(crate) model_mdts: u64,
+    #[arg(long, value_name = "BYTES", default_value = "4k", value_parser = parse_block)]
+    pub(crate) model_lba: u32,
+    /// MDTS, the controller's limit of one transfer: a power of two from 8k, or `none`
+    #[arg(long, value_name = "BYTES", default_value = "128k", value_parser = parse_mdts)]
+    pub(crate) model_mdts: u8,
     /// Complete commands in an order shuffled from this seed
     #[arg(long, value_name = "SEED")]
     pub(crate) model_out_of_order: Option<u64>,

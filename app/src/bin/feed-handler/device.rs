@@ -6,7 +6,7 @@ use host_bridge::backend::check_built_in;
 use host_bridge::backend::model::{
     Backing, LatencyModel, ModelBackend, ModelConfig, NamespaceConfig,
 };
-use hybrid_conventions::{Bytes, DeviceSpec};
+use hybrid_conventions::DeviceSpec;
 
 use feed_handler::handler::CHUNK_BYTES;
 use hybrid_abi::feed::Shape;
@@ -16,9 +16,6 @@ use crate::failure::Failure;
 
 /// Least size of a model's namespace: the order of magnitude of a day, and sparse until written.
 const LEAST_BYTES: u64 = 256 << 20;
-
-/// Bytes of a memory page, in which MDTS counts.
-const PAGE_BYTES: u64 = 4096;
 
 /// What a run wants of its device.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +37,7 @@ pub(crate) fn backend(machine: &MachineArgs, need: Need) -> Result<ModelBackend,
         return Err(Failure::missing(format_args!("device {spec} is not built into this version")));
     };
     let model = &machine.model;
-    let lba_bytes = block_bytes(model.model_lba)?;
+    let lba_bytes = model.model_lba;
     let (backing, bytes) = match image {
         None => (Backing::Memory, model.model_size.unwrap_or(wanted(need))),
         Some(path) => image_backing(Path::new(path), model.model_size, need)?,
@@ -51,7 +48,7 @@ pub(crate) fn backend(machine: &MachineArgs, need: Need) -> Result<ModelBackend,
     namespace.backing = backing;
     let mut config = ModelConfig {
         namespaces: vec![namespace],
-        mdts: mdts(model.model_mdts)?,
+        mdts: model.model_mdts,
         serial: "HYBRIDMODEL0001".to_owned(),
         ..ModelConfig::default()
     };
@@ -124,29 +121,4 @@ fn image_backing(path: &Path, size: Option<u64>, need: Need) -> Result<(Backing,
         },
         Err(error) => Err(Failure::file("image", path, &error)),
     }
-}
-
-fn block_bytes(bytes: u64) -> Result<u32, Failure> {
-    let legal = bytes.is_power_of_two() && (512..=65_536).contains(&bytes);
-    u32::try_from(bytes).ok().filter(|_| legal).ok_or_else(|| {
-        Failure::error(format_args!(
-            "--model-lba {} is no block size; allowed are powers of two from 512 to 64k",
-            Bytes(bytes)
-        ))
-    })
-}
-
-/// MDTS as the controller reports it: a power of two of pages.
-fn mdts(bytes: u64) -> Result<u8, Failure> {
-    let pages = bytes / PAGE_BYTES;
-    let legal = bytes.is_power_of_two() && (1..=1 << 20).contains(&pages);
-    u8::try_from(pages.trailing_zeros())
-        .ok()
-        .filter(|exponent| legal && *exponent != 0 || pages == 1)
-        .ok_or_else(|| {
-            Failure::error(format_args!(
-                "--model-mdts {} is no transfer size; allowed are powers of two from 4k to 4G",
-                Bytes(bytes)
-            ))
-        })
 }

@@ -158,6 +158,7 @@ fn refuse_image_of(feed: &Path, machine: &MachineArgs) -> Result<(), Failure> {
 pub(crate) fn new_job(machine: &MachineArgs, flags: u32, feed: Option<&Feed>) -> FeedJob {
     let mut job = FeedJob::new(flags | JOB_IDENTIFY);
     job.queue_depth = machine.queue_depth.into();
+    job.max_transfer_bytes = machine.max_transfer;
     if machine.allow_writes {
         job.flags |= JOB_OVERWRITE;
     }

@@ -11,6 +11,44 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     text.parse::<Bytes>().map(Bytes::get).map_err(|error| error.to_string())
 }
 
+/// A size that is a power of two from `least` to `most`.
+fn parse_power(text: &str, least: u32, most: u32) -> Result<u32, String> {
+    let bytes = parse_size(text)?;
+    u32::try_from(bytes)
+        .ok()
+        .filter(|bytes| bytes.is_power_of_two() && (least..=most).contains(bytes))
+        .ok_or_else(|| {
+            let (least, most) = (Bytes(least.into()), Bytes(most.into()));
+            format!("allowed are powers of two from {least} to {most}")
+        })
+}
+
+/// A logical block's size.
+pub(crate) fn parse_block(text: &str) -> Result<u32, String> {
+    parse_power(text, 512, 64 << 10)
+}
+
+/// The driver's own limit of a transfer. More than 2 MiB would be PRP lists of more than a page for
+/// requests of 64 KiB.
+pub(crate) fn parse_transfer(text: &str) -> Result<u32, String> {
+    parse_power(text, 4 << 10, 2 << 20)
+}
+
+/// MDTS as the controller reports it: the exponent of a power of two of 4 KiB pages, 0 for no limit
+/// (NVMe Base 2.0, Identify Controller), so that a limit of one page cannot be said.
+pub(crate) fn parse_mdts(text: &str) -> Result<u8, String> {
+    if text == "none" {
+        return Ok(0);
+    }
+    if parse_size(text) == Ok(4096) {
+        return Err("mdts of one page cannot be reported (0 means no limit); allowed are `none` and \
+                    powers of two from 8k to 1G; --max-transfer 4k limits the driver instead"
+            .to_owned());
+    }
+    let bytes = parse_power(text, 8 << 10, 1 << 30)?;
+    u8::try_from(bytes.trailing_zeros() - 12).map_err(|error| error.to_string())
+}
+
 /// `500us`, `10s`, or plain nanoseconds.
 pub(crate) fn parse_time_ns(text: &str) -> Result<u64, String> {
     Nanos::parse(text, TimeUnit::Nano).map(Nanos::get).map_err(|error| error.to_string())
@@ -74,6 +112,31 @@ mod tests {
         }
         for text in ["", "M", "1.5M", "-1", "5 k", "99999999999G"] {
             assert!(parse_count(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn mdts_is_an_exponent_of_pages_and_never_one_page() {
+        for (text, mdts) in [("none", 0), ("8k", 1), ("128k", 5), ("2M", 9), ("1G", 18)] {
+            assert_eq!(parse_mdts(text), Ok(mdts));
+        }
+        assert!(parse_mdts("4k").is_err_and(|line| line.contains("--max-transfer 4k")));
+        for text in ["5k", "0", "2k", "12k", "2G"] {
+            let line = parse_mdts(text).expect_err(text);
+            assert_eq!(line, "allowed are powers of two from 8k to 1G", "{text}");
+        }
+    }
+
+    #[test]
+    fn blocks_and_transfers_are_powers_of_two_within_bounds() {
+        assert_eq!(parse_block("512"), Ok(512));
+        assert_eq!(parse_block("64k"), Ok(65_536));
+        assert_eq!(parse_transfer("2M"), Ok(2 << 20));
+        for text in ["0", "256", "1000", "128k", "8G"] {
+            assert!(parse_block(text).is_err(), "{text}");
+        }
+        for text in ["2k", "5k", "4M"] {
+            assert!(parse_transfer(text).is_err(), "{text}");
         }
     }
 

@@ -96,7 +96,7 @@ fn device(screen: &mut Screen, device: &Device) {
                 HumanBytes(device.namespace_bytes),
                 HumanBytes(device.lba_bytes)
             ),
-            format!("MDTS {}", HumanBytes(device.max_transfer_bytes)),
+            format!("transfers of at most {}", HumanBytes(device.max_transfer_bytes)),
             format!("queue depth {}", device.queue_depth),
         ],
     );

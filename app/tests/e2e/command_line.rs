@@ -1,0 +1,110 @@
+//! The command line itself: help, version, usage errors, and a list of every option.
+
+use crate::run;
+
+#[test]
+fn help_and_version_are_results_and_end_with_zero() {
+    for args in [&["--help"][..], &["-h"], &["--version"], &["-V"], &["replay", "--help"]] {
+        let run = run::start(args).wait().ok();
+        assert!(!run.stdout.is_empty(), "{args:?}");
+        assert_eq!(run.stderr, "", "{args:?}");
+        for line in run.stdout.lines() {
+            assert!(line.chars().count() <= 100, "{args:?}: {line}");
+        }
+    }
+    let version = run::start(&["--version"]).wait().stdout;
+    assert_eq!(version, format!("feed-handler {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn usage_errors_end_with_one_and_say_what_is_allowed() {
+    for (args, words) in [
+        (&["--nonsense"][..], "unexpected argument '--nonsense'"),
+        (&["ingest"], "<FILE>"),
+        (&["fly"], "unrecognized subcommand 'fly'"),
+        (&["--queue-depth", "0"], "0 is not in 1..=1023"),
+        (&["--queue-depth", "1024"], "1024 is not in 1..=1023"),
+        (&["--stocks", "4000"], "4000 is not in 1..=2048"),
+        (&["--messages", "many"], "`many` is no count"),
+        (&["replay", "--max-orders", "10"], "allowed are 1k to 64M orders"),
+        (&["replay", "--symbols", "A,,B"], "1 to 8 printable ASCII characters"),
+        (&["replay", "--model-latency", "soon"], "soon"),
+        (&["replay", "--model-size", "4q"], "4q"),
+        (&["list", "--model-lba", "1000"], "allowed are powers of two from 512 to 64k"),
+        (&["list", "--model-mdts", "5k"], "allowed are powers of two from 8k to 1G"),
+        (&["list", "--model-mdts", "4k"], "--max-transfer 4k limits the driver instead"),
+        (&["list", "--max-transfer", "4M"], "allowed are powers of two from 4k to 2M"),
+        (&["id-ns", "--namespace-id", "-1"], "-1"),
+        (&["--seed", "1", "replay"], "cannot be used with"),
+    ] {
+        let run = run::start(args).wait();
+        assert_eq!(run.code(), Some(1), "{args:?}: {run:?}");
+        assert_eq!(run.stdout, "", "{args:?}");
+        assert!(run.stderr.contains(words), "{words:?}: {run:?}");
+    }
+}
+
+#[test]
+fn symbols_and_days_beyond_what_is_possible_are_refused_with_what_is_allowed() {
+    let many: Vec<_> = (0..65).map(|number| format!("S{number}")).collect();
+    let many = many.join(",");
+    let feed = crate::feeds::small();
+    let args = ["replay", crate::temp::text(&feed), "--symbols", &many];
+    run::start(&args).wait().refused(1, &["65 symbols; at most 64 are allowed"]);
+    let run = run::start(&["--messages", "10", "--stocks", "5"]).wait();
+    run.refused(1, &["of 5 stocks has at least 437 messages, not 10"]);
+}
+
+/// Every option, and the test that shows what it does. A new one needs a line here and a test.
+const OPTIONS: [(&str, &str); 24] = [
+    ("--allow-writes", "bad_device::a_device_that_carries_something_else_is_..."),
+    ("--bbo", "real_data"),
+    ("--check-silence", "silence"),
+    ("--core", "options::the_partition_runs_on_the_core_that_was_named"),
+    ("--device", "images, bad_device"),
+    ("--help", "command_line"),
+    ("--json", "json"),
+    ("--lenient", "bad_feed"),
+    ("--max-orders", "bad_feed::books_that_are_too_small_are_..."),
+    ("--max-transfer", "options::the_model_is_what_its_options_say"),
+    ("--messages", "options::a_day_is_as_long_and_as_wide_as_was_asked_for"),
+    ("--model-latency", "options::commands_take_as_long_as_the_model_was_told"),
+    ("--model-lba", "options::the_model_is_what_its_options_say"),
+    ("--model-mdts", "options::the_model_is_what_its_options_say"),
+    ("--model-out-of-order", "real_data"),
+    ("--model-size", "options::the_model_is_what_its_options_say"),
+    ("--namespace-id", "admin::a_namespace_that_is_not_active_is_refused_..."),
+    ("--no-probe", "options::the_probe_is_left_out_when_asked_to"),
+    ("--queue-depth", "options::the_model_is_what_its_options_say"),
+    ("--quiet", "options::quiet_leaves_nothing_on_standard_error"),
+    ("--seed", "images::the_same_seed_makes_the_same_day_and_..."),
+    ("--stocks", "options::a_day_is_as_long_and_as_wide_as_was_asked_for"),
+    ("--symbols", "symbols"),
+    ("--version", "command_line"),
+];
+
+#[test]
+fn every_option_of_the_help_has_a_test_that_shows_what_it_does() {
+    let mut found = std::collections::BTreeSet::new();
+    let commands =
+        ["", "ingest", "replay", "id-ctrl", "id-ns", "smart-log", "error-log", "list", "--help"];
+    for command in commands {
+        let args: Vec<_> = [command, "--help"].into_iter().filter(|arg| !arg.is_empty()).collect();
+        let help = run::start(&args).wait().ok().stdout;
+        for line in help.lines() {
+            // An option begins its line: `  -q, --quiet` or `      --json`.
+            let line = line.trim_start();
+            let line = line
+                .get(..4)
+                .filter(|s| s.starts_with('-') && s.ends_with(", "))
+                .map_or(line, |short| &line[short.len()..]);
+            if line.starts_with("--") {
+                let end = line.find([' ', '[']).unwrap_or(line.len());
+                found.insert(line[..end].to_owned());
+            }
+        }
+    }
+    let known: std::collections::BTreeSet<_> =
+        OPTIONS.iter().map(|(option, _)| (*option).to_owned()).collect();
+    assert_eq!(found, known);
+}
