@@ -4,7 +4,8 @@ use core_runtime::metrics::{MetricsReader, MetricsWriter, part_bytes};
 use hybrid_abi::metrics::MetricUnit;
 use hybrid_conformance::{Backend, Oracle, Rig, Stepped, quick};
 use nvme_driver::{
-    ControllerConfig, ControllerState, Failed, IoError, Lba, ResetReason, WriteFlags,
+    ControllerConfig, ControllerState, Failed, IoError, LatencyHistograms, Lba, ResetReason,
+    WriteFlags,
 };
 use nvme_model::{ControllerFault, LatencyModel, ModelConfig, NamespaceConfig};
 use nvme_spec::StatusCode;
@@ -161,10 +162,12 @@ fn latencies_reach_the_histogram_in_nanoseconds() {
         ModelConfig { latency: LatencyModel::FixedNs(5_000), ..model() },
         ControllerConfig { latency_sampling: 1, ..config() },
     );
-    let part = hybrid_shm::leak_aligned(part_bytes(1, 1), 128);
-    let mut writer = MetricsWriter::new(part, 1).expect("a part");
-    let histogram = writer.histogram("read_latency_ns", MetricUnit::NANOSECONDS).expect("room");
-    rig.controller.record_latency_into(Box::leak(Box::new(histogram)));
+    let part = hybrid_shm::leak_aligned(part_bytes(2, 2), 128);
+    let mut writer = MetricsWriter::new(part, 2).expect("a part");
+    let mut histogram =
+        |name| writer.histogram(name, MetricUnit::NANOSECONDS).expect("room for both");
+    let (reads, writes) = (histogram("read_latency_ns"), histogram("write_latency_ns"));
+    rig.controller.record_latencies_into(LatencyHistograms { reads, writes });
     for lba in 0..100 {
         read(&rig, lba).expect("read");
     }
@@ -175,5 +178,6 @@ fn latencies_reach_the_histogram_in_nanoseconds() {
     let seen = reader.histogram("read_latency_ns").expect("by its name");
     assert_eq!(seen.count(), 100);
     assert_eq!(seen.max(), stats.max_ticks, "a tick of the virtual clock is a nanosecond");
+    assert_eq!(reader.histogram("write_latency_ns").expect("by its name").count(), 0);
     recovers(&rig);
 }

@@ -16,7 +16,6 @@ use core::task::Poll;
 
 use core_runtime::clock::{Clock, Instant};
 use core_runtime::mem::{Bump, DmaArena, DmaBuf, DoorbellRegion, SharedDma};
-use core_runtime::metrics::Histogram;
 use core_runtime::task::WakeSlot;
 use nvme_spec::registers::{Cap, Version};
 use nvme_spec::{
@@ -31,6 +30,7 @@ use crate::config::ControllerConfig;
 use crate::error::{ControllerError, Failed, IoError};
 use crate::events::Events;
 use crate::hub::{Hub, Queues};
+use crate::latency::LatencyHistograms;
 use crate::lifecycle::{Life, Phase};
 use crate::namespace::{Namespace, Standing};
 use crate::queue::{QueuePair, QueueSpec};
@@ -516,9 +516,9 @@ impl Controller {
     }
 
     /// Sampled latencies of all I/O queues are recorded there too, in nanoseconds.
-    pub fn record_latency_into(&self, histogram: &'static Histogram) {
+    pub fn record_latencies_into(&self, histograms: LatencyHistograms) {
         for queue in &self.hub.queues {
-            queue.qp().record_into(histogram);
+            queue.qp().record_into(histograms);
         }
     }
 

@@ -33,6 +33,7 @@ mod error;
 mod events;
 mod future;
 mod hub;
+mod latency;
 mod lifecycle;
 mod namespace;
 mod prp;
@@ -54,6 +55,7 @@ pub use config::{ControllerConfig, MAX_IO_QUEUES, MAX_NAMESPACES, MAX_PAGE_BYTES
 pub use controller::{Controller, ControllerState, DeviceParts, PollReport};
 pub use error::{ControllerError, Failed, IoError, ResetReason, Step};
 pub use future::{CommandFuture, IoFuture};
+pub use latency::LatencyHistograms;
 pub use namespace::{Namespace, WriteFlags};
 pub use nvme_spec::{self as spec, Lba};
 pub use queue::QueuePair;

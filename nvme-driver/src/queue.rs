@@ -20,13 +20,13 @@ mod rare;
 
 use core::cell::Cell;
 
-use core_runtime::clock::{Clock, Instant, Ticks};
+use core_runtime::clock::Clock;
 use core_runtime::mem::{Bump, CqMem, DmaArena, Doorbell, DoorbellRegion, Iova, PrpList, SqMem};
-use core_runtime::metrics::Histogram;
 use nvme_spec::{Cqe, QueueId, Status};
 
 use crate::cid::{CidLayout, NO_CID};
 use crate::error::{ControllerError, ResetReason};
+use crate::latency::{LatencyHistograms, Stamp};
 use crate::prp::{self, Rest};
 use crate::slot::{NO_SLOT, STAMPED, Slot};
 use crate::stats::{Count, Ignored, LatencySummary};
@@ -114,9 +114,9 @@ pub struct QueuePair {
     parked_free: Cell<u16>,
     held: Cell<u16>,
     sample_every: u32,
-    stamps: &'static [Cell<Instant>],
+    stamps: &'static [Cell<Stamp>],
     clock: Clock,
-    histogram: Cell<Option<&'static Histogram>>,
+    histograms: Cell<Option<LatencyHistograms>>,
     cold: Cold,
 }
 
@@ -181,7 +181,7 @@ impl QueuePair {
             let next = if slot + 1 == depth { NO_SLOT } else { slot + 1 };
             Slot::new(layout.before_first(slot), next)
         });
-        let stamps = bump.slice_with(usize::from(depth), |_| Cell::new(Instant::from_ticks(0)));
+        let stamps = bump.slice_with(usize::from(depth), |_| Cell::new(Stamp::default()));
         Ok(Self {
             slots: slots.map_err(|_| no_memory)?,
             free: Cell::new(NO_SLOT),
@@ -214,7 +214,7 @@ impl QueuePair {
             sample_every: spec.sample_every,
             stamps: stamps.map_err(|_| no_memory)?,
             clock,
-            histogram: Cell::new(None),
+            histograms: Cell::new(None),
             cold: Cold::default(),
         })
     }
@@ -268,7 +268,7 @@ impl QueuePair {
         let mut tag = u16::from(self.epoch.get());
         let left = self.sample_in.get();
         if left == 0 {
-            tag |= self.stamp(index);
+            tag |= self.stamp(index, sqe[0]);
         } else {
             self.sample_in.set(left.wrapping_sub(1));
         }
@@ -298,9 +298,9 @@ impl QueuePair {
         at.0
     }
 
-    /// Stamps a sampled command; returns the flag for its tag.
+    /// Stamps a sampled command whose first two dwords are `head`; returns the flag for its tag.
     #[cold]
-    fn stamp(&self, index: u16) -> u16 {
+    fn stamp(&self, index: u16, head: u64) -> u16 {
         if self.sample_every == 0 {
             // Off: the countdown starts from its top again.
             self.sample_in.set(u32::MAX);
@@ -308,7 +308,7 @@ impl QueuePair {
         }
         self.sample_in.set(self.sample_every - 1);
         if let Some(stamp) = self.stamps.get(usize::from(index)) {
-            stamp.set(self.clock.now());
+            stamp.set(Stamp::now(self.clock, head));
         }
         STAMPED
     }
@@ -481,10 +481,11 @@ impl QueuePair {
     #[inline(never)]
     fn sample(&self, index: u16) {
         if let Some(stamp) = self.stamps.get(usize::from(index)) {
-            let ticks = self.clock.now().since(stamp.get()).get();
-            self.cold.latency.set(self.cold.latency.get().record(ticks));
-            if let Some(histogram) = self.histogram.get() {
-                histogram.record(self.clock.ticks_to_ns(Ticks::new(ticks)));
+            let stamp = stamp.get();
+            let ticks = self.clock.now().since(stamp.at());
+            self.cold.latency.set(self.cold.latency.get().record(ticks.get()));
+            if let Some(histograms) = self.histograms.get() {
+                histograms.record(stamp.kind(), self.clock.ticks_to_ns(ticks));
             }
         }
     }

@@ -8,10 +8,14 @@ use crate::fault::{CqeFault, FaultAction};
 use crate::flight::{Flight, Torn};
 use crate::mistake::{DoorbellKind, HostMistake};
 use crate::model::{Model, NO_QUEUE};
-use crate::queues::completion;
+use crate::queues::{Cq, completion};
 use crate::stats::StepReport;
 use core_runtime::mem::{Iova, prefetch_write};
 use nvme_spec::{AsyncEvent, Cid, Cqe, NvmOpcode, QueueId, Sqe, Status};
+
+/// Bursts of so few commands are completed one by one: a host that waits for one of them goes on
+/// sooner than the cache line saved is worth. Two lines of completions.
+const STAGE_ABOVE: u32 = 8;
 
 /// What a command came to.
 #[derive(Clone, Copy, Debug)]
@@ -120,14 +124,39 @@ impl Model {
         }
         let mut next = self.fetch(qid);
         for done in 1..=count {
-            let Some(sqe) = next else { return };
+            let Some(sqe) = next else { break };
             next = if done < count { self.fetch(qid) } else { None };
             if let Some(ahead) = &next {
                 self.prefetch_target(ahead);
             }
             let status = self.execute_io(qid, &sqe, None);
-            self.post(qid, sqe.cid(), status.into());
+            if count > STAGE_ABOVE {
+                self.stage(qid, sqe.cid(), status.into());
+            } else {
+                self.post(qid, sqe.cid(), status.into());
+            }
         }
+        if let Some(cq) = self.cq_of(qid) {
+            cq.flush();
+        }
+    }
+
+    /// Posts a completion when its cache line is full, or at the end of the short way.
+    #[inline]
+    fn stage(&mut self, sqid: QueueId, cid: Cid, outcome: Outcome) {
+        let Some(sq) = &mut self.sqs[usize::from(sqid.0)] else { return };
+        sq.in_flight.remove(cid);
+        let cqe = completion(sq, cid, outcome.status, outcome.result);
+        if let Some(cq) = &mut self.cqs[usize::from(sq.cqid.0)] {
+            self.stats.completions += 1;
+            cq.stage(cqe);
+        }
+    }
+
+    #[inline]
+    fn cq_of(&mut self, sqid: QueueId) -> Option<&mut Cq> {
+        let sq = self.sqs[usize::from(sqid.0)].as_ref()?;
+        self.cqs[usize::from(sq.cqid.0)].as_mut()
     }
 
     #[inline]

@@ -151,7 +151,13 @@ pub(crate) struct Cq {
     /// What was last written, per entry; empty unless the model is paranoid.
     written: Vec<Cqe>,
     stopped: bool,
+    /// Completions of the entries from the tail on that are not written yet.
+    staged: Vec<Cqe>,
 }
+
+/// Entries that are written together: those of one cache line. The host polls the line all the
+/// time, so that each write to it costs a way between the cores; four entries then share one.
+const STAGE: usize = 4;
 
 impl Cq {
     pub(crate) fn new(id: QueueId, entries: u32, place: QueuePlace, paranoid: bool) -> Self {
@@ -169,6 +175,7 @@ impl Cq {
             doorbell: place.doorbell,
             written: vec![Cqe::default(); written],
             stopped: false,
+            staged: Vec::with_capacity(STAGE),
         };
         for index in 0..written {
             cq.written[index] = cq.entry(index);
@@ -234,6 +241,29 @@ impl Cq {
         self.note(cqe);
         self.step();
         check
+    }
+
+    /// Keeps a completion for the entry after those that are kept already. All are written when
+    /// they fill a cache line, the rest by [`Cq::flush`]; not for paranoid models.
+    #[inline]
+    pub(crate) fn stage(&mut self, cqe: Cqe) {
+        self.staged.push(cqe);
+        let next = self.tail as usize + self.staged.len();
+        if next.is_multiple_of(STAGE) {
+            self.flush();
+        }
+    }
+
+    /// Writes what was kept.
+    #[inline]
+    pub(crate) fn flush(&mut self) {
+        for index in 0..self.staged.len() {
+            let cqe = self.with_phase(self.staged[index], self.phase);
+            // The memory was translated for all entries when the queue was made.
+            let _ = self.memory.post(self.tail, cqe.low, cqe.high);
+            self.step();
+        }
+        self.staged.clear();
     }
 
     #[inline]

@@ -1,18 +1,18 @@
 //! What a queue pair does rarely: retries, deadlines, closing, fencing, opening, counting.
 
 use core_runtime::mem::Iova;
-use core_runtime::metrics::Histogram;
 use nvme_spec::{Cqe, QueueId};
 
 use super::{EPOCHS_PER_DEADLINE, Mode, PostError, QueuePair};
+use crate::latency::LatencyHistograms;
 use crate::prp::{self, Rest};
 use crate::slot::{NO_SLOT, SlotState};
 use crate::stats::QueueStats;
 
 impl QueuePair {
     /// Sampled latencies go there too, in nanoseconds.
-    pub(crate) fn record_into(&self, histogram: &'static Histogram) {
-        self.histogram.set(Some(histogram));
+    pub(crate) fn record_into(&self, histograms: LatencyHistograms) {
+        self.histograms.set(Some(histograms));
     }
 
     /// Posts a held command again, in its slot, with a new generation.
