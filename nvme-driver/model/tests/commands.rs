@@ -460,3 +460,29 @@ fn fua_is_accepted_and_unknown_opcodes_are_not() {
     assert_eq!(host.admin_code(sqe), StatusCode::INVALID_OPCODE);
     assert_eq!(host.model.mistake_count(), 2);
 }
+
+#[test]
+fn bursts_that_share_cache_lines_complete_each_command_once_and_in_order() {
+    let mut host = Host::on(config());
+    // Not a multiple of the four completions of a line: the end of the ring cuts one in two.
+    let mut pair = host.pair(1, 14);
+    let at = Host::iova(host.alloc(4096));
+    for _ in 0..20 {
+        let mut cids = Vec::new();
+        for lba in 0..13 {
+            let sqe = host.io(NvmOpcode::READ, 1, lba, 1, at, 0);
+            cids.push(sqe.cid());
+            host.post(&mut pair, sqe);
+        }
+        host.ring_sq(1, pair.tail);
+        host.step();
+        for cid in cids {
+            let cqe = host.reap(&mut pair).expect("all of a burst are there after one step");
+            assert!(cqe.status().is_success());
+            assert_eq!(cqe.cid(), cid);
+        }
+        assert!(host.reap(&mut pair).is_none());
+        host.ring_cq(1, pair.head);
+    }
+    host.model.assert_no_mistakes();
+}

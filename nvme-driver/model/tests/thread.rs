@@ -28,6 +28,7 @@ fn a_host_brings_the_model_up_through_the_mailbox() {
             assert_eq!(std::thread::current().name(), Some("the-model"));
             flag.store(true, Ordering::Release);
         })),
+        ..ThreadOptions::default()
     };
     let thread = ModelThread::spawn(model, Some(mailbox), options).expect("spawned");
     let clock = Clock::tsc(1_000_000_000);
