@@ -15,12 +15,12 @@ use hybrid_abi::feed_job::{
 };
 use nvme_driver::spec::{LogPageId, Nsid};
 use nvme_driver::{
-    Controller, ControllerConfig, ControllerError, DeviceParts, IoError, LatencyHistograms,
-    Namespace,
+    Controller, ControllerConfig, DeviceParts, IoError, LatencyHistograms, Namespace,
 };
 use zerocopy::IntoBytes;
 
 use super::WINDOW_MAX;
+use super::error::HandlerError;
 use super::ingest::{Filled, Source};
 use super::job::{self, Desk, JobMetrics};
 use super::progress::Progress;
@@ -36,12 +36,9 @@ const JOB_BUDGET_NS: u64 = 100_000;
 
 /// Runs the job in the partition's arguments.
 pub fn run(partition: &'static Partition, device: Option<DeviceParts>) -> PartitionExit {
-    let started = FeedJob::parse(partition.args())
-        .map_err(|error| PartitionExit::failed(1, format_args!("arguments: {error}")))
-        .and_then(|job| start(partition, device, job));
-    match started {
+    match start(partition, device) {
         Ok(devices) => run_until_stopped(partition, devices),
-        Err(exit) => exit,
+        Err(error) => PartitionExit::failed(1, format_args!("{error}")),
     }
 }
 
@@ -49,43 +46,31 @@ pub fn run(partition: &'static Partition, device: Option<DeviceParts>) -> Partit
 fn start(
     partition: &'static Partition,
     device: Option<DeviceParts>,
-    job: FeedJob,
-) -> Result<Driven, PartitionExit> {
-    let failed = |what: &'static str| {
-        move |error: &dyn core::fmt::Display| {
-            PartitionExit::failed(1, format_args!("{what}: {error}"))
-        }
-    };
-    let Some(parts) = device else {
-        return Err(PartitionExit::failed(1, format_args!("the partition has no device")));
-    };
+) -> Result<Driven, HandlerError> {
+    let job = FeedJob::parse(partition.args()).map_err(HandlerError::Arguments)?;
+    let parts = device.ok_or(HandlerError::NoDevice)?;
     let depth = u16::try_from(job.queue_depth).unwrap_or(u16::MAX);
     let config = ControllerConfig {
         io_queues: IO_QUEUES,
         queue_depth: depth,
         // Every chunk of the window at once, however few commands the queue holds.
-        requests: depth.saturating_mul(2).max(WINDOW_MAX as u16),
+        requests: depth.saturating_mul(2).max(u16::try_from(WINDOW_MAX).unwrap_or(u16::MAX)),
         max_transfer_bytes: job.max_transfer_bytes,
         latency_sampling: 1,
         ..ControllerConfig::default()
     };
-    let controller = Controller::new(parts, partition.bump(), config)
-        .map_err(|error| failed("controller")(&error))?;
+    let controller = Controller::new(parts, partition.bump(), config)?;
     controller.record_latencies_into(LatencyHistograms::of(partition.metrics()));
-    let progress =
-        partition.bump().alloc(Progress::default()).map_err(|error| failed("memory")(&error))?;
-    let metrics =
-        partition.add_metrics(JobMetrics::register).map_err(|error| failed("metrics")(&error))?;
-    let metrics = partition.bump().alloc(metrics).map_err(|error| failed("memory")(&error))?;
+    let bump = partition.bump();
+    let progress = bump.alloc(Progress::default()).map_err(HandlerError::NoMemory)?;
+    let metrics = partition.add_metrics(JobMetrics::register)?;
+    let metrics = bump.alloc(metrics).map_err(HandlerError::NoMemory)?;
     let desk = Desk { partition, controller, metrics, progress };
     let options = TaskOptions::normal("job").budget_ns(JOB_BUDGET_NS);
-    let handle = partition
-        .spawner()
-        .spawn(options, async move {
-            let exit = work(desk, job).await;
-            partition.finish(exit);
-        })
-        .map_err(|error| failed("task")(&error))?;
+    let handle = partition.spawner().spawn(options, async move {
+        let exit = work(desk, job).await;
+        partition.finish(exit);
+    })?;
     handle.detach();
     Ok(Driven(desk))
 }
@@ -95,7 +80,7 @@ async fn work(desk: Desk, job: FeedJob) -> PartitionExit {
     let outcome = phases(desk, &job).await;
     let off = desk.controller.shutdown().await;
     match (outcome, off) {
-        (Err(exit), _) => exit,
+        (Err(error), _) => PartitionExit::failed(1, format_args!("{error}")),
         (Ok(()), Err(error)) => {
             PartitionExit::failed(1, format_args!("shutdown of the controller: {error}"))
         }
@@ -103,22 +88,22 @@ async fn work(desk: Desk, job: FeedJob) -> PartitionExit {
     }
 }
 
-async fn phases(desk: Desk, job: &FeedJob) -> Result<(), PartitionExit> {
-    let failed = |error: &dyn core::fmt::Display| PartitionExit::failed(1, format_args!("{error}"));
-    desk.controller.ready().await.map_err(|error: ControllerError| failed(&error))?;
+async fn phases(desk: Desk, job: &FeedJob) -> Result<(), HandlerError> {
+    desk.controller.ready().await?;
     if job.has(JOB_IDENTIFY) {
-        identify(desk).await.map_err(|error| failed(&error))?;
+        let what = "identify or a log page";
+        identify(desk).await.map_err(|error| HandlerError::Device { what, error })?;
     }
     if !job.has(JOB_INGEST) && !job.has(JOB_REPLAY) {
         return Ok(());
     }
     let namespace = pick(desk.controller, job.nsid)?;
     let mut source = RingSource { partition: desk.partition };
-    job::run(desk, namespace, job, &mut source).await.map_err(|error| failed(&error))
+    job::run(desk, namespace, job, &mut source).await
 }
 
 /// The namespace asked for, or the first that can be used.
-fn pick(controller: &'static Controller, nsid: u32) -> Result<&'static Namespace, PartitionExit> {
+fn pick(controller: &'static Controller, nsid: u32) -> Result<&'static Namespace, HandlerError> {
     let found = match nsid {
         0 => controller.namespaces().next(),
         nsid => controller.namespace(Nsid(nsid)),
@@ -126,12 +111,8 @@ fn pick(controller: &'static Controller, nsid: u32) -> Result<&'static Namespace
     found.ok_or_else(|| {
         let refused = controller.all_namespaces().find_map(|n| Some((n.nsid(), n.refusal()?)));
         match refused {
-            Some((nsid, why)) => {
-                PartitionExit::failed(1, format_args!("namespace {nsid} cannot be used: {why}"))
-            }
-            None => {
-                PartitionExit::failed(1, format_args!("the controller has no namespace to use"))
-            }
+            Some((nsid, why)) => HandlerError::NamespaceRefused { nsid, why },
+            None => HandlerError::NoNamespace,
         }
     })
 }

@@ -1,8 +1,11 @@
 //! Why an ingest or a replay ended early, in one line that says where.
 
 use core_runtime::mem::{DmaError, OutOfMemory};
+use core_runtime::metrics::MetricsError;
+use core_runtime::task::SpawnError;
 use hybrid_abi::AbiError;
-use nvme_driver::IoError;
+use nvme_driver::spec::Nsid;
+use nvme_driver::{ControllerError, IoError, Refusal};
 use thiserror::Error;
 
 use crate::book::StorageError;
@@ -11,6 +14,32 @@ use crate::error::{BookError, Fault, FeedError};
 /// What ended the work.
 #[derive(Debug, Error)]
 pub enum HandlerError {
+    /// The partition's arguments are no job.
+    #[error("arguments: {0}")]
+    Arguments(AbiError),
+    /// The partition was started without a device.
+    #[error("the partition has no device")]
+    NoDevice,
+    /// The controller cannot be used.
+    #[error("controller: {0}")]
+    Controller(#[from] ControllerError),
+    /// The controller's namespaces cannot be used; this is why not the first of them.
+    #[error("namespace {nsid} cannot be used: {why}")]
+    NamespaceRefused {
+        /// The namespace.
+        nsid: Nsid,
+        /// Why.
+        why: Refusal,
+    },
+    /// There is no namespace.
+    #[error("the controller has no active namespace")]
+    NoNamespace,
+    /// No room for the job's metrics.
+    #[error("metrics: {0}")]
+    Metrics(#[from] MetricsError),
+    /// The job's task cannot be started.
+    #[error("task: {0}")]
+    Task(#[from] SpawnError),
     /// The device refused or lost a command.
     #[error("{what} of chunk {chunk} failed: {error}")]
     Chunk {

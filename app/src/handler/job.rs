@@ -12,7 +12,7 @@ use hybrid_abi::feed_job::{
     JOB_REPLAY, JOB_SYNTHETIC,
 };
 use hybrid_abi::metrics::MetricUnit;
-use nvme_driver::{Controller, Namespace};
+use nvme_driver::{Controller, LatencyHistograms, Namespace};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::error::HandlerError;
@@ -35,6 +35,9 @@ pub struct JobMetrics {
     messages: Gauge,
     /// Latencies of single reads of the probe.
     pub single_read_ns: Histogram,
+    /// All commands of the probe as the driver sees them, the pauses of its bursts included: apart,
+    /// so that the latencies of the work stay those of the work.
+    pub probe_command_ns: Histogram,
 }
 
 impl JobMetrics {
@@ -49,6 +52,7 @@ impl JobMetrics {
             bytes_read: writer.gauge("feed_bytes_read", MetricUnit::BYTES)?,
             messages: writer.gauge("feed_messages", MetricUnit::COUNT)?,
             single_read_ns: writer.histogram("single_read_ns", MetricUnit::NANOSECONDS)?,
+            probe_command_ns: writer.histogram("probe_command_ns", MetricUnit::NANOSECONDS)?,
         })
     }
 
@@ -161,6 +165,8 @@ async fn run_replay(
 async fn run_probe(desk: Desk, store: Store) -> Result<Probed, HandlerError> {
     let Some(queue) = desk.controller.take_raw_queue(1) else { return Ok(Probed::default()) };
     let latency_ns = &desk.metrics.single_read_ns;
+    let apart = desk.metrics.probe_command_ns;
+    desk.controller.record_latencies_into(LatencyHistograms { reads: apart, writes: apart });
     probe(desk.partition, store.namespace, queue, latency_ns, desk.progress)
         .await
         .map_err(|error| HandlerError::Device { what: "measurement of single reads", error })
