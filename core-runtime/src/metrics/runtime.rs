@@ -55,8 +55,10 @@ runtime_metrics! {
     event_ring_high_water: Gauge, gauge, COUNT, "Most slots in use of the ring to the host.";
     current_task: Gauge, gauge, COUNT, "Number of the task that runs, plus 1; 0 for none.";
     current_task_since: Gauge, gauge, TICKS, "When that task was resumed, on the TSC.";
-    poll_to_poll_ns: Histogram, histogram, NANOSECONDS, "From one pass of the loop to the next.";
-    stolen_gap_ns: Histogram, histogram, NANOSECONDS, "Gaps in which the core did something else.";
+    poll_to_poll_ns: Histogram, histogram, NANOSECONDS,
+        "From one pass of the loop to the next; up to 1/8 too high, the greatest one exact.";
+    stolen_gap_ns: Histogram, histogram, NANOSECONDS,
+        "Gaps in which the core did something else; up to 1/8 too high, the greatest one exact.";
     read_latency_ns: Histogram, histogram, NANOSECONDS, "Sampled latency of reads.";
     write_latency_ns: Histogram, histogram, NANOSECONDS, "Sampled latency of writes.";
     budget_exceeded_ns: Histogram, histogram, NANOSECONDS, "By how much budgets were exceeded.";

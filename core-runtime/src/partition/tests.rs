@@ -263,6 +263,25 @@ fn figures_are_published_when_the_time_has_come() {
 }
 
 #[test]
+fn a_quantile_of_the_gaps_is_at_most_an_eighth_too_high() {
+    let rig = rig(small());
+    for _ in 0..100 {
+        // Just above a power of two, where buckets of powers of two are off by 2.
+        rig.clock.advance(1_030);
+        rig.partition.scheduler().tick(rig.partition.begin_pass());
+    }
+    rig.clock.advance(1_000_000);
+    let now = rig.partition.begin_pass();
+    rig.partition.scheduler().tick(now);
+    rig.partition.publish(now);
+    let gaps = rig.metrics.histogram("poll_to_poll_ns").unwrap();
+    let median = gaps.quantile(500_000);
+    // An eighth of the local buckets, and 1/32 of the shared ones.
+    assert!((1_030..=1_030 + 1_030 / 8 + 1_030 / 32).contains(&median), "{median}");
+    assert_eq!(gaps.max(), 1_000_000);
+}
+
+#[test]
 fn too_little_private_memory_is_an_error_with_its_numbers() {
     let (parts, _host, _clock) = parts(small(), 4096);
     let error = parts.assemble(&[]).unwrap_err();

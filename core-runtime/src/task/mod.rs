@@ -69,6 +69,9 @@ pub use remote_words::{REMOTE_LINES, REMOTE_WORDS_BYTES, RemoteLines, RemoteWake
 pub use scheduler::{CurrentTask, Scheduler};
 pub use sleep::{Elapsed, Interval, Sleep, Timeout};
 pub use spawner::{Budget, Spawner, YieldNow, yield_now};
-pub use stats::{LOG2_BUCKETS, Log2Histogram, SchedulerStats, TaskState, TaskStats, Tick};
+pub use stats::{
+    GAP_BUCKETS, GapHistogram, LOG2_BUCKETS, Log2Histogram, SchedulerStats, TaskState, TaskStats,
+    Tick,
+};
 pub use wait_queue::{WaitQueue, WaitUntil};
 pub use wake_slot::WakeSlot;

@@ -15,7 +15,7 @@ use super::queue::RunQueue;
 use super::remote::RemoteQueue;
 use super::remote_words::RemoteLines;
 use super::spawner::Spawner;
-use super::stats::{Log2Histogram, SchedulerStats, TaskState, TaskStats, Tick, bump};
+use super::stats::{GapHistogram, SchedulerStats, TaskState, TaskStats, Tick, bump};
 use super::timers::TimerHeap;
 use super::wake_slot::waker_of;
 use crate::clock::{Clock, Instant, Ticks};
@@ -55,8 +55,8 @@ pub struct Scheduler {
     explained: Cell<Ticks>,
     stolen_threshold: Ticks,
     counters: Counters,
-    poll_to_poll: Log2Histogram,
-    stolen: Log2Histogram,
+    poll_to_poll: GapHistogram,
+    stolen: GapHistogram,
     core_local: PhantomData<*const ()>,
 }
 
@@ -73,10 +73,8 @@ struct Counters {
     timers_full: Cell<u64>,
     overruns: Cell<u64>,
     poll_ticks: Cell<u64>,
-    longest_gap: Cell<Ticks>,
     stolen_gaps: Cell<u64>,
     stolen: Cell<Ticks>,
-    longest_stolen: Cell<Ticks>,
     live: Cell<u32>,
     live_high_water: Cell<u32>,
 }
@@ -118,8 +116,8 @@ impl Scheduler {
             explained: Cell::new(Ticks::ZERO),
             stolen_threshold: clock.ns_to_ticks(config.stolen_threshold_ns),
             counters: Counters::default(),
-            poll_to_poll: Log2Histogram::new(),
-            stolen: Log2Histogram::new(),
+            poll_to_poll: GapHistogram::new(),
+            stolen: GapHistogram::new(),
             clock,
             config,
             core_local: PhantomData,
@@ -217,9 +215,6 @@ impl Scheduler {
             return;
         }
         self.poll_to_poll.record(gap);
-        if gap > self.counters.longest_gap.get() {
-            self.counters.longest_gap.set(gap);
-        }
         if unexplained >= self.stolen_threshold {
             self.note_stolen(unexplained);
         }
@@ -231,7 +226,6 @@ impl Scheduler {
         self.stolen.record(ticks);
         bump(&counters.stolen_gaps);
         counters.stolen.set(counters.stolen.get().saturating_add(ticks));
-        counters.longest_stolen.set(counters.longest_stolen.get().max(ticks));
     }
 
     #[inline]
@@ -533,10 +527,10 @@ impl Scheduler {
             timers_full: counters.timers_full.get(),
             overruns: counters.overruns.get(),
             poll_ticks: counters.poll_ticks.get(),
-            longest_gap: counters.longest_gap.get(),
+            longest_gap: self.poll_to_poll.longest(),
             stolen_gaps: counters.stolen_gaps.get(),
             stolen: counters.stolen.get(),
-            longest_stolen: counters.longest_stolen.get(),
+            longest_stolen: self.stolen.longest(),
             live_tasks: counters.live.get(),
             live_tasks_high_water: counters.live_high_water.get(),
             task_capacity: self.config.max_tasks,
@@ -552,13 +546,13 @@ impl Scheduler {
 
     /// Time from one tick's `now` to the next one's.
     #[must_use]
-    pub const fn poll_to_poll(&self) -> &Log2Histogram {
+    pub const fn poll_to_poll(&self) -> &GapHistogram {
         &self.poll_to_poll
     }
 
     /// Gaps beyond the threshold that nothing of ours explains.
     #[must_use]
-    pub const fn stolen(&self) -> &Log2Histogram {
+    pub const fn stolen(&self) -> &GapHistogram {
         &self.stolen
     }
 }
