@@ -38,6 +38,8 @@ fn the_model_is_what_its_options_say() {
     args.extend(["--max-transfer", "4k"]);
     let json = machine.run(&args).ok().json();
     assert_eq!(json["device"]["max_transfer_bytes"], 4 << 10);
+    assert_eq!(json["reads"]["request_bytes"], 4 << 10);
+    assert!(json["reads"]["samples"].as_u64().is_some_and(|reads| reads >= 3 * 16), "{json}");
     assert_eq!(json["device"]["is_model"], true);
 }
 
@@ -63,6 +65,9 @@ fn the_probe_is_left_out_when_asked_to() {
     let json = machine.run(&args).ok().json();
     assert_eq!(json["single_reads"]["samples"], 20_000);
     assert_eq!(json["single_reads"]["request_bytes"], 4096);
+    // The probe's reads are not those of the work: three chunks, and the superblock.
+    assert_eq!(json["reads"]["request_bytes"], 65_536);
+    assert!(json["reads"]["samples"].as_u64().is_some_and(|reads| reads < 30), "{json}");
     assert!(json["driver"]["submit_cycles"].as_f64().is_some_and(|cycles| cycles > 0.0), "{json}");
     let json = machine.run(&[&args[..], &["--no-probe"]].concat()).ok().json();
     assert!(json["single_reads"].is_null() && json["driver"]["submit_cycles"].is_null(), "{json}");

@@ -96,7 +96,7 @@ pub(crate) fn list(machine: &MachineArgs) -> Result<Exit, Failure> {
     let ctrl = IdentifyController::read_from_prefix(&ctrl.bytes).map(|(id, _)| id);
     let ctrl = ctrl.map_err(|_| Failure::error("the controller's identify data are short"))?;
     let (sn, mn, fr) = (fixed_text(&ctrl.sn), fixed_text(&ctrl.mn), fixed_text(&ctrl.fr));
-    let rows: Vec<_> = namespaces(&blobs).filter_map(|blob| Row::of(blob)).collect();
+    let rows: Vec<_> = namespaces(&blobs).filter_map(Row::of).collect();
     if machine.json {
         let devices: Vec<_> = rows.iter().map(|row| row.to_json(machine, sn, mn, fr)).collect();
         return print_json("list/1", json!({ "Devices": devices }));

@@ -191,3 +191,14 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_time_ns)]
     pub(crate) model_latency: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_does_not_contradict_itself() {
+        Cli::command().debug_assert();
+    }
+}

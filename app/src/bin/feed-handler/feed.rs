@@ -22,6 +22,9 @@ enum Origin {
     Synth(Box<Synth<'static>>),
 }
 
+/// Bytes of a synthetic day's message on average, with its prefix: 30.8 over seeds.
+const SYNTHETIC_MESSAGE_BYTES: u64 = 31;
+
 /// Bytes of a file that are looked at before anything else is done: far more than the two messages
 /// that garbage can pass for, in one read.
 const LOOK_BYTES: usize = 256 << 10;
@@ -79,6 +82,7 @@ pub(crate) struct Feed {
     waiting: usize,
     name: String,
     bytes: u64,
+    expected: u64,
     over: bool,
 }
 
@@ -104,7 +108,7 @@ impl Feed {
         let file = File::open(path).map_err(refused)?;
         look(&file, meta.len(), path)?;
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        Ok(Self::new(Origin::File(file), name, meta.len()))
+        Ok(Self::new(Origin::File(file), name, meta.len(), meta.len()))
     }
 
     /// A synthetic day.
@@ -112,12 +116,13 @@ impl Feed {
         let slots = vec![StockSlot::default(); usize::from(config.stocks)];
         let synth = Synth::new(config, slots.leak()).map_err(Failure::error)?;
         let name = format!("synthetic seed {}", config.seed);
-        Ok(Self::new(Origin::Synth(Box::new(synth)), name, config.most_bytes()))
+        let expected = config.messages.saturating_mul(SYNTHETIC_MESSAGE_BYTES);
+        Ok(Self::new(Origin::Synth(Box::new(synth)), name, config.most_bytes(), expected))
     }
 
-    fn new(origin: Origin, name: String, bytes: u64) -> Self {
+    fn new(origin: Origin, name: String, bytes: u64, expected: u64) -> Self {
         let buffer = vec![0; FEED_DATA_BYTES];
-        Self { origin, buffer, waiting: 0, name, bytes, over: false }
+        Self { origin, buffer, waiting: 0, name, bytes, expected, over: false }
     }
 
     /// The feed's name.
@@ -128,6 +133,11 @@ impl Feed {
     /// Bytes of the feed: a file's length, or the most that a synthetic day can have.
     pub(crate) const fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Bytes that the feed will about have: a file's length, or a day's on average.
+    pub(crate) const fn expected(&self) -> u64 {
+        self.expected
     }
 
     /// Sends what there is room for; returns whether anything was sent.

@@ -22,7 +22,7 @@ impl Progress {
     pub(crate) fn new(quiet: bool, feed_bytes: u64) -> Self {
         let target = ProgressDrawTarget::stderr_with_hz(DRAWS_PER_SECOND);
         let bar = (!quiet && !target.is_hidden()).then(|| {
-            let bar = ProgressBar::with_draw_target(Some(1), target);
+            let bar = ProgressBar::with_draw_target(Some(feed_bytes.max(1)), target);
             let style = "{prefix:10} [{bar:40}] {bytes:>11} of {total_bytes} {bytes_per_sec:>13}";
             // A template of ours that does not parse would only cost the style.
             if let Ok(style) = ProgressStyle::with_template(style) {

@@ -113,7 +113,7 @@ pub(crate) struct Feed {
 /// Latencies of one kind of command, from post to reap.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Latency {
-    /// Bytes that one request asks for; the driver may split it at MDTS.
+    /// Bytes of each command but a few: a chunk's, or as much of it as one transfer may have.
     pub(crate) request_bytes: u64,
     pub(crate) samples: u64,
     pub(crate) p50_ns: u64,

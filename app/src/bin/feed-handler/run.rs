@@ -191,14 +191,12 @@ pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
     spec.check_syscalls = machine.check_silence;
     let mut partition = runtime.spawn(spec)?;
 
-    let mut progress = Progress::new(machine.quiet, feed.as_ref().map_or(0, Feed::bytes));
+    let mut progress = Progress::new(machine.quiet, feed.as_ref().map_or(0, Feed::expected));
     let mut signal = None;
     let mut feed_error = None;
     partition.wait(LOOK_EVERY, |partition| {
-        if let Some(feed) = &mut feed {
-            if let Err(error) = feed.push(partition) {
-                feed_error.get_or_insert(error);
-            }
+        if let Some(Err(error)) = feed.as_mut().map(|feed| feed.push(partition)) {
+            feed_error.get_or_insert(error);
         }
         take_events(partition, &mut events);
         let replaying = events.started.is_some_and(|started| started.phase == JOB_REPLAY);

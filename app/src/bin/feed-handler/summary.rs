@@ -17,7 +17,7 @@ use crate::report::{
 };
 use crate::run::Outcome;
 
-/// Bytes of one request of ingest and replay.
+/// Bytes of one chunk of ingest and replay.
 const CHUNK_BYTES: u64 = feed_handler::handler::CHUNK_BYTES as u64;
 
 /// What the metrics said when the partition had ended.
@@ -146,8 +146,8 @@ fn report(title: &str, machine: &MachineArgs, outcome: &Outcome) -> Report {
         ingest: events.ingested.as_ref().map(phase),
         replay: events.replayed.as_ref().map(phase),
         feed: events.replayed.as_ref().map(feed),
-        writes: figures.writes,
-        reads: figures.reads,
+        writes: figures.writes.map(|seen| within(seen, events)),
+        reads: figures.reads.map(|seen| within(seen, events)),
         single_reads: figures.singles,
         driver: last.map_or_else(Driver::default, driver),
         ring: Ring {
@@ -175,6 +175,12 @@ fn report(title: &str, machine: &MachineArgs, outcome: &Outcome) -> Report {
         },
         interrupted: signal.is_some(),
     }
+}
+
+/// The driver divides chunks into commands of at most what one transfer may have.
+fn within(seen: Latency, events: &Events) -> Latency {
+    let most = events.started.map_or(u64::MAX, |started| started.max_transfer_bytes.into());
+    Latency { request_bytes: seen.request_bytes.min(most), ..seen }
 }
 
 /// Bytes of the event ring that `PartitionSpec` gives by default.
@@ -248,5 +254,62 @@ fn driver(figures: &FeedFigures) -> Driver {
         resets: figures.resets,
         submit_cycles: per(figures.submit_ticks, figures.submit_commands),
         complete_cycles: per(figures.complete_ticks, figures.complete_commands),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Cli;
+    use clap::Parser as _;
+    use core_runtime::partition::PartitionExit;
+    use host_bridge::sys::alloc_guard::AllocReport;
+    use host_bridge::sys::syscall_guard::SyscallReport;
+    use host_bridge::sys::usage::ThreadUsage;
+    use std::time::Duration;
+
+    /// The exit code for what a partition was seen to do, and the error's line.
+    fn judged(
+        args: &[&str],
+        allocations: Option<AllocReport>,
+        syscalls: Option<SyscallReport>,
+    ) -> Result<(), (u8, String)> {
+        let machine = Cli::parse_from(args).machine;
+        let report = PartitionReport {
+            name: "feed-handler".to_owned(),
+            cpu: 1,
+            exit: PartitionExit::done(),
+            passes: 1,
+            ran: Duration::from_secs(1),
+            allocations,
+            syscalls,
+            usage: ThreadUsage::default(),
+            device: None,
+        };
+        check_silence(&machine, &report).map_err(|failure| (failure.exit.code(), failure.line))
+    }
+
+    #[test]
+    fn a_broken_promise_exceeds_a_threshold() {
+        let args = ["feed-handler", "--check-silence"];
+        let quiet = Some(SyscallReport::default());
+        assert_eq!(judged(&args, Some(AllocReport::default()), quiet.clone()), Ok(()));
+        let loud = Some(AllocReport { calls: 1, first_bytes: 24 });
+        let (code, line) = judged(&args, loud, quiet).expect_err("an allocation");
+        assert_eq!(code, 2);
+        assert!(line.contains("called the allocator 1 times"), "{line}");
+        let loud = Some(SyscallReport { calls: 1, first: vec![0] });
+        let (code, line) = judged(&args, None, loud).expect_err("a system call");
+        assert_eq!(code, 2);
+        assert!(line.contains("first read (0)"), "{line}");
+    }
+
+    #[test]
+    fn a_check_that_cannot_be_made_is_missing_only_where_it_was_asked_for() {
+        let (code, line) = judged(&["feed-handler", "--check-silence"], None, None)
+            .expect_err("nothing was checked");
+        assert_eq!(code, 3);
+        assert!(line.contains("seccomp"), "{line}");
+        assert_eq!(judged(&["feed-handler"], None, None), Ok(()));
     }
 }

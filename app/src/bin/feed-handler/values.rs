@@ -41,9 +41,11 @@ pub(crate) fn parse_mdts(text: &str) -> Result<u8, String> {
         return Ok(0);
     }
     if parse_size(text) == Ok(4096) {
-        return Err("mdts of one page cannot be reported (0 means no limit); allowed are `none` and \
+        return Err(
+            "mdts of one page cannot be reported (0 means no limit); allowed are `none` and \
                     powers of two from 8k to 1G; --max-transfer 4k limits the driver instead"
-            .to_owned());
+                .to_owned(),
+        );
     }
     let bytes = parse_power(text, 8 << 10, 1 << 30)?;
     u8::try_from(bytes.trailing_zeros() - 12).map_err(|error| error.to_string())
