@@ -5,7 +5,7 @@ mod support;
 use core::future::pending;
 use std::rc::Rc;
 
-use core_runtime::clock::{ManualClock, Ticks};
+use core_runtime::clock::{Instant, ManualClock, Ticks};
 use core_runtime::task::{
     GapHistogram, Log2Histogram, SchedulerConfig, TaskOptions, WakeSlot, yield_now,
 };
@@ -38,6 +38,8 @@ fn overruns_and_the_longest_poll_are_counted_per_task() {
     assert_eq!(tight.exceeded_by.iter().sum::<u64>(), 2);
     assert_eq!((roomy.overruns, roomy.longest.get()), (0, 2_000));
     assert_eq!(rig.scheduler.stats().overruns, 2);
+    let exceeded = rig.scheduler.exceeded();
+    assert_eq!((exceeded.count(), exceeded.longest().get()), (2, 1_024));
     assert_eq!(rig.scheduler.stats().poll_ticks, 4_626);
 }
 
@@ -121,10 +123,32 @@ fn a_gap_that_polls_explain_is_not_stolen() {
 
     // What the loop owns up to is not stolen either.
     rig.clock.advance(70_000);
-    rig.scheduler.explain(Ticks::new(69_000));
+    let end = rig.now().ticks() - 1_000;
+    rig.scheduler.explain_until(Instant::from_ticks(end));
     rig.tick();
     assert_eq!(rig.scheduler.stats().stolen_gaps, 1);
-    assert_eq!(rig.scheduler.poll_to_poll().count(), 5, "one fewer than the ticks");
+    rig.clock.advance(70_000);
+    rig.scheduler.explain_until(Instant::from_ticks(rig.now().ticks() - 20_000));
+    rig.scheduler.explain(Ticks::new(19_000));
+    rig.tick();
+    assert_eq!(rig.scheduler.stats().stolen_gaps, 1);
+    assert_eq!(rig.scheduler.poll_to_poll().count(), 6, "one fewer than the ticks");
+}
+
+#[test]
+fn a_task_is_not_charged_with_what_the_loop_did_before_the_tick() {
+    let rig = Rig::new();
+    rig.spawn(TaskOptions::latency("tight"), costly(rig.clock, &[500, 500])).detach();
+    for _ in 0..2 {
+        let now = rig.now();
+        // The devices are polled between the stamp and the tick.
+        rig.clock.advance(40_000);
+        rig.scheduler.tick(now);
+    }
+    let task = rig.scheduler.tasks().next().unwrap();
+    assert_eq!((task.overruns, task.longest.get(), task.total.get()), (0, 500, 1_000));
+    rig.tick();
+    assert_eq!(rig.scheduler.stats().stolen_gaps, 0, "and that time was the loop's own");
 }
 
 #[test]

@@ -42,7 +42,7 @@ runtime_metrics! {
     io_completed: Counter, counter, COUNT, "Commands that the device answered with success.";
     io_failed: Counter, counter, COUNT, "Commands that ended with an error.";
     io_retried: Counter, counter, COUNT, "Commands that were given to the device again.";
-    io_bytes: Counter, counter, BYTES, "Bytes moved by commands that succeeded.";
+    io_bytes: Counter, counter, BYTES, "Bytes of the commands given to the device, once each.";
     controller_resets: Counter, counter, COUNT, "Resets of the controller.";
     ring_dropped: Counter, counter, COUNT, "Records that found a ring to the host full.";
     stolen_ns: Counter, counter, NANOSECONDS, "Time in which the core did something else.";
@@ -53,15 +53,14 @@ runtime_metrics! {
     ready_tasks_high_water: Gauge, gauge, COUNT, "Most tasks that waited to be polled.";
     event_ring_depth: Gauge, gauge, COUNT, "Slots in use of the ring to the host.";
     event_ring_high_water: Gauge, gauge, COUNT, "Most slots in use of the ring to the host.";
-    current_task: Gauge, gauge, COUNT, "Number of the task that runs, plus 1; 0 for none.";
-    current_task_since: Gauge, gauge, TICKS, "When that task was resumed, on the TSC.";
     poll_to_poll_ns: Histogram, histogram, NANOSECONDS,
         "From one pass of the loop to the next; up to 1/8 too high, the greatest one exact.";
     stolen_gap_ns: Histogram, histogram, NANOSECONDS,
         "Gaps in which the core did something else; up to 1/8 too high, the greatest one exact.";
     read_latency_ns: Histogram, histogram, NANOSECONDS, "Sampled latency of reads.";
     write_latency_ns: Histogram, histogram, NANOSECONDS, "Sampled latency of writes.";
-    budget_exceeded_ns: Histogram, histogram, NANOSECONDS, "By how much budgets were exceeded.";
+    budget_exceeded_ns: Histogram, histogram, NANOSECONDS,
+        "By how much budgets were exceeded; up to 1/8 too high, the greatest one exact.";
 }
 
 impl RuntimeMetrics {

@@ -283,7 +283,8 @@ impl Partition {
         now
     }
 
-    /// A pass ends: counts empty ones and takes the host's wishes, last and bounded. Returns
+    /// A pass ends: counts empty ones and takes the host's wishes, last and bounded. If anything was
+    /// done it looks at the clock again, so that the pass is not taken for stolen time. Returns
     /// whether [`Partition::publish`] is due.
     #[inline]
     pub fn end_pass(&'static self, now: Instant, did_something: bool) -> bool {
@@ -294,7 +295,9 @@ impl Partition {
         if let Some(reason) = self.stop.get() {
             self.note_stop(reason, now);
         }
-        self.take_commands(now);
+        if self.take_commands(now) || did_something {
+            self.scheduler.explain_until(self.clock.now());
+        }
         now >= self.run.next_publish.get()
     }
 
@@ -328,17 +331,18 @@ impl Partition {
         }
     }
 
-    /// At most [`PartitionConfig::commands_per_pass`] of them.
+    /// At most [`PartitionConfig::commands_per_pass`] of them; returns whether there was one.
     #[inline]
-    fn take_commands(&'static self, now: Instant) {
+    fn take_commands(&'static self, now: Instant) -> bool {
         let Ok(mut buffer) = self.command_buffer.try_borrow_mut() else {
-            return;
+            return false;
         };
         let most = self.config.commands_per_pass;
         // A host that breaks the ring's rules closes it: nothing more is taken, the state says so.
-        let _ = self.commands.drain(most, &mut buffer, |header, payload| {
+        let taken = self.commands.drain(most, &mut buffer, |header, payload| {
             self.obey(header, payload, now);
         });
+        taken.is_ok_and(|taken| taken != 0)
     }
 
     fn obey(&'static self, header: RecordHeader, payload: &[u8], now: Instant) {

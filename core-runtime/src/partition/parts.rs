@@ -193,12 +193,14 @@ impl PartitionParts {
         let host = RegionReader::new(self.host_region)?;
         let stop = StopWord::new(host.part(PartKind::STATE, STATE_PART)?)?;
         let (events, commands) = rings.open(&host)?;
+        let scheduler = Scheduler::new(self.config.scheduler, self.clock, bump)?;
+        scheduler.publish_current(state.current_words());
         let partition = Partition {
             cpu: self.cpu,
             incarnation: self.facts.incarnation,
             args: bump.slice_with(args.len(), |index| args[index])?,
             arena: DmaArena::new(self.dma, bump)?,
-            scheduler: Scheduler::new(self.config.scheduler, self.clock, bump)?,
+            scheduler,
             events,
             commands,
             command_buffer: core::cell::RefCell::new(bump.slice_with(COMMAND_BYTES, |_| 0)?),

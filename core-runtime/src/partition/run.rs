@@ -62,8 +62,11 @@ pub fn run_until_stopped(
         let tick = partition.scheduler().tick(now);
         devices.ring();
         if partition.end_pass(now, arrived || !tick.is_idle()) {
+            let began = partition.clock().now();
             partition.publish(now);
             devices.publish(partition.metrics());
+            let spent = partition.clock().now().since(began);
+            partition.scheduler().explain(spent);
         }
         if let Some(exit) = partition.take_exit() {
             break exit;

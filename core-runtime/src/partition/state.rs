@@ -19,6 +19,7 @@ use hybrid_abi::state::{HostState, PartitionState as Layout, STATE_TEXT_BYTES};
 use hybrid_shm::{OutOfBounds, ReadSpan, Span, Word32, Word64};
 
 use crate::clock::Instant;
+use crate::task::CurrentWords;
 
 /// Bytes of the partition's state part.
 pub const STATE_PART_BYTES: usize = size_of::<Layout>();
@@ -196,11 +197,10 @@ impl StateWriter {
         self.heartbeat.load()
     }
 
-    /// Publishes the task that is being polled (number from 1, or 0 for none), since when.
-    #[inline(always)]
-    pub fn task(&self, number: u32, since: Instant) {
-        self.task_since_tsc.store(since.ticks());
-        self.task.store(number);
+    /// Where the scheduler stores which task is being polled, since when.
+    #[must_use]
+    pub const fn current_words(&self) -> CurrentWords {
+        CurrentWords::new(self.task, self.task_since_tsc)
     }
 
     /// Publishes the end: code and line first, then the final state.
@@ -238,7 +238,7 @@ pub struct StateSnapshot {
     pub heartbeat_at: Instant,
     /// The task being polled, from 1; 0 for none.
     pub task: u32,
-    /// Since when.
+    /// Since when; while none is polled, when the last one was resumed.
     pub task_since: Instant,
     /// When it began to run; zero before.
     pub running_at: Instant,
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn the_host_sees_beats_task_and_end_as_they_were_written() {
+    fn the_host_sees_beats_and_end_as_they_were_written() {
         let part = leak_zeroed(STATE_PART_BYTES);
         let writer = StateWriter::new(part).unwrap();
         let reader = StateReader::new(part.read_only()).unwrap();
@@ -408,13 +408,11 @@ mod tests {
         writer.set_at(PartitionState::Running, Instant::from_ticks(5));
         writer.beat(Instant::from_ticks(6));
         writer.beat(Instant::from_ticks(7));
-        writer.task(3, Instant::from_ticks(8));
         writer.set_at(PartitionState::Stopping, Instant::from_ticks(9));
         writer.end(PartitionState::Failed, 4, "sector 7 is torn");
         let seen = reader.snapshot();
         assert_eq!((seen.state, seen.code), (PartitionState::Failed, 4));
         assert_eq!((seen.heartbeat, seen.heartbeat_at.ticks()), (2, 7));
-        assert_eq!((seen.task, seen.task_since.ticks()), (3, 8));
         assert_eq!((seen.running_at.ticks(), seen.stopping_at.ticks()), (5, 9));
         assert_eq!(reader.text().as_str(), "sector 7 is torn");
     }

@@ -22,6 +22,7 @@ pub(super) struct More {
     live_timers: Gauge,
     poll_to_poll: CopiedHistogram,
     stolen: CopiedHistogram,
+    exceeded: CopiedHistogram,
 }
 
 /// Entries of [`More`], which [`super::PartitionConfig`]'s `more_metrics` comes on top of.
@@ -40,6 +41,7 @@ impl More {
             live_timers: writer.gauge("live_timers", MetricUnit::COUNT)?,
             poll_to_poll: CopiedHistogram::default(),
             stolen: CopiedHistogram::default(),
+            exceeded: CopiedHistogram::default(),
         })
     }
 }
@@ -104,6 +106,7 @@ impl Partition {
         let scheduler = self.scheduler;
         more.poll_to_poll.copy(scheduler.poll_to_poll(), &metrics.poll_to_poll_ns, clock);
         more.stolen.copy(scheduler.stolen(), &metrics.stolen_gap_ns, clock);
+        more.exceeded.copy(scheduler.exceeded(), &metrics.budget_exceeded_ns, clock);
         self.run.published(now);
     }
 }

@@ -281,6 +281,84 @@ fn a_quantile_of_the_gaps_is_at_most_an_eighth_too_high() {
     assert_eq!(gaps.max(), 1_000_000);
 }
 
+/// Devices that take their time: polling and ringing in busy passes, and publishing.
+struct Slow {
+    clock: &'static ManualClock,
+    passes: u32,
+    partition: &'static Partition,
+}
+
+impl Devices for Slow {
+    fn poll(&mut self, _now: Instant) -> bool {
+        self.passes += 1;
+        self.clock.advance(if self.passes == 9 { 35_000 } else { 40_000 });
+        // In the 9th pass nothing has come: somebody else had the core.
+        self.passes != 9
+    }
+
+    fn ring(&mut self) {
+        if self.passes != 9 {
+            self.clock.advance(30_000);
+        }
+        if self.passes == 10 {
+            self.partition.finish(PartitionExit::done());
+        }
+    }
+
+    fn publish(&mut self, _metrics: &RuntimeMetrics) {
+        self.clock.advance(20_000);
+    }
+}
+
+#[test]
+fn work_of_the_loop_is_not_taken_for_stolen_time_and_an_idle_gap_is() {
+    let config = PartitionConfig { publish_every_ns: 100_000, ..small() };
+    let rig = rig(config);
+    let devices = Slow { clock: rig.clock, passes: 0, partition: rig.partition };
+    assert!(run_until_stopped(rig.partition, devices).is_done());
+    let stats = rig.partition.scheduler().stats();
+    assert_eq!((stats.stolen_gaps, stats.stolen.get()), (1, 35_000));
+}
+
+#[test]
+fn a_command_that_takes_long_is_not_stolen_time() {
+    thread_local!(static CLOCK: Cell<Option<&'static ManualClock>> = const { Cell::new(None) });
+    let rig = rig(small());
+    CLOCK.set(Some(rig.clock));
+    rig.partition.on_command(|_, _, _| CLOCK.get().unwrap().advance(50_000));
+    let pass = || {
+        let now = rig.partition.begin_pass();
+        rig.partition.scheduler().tick(now);
+        rig.partition.end_pass(now, false);
+    };
+    pass();
+    rig.commands.write(0x7000, 0, b"").unwrap();
+    pass();
+    pass();
+    assert_eq!(rig.partition.scheduler().stats().longest_gap.get(), 50_000);
+    assert_eq!(rig.partition.scheduler().stats().stolen_gaps, 0);
+}
+
+#[test]
+fn the_host_sees_which_task_runs_and_since_when() {
+    let rig = rig(small());
+    let (state, clock) = (rig.state, rig.clock);
+    let seen: Rc<Cell<Option<(u32, u64)>>> = Rc::default();
+    let noted = Rc::clone(&seen);
+    spawn(&rig, "first", async move { clock.advance(7) });
+    spawn(&rig, "second", async move {
+        let now = state.snapshot();
+        noted.set(Some((now.task, now.task_since.ticks())));
+        clock.advance(10_000);
+    });
+    rig.partition.scheduler().tick(rig.partition.begin_pass());
+    assert_eq!(seen.get(), Some((2, 1_007)));
+    assert_eq!(state.snapshot().task, 0, "none between the ticks");
+    rig.partition.publish(rig.clock.now());
+    let exceeded = rig.metrics.histogram("budget_exceeded_ns").unwrap();
+    assert_eq!((exceeded.count(), exceeded.max()), (1, 5_000));
+}
+
 #[test]
 fn too_little_private_memory_is_an_error_with_its_numbers() {
     let (parts, _host, _clock) = parts(small(), 4096);

@@ -85,19 +85,20 @@ impl Meter {
         self.exceeded.clear();
     }
 
-    /// Charges one poll; returns whether it exceeded the budget.
+    /// Charges one poll; returns by how much it exceeded the budget.
     #[inline]
-    pub(super) fn charge(&self, spent: Ticks) -> bool {
+    pub(super) fn charge(&self, spent: Ticks) -> Option<Ticks> {
         self.total.set(self.total.get().wrapping_add(spent.get()));
         if spent > self.longest.get() {
             self.longest.set(spent);
         }
         if spent <= self.budget.get() {
-            return false;
+            return None;
         }
         bump(&self.overruns);
-        self.exceeded.record(spent.saturating_sub(self.budget.get()));
-        true
+        let by = spent.saturating_sub(self.budget.get());
+        self.exceeded.record(by);
+        Some(by)
     }
 }
 

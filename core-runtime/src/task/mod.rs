@@ -66,7 +66,7 @@ pub use config::{Class, SchedulerConfig, SpawnError, TaskId, TaskOptions};
 pub use header::TaskStorage;
 pub use join_handle::{JoinError, JoinHandle};
 pub use remote_words::{REMOTE_LINES, REMOTE_WORDS_BYTES, RemoteLines, RemoteWaker};
-pub use scheduler::{CurrentTask, Scheduler};
+pub use scheduler::{CurrentTask, CurrentWords, Scheduler};
 pub use sleep::{Elapsed, Interval, Sleep, Timeout};
 pub use spawner::{Budget, Spawner, YieldNow, yield_now};
 pub use stats::{

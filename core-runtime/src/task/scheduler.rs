@@ -8,6 +8,8 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::task::Context;
 
+use hybrid_shm::{Word32, Word64};
+
 use super::config::{Class, SchedulerConfig, SpawnError, TaskId};
 use super::header::{State, TaskHeader, TaskRef};
 use super::memory::TaskMemory;
@@ -47,6 +49,7 @@ pub struct Scheduler {
     table_len: Cell<usize>,
     in_tick: Cell<bool>,
     current: Cell<Option<TaskRef>>,
+    published: Cell<Option<CurrentWords>>,
     /// When the running poll began.
     poll_began: Cell<Instant>,
     /// `now` of the running or last tick.
@@ -57,6 +60,7 @@ pub struct Scheduler {
     counters: Counters,
     poll_to_poll: GapHistogram,
     stolen: GapHistogram,
+    exceeded: GapHistogram,
     core_local: PhantomData<*const ()>,
 }
 
@@ -90,6 +94,34 @@ pub struct CurrentTask {
     pub since: Instant,
 }
 
+/// Two words that another process reads: which task is being polled, and since when. Two plain
+/// stores a poll, so that a reader may see the one without the other for a moment.
+#[derive(Clone, Copy, Debug)]
+pub struct CurrentWords {
+    task: Word32<'static>,
+    since: Word64<'static>,
+}
+
+impl CurrentWords {
+    /// `task` is to hold the task's place in the table plus 1, or 0 while none is polled; `since`
+    /// the clock's ticks at the beginning of the poll that runs or was the last.
+    #[must_use]
+    pub const fn new(task: Word32<'static>, since: Word64<'static>) -> Self {
+        Self { task, since }
+    }
+
+    #[inline(always)]
+    fn set(self, id: TaskId, since: Instant) {
+        self.since.store(since.ticks());
+        self.task.store(id.0.wrapping_add(1));
+    }
+
+    #[inline(always)]
+    fn clear(self) {
+        self.task.store(0);
+    }
+}
+
 impl Scheduler {
     /// Makes a scheduler that belongs to the calling core, with all its memory from `bump`.
     ///
@@ -111,6 +143,7 @@ impl Scheduler {
             table_len: Cell::new(0),
             in_tick: Cell::new(false),
             current: Cell::new(None),
+            published: Cell::new(None),
             poll_began: Cell::new(now),
             now: Cell::new(now),
             explained: Cell::new(Ticks::ZERO),
@@ -118,6 +151,7 @@ impl Scheduler {
             counters: Counters::default(),
             poll_to_poll: GapHistogram::new(),
             stolen: GapHistogram::new(),
+            exceeded: GapHistogram::new(),
             clock,
             config,
             core_local: PhantomData,
@@ -165,10 +199,24 @@ impl Scheduler {
         })
     }
 
-    /// Tells that the loop itself used `spent` since the last tick began, so that it is not taken
-    /// for stolen time. For work of more than a few microseconds, such as bring-up.
+    /// Tells that the loop itself used the time from the last tick's `now` up to `end`, so that it
+    /// is not taken for stolen. A tick with polls does so itself up to the last poll's end; the
+    /// loop does it after passes in which it took completions or obeyed. Time that somebody else
+    /// stole in such a pass is taken for its own.
+    #[inline]
+    pub fn explain_until(&self, end: Instant) {
+        let spent = end.since(self.now.get());
+        self.explained.set(self.explained.get().max(spent));
+    }
+
+    /// The same for `spent` more, once the time before it was explained or was not ours.
     pub fn explain(&self, spent: Ticks) {
         self.explained.set(self.explained.get().saturating_add(spent));
+    }
+
+    /// From now on each poll stores its task and its beginning there.
+    pub fn publish_current(&self, words: CurrentWords) {
+        self.published.set(Some(words));
     }
 
     /// Asks every task to end: their futures are dropped by the next ticks.
@@ -247,14 +295,13 @@ impl Scheduler {
         wakes
     }
 
-    /// Polls ready tasks by class. Timestamps chain: one poll's end is the next one's beginning.
+    /// Polls ready tasks by class. Timestamps chain: one poll's end is the next one's beginning. The
+    /// first one begins here and not at `now`: what the loop did in between is not the task's.
     fn run_ready(&'static self, now: Instant, tick: &mut Tick) {
         for queue in &self.queues {
             queue.note_depth();
         }
-        let fresh = tick.remote_wakes == 0 && tick.timers_fired == 0;
-        let began = if fresh { now } else { self.stamp(now) };
-        self.poll_began.set(began);
+        self.poll_began.set(self.stamp(now));
         let [latency, normal, background] = &self.queues;
         self.run_latency(tick);
         for _ in 0..normal.len().min(self.config.normal_polls) {
@@ -274,8 +321,11 @@ impl Scheduler {
             tick.polled_background += u32::from(polled);
         }
         self.current.set(None);
+        if let Some(words) = self.published.get() {
+            words.clear();
+        }
         if self.config.time_polls {
-            self.explained.set(self.poll_began.get().since(now));
+            self.explain_until(self.poll_began.get());
         }
     }
 
@@ -299,6 +349,9 @@ impl Scheduler {
             return false;
         }
         self.current.set(Some(task));
+        if let Some(words) = self.published.get() {
+            words.set(header.id.get(), self.poll_began.get());
+        }
         let waker = waker_of(task);
         let mut context = Context::from_waker(&waker);
         // SAFETY: invariant 4: the task is live, and `in_tick` keeps polls from nesting.
@@ -321,7 +374,10 @@ impl Scheduler {
         let spent = ended.since(self.poll_began.replace(ended));
         let total = &self.counters.poll_ticks;
         total.set(total.get().wrapping_add(spent.get()));
-        tick.overruns += u32::from(task.header().meter.charge(spent));
+        if let Some(by) = task.header().meter.charge(spent) {
+            tick.overruns += 1;
+            self.exceeded.record(by);
+        }
     }
 
     /// Drops the future of a cancelled task, or frees one that was done while it was queued.
@@ -554,6 +610,12 @@ impl Scheduler {
     #[must_use]
     pub const fn stolen(&self) -> &GapHistogram {
         &self.stolen
+    }
+
+    /// By how much polls exceeded their budgets.
+    #[must_use]
+    pub const fn exceeded(&self) -> &GapHistogram {
+        &self.exceeded
     }
 }
 
