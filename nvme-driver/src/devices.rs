@@ -24,11 +24,12 @@ impl Devices for &'static Controller {
         let stats = self.stats();
         metrics.io_submitted.set(stats.io.submitted);
         metrics.io_completed.set(stats.io.completed.saturating_sub(stats.io.failed));
+        metrics.io_bytes.set(stats.io.bytes);
         metrics.io_failed.set(stats.io.failed + stats.io.lost);
         metrics.io_retried.set(stats.io.retries);
         metrics.controller_resets.set(stats.resets);
         metrics.queue_depth.set(stats.io.in_flight.into());
-        metrics.queue_depth_high_water.raise(stats.io.in_flight.into());
+        metrics.queue_depth_high_water.set(stats.io.high_water.into());
         let longest = Ticks::new(stats.io.latency.max_ticks);
         metrics.max_latency_ns.raise(self.clock.ticks_to_ns(longest));
     }

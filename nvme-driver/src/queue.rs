@@ -101,6 +101,8 @@ pub struct QueuePair {
     page_shift: u32,
     submitted: Count,
     completed: Count,
+    /// Bytes of the data commands posted; retries are not counted again.
+    bytes: Count,
     sq: SqMem,
     cq: CqMem,
     sq_doorbell: Doorbell,
@@ -129,6 +131,7 @@ struct Cold {
     lost: Count,
     retries: Count,
     full: Cell<u64>,
+    high_water: Cell<u16>,
     sq_doorbells: Count,
     cq_doorbells: Count,
     latency: Cell<LatencySummary>,
@@ -200,6 +203,7 @@ impl QueuePair {
             page_shift: spec.page_bytes.trailing_zeros(),
             submitted: Count::default(),
             completed: Count::default(),
+            bytes: Count::default(),
             sq: sq.map_err(|_| no_memory)?,
             cq: cq.map_err(|_| no_memory)?,
             sq_doorbell,
@@ -259,7 +263,9 @@ impl QueuePair {
                 Rest::List { first, pages } => self.write_list(slot, first, pages),
             };
             [head, 0, 0, iova.0, prp2, cdw10, cdw12, 0]
-        })
+        })?;
+        self.bytes.add(len.into());
+        Ok(())
     }
 
     #[inline(always)]
@@ -337,6 +343,11 @@ impl QueuePair {
             self.sq_rung.set(tail);
             self.sq_doorbell.ring(u32::from(tail));
             self.cold.sq_doorbells.add(1);
+            // Commands in flight only get more between two reaps: here is where they are the most.
+            let depth = self.in_flight.get();
+            if depth > self.cold.high_water.get() {
+                self.cold.high_water.set(depth);
+            }
         }
     }
 

@@ -330,6 +330,24 @@ fn a_queue_opens_only_after_its_holder_was_told_of_the_losses() {
 }
 
 #[test]
+fn bytes_and_the_most_in_flight_are_counted_where_a_sample_would_miss_them() {
+    let mut rig = Rig::new(8, 16 << 10);
+    for token in 0..5 {
+        rig.qp.post_data(token, 2, (Iova(0x5000_0000), 8 << 10), 0, 0).expect("room");
+    }
+    rig.qp.ring();
+    for _ in 0..5 {
+        let cid = rig.fetch();
+        rig.complete(cid, OK);
+    }
+    assert_eq!(rig.reap().good.len(), 5);
+    rig.post(6).expect("room");
+    rig.qp.ring();
+    let stats = rig.qp.stats();
+    assert_eq!((stats.in_flight, stats.high_water, stats.bytes), (1, 5, 40 << 10));
+}
+
+#[test]
 fn prp_lists_of_different_slots_do_not_share_memory() {
     let mut rig = Rig::new(4, 128 << 10);
     let buffers = [0x5000_0200_u64, 0x6000_0000, 0x7000_0e00];

@@ -43,12 +43,16 @@ pub struct QueueStats {
     pub submitted: u64,
     /// Commands answered, with whatever status.
     pub completed: u64,
+    /// Bytes of the data commands posted, however they end; a retry is not counted again.
+    pub bytes: u64,
     /// Commands answered with an error status.
     pub failed: u64,
     /// Commands ended by a reset.
     pub lost: u64,
     /// Commands in flight now.
     pub in_flight: u32,
+    /// Most commands in flight at a doorbell; of several queues, the sum of each one's most.
+    pub high_water: u32,
     /// Completions ignored.
     pub ignored: Ignored,
     /// SQHD values that cannot be; the completion itself was taken.
@@ -70,9 +74,11 @@ impl QueueStats {
         Self {
             submitted: self.submitted + o.submitted,
             completed: self.completed + o.completed,
+            bytes: self.bytes.wrapping_add(o.bytes),
             failed: self.failed + o.failed,
             lost: self.lost + o.lost,
             in_flight: self.in_flight + o.in_flight,
+            high_water: self.high_water + o.high_water,
             ignored: self.ignored.plus(&o.ignored),
             bad_sqhd: self.bad_sqhd + o.bad_sqhd,
             sq_doorbells: self.sq_doorbells + o.sq_doorbells,

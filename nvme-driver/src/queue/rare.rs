@@ -202,9 +202,11 @@ impl QueuePair {
         QueueStats {
             submitted: self.submitted.get(),
             completed: self.completed.get(),
+            bytes: self.bytes.get(),
             failed: self.cold.failed.get(),
             lost: self.cold.lost.get(),
             in_flight: u32::from(self.in_flight.get()),
+            high_water: u32::from(self.cold.high_water.get()),
             ignored: self.cold.ignored.get(),
             bad_sqhd: self.cold.bad_sqhd.get(),
             sq_doorbells: self.cold.sq_doorbells.get(),
