@@ -118,6 +118,7 @@ impl MemorySource {
     ) -> Result<T, MemoryError> {
         let first = self.preferred.fitting(len);
         let mut page = first;
+        let mut why = None;
         loop {
             let rounded = page.round_up(len).ok_or(MemoryError::Absurd(len))?;
             if !page.is_huge() {
@@ -125,12 +126,16 @@ impl MemorySource {
             }
             match (make(rounded, page), page.smaller()) {
                 (Ok(made), _) => {
-                    if page < first {
-                        self.warn_small_pages(first, page, rounded);
+                    if let Some(refused) = why {
+                        self.warn_small_pages(&refused, page);
                     }
                     return Ok(made);
                 }
-                (Err(_), Some(smaller)) => page = smaller,
+                // The first refusal counts: it is about the pages that were asked for.
+                (Err(refused), Some(smaller)) => {
+                    why.get_or_insert(refused);
+                    page = smaller;
+                }
                 (Err(refused), None) => return Err(refused.into()),
             }
         }
@@ -147,10 +152,11 @@ impl MemorySource {
     }
 
     /// A page of 1 GiB is for one piece, pages of 2 MiB are for the whole run.
-    fn warn_small_pages(&self, wanted: PageSize, got: PageSize, piece: usize) {
-        let needed = if wanted == PageSize::Huge1G { piece } else { self.whole_run_bytes };
+    fn warn_small_pages(&self, refused: &MemoryRefused, got: PageSize) {
+        let whole = self.whole_run_bytes;
+        let needed = if refused.page == PageSize::Huge1G { refused.len } else { whole };
         self.warnings
-            .say(WarningKind::SmallPages, || small_pages_line(&self.root, wanted, got, needed));
+            .say(WarningKind::SmallPages, || small_pages_line(&self.root, refused, got, needed));
     }
 
     fn lock(&self, mapped: &Mapped) {
@@ -180,23 +186,38 @@ fn user_name(root: &Path) -> String {
     name.unwrap_or(uid)
 }
 
-fn small_pages_line(root: &Path, wanted: PageSize, got: PageSize, needed: usize) -> String {
+fn small_pages_line(root: &Path, refused: &MemoryRefused, got: PageSize, needed: usize) -> String {
+    let MemoryRefused { step, page: wanted, errno, .. } = *refused;
     let pages = needed.div_ceil(wanted.bytes()) as u64;
     let free = free_huge_pages(root, wanted.bytes(), None).unwrap_or(0);
-    let pool = format!("hugepages-{}kB", wanted.bytes() >> 10);
-    let there = root.join("sys/kernel/mm/hugepages").join(&pool).join("nr_hugepages");
-    let there: u64 = read_line(&there).and_then(|line| line.parse().ok()).unwrap_or(0);
-    let target = there + pages.saturating_sub(free).max(1);
-    let fix = match wanted {
-        PageSize::Huge1G => {
-            format!("echo {target} > /sys/kernel/mm/hugepages/{pool}/nr_hugepages")
-        }
-        _ => format!("sysctl vm.nr_hugepages={target}"),
-    };
     format!(
-        "{wanted} huge pages: {pages} needed, {free} free; using {got} pages instead, which is \
-         slower; as root: {fix}"
+        "{wanted} huge pages: {pages} needed, {free} free, {step} failed: {errno}; using {got} \
+         pages instead, which is slower; {}",
+        huge_pages_fix(root, wanted, pages, free)
     )
+}
+
+/// More pages help only where too few are free; where enough are, something else forbids them.
+fn huge_pages_fix(root: &Path, wanted: PageSize, pages: u64, free: u64) -> String {
+    let pool = format!("hugepages-{}kB", wanted.bytes() >> 10);
+    let there = root.join("sys/kernel/mm/hugepages").join(&pool);
+    if !there.exists() {
+        return format!("this kernel has no pages of {wanted}");
+    }
+    if free >= pages {
+        return "the pool has enough of them: look at the cgroup's hugetlb limits and at pages that \
+                others have reserved"
+            .to_owned();
+    }
+    let there = read_line(&there.join("nr_hugepages"));
+    let there: u64 = there.and_then(|line| line.parse().ok()).unwrap_or(0);
+    let target = there + pages - free;
+    match wanted {
+        PageSize::Huge1G => {
+            format!("as root: echo {target} > /sys/kernel/mm/hugepages/{pool}/nr_hugepages")
+        }
+        _ => format!("as root: sysctl vm.nr_hugepages={target}"),
+    }
 }
 
 fn unlocked_line(
@@ -260,18 +281,36 @@ mod tests {
         }
         assert_eq!(
             lines.of_pages(),
-            ["2 MiB huge pages: 16 needed, 3 free; using 4 KiB pages instead, which is slower; \
-              as root: sysctl vm.nr_hugepages=23"]
+            ["2 MiB huge pages: 16 needed, 3 free, reservation failed: Cannot allocate memory \
+              (os error 12); using 4 KiB pages instead, which is slower; as root: \
+              sysctl vm.nr_hugepages=23"]
         );
     }
 
+    #[test]
+    fn with_enough_free_pages_the_line_names_the_refusal_and_no_larger_pool() {
+        let root = machine(20, 20);
+        let (source, lines) = source(PageSize::Huge2M, 32 << 20, root.path());
+        let errno = rustix::io::Errno::FAULT;
+        let make = |len, page: PageSize| match page {
+            PageSize::Small4K => Ok(()),
+            _ => Err(MemoryRefused { step: "populating", len, page, errno }),
+        };
+        assert_eq!(source.fall_back(5 << 20, make), Ok(()));
+        let line = lines.of_pages().pop().expect("one line");
+        assert!(line.contains("16 needed, 20 free, populating failed: Bad address"), "{line}");
+        assert!(line.ends_with("others have reserved"), "{line}");
+        assert!(!line.contains("sysctl") && !line.contains('\n'), "{line}");
+    }
+
     fn refusal(page: PageSize) -> MemoryRefused {
-        MemoryRefused { step: "reservation", len: 0, page, errno: rustix::io::Errno::NOMEM }
+        MemoryRefused { step: "reservation", len: 2 << 30, page, errno: rustix::io::Errno::NOMEM }
     }
 
     #[test]
     fn gigabyte_pages_fall_back_to_two_mebibytes_first() {
         let root = machine(0, 0);
+        root.write("sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages", "1");
         let (source, lines) = source(PageSize::Huge1G, 1 << 30, root.path());
         let make = |len: usize, page: PageSize| match page {
             PageSize::Huge1G => Err(refusal(page)),
@@ -283,8 +322,12 @@ mod tests {
         let piece = (1 << 30) + 1;
         assert_eq!(source.fall_back(piece, make), Ok(((1 << 30) + (2 << 20), PageSize::Huge2M)));
         let line = lines.of_pages().pop().expect("one line");
-        assert!(line.starts_with("1 GiB huge pages: 2 needed, 0 free; using 2 MiB"), "{line}");
-        assert!(line.contains("hugepages-1048576kB/nr_hugepages"), "{line}");
+        assert!(line.starts_with("1 GiB huge pages: 2 needed, 0 free, reservation"), "{line}");
+        assert!(line.contains("using 2 MiB pages instead"), "{line}");
+        assert!(
+            line.contains("echo 3 > /sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages"),
+            "{line}"
+        );
     }
 
     #[test]

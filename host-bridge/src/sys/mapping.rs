@@ -1,34 +1,44 @@
 //! Mappings: memory files and private memory in our address space.
 //!
-//! Called by [`crate::memory`]. A [`Mapped`] hands out `'static` spans, so dropping it does *not*
-//! unmap; only [`Mapped::unmap`] does, whose caller promises that nothing looks any more.
+//! Called by [`crate::memory`]. A [`Mapped`] hands out `'static` views. Until the first one, dropping
+//! it unmaps; after that only [`Mapped::unmap`] does, whose caller promises that nothing looks any
+//! more. All memory is populated when it is handed out, or it is an error: no page of it is found
+//! missing later, by a SIGBUS.
 //!
 //! Invariants, named in the SAFETY lines:
 //! 1. `base .. base + len` is one mapping (or several neighbours) that this value alone owns; it
-//!    stays mapped until `unmap` consumes the value, hence for `'static` as far as safe code goes.
-//! 2. `base` is aligned to 2 MiB at least, `len` is a multiple of the page size.
+//!    stays mapped until `unmap` consumes the value, hence for `'static` as far as safe code goes;
+//!    `Drop` unmaps only while `seen` is false: no view was ever handed out.
+//! 2. `base` is aligned to 2 MiB and to the page size, `len` is a multiple of the page size.
 //! 3. No Rust reference into the range is made here; a read-only mapping is only ever handed out as
 //!    a [`ReadSpan`], which has no store.
 
 use std::ffi::c_void;
+use std::mem::ManuallyDrop;
+use std::path::Path;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hybrid_shm::{ReadSpan, Span};
+use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use super::memfd::{Memfd, MemoryRefused, PageSize};
+use crate::topology::free_huge_pages;
 
 /// Every mapping starts at a multiple of this, whatever its page size: 2 MiB, so that an IOMMU and
 /// the kernel may use large entries for it.
 pub const ALIGNMENT: usize = 2 << 20;
 
-/// A mapping that lives until it is unmapped by name.
+/// A mapping that lives until it is unmapped by name, once somebody has looked at it.
 #[derive(Debug)]
 pub struct Mapped {
     base: NonNull<u8>,
     len: usize,
     page: PageSize,
     writable: bool,
+    /// Whether a view was handed out.
+    seen: AtomicBool,
 }
 
 // SAFETY: invariant 1: the value owns the range, and the range is not bound to a thread.
@@ -43,11 +53,13 @@ impl Mapped {
         Self::file(memfd, true)
     }
 
-    /// Maps all of `memfd` for reading.
+    /// Maps all of `memfd` for reading, after a look at its size and its seals: its writer can
+    /// neither take pages away nor be joined by another one.
     ///
     /// # Errors
-    /// [`MemoryRefused`].
+    /// [`MemoryRefused`], for example before [`Memfd::seal_single_writer`].
     pub fn read_only(memfd: &Memfd) -> Result<Self, MemoryRefused> {
+        memfd.check_single_writer()?;
         Self::file(memfd, false)
     }
 
@@ -58,32 +70,60 @@ impl Mapped {
     /// [`MemoryRefused`].
     pub fn private(len: usize, page: PageSize) -> Result<Self, MemoryRefused> {
         let refused = |step| move |errno| MemoryRefused { step, len, page, errno };
-        let huge = match page {
-            PageSize::Small4K => {
-                let hole = Hole::reserve(len).map_err(refused("address reservation"))?;
-                return hole.private(page).map_err(refused("private mapping"));
-            }
-            PageSize::Huge2M => MapFlags::HUGETLB | MapFlags::HUGE_2MB,
-            PageSize::Huge1G => MapFlags::HUGETLB | MapFlags::HUGE_1GB,
-        };
-        let flags = MapFlags::PRIVATE | MapFlags::POPULATE | huge;
-        let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new range at an address of the kernel's choice replaces nothing.
-        let base = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), len, prot, flags) }
-            .map_err(refused("private mapping"))?;
-        Ok(Self::owned(base, len, page, true))
+        let hole = Hole::reserve(len, page).map_err(refused("address reservation"))?;
+        let mapped = hole.private(page).map_err(refused("private mapping"))?;
+        // Dropped on an error: nobody has seen it.
+        mapped.populate().map_err(refused("populating"))?;
+        Ok(mapped)
     }
 
     fn file(memfd: &Memfd, writable: bool) -> Result<Self, MemoryRefused> {
         let (len, page) = (memfd.len(), memfd.page());
         let refused = |step| move |errno| MemoryRefused { step, len, page, errno };
-        let hole = Hole::reserve(len).map_err(refused("address reservation"))?;
+        let hole = Hole::reserve(len, page).map_err(refused("address reservation"))?;
         hole.file(memfd, writable).map_err(refused("mapping"))
     }
 
     fn owned(base: *mut c_void, len: usize, page: PageSize, writable: bool) -> Self {
         let base = NonNull::new(base.cast()).expect("the kernel maps nothing at address 0");
-        Self { base, len, page, writable }
+        Self { base, len, page, writable, seen: AtomicBool::new(false) }
+    }
+
+    /// Makes the kernel find every page now.
+    fn populate(&self) -> rustix::io::Result<()> {
+        let base = self.base.as_ptr().cast();
+        if !self.page.is_huge() {
+            // Transparent huge pages are a wish: a kernel without them says so, and nothing
+            // changes. Before the pages are touched, so that they may be huge.
+            // SAFETY: invariant 1; the advice changes no byte.
+            let _ = unsafe { rustix::mm::madvise(base, self.len, Advice::LinuxHugepage) };
+        }
+        // SAFETY: invariant 1; it writes to no byte.
+        match unsafe { rustix::mm::madvise(base, self.len, Advice::LinuxPopulateWrite) } {
+            // Before Linux 5.14.
+            Err(Errno::INVAL) => self.touch(free_huge_pages),
+            result => result,
+        }
+    }
+
+    /// Writes a zero into each page. A page of the pool that is missing would be a SIGBUS, so the
+    /// pool is looked at first.
+    fn touch(&self, free: impl Fn(&Path, usize, Option<u32>) -> Option<u64>) -> Result<(), Errno> {
+        let step = self.page.bytes();
+        let pages = self.len / step;
+        if self.page.is_huge() && free(Path::new("/"), step, None) < Some(pages as u64) {
+            return Err(Errno::NOMEM);
+        }
+        for page in 0..pages {
+            // SAFETY: invariant 1: inside the fresh mapping, which nobody else has seen.
+            unsafe { self.base.as_ptr().add(page * step).write_volatile(0) };
+        }
+        Ok(())
+    }
+
+    /// From here on only `unmap` unmaps.
+    fn show(&self) {
+        self.seen.store(true, Ordering::Relaxed);
     }
 
     /// Length in bytes.
@@ -106,7 +146,8 @@ impl Mapped {
 
     /// First address, for system calls and for `core_runtime::mem`.
     #[must_use]
-    pub const fn base(&self) -> NonNull<u8> {
+    pub fn base(&self) -> NonNull<u8> {
+        self.show();
         self.base
     }
 
@@ -117,13 +158,15 @@ impl Mapped {
     #[must_use]
     pub fn span(&self) -> Span<'static> {
         assert!(self.writable, "a read-only mapping has no writable span");
+        self.show();
         // SAFETY: invariants 1 and 3.
         unsafe { Span::from_raw(self.base, self.len) }
     }
 
     /// The whole range, to look at.
     #[must_use]
-    pub const fn read_span(&self) -> ReadSpan<'static> {
+    pub fn read_span(&self) -> ReadSpan<'static> {
+        self.show();
         // SAFETY: invariants 1 and 3; only the view without stores leaves this function.
         unsafe { Span::from_raw(self.base, self.len) }.read_only()
     }
@@ -145,13 +188,23 @@ impl Mapped {
     /// # Safety
     /// No span, reference or owner type made from this mapping is used from here on.
     pub unsafe fn unmap(self) {
+        let this = ManuallyDrop::new(self);
         // SAFETY: invariant 1, and the caller's promise.
-        let done = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
+        let done = unsafe { rustix::mm::munmap(this.base.as_ptr().cast(), this.len) };
         assert!(done.is_ok(), "munmap of our own mapping failed: {done:?}");
     }
 }
 
-/// A reserved, inaccessible, 2 MiB aligned range that a mapping is about to replace.
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        if !*self.seen.get_mut() {
+            // SAFETY: invariant 1: no view of it was ever handed out.
+            let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
+        }
+    }
+}
+
+/// A reserved, inaccessible, aligned range that a mapping is about to replace.
 ///
 /// Dropped without being filled, it unmaps itself.
 struct Hole {
@@ -160,15 +213,17 @@ struct Hole {
 }
 
 impl Hole {
-    /// Reserves address space only.
-    fn reserve(len: usize) -> rustix::io::Result<Self> {
-        let whole = len.checked_add(ALIGNMENT).ok_or(rustix::io::Errno::NOMEM)?;
+    /// Reserves address space only, where pages of this size may lie: the kernel maps pages of
+    /// 1 GiB at multiples of 1 GiB alone.
+    fn reserve(len: usize, page: PageSize) -> rustix::io::Result<Self> {
+        let alignment = page.bytes().max(ALIGNMENT);
+        let whole = len.checked_add(alignment).ok_or(Errno::NOMEM)?;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: a new range at an address of the kernel's choice replaces nothing.
         let start = unsafe {
             rustix::mm::mmap_anonymous(std::ptr::null_mut(), whole, ProtFlags::empty(), flags)
         }?;
-        let head = start.addr().next_multiple_of(ALIGNMENT) - start.addr();
+        let head = start.addr().next_multiple_of(alignment) - start.addr();
         let tail = whole - head - len;
         let hole = Self { base: start.wrapping_byte_add(head), len };
         if head > 0 {
@@ -191,16 +246,15 @@ impl Hole {
     }
 
     fn private(self, page: PageSize) -> rustix::io::Result<Mapped> {
+        let huge = match page {
+            PageSize::Small4K => MapFlags::empty(),
+            PageSize::Huge2M => MapFlags::HUGETLB | MapFlags::HUGE_2MB,
+            PageSize::Huge1G => MapFlags::HUGETLB | MapFlags::HUGE_1GB,
+        };
         let prot = ProtFlags::READ | ProtFlags::WRITE;
-        let flags = MapFlags::PRIVATE | MapFlags::FIXED;
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED | huge;
         // SAFETY: MAP_FIXED replaces exactly the hole, which nobody but us knows.
         let base = unsafe { rustix::mm::mmap_anonymous(self.base, self.len, prot, flags) }?;
-        // Transparent huge pages are a wish: a kernel without them says so, and nothing changes.
-        // SAFETY: the range is ours and holds no data yet.
-        let _ = unsafe { rustix::mm::madvise(base, self.len, Advice::LinuxHugepage) };
-        // SAFETY: as above; the pages are touched after the advice, so that they may be huge.
-        unsafe { rustix::mm::madvise(base, self.len, Advice::LinuxPopulateWrite) }
-            .or_else(|_| touch(base, self.len))?;
         Ok(self.filled(base, page, true))
     }
 
@@ -218,16 +272,6 @@ impl Drop for Hole {
     }
 }
 
-/// Writes a zero into each page, for kernels before MADV_POPULATE_WRITE (5.14).
-#[expect(clippy::unnecessary_wraps, reason = "it stands in for a call that may fail")]
-fn touch(base: *mut c_void, len: usize) -> rustix::io::Result<()> {
-    for offset in (0..len).step_by(PageSize::Small4K.bytes()) {
-        // SAFETY: inside the fresh, private, zeroed mapping that only our caller knows.
-        unsafe { base.cast::<u8>().add(offset).write_volatile(0) };
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,7 +285,7 @@ mod tests {
         writer.span().word64(64).expect("in bounds").store(0x1234_5678_9abc);
         assert_eq!(reader.read_span().load64(64), Ok(0x1234_5678_9abc));
         let refused = Mapped::writable(&memfd).expect_err("a second writer");
-        assert_eq!(refused.errno, rustix::io::Errno::PERM);
+        assert_eq!(refused.errno, Errno::PERM);
         // SAFETY: the spans above were temporaries.
         unsafe { (writer.unmap(), reader.unmap()) };
     }
@@ -266,5 +310,53 @@ mod tests {
     fn address_space_that_does_not_exist_is_an_error() {
         let refused = Mapped::private(1 << 52, PageSize::Small4K).expect_err("4 PiB");
         assert_eq!(refused.step, "address reservation");
+    }
+
+    #[test]
+    fn a_hole_lies_where_pages_of_its_size_may_lie() {
+        for page in [PageSize::Small4K, PageSize::Huge2M, PageSize::Huge1G] {
+            let hole = Hole::reserve(page.bytes(), page).expect("address space");
+            assert_eq!(hole.base.addr() % page.bytes().max(ALIGNMENT), 0, "{page}");
+        }
+    }
+
+    #[test]
+    fn a_mapping_that_nobody_has_seen_goes_when_it_is_dropped_and_one_that_was_seen_stays() {
+        let mappings = |name: &str| {
+            let maps = std::fs::read_to_string("/proc/self/maps").expect("procfs");
+            maps.lines().filter(|line| line.contains(name)).count()
+        };
+        let map = |name| {
+            let memfd = Memfd::create(name, 4096, PageSize::Small4K).expect("4 KiB");
+            let mapped = Mapped::writable(&memfd).expect("mapped");
+            assert_eq!(mappings(name), 1);
+            mapped
+        };
+        drop(map("hybrid-test-unseen"));
+        assert_eq!(mappings("hybrid-test-unseen"), 0);
+        let seen = map("hybrid-test-seen");
+        let span = seen.span();
+        drop(seen);
+        span.fill(0, 4096, 0xa5).expect("it stays mapped");
+        assert_eq!(mappings("hybrid-test-seen"), 1);
+    }
+
+    #[test]
+    fn a_reader_does_not_map_what_may_still_change_its_size_or_get_another_writer() {
+        let memfd = Memfd::create("unsealed", 4096, PageSize::Small4K).expect("4 KiB");
+        let refused = Mapped::read_only(&memfd).expect_err("no seal at all");
+        assert_eq!((refused.step, refused.errno), ("checking the seals", Errno::PERM));
+        memfd.seal_size().expect("half of it");
+        let refused = Mapped::read_only(&memfd).expect_err("several writers");
+        assert_eq!(refused.step, "checking the seals");
+    }
+
+    #[test]
+    fn without_populate_the_pool_is_looked_at_before_a_huge_page_is_touched() {
+        let mut mapped = Mapped::private(4 << 20, PageSize::Small4K).expect("private");
+        mapped.page = PageSize::Huge2M;
+        assert_eq!(mapped.touch(|_, _, _| Some(1)), Err(Errno::NOMEM));
+        assert_eq!(mapped.touch(|_, _, _| None), Err(Errno::NOMEM));
+        assert_eq!(mapped.touch(|_, _, _| Some(2)), Ok(()));
     }
 }

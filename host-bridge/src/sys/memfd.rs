@@ -168,17 +168,23 @@ impl Memfd {
         })
     }
 
-    /// The seals that hold now; a reader checks them before it maps.
+    /// What a reader checks before it maps: the file is as long as it should be, and its seals
+    /// keep it so and keep further writers out.
     ///
     /// # Errors
     /// [`MemoryRefused`].
-    pub fn seals(&self) -> Result<SealFlags, MemoryRefused> {
-        rustix::fs::fcntl_get_seals(&self.fd).map_err(|errno| MemoryRefused {
-            step: "reading the seals",
-            len: self.len,
-            page: self.page,
-            errno,
-        })
+    pub fn check_single_writer(&self) -> Result<(), MemoryRefused> {
+        let (len, page) = (self.len, self.page);
+        let refused = |step| move |errno| MemoryRefused { step, len, page, errno };
+        let seals = rustix::fs::fcntl_get_seals(&self.fd).map_err(refused("reading the seals"))?;
+        if !seals.contains(SealFlags::SHRINK | SealFlags::GROW | SealFlags::FUTURE_WRITE) {
+            return Err(refused("checking the seals")(Errno::PERM));
+        }
+        let size = rustix::fs::fstat(&self.fd).map_err(refused("reading the size"))?.st_size;
+        if usize::try_from(size) != Ok(len) {
+            return Err(refused("checking the size")(Errno::FBIG));
+        }
+        Ok(())
     }
 
     /// Gives the pages back to the kernel; mappings stay and read as zero from here on.
@@ -228,5 +234,15 @@ mod tests {
         assert_eq!(rustix::fs::ftruncate(&memfd, 4096), Err(Errno::PERM));
         assert_eq!(rustix::fs::ftruncate(&memfd, 16384), Err(Errno::PERM));
         assert_eq!(memfd.seal_single_writer().map_err(|e| e.errno), Err(Errno::PERM));
+    }
+
+    #[test]
+    fn a_reader_refuses_a_file_of_another_length_than_it_was_told() {
+        let mut memfd = Memfd::create("short", 8192, PageSize::Small4K).expect("8 KiB");
+        memfd.seal_single_writer().expect("seal");
+        assert_eq!(memfd.check_single_writer(), Ok(()));
+        memfd.len = 16384;
+        let refused = memfd.check_single_writer().expect_err("half of it is missing");
+        assert_eq!(refused.step, "checking the size");
     }
 }

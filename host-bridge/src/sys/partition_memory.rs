@@ -80,25 +80,11 @@ impl PartitionMemory {
     /// # Errors
     /// [`MemoryError`]; nothing is left behind then.
     pub fn new(source: &MemorySource, sizes: &MemorySizes) -> Result<Self, MemoryError> {
+        // What was made is dropped where a later piece cannot be had: unmapped, as nobody saw it.
         let dma = source.shared("hybrid-dma", sizes.dma)?;
-        let region = match source.one_writer("hybrid-partition", sizes.region) {
-            Ok(region) => region,
-            Err(error) => return Err(undo(error, [dma.mapped])),
-        };
-        let host_region = match source.one_writer("hybrid-host", sizes.host_region) {
-            Ok(host_region) => host_region,
-            Err(error) => {
-                return Err(undo(error, [dma.mapped, region.writer.mapped, region.reader]));
-            }
-        };
-        let private = match source.private(sizes.private) {
-            Ok(private) => private,
-            Err(error) => {
-                let host = [host_region.writer.mapped, host_region.reader];
-                let mine = [dma.mapped, region.writer.mapped, region.reader];
-                return Err(undo(error, mine.into_iter().chain(host)));
-            }
-        };
+        let region = source.one_writer("hybrid-partition", sizes.region)?;
+        let host_region = source.one_writer("hybrid-host", sizes.host_region)?;
+        let private = source.private(sizes.private)?;
         Ok(Self { dma, private, bump_taken: false, region, host_region })
     }
 
@@ -126,7 +112,7 @@ impl PartitionMemory {
 
     /// The partition's region: the host's view.
     #[must_use]
-    pub const fn region_seen_by_host(&self) -> ReadSpan<'static> {
+    pub fn region_seen_by_host(&self) -> ReadSpan<'static> {
         self.region.reader.read_span()
     }
 
@@ -138,7 +124,7 @@ impl PartitionMemory {
 
     /// The host's region: the partition's view.
     #[must_use]
-    pub const fn host_region_seen_by_partition(&self) -> ReadSpan<'static> {
+    pub fn host_region_seen_by_partition(&self) -> ReadSpan<'static> {
         self.host_region.reader.read_span()
     }
 
@@ -177,15 +163,6 @@ impl PartitionMemory {
             unsafe { mapped.unmap() };
         }
     }
-}
-
-/// Unmaps what was made before a later piece could not be had.
-fn undo(error: MemoryError, mapped: impl IntoIterator<Item = Mapped>) -> MemoryError {
-    for mapped in mapped {
-        // SAFETY: invariant 2: no view of it was made yet.
-        unsafe { mapped.unmap() };
-    }
-    error
 }
 
 /// Somebody's word that a partition's memory may be unmapped when the partition has ended.
