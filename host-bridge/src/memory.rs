@@ -191,8 +191,8 @@ fn small_pages_line(root: &Path, refused: &MemoryRefused, got: PageSize, needed:
     let pages = needed.div_ceil(wanted.bytes()) as u64;
     let free = free_huge_pages(root, wanted.bytes(), None).unwrap_or(0);
     format!(
-        "{wanted} huge pages: {pages} needed, {free} free, {step} failed: {errno}; using {got} \
-         pages instead, which is slower; {}",
+        "{wanted} huge pages: {pages} needed, {free} free; using {got} pages instead, which is \
+         slower; {step} failed: {errno}; {}",
         huge_pages_fix(root, wanted, pages, free)
     )
 }
@@ -281,8 +281,8 @@ mod tests {
         }
         assert_eq!(
             lines.of_pages(),
-            ["2 MiB huge pages: 16 needed, 3 free, reservation failed: Cannot allocate memory \
-              (os error 12); using 4 KiB pages instead, which is slower; as root: \
+            ["2 MiB huge pages: 16 needed, 3 free; using 4 KiB pages instead, which is slower; \
+              reservation failed: Cannot allocate memory (os error 12); as root: \
               sysctl vm.nr_hugepages=23"]
         );
     }
@@ -298,7 +298,8 @@ mod tests {
         };
         assert_eq!(source.fall_back(5 << 20, make), Ok(()));
         let line = lines.of_pages().pop().expect("one line");
-        assert!(line.contains("16 needed, 20 free, populating failed: Bad address"), "{line}");
+        assert!(line.contains("16 needed, 20 free; using 4 KiB pages"), "{line}");
+        assert!(line.contains("; populating failed: Bad address"), "{line}");
         assert!(line.ends_with("others have reserved"), "{line}");
         assert!(!line.contains("sysctl") && !line.contains('\n'), "{line}");
     }
@@ -322,8 +323,7 @@ mod tests {
         let piece = (1 << 30) + 1;
         assert_eq!(source.fall_back(piece, make), Ok(((1 << 30) + (2 << 20), PageSize::Huge2M)));
         let line = lines.of_pages().pop().expect("one line");
-        assert!(line.starts_with("1 GiB huge pages: 2 needed, 0 free, reservation"), "{line}");
-        assert!(line.contains("using 2 MiB pages instead"), "{line}");
+        assert!(line.starts_with("1 GiB huge pages: 2 needed, 0 free; using 2 MiB"), "{line}");
         assert!(
             line.contains("echo 3 > /sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages"),
             "{line}"

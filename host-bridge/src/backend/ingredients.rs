@@ -6,9 +6,7 @@ use core_runtime::mem::{DmaRegion, DoorbellRegion};
 use core_runtime::partition::Partition;
 use hybrid_shm::Span;
 use nvme_driver::{ControlRegs, DeviceParts, RegsError};
-
-/// Offset of CAP, the controller capabilities. NVMe Base 2.0, section 3.1.3.1.
-const CAP: u32 = 0x00;
+use nvme_spec::registers::{Cap, Register};
 
 /// How the partition reaches the control registers. More ways come with more backends.
 #[derive(Clone, Copy, Debug)]
@@ -68,12 +66,11 @@ impl DeviceIngredients {
         partition: &'static Partition,
     ) -> Result<DeviceParts, IngredientsError> {
         let regs = self.registers.open(partition.clock(), partition)?;
-        let cap = regs.read64(CAP).map_err(IngredientsError::Registers)?;
+        let cap = regs.read64(Cap::OFFSET).map_err(IngredientsError::Registers)?;
         if cap == u64::MAX {
             return Err(IngredientsError::Gone);
         }
-        // CAP.DSTRD, bits 35:32.
-        let dstrd = u8::try_from(cap >> 32 & 0xf).unwrap_or(0);
+        let dstrd = Cap::from_raw(cap).dstrd();
         Ok(DeviceParts {
             regs,
             doorbells: DoorbellRegion { span: self.doorbells, dstrd },

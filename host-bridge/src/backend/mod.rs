@@ -14,7 +14,6 @@
 pub mod ingredients;
 pub mod model;
 
-use core_runtime::clock::Clock;
 use core_runtime::mem::IovaError;
 use hybrid_conventions::{CpuSet, DeviceSpec, Exit};
 use hybrid_shm::OutOfBounds;
@@ -31,8 +30,6 @@ pub struct DeviceSeat<'a> {
     pub dma: &'a SharedMemory,
     /// Where other memory comes from (doorbells, mailboxes).
     pub memory: &'a MemorySource,
-    /// The runtime's clock.
-    pub clock: Clock,
     /// CPUs on which the backend's own threads may run.
     pub housekeeping: CpuSet,
 }

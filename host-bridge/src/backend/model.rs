@@ -14,6 +14,7 @@ use core_runtime::mailbox::MailboxLayout;
 use core_runtime::mem::Iova;
 use hybrid_shm::Span;
 use nvme_model::{Model, ModelThread, ThreadError, ThreadOptions};
+use nvme_spec::registers::{Cc, Csts, Register};
 
 // What a caller needs to describe a model, without depending on it.
 pub use nvme_model::{Backing, Idle, LatencyModel, ModelConfig, ModelGauges, NamespaceConfig};
@@ -41,11 +42,6 @@ const DISABLE_LIMIT: Duration = Duration::from_secs(2);
 /// Steps without work before the model's thread lets others run, where it shares its CPU: about
 /// 100 us, longer than any pause inside a burst.
 const YIELD_AFTER_STEPS: u32 = 2_000;
-
-/// Controller configuration and status. NVMe Base 2.0, sections 3.1.3.5 and 3.1.3.6.
-const CC: u32 = 0x14;
-const CSTS: u32 = 0x1c;
-const CSTS_RDY: u64 = 1;
 
 /// What the model is made of.
 enum Source {
@@ -223,13 +219,18 @@ impl DeviceKeeper for ModelKeeper {
 /// Clears CC.EN and waits for CSTS.RDY = 0: no transfer comes after that.
 fn disable(thread: &ModelThread) -> bool {
     let begun = Instant::now();
-    let mut csts = thread.call(|model| {
-        model.write_reg(CC, 4, 0);
-        model.read_reg(CSTS, 4)
+    let mut ready = thread.call(|model| {
+        model.write_reg(Cc::OFFSET, 4, Cc::new().into_raw().into());
+        is_ready(model)
     });
-    while csts.is_some_and(|csts| csts & CSTS_RDY != 0) && begun.elapsed() < DISABLE_LIMIT {
+    while ready == Some(true) && begun.elapsed() < DISABLE_LIMIT {
         std::thread::sleep(Duration::from_micros(100));
-        csts = thread.call(|model| model.read_reg(CSTS, 4));
+        ready = thread.call(is_ready);
     }
-    csts.is_some_and(|csts| csts & CSTS_RDY == 0)
+    ready == Some(false)
+}
+
+fn is_ready(model: &mut Model) -> bool {
+    // What a 4-byte read returns fits; all ones would be a model that plays dead.
+    u32::try_from(model.read_reg(Csts::OFFSET, 4)).is_ok_and(|raw| Csts::from_raw(raw).rdy())
 }

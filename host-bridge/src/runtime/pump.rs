@@ -14,6 +14,8 @@ use core_runtime::ring::{PopError, RecordConsumer};
 use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
 
+use crate::sys::signals::with_signals_blocked;
+
 /// Largest payload that an [`Event`] holds: a line of text (`hybrid_abi::event::Text`) is the
 /// longest record, and with its header an event is then 256 bytes.
 pub const EVENT_BYTES: usize = 248;
@@ -117,9 +119,8 @@ impl EventPump {
         let abandon = Arc::new(AtomicBool::new(false));
         let end = EventQueue { queue, counters: Arc::clone(&counters) };
         let (theirs, give_up) = (end.clone(), Arc::clone(&abandon));
-        let thread = std::thread::Builder::new()
-            .name("event-pump".into())
-            .spawn(move || pump(ring, &theirs, &give_up))?;
+        let builder = std::thread::Builder::new().name("event-pump".into());
+        let thread = with_signals_blocked(|| builder.spawn(move || pump(ring, &theirs, &give_up)))?;
         Ok((Self { thread: Some(thread), counters, abandon }, end))
     }
 

@@ -130,7 +130,6 @@ impl Plan<'_> {
         let seat = DeviceSeat {
             dma: memory.dma(),
             memory: self.source,
-            clock: self.runtime.clock,
             housekeeping: self.runtime.housekeeping,
         };
         let attached = device.map(|device| device.attach(&seat)).transpose()?;

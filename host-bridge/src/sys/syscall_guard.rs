@@ -31,17 +31,25 @@ use std::time::Duration;
 
 use hybrid_shm::Word32;
 
+use super::signals::with_signals_blocked;
+
 /// No descriptor yet.
 const EMPTY: i32 = -1;
 /// The partition's thread ended, or could not arm: nothing will come.
 const NOTHING_COMES: i32 = -2;
+
+/// The listener's thread: the kernel keeps 15 bytes.
+const LISTENER: &str = "syscall-guard";
 
 /// How many offending calls are named in a report: enough to recognise a loop's body.
 pub const NAMED_CALLS: usize = 8;
 
 /// Why the check cannot be made on this machine.
 #[derive(Debug, thiserror::Error)]
-#[error("system calls cannot be checked here: {step} failed: {source}")]
+#[error(
+    "system calls cannot be checked here: {step} failed: {source}; it takes linux 5.8 and a sandbox \
+     that lets seccomp through; or run without the check"
+)]
 pub struct GuardUnavailable {
     step: &'static str,
     source: std::io::Error,
@@ -83,12 +91,13 @@ impl SyscallGuard {
         check_sizes()?;
         let fd = Arc::new(AtomicI32::new(EMPTY));
         let theirs = Arc::clone(&fd);
-        let listener = std::thread::Builder::new()
-            .name("syscall-guard".into())
-            .spawn(move || match wait_for_fd(&theirs) {
-                Some(fd) => serve(&fd, word, while_value),
-                None => SyscallReport::default(),
-            })
+        let builder = std::thread::Builder::new().name(LISTENER.into());
+        let listen = move || match wait_for_fd(&theirs) {
+            Some(fd) => serve(&fd, word, while_value),
+            None => SyscallReport::default(),
+        };
+        // A signal handled here would keep a stopped caller waiting.
+        let listener = with_signals_blocked(|| builder.spawn(listen))
             .map_err(|source| GuardUnavailable { step: "starting the listener", source })?;
         let arming = Arming(Arc::clone(&fd));
         Ok((Self { listener, fd }, arming))
@@ -200,7 +209,11 @@ fn receive(fd: &OwnedFd) -> Option<libc::seccomp_notif> {
         let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one `pollfd`, as said.
         let ready = unsafe { libc::poll(&raw mut poll, 1, -1) };
-        if ready > 0 && poll.revents & libc::POLLIN == 0 {
+        if ready <= 0 {
+            // Interrupted: to receive now would wait for a call that may never come.
+            continue;
+        }
+        if poll.revents & libc::POLLIN == 0 {
             return None;
         }
         // SAFETY: invariant 2: all zeroes is valid and demanded.
@@ -290,5 +303,43 @@ mod tests {
         };
         drop(arming);
         assert_eq!(guard.finish(), SyscallReport::default());
+    }
+
+    #[test]
+    fn signals_do_not_reach_the_listener() {
+        let word = hybrid_shm::leak_zeroed(4096).word32(0).expect("aligned");
+        let Ok((guard, arming)) = SyscallGuard::listen(word, 2) else {
+            return;
+        };
+        let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+        let tasks = || std::fs::read_dir("/proc/self/task").expect("procfs").flatten();
+        // A thread gives itself its name, after it has started; other tests have listeners too.
+        let listeners = loop {
+            let all: Vec<_> = tasks().map(|task| read(task.path().join("status"))).collect();
+            let named = format!("Name:\t{LISTENER}\n");
+            let listeners: Vec<_> =
+                all.into_iter().filter(|status| status.starts_with(&named)).collect();
+            if !listeners.is_empty() {
+                break listeners;
+            }
+            std::thread::yield_now();
+        };
+        for status in listeners {
+            let line = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+            let blocked = u64::from_str_radix(line.expect("a mask").trim(), 16).expect("hex");
+            for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGALRM] {
+                assert_ne!(blocked & 1 << (signal - 1), 0, "{status}");
+            }
+        }
+        drop(arming);
+        assert_eq!(guard.finish(), SyscallReport::default());
+    }
+
+    #[test]
+    fn a_check_that_cannot_be_made_says_what_it_takes() {
+        let source = std::io::Error::from_raw_os_error(libc::EINVAL);
+        let line = GuardUnavailable { step: "seccomp with a listener", source }.to_string();
+        assert!(line.contains("seccomp with a listener failed: Invalid argument"), "{line}");
+        assert!(line.ends_with("or run without the check"), "{line}");
     }
 }
