@@ -235,6 +235,24 @@ fn a_peer_that_writes_its_words_at_random_meanwhile_only_closes_the_ring() {
 }
 
 #[test]
+fn a_batch_may_close_or_pop_and_neither_gives_room_back_twice_or_too_late() {
+    let (_, head_part, producer, consumer) = ring(8);
+    let published = || head_part.word32(END_OFFSET).unwrap().load();
+    producer.push_batch(&[1, 2, 3, 4, 5, 6, 7]).unwrap();
+    let mut seen = Vec::new();
+    let taken = consumer.pop_batch(4, |item| {
+        seen.push(item);
+        seen.extend(consumer.pop());
+    });
+    assert_eq!((seen.as_slice(), taken), (&[1, 2, 3, 4, 5, 6, 7][..], Ok(4)));
+    assert_eq!(published(), 7);
+    producer.push_batch(&[8, 9]).unwrap();
+    let taken = consumer.pop_batch(2, |_| consumer.close());
+    assert_eq!((taken, published()), (Ok(1), 7), "what it said when it closed stands");
+    assert!(consumer.pop_batch(2, |_| ()).is_err());
+}
+
+#[test]
 fn a_violation_names_what_was_claimed_and_what_was_possible() {
     let (_, head_part, producer, _consumer) = ring(2);
     producer.try_push(&1).unwrap();

@@ -151,6 +151,26 @@ fn nothing_staged_is_seen_before_it_is_published() {
 }
 
 #[test]
+fn a_drain_may_read_further_records_and_close() {
+    let ring = ring(256, 0);
+    for kind in 1..=5 {
+        ring.producer.write(kind, 0, b"record").unwrap();
+    }
+    let mut kinds = Vec::new();
+    let drained = ring.consumer.drain(3, &mut [0; 64], |header, _| {
+        kinds.push(header.kind);
+        let inner = ring.consumer.read(&mut [0; 64]);
+        kinds.extend(inner.ok().map(|header| header.kind));
+    });
+    assert_eq!((kinds.as_slice(), drained), (&[1, 2, 3, 4, 5][..], Ok(3)));
+    let freed = || ring.head_part.word32(END_OFFSET).unwrap().load();
+    assert_eq!((ring.consumer.records(), freed()), (5, 10));
+    ring.producer.write(6, 0, b"record").unwrap();
+    let drained = ring.consumer.drain(3, &mut [0; 64], |_, _| ring.consumer.close());
+    assert_eq!((drained, freed()), (Ok(1), 10), "what it said when it closed stands");
+}
+
+#[test]
 fn a_reservation_that_is_dropped_leaves_nothing() {
     let mut ring = ring(256, 0);
     {

@@ -51,8 +51,8 @@ runtime_metrics! {
     queue_depth_high_water: Gauge, gauge, COUNT, "Most commands in flight.";
     ready_tasks: Gauge, gauge, COUNT, "Tasks that wait to be polled.";
     ready_tasks_high_water: Gauge, gauge, COUNT, "Most tasks that waited to be polled.";
-    event_ring_depth: Gauge, gauge, COUNT, "Slots in use of the ring to the host.";
-    event_ring_high_water: Gauge, gauge, COUNT, "Most slots in use of the ring to the host.";
+    event_ring_depth: Gauge, gauge, BYTES, "Bytes in use of the ring to the host.";
+    event_ring_high_water: Gauge, gauge, BYTES, "Most bytes in use of the ring to the host.";
     poll_to_poll_ns: Histogram, histogram, NANOSECONDS,
         "From one pass of the loop to the next; up to 1/8 too high, the greatest one exact.";
     stolen_gap_ns: Histogram, histogram, NANOSECONDS,

@@ -9,7 +9,8 @@ use crate::clock::{Clock, Instant};
 use crate::metrics::{Counter, Gauge, Histogram, MetricsError, MetricsWriter};
 use crate::task::{GAP_BUCKETS, GapHistogram};
 
-/// Metrics of the partition's own parts beyond [`crate::metrics::RuntimeMetrics`].
+/// Metrics of the partition's own parts beyond [`crate::metrics::RuntimeMetrics`]. The command ring
+/// is as its consumer has seen it: what arrived since the last look is not in it.
 #[derive(Debug)]
 pub(super) struct More {
     commands_taken: Counter,
@@ -19,14 +20,19 @@ pub(super) struct More {
     dma_quarantined_bytes: Gauge,
     private_used_bytes: Gauge,
     live_tasks: Gauge,
+    live_tasks_high_water: Gauge,
     live_timers: Gauge,
+    live_timers_high_water: Gauge,
+    timers_full: Counter,
+    command_ring_depth: Gauge,
+    command_ring_high_water: Gauge,
     poll_to_poll: CopiedHistogram,
     stolen: CopiedHistogram,
     exceeded: CopiedHistogram,
 }
 
 /// Entries of [`More`], which [`super::PartitionConfig`]'s `more_metrics` comes on top of.
-pub(super) const MORE_METRICS: u32 = 8;
+pub(super) const MORE_METRICS: u32 = 13;
 
 impl More {
     pub(super) fn register(writer: &mut MetricsWriter) -> Result<Self, MetricsError> {
@@ -38,7 +44,12 @@ impl More {
             dma_quarantined_bytes: writer.gauge("dma_quarantined_bytes", MetricUnit::BYTES)?,
             private_used_bytes: writer.gauge("private_used_bytes", MetricUnit::BYTES)?,
             live_tasks: writer.gauge("live_tasks", MetricUnit::COUNT)?,
+            live_tasks_high_water: writer.gauge("live_tasks_high_water", MetricUnit::COUNT)?,
             live_timers: writer.gauge("live_timers", MetricUnit::COUNT)?,
+            live_timers_high_water: writer.gauge("live_timers_high_water", MetricUnit::COUNT)?,
+            timers_full: writer.counter("timers_full", MetricUnit::COUNT)?,
+            command_ring_depth: writer.gauge("command_ring_depth", MetricUnit::BYTES)?,
+            command_ring_high_water: writer.gauge("command_ring_high_water", MetricUnit::BYTES)?,
             poll_to_poll: CopiedHistogram::default(),
             stolen: CopiedHistogram::default(),
             exceeded: CopiedHistogram::default(),
@@ -90,19 +101,23 @@ impl Partition {
         metrics.ready_tasks.set(stats.ready.iter().map(|n| u64::from(*n)).sum());
         let ready_most = stats.ready_high_water.iter().max().copied().unwrap_or(0);
         metrics.ready_tasks_high_water.set(ready_most.into());
-        let events = self.events.words();
-        metrics.ring_dropped.set(events.dropped());
-        metrics.event_ring_depth.set(events.depth().into());
-        metrics.event_ring_high_water.set(events.high_water().into());
+        metrics.ring_dropped.set(self.events.dropped());
+        metrics.event_ring_depth.set(self.events.depth() as u64);
+        metrics.event_ring_high_water.set(self.events.high_water() as u64);
         more.commands_taken.set(self.commands.records());
-        more.commands_skipped.set(self.commands.words().skipped() + self.run.unknown.get());
+        more.commands_skipped.set(self.commands.skipped() + self.run.unknown.get());
         let dma = self.arena.stats();
         more.dma_free_bytes.set(dma.free_bytes as u64);
         more.dma_high_water_bytes.set(dma.high_water_bytes as u64);
         more.dma_quarantined_bytes.set(dma.quarantined_bytes as u64);
         more.private_used_bytes.set(self.bump.used() as u64);
         more.live_tasks.set(stats.live_tasks.into());
+        more.live_tasks_high_water.set(stats.live_tasks_high_water.into());
         more.live_timers.set(stats.live_timers.into());
+        more.live_timers_high_water.set(stats.live_timers_high_water.into());
+        more.timers_full.set(stats.timers_full);
+        more.command_ring_depth.set(self.commands.ready() as u64);
+        more.command_ring_high_water.set(self.commands.high_water() as u64);
         let scheduler = self.scheduler;
         more.poll_to_poll.copy(scheduler.poll_to_poll(), &metrics.poll_to_poll_ns, clock);
         more.stolen.copy(scheduler.stolen(), &metrics.stolen_gap_ns, clock);

@@ -259,7 +259,8 @@ where
 
     /// Pops at most `most` items, gives each to `each`, and frees their slots at once.
     ///
-    /// Gives the number of items; looks at the peer once at most.
+    /// Gives the number of items; looks at the peer once at most. `each` may pop and close: an item
+    /// is taken before it is given, and a closed end gives no room back.
     ///
     /// # Errors
     /// [`Closed`] if nothing was left.
@@ -272,16 +273,21 @@ where
                 _ => {}
             }
         }
-        let count = self.index.ready().to_u32().min(most);
-        let head = self.index.head();
-        let mut next = head;
+        let most = self.index.ready().to_u32().min(most);
+        let mut count = 0;
         let peer = self.peer;
-        for _ in 0..count {
-            each(peer.take(next));
-            next = next.plus(I::ONE);
+        while count < most {
+            let head = self.index.head();
+            if !self.index.is_ready(head) {
+                break;
+            }
+            let item = peer.take(head);
+            self.index.advance(head.plus(I::ONE));
+            count += 1;
+            each(item);
         }
-        if next != head {
-            self.release(next);
+        if count != 0 {
+            self.release_taken();
         }
         Ok(count)
     }
@@ -323,6 +329,15 @@ where
     pub(super) fn release(&self, to: I) {
         self.index.advance(to);
         self.own.publish(to);
+    }
+
+    /// Gives back what was taken up to the head, unless the end was closed meanwhile: then what it
+    /// published stands.
+    #[inline]
+    pub(super) fn release_taken(&self) {
+        if self.closed.get().is_none() {
+            self.own.publish(self.index.head());
+        }
     }
 
     pub(super) fn count_skipped(&self) {

@@ -6,7 +6,8 @@
 //!
 //! The consumer copies a record out before it looks at it: the header once, then the payload by the
 //! length that was checked, into a buffer of its own. A kind that it does not know is skipped by
-//! its length; a length beyond what was published closes the ring.
+//! its length; a length beyond what was published closes the ring. The ends of words below are not
+//! handed out: who closed them there would leave records staged that may never be published.
 
 use core::cell::Cell;
 
@@ -137,9 +138,29 @@ where
         self.records.get()
     }
 
-    /// The ring of words below: its depth, high-water mark and drops.
-    pub fn words(&self) -> &Sender<O, P> {
-        &self.words
+    /// Bytes of the ring.
+    pub fn capacity(&self) -> usize {
+        bytes(self.words.capacity())
+    }
+
+    /// Published bytes in use, as far as this end has seen: never less than there are.
+    pub fn depth(&self) -> usize {
+        bytes(self.words.depth())
+    }
+
+    /// Most bytes that were seen in use at once, as [`Sender::high_water`] sees it.
+    pub fn high_water(&self) -> usize {
+        bytes(self.words.high_water())
+    }
+
+    /// Records that were refused because the ring was full.
+    pub fn dropped(&self) -> u64 {
+        self.words.dropped()
+    }
+
+    /// Why the end is closed, if it is.
+    pub fn closed(&self) -> Option<Closed> {
+        self.words.closed()
     }
 
     /// Publishes what was staged and says that nothing more will come.
@@ -269,16 +290,15 @@ where
     /// [`PopError::Empty`]; [`PopError::TooLong`] for a record that was skipped because `buffer` is
     /// too short; [`PopError::Closed`].
     pub fn read(&self, buffer: &mut [u8]) -> Result<RecordHeader, PopError> {
-        let head = self.words.index.head();
-        let (taken, next) = self.take(head, buffer)?;
-        self.done(next, 1);
+        let taken = self.take(buffer)?;
+        self.done(1);
         taken
     }
 
     /// Takes at most `most` records, gives each to `each`, and frees their room at once.
     ///
     /// Gives the number of records taken, those that `buffer` was too short for included; they are
-    /// skipped and counted.
+    /// skipped and counted. `each` may read further records and close the end.
     ///
     /// # Errors
     /// [`Closed`] if nothing was taken.
@@ -288,23 +308,21 @@ where
         buffer: &mut [u8],
         mut each: impl FnMut(RecordHeader, &[u8]),
     ) -> Result<u32, Closed> {
-        let mut next = self.words.index.head();
         let mut count = 0;
         while count < most {
-            match self.take(next, buffer) {
-                Ok((taken, after)) => {
+            match self.take(buffer) {
+                Ok(taken) => {
+                    count += 1;
                     if let Ok(header) = taken {
                         each(header, buffer.get(..header.len.into()).unwrap_or_default());
                     }
-                    next = after;
-                    count += 1;
                 }
                 Err(PopError::Closed(closed)) if count == 0 => return Err(closed),
                 Err(_) => break,
             }
         }
-        if count != 0 && self.words.closed().is_none() {
-            self.done(next, count);
+        if count != 0 {
+            self.done(count);
         }
         Ok(count)
     }
@@ -314,9 +332,29 @@ where
         self.records.get()
     }
 
-    /// The ring of words below: its backlog, its state, the records skipped.
-    pub fn words(&self) -> &Receiver<O, P> {
-        &self.words
+    /// Bytes of the ring.
+    pub fn capacity(&self) -> usize {
+        bytes(self.words.capacity())
+    }
+
+    /// Bytes that wait, as far as this end has seen: never more than there are.
+    pub fn ready(&self) -> usize {
+        bytes(self.words.ready())
+    }
+
+    /// Most bytes that were found waiting at once.
+    pub fn high_water(&self) -> usize {
+        bytes(self.words.high_water())
+    }
+
+    /// Records that were longer than the buffer for them.
+    pub fn skipped(&self) -> u64 {
+        self.words.skipped()
+    }
+
+    /// Why the end is closed, if it is.
+    pub fn closed(&self) -> Option<Closed> {
+        self.words.closed()
     }
 
     /// Says that nothing more will be read.
@@ -324,34 +362,26 @@ where
         self.words.close();
     }
 
-    /// Copies the record at index `at` out; gives it, or why it was skipped, and the next index.
-    fn take(
-        &self,
-        at: I,
-        buffer: &mut [u8],
-    ) -> Result<(Result<RecordHeader, PopError>, I), PopError> {
+    /// Takes the record at the head: copies it out, or says why it was skipped. The head is behind
+    /// it then, and its room is still ours.
+    fn take(&self, buffer: &mut [u8]) -> Result<Result<RecordHeader, PopError>, PopError> {
         let index = &self.words.index;
-        let mut ready = index.ready().since(at.since(index.head()));
-        if ready == I::ZERO {
-            // In a batch the slots behind the head are still ours, and `look` takes them for ready.
+        if index.ready() == I::ZERO {
             self.words.look()?;
-            ready = index.ready().since(at.since(index.head()));
-            if ready == I::ZERO {
-                return Err(PopError::Empty);
-            }
         }
+        let (at, ready) = (index.head(), index.ready());
         let header = RecordHeader::from_word(self.words.peer.take(at));
         if header.words() > ready.to_u32() {
             let closed = Closed::Record { words: header.words(), ready: ready.to_u32() };
             self.words.shut(closed);
             return Err(PopError::Closed(closed));
         }
-        let next = at.plus(I::from_u32(header.words()));
+        index.advance(at.plus(I::from_u32(header.words())));
         let len = usize::from(header.len);
         let size = buffer.len();
         let Some(payload) = buffer.get_mut(..len) else {
             self.words.count_skipped();
-            return Ok((Err(PopError::TooLong { len, buffer: size }), next));
+            return Ok(Err(PopError::TooLong { len, buffer: size }));
         };
         let peer = self.words.peer;
         let mut from = at.plus(I::ONE);
@@ -364,16 +394,21 @@ where
             let word = peer.take(from).to_le_bytes();
             rest.iter_mut().zip(word).for_each(|(to, byte)| *to = byte);
         }
-        Ok((Ok(header), next))
+        Ok(Ok(header))
     }
 
-    /// Frees the room before `next`.
-    fn done(&self, next: I, count: u32) {
-        self.words.release(next);
+    /// Frees the room of what was taken, `count` records of it just now.
+    fn done(&self, count: u32) {
+        self.words.release_taken();
         let records = self.records.get().wrapping_add(count.into());
         self.records.set(records);
         self.words.own.tell_records(records);
     }
+}
+
+/// Bytes of so many words.
+const fn bytes(words: u32) -> usize {
+    (words as usize).saturating_mul(8)
 }
 
 /// Up to 8 bytes as a word, the rest zero.
