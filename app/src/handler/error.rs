@@ -83,8 +83,8 @@ pub enum HandlerError {
     Incomplete,
     /// The feed on the device does not fit its namespace.
     #[error(
-        "the feed on the device does not fit its namespace: {0}; an image wants the --model-lba and \
-         the whole length that it was written with"
+        "the feed on the device does not fit its namespace: {0}; an image wants the --model-lba \
+         and the whole length that it was written with"
     )]
     Misfit(AbiError),
     /// The device carries something that is not ours.

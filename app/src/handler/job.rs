@@ -1,7 +1,7 @@
 //! The phases of a job and what is told of them: ingest, replay, probe.
 //!
-//! Called by the entry's task. Memory for the books is taken once the feed's size is known, from the
-//! partition's private memory; nothing is given back before the partition ends.
+//! Called by the entry's task. Memory for the books is taken once the feed's size is known, from
+//! the partition's private memory; nothing is given back before the partition ends.
 
 use core_runtime::metrics::{Gauge, Histogram, MetricsError, MetricsWriter};
 use core_runtime::partition::Partition;

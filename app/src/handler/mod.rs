@@ -10,7 +10,7 @@
 //! a system call or knows which backend the namespace belongs to. It does not print: errors travel
 //! to the host as one line, figures as metrics.
 //!
-//! What lies on the device is `hybrid_abi::feed`; this module is the only one that reads or writes it.
+//! What lies on the device is `hybrid_abi::feed`; nothing else reads or writes it.
 
 pub mod entry;
 pub mod error;

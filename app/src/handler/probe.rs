@@ -5,8 +5,8 @@
 //! reaped with one call, so that submit and completion are pure software; and *single reads*, one
 //! at a time, from before the submission to after the reap.
 //!
-//! Times are TSC ticks, that of reading the counter twice a batch included. Of the bursts the median
-//! counts: one that the machine took the core away from says nothing of the driver.
+//! Times are TSC ticks, that of reading the counter twice a batch included. Of the bursts the
+//! median counts: one that the machine took the core away from says nothing of the driver.
 
 use core_runtime::mem::{DeviceBuf, DmaArena};
 use core_runtime::metrics::Histogram;

@@ -53,8 +53,8 @@ impl Store {
     /// Reads and checks the superblock.
     ///
     /// # Errors
-    /// [`HandlerError::NoFeed`], [`HandlerError::Incomplete`], [`HandlerError::Misfit`], or what the
-    /// device says.
+    /// [`HandlerError::NoFeed`], [`HandlerError::Incomplete`], [`HandlerError::Misfit`], or what
+    /// the device says.
     pub async fn open(&self) -> Result<Superblock, HandlerError> {
         let superblock = self.read_superblock().await?.map_err(HandlerError::NoFeed)?;
         superblock

@@ -1,4 +1,4 @@
-//! Feeds that are wrong: each ends in one line with the position, and with the fix where there is one.
+//! Feeds that are wrong: each ends in one line with the position, and the fix where there is one.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};

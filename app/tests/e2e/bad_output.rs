@@ -68,12 +68,12 @@ fn readers_that_have_gone_are_no_panic() {
         let mut child = command.spawn().expect("the program starts");
         drop(child.stdout.take());
         drop(child.stderr.take());
-        assert_eq!(run::wait_for(&mut child).code(), Some(0), "{args:?}");
+        assert_eq!(run::Ending::of(child).wait().code(), Some(0), "{args:?}");
     }
     // An error that nobody can read still has its code.
     let mut command = Command::new(PROGRAM);
     command.args(["replay", "/nonexistent"]).stdin(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the program starts");
     drop(child.stderr.take());
-    assert_eq!(run::wait_for(&mut child).code(), Some(1));
+    assert_eq!(run::Ending::of(child).wait().code(), Some(1));
 }

@@ -1,4 +1,4 @@
-//! The JSON of a run: its schema, and all of its keys in a golden file, so that a change is noticed.
+//! The JSON of a run: its schema, and all of its keys in a golden file: a change is noticed.
 
 use serde_json::Value;
 

@@ -1,9 +1,9 @@
 //! End-to-end tests: the `feed-handler` binary, as its users meet it.
 //!
 //! Each test starts the program as a process of its own and judges by what comes out: standard
-//! output, the one line on standard error, the exit code, the files. Runs that start a partition take
-//! turns ([`machine::Machine`]), since each wants two processors for itself. A test that cannot run
-//! on this machine says so and is counted as skipped.
+//! output, the one line on standard error, the exit code, the files. Runs that start a partition
+//! take turns ([`machine::Machine`]), since each wants two processors for itself. A test that
+//! cannot run on this machine says so and is counted as skipped.
 #![expect(clippy::cast_possible_truncation, reason = "the tests' own numbers are small")]
 
 mod admin;

@@ -2,8 +2,9 @@
 
 use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -16,7 +17,7 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_feed-handler");
 
 /// A program that was started.
 pub(crate) struct Started {
-    child: Child,
+    ending: Ending,
     stdout: JoinHandle<Vec<u8>>,
     stderr: JoinHandle<Vec<u8>>,
 }
@@ -42,7 +43,7 @@ pub(crate) fn start_command(mut command: Command) -> Started {
     let mut child = command.spawn().expect("the program starts");
     let stdout = read_all(child.stdout.take().expect("piped"));
     let stderr = read_all(child.stderr.take().expect("piped"));
-    Started { child, stdout, stderr }
+    Started { ending: Ending::of(child), stdout, stderr }
 }
 
 fn read_all(mut from: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
@@ -56,17 +57,22 @@ fn read_all(mut from: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
 impl Started {
     /// Its process.
     pub(crate) fn id(&self) -> u32 {
-        self.child.id()
+        self.ending.process
     }
 
-    /// Whether it runs still.
-    pub(crate) fn is_running(&mut self) -> bool {
-        self.child.try_wait().expect("a child of ours").is_none()
+    /// Sends it a signal, by its name.
+    pub(crate) fn signal(&self, name: &str) {
+        self.ending.signal(name);
+    }
+
+    /// Whether it runs for that much longer.
+    pub(crate) fn runs_for(&self, time: Duration) -> bool {
+        self.ending.within(time).is_none()
     }
 
     /// Waits for its end.
-    pub(crate) fn wait(mut self) -> Run {
-        let status = wait_for(&mut self.child);
+    pub(crate) fn wait(self) -> Run {
+        let status = self.ending.wait();
         let text = |thread: JoinHandle<Vec<u8>>| {
             let bytes = thread.join().expect("the reader does not panic");
             String::from_utf8(bytes).expect("the program writes text")
@@ -75,18 +81,46 @@ impl Started {
     }
 }
 
-/// Waits for the end of a child, within the limit.
-pub(crate) fn wait_for(child: &mut Child) -> ExitStatus {
-    let begun = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().expect("a child of ours") {
-            return status;
+/// The end of a child, whenever it comes.
+pub(crate) struct Ending {
+    process: u32,
+    status: Receiver<ExitStatus>,
+}
+
+impl Ending {
+    /// Of `child`, whom a thread waits for.
+    pub(crate) fn of(mut child: Child) -> Self {
+        let (sender, status) = channel();
+        let process = child.id();
+        std::thread::spawn(move || {
+            let status = child.wait().expect("a child of ours");
+            // Nobody may want to know any more.
+            let _ = sender.send(status);
+        });
+        Self { process, status }
+    }
+
+    /// The status, if it ends within `time`.
+    fn within(&self, time: Duration) -> Option<ExitStatus> {
+        match self.status.recv_timeout(time) {
+            Ok(status) => Some(status),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => panic!("the end was told before"),
         }
-        if begun.elapsed() > LIMIT {
-            let _ = child.kill();
+    }
+
+    /// Waits for it; a child that takes too long is killed.
+    pub(crate) fn wait(self) -> ExitStatus {
+        self.within(LIMIT).unwrap_or_else(|| {
+            self.signal("KILL");
             panic!("the program did not end within {LIMIT:?}");
-        }
-        std::thread::sleep(Duration::from_millis(2));
+        })
+    }
+
+    fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.process);
+        let sent = Command::new("sh").args(["-c", &kill]).status().expect("sh");
+        assert!(sent.success(), "{kill}");
     }
 }
 

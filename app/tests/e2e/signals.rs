@@ -1,6 +1,5 @@
 //! SIGINT and SIGTERM end a run in order: results flushed, the exit code of the signal.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use hybrid_abi::feed::{CHUNK_MAGIC, SUPERBLOCK_BYTES, Superblock};
@@ -20,12 +19,11 @@ fn slow_day() -> Vec<u8> {
 
 /// Waits until `ready`, as long as the program runs.
 #[track_caller]
-fn wait_until(started: &mut Started, mut ready: impl FnMut(u32) -> bool) {
+fn wait_until(started: &Started, mut ready: impl FnMut(u32) -> bool) {
     let begun = Instant::now();
     while !ready(started.id()) {
-        assert!(started.is_running(), "it ended before the signal");
+        assert!(started.runs_for(Duration::from_millis(1)), "it ended before the signal");
         assert!(begun.elapsed() < Duration::from_secs(60), "nothing happens");
-        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -38,12 +36,6 @@ fn catches_signals(process: u32) -> bool {
     bit(2) == 1 && bit(15) == 1
 }
 
-fn send(started: &Started, signal: &str) {
-    let kill = format!("kill -{signal} {}", started.id());
-    let sent = Command::new("sh").args(["-c", &kill]).status().expect("sh");
-    assert!(sent.success());
-}
-
 #[test]
 fn an_interrupted_ingest_ends_with_130_and_its_image_is_refused_as_incomplete() {
     let name = "an_interrupted_ingest_ends_with_130_and_its_image_is_refused_as_incomplete";
@@ -52,14 +44,14 @@ fn an_interrupted_ingest_ends_with_130_and_its_image_is_refused_as_incomplete() 
     let (day, (device, image)) = (dir.file("day.itch", &slow_day()), dir.image("day.img"));
     let ingest = ["ingest", text(&day), "--device", &device];
     let size = ["--model-size", "4M", "--json"];
-    let mut started = machine.start(&[&ingest[..], &size, &SLOW].concat());
+    let started = machine.start(&[&ingest[..], &size, &SLOW].concat());
     // Until the second chunk begins to be there.
     let second = SUPERBLOCK_BYTES + feed_handler::handler::CHUNK_BYTES as usize;
-    wait_until(&mut started, |_| {
+    wait_until(&started, |_| {
         let bytes = std::fs::read(&image).unwrap_or_default();
         bytes.get(second..second + 8) == Some(&CHUNK_MAGIC.to_le_bytes())
     });
-    send(&started, "INT");
+    started.signal("INT");
     let run = started.wait();
     assert_eq!(run.code(), Some(130), "{run:?}");
     let json = run.json();
@@ -88,11 +80,11 @@ fn an_interrupted_replay_flushes_the_quotes_so_far() {
     machine.run(&replay).ok();
     let whole = std::fs::read_to_string(&out).expect("quotes");
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
-        let mut started = machine.start(&[&replay[..], &SLOW].concat());
-        wait_until(&mut started, catches_signals);
+        let started = machine.start(&[&replay[..], &SLOW].concat());
+        wait_until(&started, catches_signals);
         // Some chunks later; the test is right, if weaker, wherever the signal falls.
-        std::thread::sleep(Duration::from_millis(900));
-        send(&started, signal);
+        assert!(started.runs_for(Duration::from_millis(900)), "it ended before the signal");
+        started.signal(signal);
         let run = started.wait();
         assert_eq!(run.code(), Some(code), "{run:?}");
         assert!(!run.stderr.contains("panicked"), "{run:?}");
@@ -116,9 +108,9 @@ fn an_interrupted_replay_flushes_the_quotes_so_far() {
 fn a_terminated_day_ends_with_143() {
     let name = "a_terminated_day_ends_with_143";
     let Some(machine) = Machine::of(name) else { return };
-    let mut started = machine.start(&[&["--messages", "300k"][..], &SLOW].concat());
-    wait_until(&mut started, catches_signals);
-    send(&started, "TERM");
+    let started = machine.start(&[&["--messages", "300k"][..], &SLOW].concat());
+    wait_until(&started, catches_signals);
+    started.signal("TERM");
     let run = started.wait();
     assert_eq!(run.code(), Some(143), "{run:?}");
     assert!(!run.stderr.contains("panicked"), "{run:?}");

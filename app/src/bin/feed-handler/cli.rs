@@ -145,8 +145,8 @@ pub(crate) struct MachineArgs {
     #[arg(long, value_name = "N", default_value_t = 32, help_heading = "Machine",
           value_parser = clap::value_parser!(u16).range(1..=1023))]
     pub(crate) queue_depth: u16,
-    /// Largest transfer of one command, a power of two from 4k to 2M; the controller's MDTS may make
-    /// it less
+    /// Largest transfer of one command, a power of two from 4k to 2M; the controller's MDTS may
+    /// make it less
     #[arg(long, value_name = "BYTES", default_value = "512k", help_heading = "Machine",
           value_parser = parse_transfer)]
     pub(crate) max_transfer: u32,

@@ -100,8 +100,8 @@ impl Feed {
         }
         if meta.len() == 0 {
             return Err(Failure::error(format_args!(
-                "feed {}: message 1 at byte offset 0: the file is empty; an ITCH file holds messages behind \
-                 2-byte big-endian lengths",
+                "feed {}: message 1 at byte offset 0: the file is empty; an ITCH file holds \
+                 messages behind 2-byte big-endian lengths",
                 path.display()
             )));
         }

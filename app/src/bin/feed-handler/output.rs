@@ -1,7 +1,7 @@
 //! The two streams: results to stdout, everything else to stderr.
 //!
 //! Called by whoever has something to say. A reader that has gone (`feed-handler | head`) is no
-//! error and never a panic; a stdout that cannot be written otherwise is one, since it is the result.
+//! error and never a panic; another stdout that cannot be written is one, since it is the result.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write as _};

@@ -1,6 +1,6 @@
 //! How far the work is, on stderr, where somebody looks.
 //!
-//! A bar on a terminal, nothing otherwise: `run` calls [`Progress::show`] every few milliseconds and
+//! A bar on a terminal, nothing otherwise: `run` calls [`Progress::show`] at each look and
 //! the bar draws itself a few times a second.
 
 use core_runtime::metrics::MetricsReader;
