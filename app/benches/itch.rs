@@ -204,13 +204,13 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let facts = MachineFacts::read(&Topology::read());
     if let Some(cpu) = args.core.or_else(|| allowed().iter().last()) {
         pin_to(cpu)?;
     }
     let hz = host_bridge::calibration::measure()?.hz;
-    let mut config = SynthConfig::default();
-    config.messages = if args.quick { 20_000 } else { args.messages };
-    config.stocks = args.stocks;
+    let messages = if args.quick { 20_000 } else { args.messages };
+    let config = SynthConfig { messages, stocks: args.stocks, ..SynthConfig::default() };
     let mut slots = vec![StockSlot::default(); usize::from(config.stocks)];
     let mut feed = vec![0; usize::try_from(config.most_bytes())?];
     let mut synth = Synth::new(config, &mut slots).expect("a day");
@@ -232,6 +232,7 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let missed = report(
         args,
+        &facts,
         hz,
         &[("decode", decoded, DECODE_GOAL), ("decode + book", booked, BOOK_GOAL)],
     )?;
@@ -271,21 +272,28 @@ fn book(mut pipeline: Pipeline<'_>, feed: &[u8]) -> (Slices, u64) {
     (slices, sum.sum ^ sum.bbos << 32 ^ sum.trades)
 }
 
+/// What a part came to, and its goal.
+type Figure<'a> = (&'a str, Option<&'a Slices>, f64);
+
 /// Prints; whether a goal was missed.
-fn report(args: &Args, hz: u64, parts: &[(&str, Part, f64)]) -> anyhow::Result<bool> {
-    let facts = MachineFacts::read(&Topology::read());
-    let figures: Vec<_> =
-        parts.iter().map(|(name, part, goal)| (name, part.median(), goal)).collect();
+fn report(
+    args: &Args,
+    facts: &MachineFacts,
+    hz: u64,
+    parts: &[(&str, Part, f64)],
+) -> anyhow::Result<bool> {
+    let figures: Vec<Figure<'_>> =
+        parts.iter().map(|(name, part, goal)| (*name, part.median(), *goal)).collect();
     let rate = |slices: &Slices| hz as f64 / slices.ticks_each() / 1e6;
-    let missed = figures.iter().any(|(_, s, goal)| s.is_some_and(|s| rate(s) < **goal));
     let checksum = parts
         .iter()
-        .fold(0, |sum, (_, part, _)| (sum ^ part.checksum.unwrap_or(0)).rotate_left(17));
+        .fold(0_u64, |sum, (_, part, _)| (sum ^ part.checksum.unwrap_or(0)).rotate_left(17));
     if args.json {
         let rows: Vec<_> = figures
             .iter()
             .map(|(name, s, goal)| {
-                json!({"what": name, "M messages/s": s.map(rate), "ticks": s.map(Slices::ticks_each), "goal": goal})
+                let ticks = s.map(Slices::ticks_each);
+                json!({"what": name, "M messages/s": s.map(rate), "ticks": ticks, "goal": goal})
             })
             .collect();
         let value = json!({
@@ -293,10 +301,19 @@ fn report(args: &Args, hz: u64, parts: &[(&str, Part, f64)]) -> anyhow::Result<b
             "tsc_hz": hz, "rows": rows, "checksum": format!("{checksum:016x}"),
         });
         println!("{value:#}");
-        return Ok(missed);
+    } else {
+        println!("itch: a synthetic day from memory, on one core (on: memory)");
+        println!("{facts}, TSC {:.3} GHz\n", hz as f64 / 1e9);
+        print!("{}", table(&figures, hz)?);
+        println!(
+            "medians of repetitions; a slice of 128 KiB in which the core was taken away is dropped"
+        );
+        println!("checksum {checksum:016x}");
     }
-    println!("itch: a synthetic day from memory, on one core (on: memory)");
-    println!("{facts}, TSC {:.3} GHz\n", hz as f64 / 1e9);
+    Ok(figures.iter().any(|(_, s, goal)| s.is_some_and(|s| rate(s) < *goal)))
+}
+
+fn table(figures: &[Figure<'_>], hz: u64) -> Result<String, std::fmt::Error> {
     let columns = [
         Column::left("what"),
         Column::right("M messages/s"),
@@ -306,28 +323,23 @@ fn report(args: &Args, hz: u64, parts: &[(&str, Part, f64)]) -> anyhow::Result<b
         Column::right("slices"),
         Column::right("dropped"),
     ];
+    let hz = hz as f64;
+    let row = |(name, slices, goal): &Figure<'_>| {
+        let figure = |f: &dyn Fn(&Slices) -> String| slices.map_or_else(|| "-".to_owned(), f);
+        [
+            (*name).to_owned(),
+            figure(&|s| format!("{:.1}", hz / s.ticks_each() / 1e6)),
+            figure(&|s| format!("{:.1}", s.ticks_each())),
+            figure(&|s| format!("{:.0}", s.bytes as f64 * hz / s.ticks as f64 / 1e6)),
+            format!("{goal:.0}"),
+            figure(&|s| s.kept.to_string()),
+            figure(&|s| s.dropped.to_string()),
+        ]
+    };
+    let cells: Vec<[String; 7]> = figures.iter().map(row).collect();
+    let rows: Vec<_> =
+        cells.iter().map(|row| row.each_ref().map(|cell| cell as &dyn Display)).collect();
     let mut text = String::new();
-    let cells: Vec<[String; 7]> = figures
-        .iter()
-        .map(|(name, slices, goal)| {
-            let figure = |f: &dyn Fn(&Slices) -> String| slices.map_or("-".to_owned(), f);
-            [
-                (**name).to_owned(),
-                figure(&|s| format!("{:.1}", rate(s))),
-                figure(&|s| format!("{:.1}", s.ticks_each())),
-                figure(&|s| format!("{:.0}", s.bytes as f64 * hz as f64 / s.ticks as f64 / 1e6)),
-                format!("{goal:.0}"),
-                figure(&|s| s.kept.to_string()),
-                figure(&|s| s.dropped.to_string()),
-            ]
-        })
-        .collect();
-    let rows: Vec<_> = cells.iter().map(|row| row.each_ref().map(|c| c as &dyn Display)).collect();
     Table::new(columns).write(&mut text, &rows)?;
-    print!("{text}");
-    println!(
-        "medians of repetitions; a slice of 128 KiB in which the core was taken away is dropped"
-    );
-    println!("checksum {checksum:016x}");
-    Ok(missed)
+    Ok(text)
 }

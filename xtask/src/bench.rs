@@ -1,25 +1,26 @@
-//! `cargo xtask bench`: every benchmark binary, one after the other, output as it comes.
+//! `cargo xtask bench`: every benchmark, one after the other, output as it comes.
+//!
+//! They are the binaries of one package, and the `[[bench]]` targets of the package on which nothing
+//! may depend.
 
 use anyhow::{Context as _, Result, bail};
 use hybrid_conventions::Exit;
 
 use crate::command::Run;
 use crate::project::Project;
+use crate::steps::APP;
 
 /// The package whose binaries are the benchmarks.
 const BENCHES: &str = "hybrid-benches";
 
-/// Runs all benchmark binaries, or those that contain `filter`.
+/// Runs all benchmarks, or those whose name contains `filter`.
 ///
 /// A benchmark that exceeds its threshold ends with 2; so does this then, after running the rest.
 pub(crate) fn run(project: &Project, quick: bool, filter: Option<&str>) -> Result<Exit> {
-    let names = names(project, filter)?;
     let mut worst = Exit::Ok;
-    for name in names {
-        let mut run = Run::new("cargo run --quiet --release -p").arg(BENCHES);
-        run = run.arg("--bin").arg(&name);
+    for (name, mut run) in runs(project, filter)? {
         if quick {
-            run = run.arg("--").arg("--quick");
+            run = run.arg("--quick");
         }
         println!("== {name}");
         let status = run.command(&project.root).status().context("cargo did not start")?;
@@ -28,16 +29,28 @@ pub(crate) fn run(project: &Project, quick: bool, filter: Option<&str>) -> Resul
     Ok(worst)
 }
 
-fn names(project: &Project, filter: Option<&str>) -> Result<Vec<String>> {
-    let package = project.package(BENCHES).with_context(|| format!("no package {BENCHES}"))?;
-    let all: Vec<_> = package.targets_of("bin").map(|target| target.name.clone()).collect();
-    let chosen: Vec<_> = all
-        .iter()
-        .filter(|name| filter.is_none_or(|filter| name.contains(filter)))
-        .cloned()
-        .collect();
+/// Names and commands, the commands ending in the benchmark's own arguments.
+fn runs(project: &Project, filter: Option<&str>) -> Result<Vec<(String, Run)>> {
+    project.package(BENCHES).with_context(|| format!("no package {BENCHES}"))?;
+    let all: Vec<(String, Run)> = [
+        (BENCHES, "bin", "cargo run --quiet --release", "--bin"),
+        (APP, "bench", "cargo bench --quiet", "--bench"),
+    ]
+    .into_iter()
+    .filter_map(|(package, kind, command, flag)| {
+        let targets = project.package(package)?.targets_of(kind);
+        Some(targets.map(move |target| {
+            let run = Run::new(command).arg("-p").arg(package).arg(flag).arg(&target.name);
+            (target.name.clone(), run.arg("--"))
+        }))
+    })
+    .flatten()
+    .collect();
+    let names: Vec<_> = all.iter().map(|(name, _)| name.clone()).collect();
+    let wanted = |name: &str| filter.is_none_or(|filter| name.contains(filter));
+    let chosen: Vec<_> = all.into_iter().filter(|(name, _)| wanted(name)).collect();
     if chosen.is_empty() {
-        bail!("no benchmark matches; there are: {}", all.join(", "));
+        bail!("no benchmark matches; there are: {}", names.join(", "));
     }
     Ok(chosen)
 }
@@ -55,14 +68,29 @@ fn worse(worst: Exit, code: Option<i32>) -> Exit {
 mod tests {
     use super::*;
     use crate::project::tests::METADATA;
+    use crate::project::{Package, Target};
+
+    fn lines(project: &Project, filter: Option<&str>) -> Vec<String> {
+        runs(project, filter).expect("runs").iter().map(|(_, run)| run.line()).collect()
+    }
 
     #[test]
     fn every_binary_of_the_package_is_a_benchmark() {
         let project = Project::parse(METADATA).expect("metadata");
-        assert_eq!(names(&project, None).expect("names"), ["ring", "driver"]);
-        assert_eq!(names(&project, Some("dri")).expect("names"), ["driver"]);
-        let error = names(&project, Some("x")).expect_err("none").to_string();
+        assert_eq!(lines(&project, None).len(), 2);
+        let line = "cargo run --quiet --release -p hybrid-benches --bin driver --";
+        assert_eq!(lines(&project, Some("dri")), [line]);
+        let error = runs(&project, Some("x")).map(drop).expect_err("none").to_string();
         assert_eq!(error, "no benchmark matches; there are: ring, driver");
+    }
+
+    #[test]
+    fn the_benches_of_the_program_are_run_too() {
+        let mut project = Project::parse(METADATA).expect("metadata");
+        let targets = vec![Target { name: "itch".to_owned(), kind: "bench".to_owned() }];
+        project.packages.push(Package { name: APP.to_owned(), targets, ..Package::default() });
+        let line = "cargo bench --quiet -p feed-handler --bench itch --";
+        assert_eq!(lines(&project, Some("itch")), [line]);
     }
 
     #[test]
