@@ -202,6 +202,17 @@ impl MailboxClient {
         Ok(u32::try_from(value & u64::from(u32::MAX)).unwrap_or(u32::MAX))
     }
 
+    /// Reads a 32-bit register, waiting for `limit_ns` at most, or for the client's timeout if that
+    /// is shorter: for a look that may fail, made by who must not be kept waiting.
+    ///
+    /// # Errors
+    /// See [`MailboxError`].
+    pub fn read32_within(&self, offset: u32, limit_ns: u64) -> Result<u32, MailboxError> {
+        let access = RegAccess { offset, size: 4, op: RegOp::Read };
+        let value = self.access_within(access, limit_ns.min(self.timeout_ns))?;
+        Ok(u32::try_from(value & u64::from(u32::MAX)).unwrap_or(u32::MAX))
+    }
+
     /// Reads a 64-bit register.
     ///
     /// # Errors
@@ -229,18 +240,22 @@ impl MailboxClient {
     }
 
     fn access(&self, access: RegAccess) -> Result<u64, MailboxError> {
+        self.access_within(access, self.timeout_ns)
+    }
+
+    fn access_within(&self, access: RegAccess, timeout_ns: u64) -> Result<u64, MailboxError> {
         let RegAccess { offset, size, .. } = access;
         if !offset.is_multiple_of(u32::from(size)) {
             return Err(MailboxError::Misaligned { offset, size });
         }
         let ticket = self.post(access);
-        let answer = self.wait(ticket);
+        let answer = self.wait(ticket, timeout_ns);
         // Done or given up, nothing is up any more: an even ticket.
         self.words.ticket.store_release(self.sequence.get());
         match answer? {
             Some(REFUSED) => Err(MailboxError::Refused { offset, size }),
             Some(_) => Ok(self.words.value.load()),
-            None => Err(MailboxError::TimedOut { offset, timeout_ns: self.timeout_ns }),
+            None => Err(MailboxError::TimedOut { offset, timeout_ns }),
         }
     }
 
@@ -260,8 +275,8 @@ impl MailboxClient {
 
     /// Waits for the answer to `ticket`: its status, or nothing when the time is over.
     // SYNC mailbox-answer: the value and status were stored before the answer.
-    fn wait(&self, ticket: u64) -> Result<Option<u64>, MailboxError> {
-        let deadline = self.clock.now() + self.clock.ns_to_ticks(self.timeout_ns);
+    fn wait(&self, ticket: u64, timeout_ns: u64) -> Result<Option<u64>, MailboxError> {
+        let deadline = self.clock.now() + self.clock.ns_to_ticks(timeout_ns);
         let mut patience = Patience::new(deadline);
         loop {
             let answered = self.words.answer.load_acquire() == ticket;
@@ -476,7 +491,7 @@ mod tests {
         }));
         assert!(!server.serve(|_| 10), "at most once");
         assert_eq!(seen, Some(access));
-        assert_eq!(client.wait(ticket), Ok(Some(DONE)));
+        assert_eq!(client.wait(ticket, 0), Ok(Some(DONE)));
     }
 
     #[cfg(not(miri))]
@@ -488,6 +503,11 @@ mod tests {
         assert_eq!(by_clock.read64(0), timed_out);
         let by_count = MailboxClient::new(span, still(), 2_000).unwrap();
         assert_eq!(by_count.read64(0), timed_out);
+        // A look may have a shorter limit, and never a longer one.
+        let look = Err(MailboxError::TimedOut { offset: 4, timeout_ns: 500 });
+        assert_eq!(by_clock.read32_within(4, 500), look);
+        let look = Err(MailboxError::TimedOut { offset: 4, timeout_ns: 2_000 });
+        assert_eq!(by_clock.read32_within(4, u64::MAX), look);
     }
 
     #[test]
@@ -497,13 +517,13 @@ mod tests {
         let mut server = MailboxServer::new(span).unwrap();
         let read = |offset| RegAccess { offset, size: 8, op: RegOp::Read };
         let first = client.post(read(0));
-        assert_eq!(client.wait(first), Ok(None), "nobody has served it yet");
+        assert_eq!(client.wait(first, 0), Ok(None), "nobody has served it yet");
         let second = client.post(read(8));
         let late = span.word64(MailboxLayout::ANSWER).unwrap();
         late.store_release(first);
-        assert_eq!(client.wait(second), Ok(None), "that was the first one's answer");
+        assert_eq!(client.wait(second, 0), Ok(None), "that was the first one's answer");
         assert!(server.serve(|access| u64::from(access.offset) + 34));
-        assert_eq!(client.wait(second), Ok(Some(DONE)));
+        assert_eq!(client.wait(second, 0), Ok(Some(DONE)));
         assert_eq!(client.words.value.load(), 42);
     }
 
@@ -576,7 +596,7 @@ mod tests {
             let ticket = client.post(RegAccess { offset: 0, size: 8, op: RegOp::Read });
             span.word64(MailboxLayout::ACCESS).unwrap().store(access);
             assert!(server.serve(|access| panic!("{access:?}")));
-            assert_eq!(client.wait(ticket), Ok(Some(REFUSED)), "{access:#x}");
+            assert_eq!(client.wait(ticket, 0), Ok(Some(REFUSED)), "{access:#x}");
         }
     }
 

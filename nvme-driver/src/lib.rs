@@ -61,6 +61,6 @@ pub use nvme_spec::{self as spec, Lba};
 pub use queue::QueuePair;
 pub use quirks::{PciId, Quirks, quirks_of};
 pub use raw::{RawQueue, Target};
-pub use regs::{ControlRegs, RegsError};
+pub use regs::{ControlRegs, LOOK_NS, RegsError};
 pub use shape::Refusal;
 pub use stats::{ControllerStats, Ignored, LatencySummary, QueueStats};

@@ -4,12 +4,21 @@
 //! once every 10 ms for CSTS, never on the way of an I/O. A read of all ones means that the device
 //! is gone (NVMe over PCIe: a read that nobody answers), and so does a CAP or VS that changed; both
 //! are told here, before any bit of the value is believed.
+//!
+//! How long the loop may stand still for it: a look at CSTS while ready, [`LOOK_NS`] at most; each
+//! access of a bring-up, reset or shutdown as long as the backend allows, since a device that does
+//! not answer then is given up.
 
 use core::cell::Cell;
 
 use core_runtime::mailbox::{MailboxClient, MailboxError};
 use nvme_spec::registers::{Cap, Readable, Register, Version, Writable};
 use thiserror::Error;
+
+/// How long a look at CSTS may keep the loop while the controller is ready, where its backend can
+/// make one wait: a thousand times what a register server takes that has a CPU, and below what
+/// counts as a silent loop. One that misses it costs nothing; the next look is 10 ms later.
+pub const LOOK_NS: u64 = 1_000_000;
 
 /// Why a register could not be read or written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -32,6 +41,13 @@ pub trait ControlRegs {
     /// # Errors
     /// [`RegsError`] if the backend cannot.
     fn read32(&self, offset: u32) -> Result<u32, RegsError>;
+    /// Reads 32 bits while I/O goes on: a backend that can make one wait gives up after [`LOOK_NS`].
+    ///
+    /// # Errors
+    /// [`RegsError`] if the backend cannot; [`RegsError::TimedOut`] does no harm.
+    fn look32(&self, offset: u32) -> Result<u32, RegsError> {
+        self.read32(offset)
+    }
     /// Reads 64 bits.
     ///
     /// # Errors
@@ -52,6 +68,10 @@ pub trait ControlRegs {
 impl ControlRegs for MailboxClient {
     fn read32(&self, offset: u32) -> Result<u32, RegsError> {
         Self::read32(self, offset).map_err(|e| from_mailbox(e, offset))
+    }
+
+    fn look32(&self, offset: u32) -> Result<u32, RegsError> {
+        self.read32_within(offset, LOOK_NS).map_err(|e| from_mailbox(e, offset))
     }
 
     fn read64(&self, offset: u32) -> Result<u64, RegsError> {
@@ -107,7 +127,17 @@ impl Regs {
     /// Reads a 32-bit register.
     pub(crate) fn read<R: Readable + Register<Raw = u32>>(&self) -> Result<R, RegsError> {
         self.alive()?;
-        let raw = self.note(self.inner.read32(R::OFFSET))?;
+        self.believe(self.inner.read32(R::OFFSET))
+    }
+
+    /// Reads a 32-bit register without keeping the loop waiting: it may time out and try later.
+    pub(crate) fn look<R: Readable + Register<Raw = u32>>(&self) -> Result<R, RegsError> {
+        self.alive()?;
+        self.believe(self.inner.look32(R::OFFSET))
+    }
+
+    fn believe<R: Register<Raw = u32>>(&self, raw: Result<u32, RegsError>) -> Result<R, RegsError> {
+        let raw = self.note(raw)?;
         if raw == u32::MAX {
             return Err(self.lose());
         }
@@ -227,5 +257,20 @@ mod tests {
             assert_eq!(regs.identity().map(|_| ()), Err(RegsError::Gone), "{cap:#x}");
             assert!(regs.is_gone());
         }
+    }
+
+    #[test]
+    fn a_server_that_sleeps_costs_a_look_its_own_limit_and_no_device() {
+        use core_runtime::clock::Clock;
+        use core_runtime::mailbox::{MailboxLayout, MailboxServer};
+        let span = hybrid_shm::leak_zeroed(MailboxLayout::BYTES);
+        let _sleeps = MailboxServer::new(span).expect("a mailbox");
+        // A minute of a slow counter, and not below 10 s of any that there is.
+        let client = MailboxClient::new(span, Clock::tsc(1_000_000_000), 60_000_000_000);
+        let regs = Regs::new(Box::leak(Box::new(client.expect("a client"))));
+        let begun = std::time::Instant::now();
+        assert_eq!(regs.look::<Csts>(), Err(RegsError::TimedOut));
+        assert!(begun.elapsed() < core::time::Duration::from_secs(5));
+        assert!(!regs.is_gone());
     }
 }

@@ -89,6 +89,11 @@ impl Watch {
         self.aborts_out.set(self.aborts_out.get().saturating_sub(1));
     }
 
+    /// Aborts that were not answered yet.
+    pub(crate) fn aborts_out(&self) -> u32 {
+        self.aborts_out.get()
+    }
+
     pub(crate) fn stats(&self) -> ControllerStats {
         ControllerStats {
             resets: self.resets.get(),
@@ -154,7 +159,7 @@ impl Controller {
             return None;
         }
         self.watch.next_health.set(now + self.ticks(self.config.health_ns));
-        let csts: Csts = match self.regs.read() {
+        let csts: Csts = match self.regs.look() {
             Ok(csts) => csts,
             // A backend that is slow to answer once is not a lost device; the deadlines decide.
             Err(RegsError::TimedOut) => return None,

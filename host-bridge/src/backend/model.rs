@@ -32,8 +32,10 @@ use crate::sys::signals::with_signals_blocked;
 const DOORBELLS_AT: usize = 4096;
 const _: () = assert!(MailboxLayout::BYTES <= DOORBELLS_AT);
 
-/// How long a register access may take: the model answers within microseconds, but its thread may
-/// have to wait for a CPU on a machine that is busy with other things.
+/// How long a register access of a bring-up, reset or shutdown may take, and so how long the loop
+/// stands still at most for one: the model answers within microseconds, but its thread may have to
+/// wait for a CPU on a machine that is busy with other things, and a driver without an answer gives
+/// the controller up. While I/O goes on CSTS alone is read, for `nvme_driver::LOOK_NS` at most.
 const REGISTER_TIMEOUT_NS: u64 = 2_000_000_000;
 
 /// How long the controller may take to become disabled at the end.

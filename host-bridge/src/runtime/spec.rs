@@ -1,6 +1,7 @@
 //! What to start: a partition's entry, core, memory, rings and device.
 
 use core_runtime::partition::{Partition, PartitionConfig, PartitionExit};
+use core_runtime::ring::capacity_for;
 use nvme_driver::DeviceParts;
 
 use crate::backend::Backend;
@@ -72,17 +73,31 @@ pub struct PartitionSpec {
     pub private_bytes: usize,
     /// Page size to try first. Default: 2 MiB.
     pub page: PageSize,
-    /// Bytes of the ring of events to the host, a power of two. Default: 4 MiB, 10 ms of 4 million
-    /// events a second of 100 bytes each.
+    /// Bytes of the ring of events to the host, a power of two. Default: 4 MiB, see
+    /// `EVENT_RING_BYTES`.
     pub event_ring_bytes: usize,
-    /// Bytes of the ring of commands from the host, a power of two. Default: 64 KiB, a thousand
-    /// commands of 64 bytes: the host is slow and the partition polls each pass.
+    /// Bytes of the ring of commands from the host, a power of two. Default: 64 KiB, see
+    /// `COMMAND_RING_BYTES`.
     pub command_ring_bytes: usize,
     /// Scheduler, metrics and loop.
     pub config: PartitionConfig,
     /// Whether the kernel reports each system call that the partition makes while it runs.
     pub check_syscalls: bool,
 }
+
+/// A ring's bytes for records of `words` words, so many a second, while its reader is away for
+/// `latency_ns`.
+const fn ring_bytes(records_per_s: u64, words: u64, latency_ns: u64) -> usize {
+    8 * capacity_for(records_per_s * words, latency_ns) as usize
+}
+
+/// 4 million events a second of 8 words (a change of a best price, header included), while the
+/// host's reader is away for 10 ms: a time slice of a core that it shares.
+const EVENT_RING_BYTES: usize = ring_bytes(4_000_000, 8, 10_000_000);
+
+/// Half a million commands a second of 8 words, while the partition does not look for 1 ms: the
+/// budget of one background poll.
+const COMMAND_RING_BYTES: usize = ring_bytes(500_000, 8, 1_000_000);
 
 impl PartitionSpec {
     /// A partition with the defaults above, without a device.
@@ -97,8 +112,8 @@ impl PartitionSpec {
             dma_bytes: 64 << 20,
             private_bytes: 16 << 20,
             page: PageSize::Huge2M,
-            event_ring_bytes: 4 << 20,
-            command_ring_bytes: 64 << 10,
+            event_ring_bytes: EVENT_RING_BYTES,
+            command_ring_bytes: COMMAND_RING_BYTES,
             config: PartitionConfig::default(),
             check_syscalls: false,
         }
@@ -137,5 +152,19 @@ impl std::fmt::Debug for PartitionSpec {
             .field("private_bytes", &self.private_bytes)
             .field("page", &self.page)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rings_hold_what_arrives_while_the_reader_is_away() {
+        let events_in_10_ms = 40_000 * size_of::<[u64; 8]>();
+        assert_eq!(EVENT_RING_BYTES, 4 << 20);
+        assert!(EVENT_RING_BYTES >= events_in_10_ms * 6 / 5);
+        assert_eq!(COMMAND_RING_BYTES, 64 << 10);
+        assert!(COMMAND_RING_BYTES >= 500 * 64 * 6 / 5);
     }
 }
