@@ -21,9 +21,7 @@ impl Rng {
     /// A number below `limit`.
     #[inline]
     pub const fn below(&mut self, limit: u64) -> u64 {
-        #[expect(clippy::cast_possible_truncation, reason = "the high half of a product")]
-        let high = ((self.next() as u128 * limit as u128) >> 64) as u64;
-        high
+        ((self.next() as u128 * limit as u128) >> 64) as u64
     }
 }
 

@@ -1,0 +1,63 @@
+//! Every benchmark runs at its smallest size and prints its checksum: a broken one is noticed here,
+//! not by whoever wants figures.
+
+use std::process::Command;
+
+/// The machine's CPUs that this process may use.
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Runs a benchmark with `--quick` and these arguments; its standard output.
+fn quick(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).arg("--quick").args(args).output().expect("it starts");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program}: {}\n{text}\n{error}", output.status);
+    text
+}
+
+fn checksum(text: &str) -> &str {
+    let line = text.lines().last().expect("a last line");
+    let sum = line.strip_prefix("checksum ").unwrap_or_else(|| panic!("no checksum in:\n{text}"));
+    assert_eq!(sum.len(), 16, "{line}");
+    assert_ne!(sum, "0000000000000000", "nothing was done");
+    sum
+}
+
+#[test]
+fn the_driver_bench_reads_the_same_right_data_each_time() {
+    let program = env!("CARGO_BIN_EXE_driver");
+    let text = quick(program, &[]);
+    assert_eq!(checksum(&text), checksum(&quick(program, &[])));
+    assert!(text.contains("(on: model)"), "{text}");
+    for sheet in ["stepped on one core", "reads, null", "latency, memory", "bursts, null"] {
+        assert!(text.contains(sheet) || cpus() < 2, "no {sheet} in:\n{text}");
+    }
+}
+
+#[test]
+fn the_runtime_bench_does_the_same_work_each_time() {
+    let program = env!("CARGO_BIN_EXE_runtime");
+    let text = quick(program, &[]);
+    assert_eq!(checksum(&text), checksum(&quick(program, &[])));
+    for row in ["ring: push + pop of a u64", "task: wake + poll", "arena:", "crc32c"] {
+        assert!(text.contains(row), "no {row} in:\n{text}");
+    }
+}
+
+#[test]
+fn reports_are_json_when_asked_for() {
+    for program in [env!("CARGO_BIN_EXE_driver"), env!("CARGO_BIN_EXE_runtime")] {
+        let text = quick(program, &["--json", "--only", "stepped"]);
+        let json: serde_json::Value = serde_json::from_str(&text).expect("json");
+        assert!(json["schema"].as_str().is_some_and(|schema| schema.starts_with("bench-")));
+        assert_eq!(json["checksum"].as_str().map(str::len), Some(16));
+    }
+}
+
+#[test]
+fn usage_errors_end_with_one() {
+    let output = Command::new(env!("CARGO_BIN_EXE_driver")).arg("--nothing").output();
+    assert_eq!(output.expect("it starts").status.code(), Some(1));
+}
