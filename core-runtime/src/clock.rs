@@ -475,7 +475,8 @@ pub enum Passage {
 /// counter may need a few hundred.
 pub const STOPPED_AFTER: u32 = 10_000;
 
-/// Notices a counter that jumped or stopped; fed with one instant a pass. Core-local.
+/// Notices a counter that jumped or stopped; fed with one instant a pass. Core-local. For loops of
+/// one's own: the standard loop does not use it, its gaps are in the scheduler's figures.
 #[derive(Clone, Copy, Debug)]
 pub struct JumpDetector {
     last: Instant,

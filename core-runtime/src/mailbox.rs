@@ -262,7 +262,8 @@ impl MailboxClient {
     /// Puts a request up; returns its ticket.
     // SYNC mailbox-request: an even ticket before the words change, an odd one after.
     fn post(&self, access: RegAccess) -> u64 {
-        let sequence = self.sequence.get() + 2;
+        // It began with what was in shared memory: any number.
+        let sequence = self.sequence.get().wrapping_add(2);
         self.sequence.set(sequence);
         let (access, argument) = access.pack();
         self.words.ticket.store(sequence);
@@ -571,6 +572,17 @@ mod tests {
                 });
             }
         });
+    }
+
+    #[test]
+    fn a_last_ticket_in_shared_memory_is_followed_by_the_first() {
+        let (span, client, mut server) = pair();
+        client.words.ticket.store(u64::MAX);
+        let fresh = MailboxClient::new(span, still(), TIMEOUT_NS).unwrap();
+        let ticket = fresh.post(RegAccess { offset: 8, size: 8, op: RegOp::Read });
+        assert_eq!(ticket, 1);
+        server.serve(|access| access.offset.into());
+        assert_eq!(fresh.wait(ticket, TIMEOUT_NS), Ok(Some(DONE)));
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub struct RegionFacts {
     pub boot_id: [u8; 16],
     /// Build id of this program.
     pub build_id: [u8; 20],
-    /// Number of the partition.
+    /// Number of the partition: its CPU, since a core has one partition.
     pub partition: u32,
     /// Counts the starts of the partition, from 1.
     pub incarnation: u64,

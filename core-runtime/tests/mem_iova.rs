@@ -82,3 +82,12 @@ fn random_requests_get_the_lowest_fit_at_both_ends_of_the_range() {
         }
     }
 }
+
+#[test]
+fn a_hole_that_ends_before_it_starts_is_refused_and_takes_nothing() {
+    let mut iovas = IovaAllocator::new(&[IovaRange { first: 0x1000, last: 0xFFFF }]).unwrap();
+    let hole = IovaRange { first: 0x8000, last: 0x3000 };
+    let refused = iovas.reserve(hole).unwrap_err();
+    assert_eq!(refused, IovaError::Backwards { first: 0x8000, last: 0x3000 });
+    assert_eq!(iovas.alloc(0xF000, 0x1000), Ok(Iova(0x1000)), "all of it is free");
+}

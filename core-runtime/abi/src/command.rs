@@ -18,7 +18,8 @@ pub const KIND_START: u16 = 0x0103;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Stop {
-    /// Time until the host stops waiting, in nanoseconds.
+    /// Time until the host stops waiting, in nanoseconds, if that is less than the partition's
+    /// configured grace time; 0 leaves that one.
     pub grace_ns: u64,
     /// Why, one of the `STOP_` constants.
     pub reason: u32,

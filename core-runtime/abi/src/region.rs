@@ -50,7 +50,7 @@ pub struct RegionHeader {
     pub anchor_unix_ns: u64,
     /// Build id of the writer's program, padded with zero bytes.
     pub build_id: [u8; BUILD_ID_BYTES],
-    /// Number of the partition, from 0.
+    /// Number of the partition: its CPU, since a core has one partition.
     pub partition: u32,
     /// Offset of the first [`DirectoryEntry`].
     pub directory_offset: u32,

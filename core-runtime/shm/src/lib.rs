@@ -24,7 +24,13 @@
 //! Invariants, named in the SAFETY lines:
 //! 1. A span's bytes are mapped, readable and writable for the whole of `'m` (its maker's promise).
 //! 2. No Rust reference to any byte of a span's range exists while the span is used, except the
-//!    atomics made here and slices that an owner type of `core-runtime::mem` lends out.
+//!    atomics made here and slices that an owner type of `core-runtime::mem` lends out of its
+//!    blocks. A span is `Copy` and the compiler does not see who uses a copy: whoever made it
+//!    (`from_raw`) promises it for all copies, and so decides who gets one. Of memory that an arena
+//!    lends slices of, only the arena and what plays the device may have copies, and the latter
+//!    touches a block only while the device owns it. Spans from the heap (`leak_*`) are safe to
+//!    make, for tests and tools; who writes through one into a block that is lent as a slice at
+//!    the time breaks the promise without an `unsafe` of their own.
 //! 3. `offset + len <= self.len` was tested, without overflow, before a pointer was formed.
 //! 4. A word's address is a multiple of its size.
 #![no_std]

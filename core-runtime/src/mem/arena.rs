@@ -115,7 +115,8 @@ impl fmt::Debug for DmaArena {
 }
 
 impl DmaArena {
-    /// Takes over `region`; the bookkeeping is made in `bump`, [`metadata_bytes`] of it.
+    /// Takes over `region`, whose copies from here on are the device's side's; the bookkeeping is
+    /// made in `bump`, [`metadata_bytes`] of it.
     ///
     /// [`metadata_bytes`]: Self::metadata_bytes
     ///
@@ -270,7 +271,8 @@ impl DmaArena {
         }
     }
 
-    /// The region that this arena owns.
+    /// The region that this arena owns, for the device's side: its map, or the model. Blocks that
+    /// the CPU owns are not to be touched through it (invariants 2 and 3 of [`super`]).
     #[must_use]
     pub const fn region(&self) -> DmaRegion {
         self.region

@@ -170,9 +170,13 @@ impl IovaAllocator {
     /// doesn't report it. Parts of it that were not usable anyway are no error.
     ///
     /// # Errors
-    /// If a part of it was handed out already. If the table is full: the hole is out all the same,
-    /// and what lay beyond it may be lost.
+    /// If it ends before it starts, or a part of it was handed out already. If the table is full:
+    /// the hole is out all the same, and what lay beyond it may be lost.
     pub fn reserve(&mut self, hole: IovaRange) -> Result<(), IovaError> {
+        let IovaRange { first, last } = hole;
+        if last < first {
+            return Err(IovaError::Backwards { first, last });
+        }
         if let Some(used) = self.used.iter().find(|u| u.overlaps(&hole)) {
             return Err(IovaError::Overlap { at: used.first.max(hole.first) });
         }

@@ -16,11 +16,15 @@
 //! 1. The bytes of a [`DmaRegion`]'s span and of a [`Bump`] stay mapped for the process's life
 //!    (their maker's promise, `Span::from_raw` and `Bump::from_raw`).
 //! 2. A byte of a DMA region belongs to at most one live block: one arena owns a region
-//!    (`claim`), and the arena hands a block out once until it is given back.
+//!    (`claim`), and the arena hands a block out once until it is given back. [`DmaRegion`] is
+//!    `Copy` with its span open, because the device's side needs it as well: that nobody else
+//!    reads or writes through a copy is the promise of the span's maker (`hybrid-shm`,
+//!    invariant 2), not of the compiler.
 //! 3. Only a [`DmaBuf`] lends slices of its block, and it exists only while the CPU owns the
 //!    block. The device-side views (the model's) touch a block only while the device owns it, as a
-//!    real device would; one that doesn't is the broken device of `FAULTS.md`, whose stray writes
-//!    no host software can exclude. What it writes is bytes, and every bit pattern is a valid byte.
+//!    real device would: so promises who hands a region's copy to them. One that doesn't is the
+//!    broken device of `FAULTS.md`, whose stray writes no host software can exclude. What it writes
+//!    is bytes, and every bit pattern is a valid byte.
 //! 4. An entry pointer is formed only from an index below the entry count that was checked against
 //!    the block's length when the view was made; blocks are aligned to their entries.
 //!

@@ -71,6 +71,9 @@ impl RuntimeMetrics {
     /// are histograms.
     #[must_use]
     pub const fn part_bytes(more: u32, more_histograms: u32) -> usize {
-        part_bytes(Self::COUNT + more, Self::HISTOGRAMS + more_histograms)
+        part_bytes(
+            Self::COUNT.saturating_add(more),
+            Self::HISTOGRAMS.saturating_add(more_histograms),
+        )
     }
 }

@@ -48,8 +48,10 @@ pub enum MetricsError {
 /// Bytes of a metrics part for so many entries, of which so many are histograms.
 #[must_use]
 pub const fn part_bytes(entries: u32, histograms: u32) -> usize {
-    let values = entries as usize * 8 + histograms as usize * histogram_value_bytes();
-    ENTRIES_OFFSET + entries as usize * size_of::<MetricEntry>() + values
+    let (entries, histograms) = (entries as usize, histograms as usize);
+    let numbers = entries.saturating_mul(8 + size_of::<MetricEntry>());
+    let histograms = histograms.saturating_mul(histogram_value_bytes());
+    numbers.saturating_add(histograms).saturating_add(ENTRIES_OFFSET)
 }
 
 const fn histogram_value_bytes() -> usize {

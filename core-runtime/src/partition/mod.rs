@@ -94,7 +94,9 @@ struct RunState {
     unknown: Cell<u64>,
     publish_every: Ticks,
     next_publish: Cell<Instant>,
-    grace: Ticks,
+    /// What tasks have to end: the configuration's, or less if the host waits for less.
+    grace_ns: Cell<u64>,
+    grace: Cell<Ticks>,
     stop_asked: Cell<Option<(StopReason, Instant)>>,
     stop_waiters: WaitQueue,
     exit: RefCell<Option<PartitionExit>>,
@@ -109,7 +111,8 @@ impl RunState {
             unknown: Cell::new(0),
             publish_every: clock.ns_to_ticks(config.publish_every_ns),
             next_publish: Cell::new(Instant::MIN),
-            grace: clock.ns_to_ticks(config.stop_grace_ns),
+            grace_ns: Cell::new(config.stop_grace_ns),
+            grace: Cell::new(clock.ns_to_ticks(config.stop_grace_ns)),
             stop_asked: Cell::new(None),
             stop_waiters: WaitQueue::new(),
             exit: RefCell::new(None),
@@ -314,7 +317,7 @@ impl Partition {
     #[must_use]
     pub fn grace_is_over(&self, now: Instant) -> bool {
         match self.run.stop_asked.get() {
-            Some((_, asked)) => now.since(asked) > self.run.grace,
+            Some((_, asked)) => now.since(asked) > self.run.grace.get(),
             None => false,
         }
     }
@@ -328,6 +331,14 @@ impl Partition {
         if self.run.stop_asked.get().is_none() {
             self.run.stop_asked.set(Some((reason, now)));
             self.run.stop_waiters.wake_one();
+        }
+    }
+
+    /// The host may wait for less than the configuration allows, and not for more; 0 says nothing.
+    fn shorten_grace(&self, grace_ns: u64) {
+        if grace_ns != 0 && grace_ns < self.run.grace_ns.get() {
+            self.run.grace_ns.set(grace_ns);
+            self.run.grace.set(self.clock.ns_to_ticks(grace_ns));
         }
     }
 
@@ -349,6 +360,7 @@ impl Partition {
         match header.kind {
             KIND_STOP => {
                 if let Ok(stop) = Stop::parse(payload) {
+                    self.shorten_grace(stop.grace_ns);
                     let reason = StopReason::from_word(stop.reason);
                     self.note_stop(reason.unwrap_or(StopReason::Finished), now);
                 }

@@ -100,18 +100,20 @@ impl RingSizes {
         Ok(RingSpec::variable(self.commands)?.with_epoch(facts.incarnation))
     }
 
-    /// Bytes that the partition's region must have at least.
+    /// Bytes that the partition's region must have at least; more than there can be for sizes that
+    /// nothing holds.
     #[must_use]
     pub const fn region_bytes(&self, config: &PartitionConfig) -> usize {
         let metrics = metrics_bytes(config);
         // Each part may leave a gap of up to a line before it: the directory's page has them all.
-        2 * DIRECTORY_BYTES + STATE_PART_BYTES + metrics + self.events
+        let fixed = 2 * DIRECTORY_BYTES + STATE_PART_BYTES;
+        metrics.saturating_add(self.events).saturating_add(fixed)
     }
 
     /// Bytes that the host's region must have at least.
     #[must_use]
     pub const fn host_region_bytes(&self) -> usize {
-        2 * DIRECTORY_BYTES + HOST_STATE_PART_BYTES + self.commands
+        self.commands.saturating_add(2 * DIRECTORY_BYTES + HOST_STATE_PART_BYTES)
     }
 }
 

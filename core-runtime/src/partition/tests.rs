@@ -185,6 +185,55 @@ fn tasks_that_go_on_are_left_behind_after_the_grace_time_and_not_before() {
 }
 
 #[test]
+fn the_host_may_shorten_the_grace_time_and_not_lengthen_it() {
+    for (asked_ns, passes_left) in [(300, 5), (5_000, 12), (0, 12)] {
+        let rig = rig(PartitionConfig { stop_grace_ns: 1_000, ..small() });
+        spawn(&rig, "stubborn", core::future::pending());
+        let stop = Stop { grace_ns: asked_ns, reason: STOP_FINISHED, reserved: 0 };
+        rig.commands.send(&stop).unwrap();
+        let (clock, passes) = (rig.clock, Cell::new(0_u32));
+        let poll = |_| {
+            passes.set(passes.get() + 1);
+            clock.advance(100);
+            false
+        };
+        let exit = run_until_stopped(rig.partition, (poll, || ()));
+        assert_eq!(exit.state, PartitionState::Failed);
+        assert_eq!(passes.get(), passes_left, "asked for {asked_ns}");
+    }
+}
+
+#[test]
+fn depths_and_the_most_of_them_are_published() {
+    let rig = rig(small());
+    let spawner = rig.partition.spawner();
+    for _ in 0..2 {
+        spawn(&rig, "sleeps", spawner.sleep(Ticks::new(500)));
+    }
+    for sent_tsc in 0..6 {
+        rig.commands.send(&Ping { sent_tsc }).unwrap();
+    }
+    let pass = || {
+        let now = rig.partition.begin_pass();
+        rig.partition.scheduler().tick(now);
+        rig.partition.end_pass(now, true);
+        rig.partition.publish(now);
+    };
+    let seen = |name| rig.metrics.number(name).unwrap();
+    pass();
+    // 4 of 6 commands of 2 words each were taken.
+    assert_eq!((seen("command_ring_depth"), seen("command_ring_high_water")), (32, 96));
+    assert_eq!((seen("live_timers"), seen("live_tasks")), (2, 2));
+    rig.clock.advance(1_000);
+    pass();
+    assert_eq!((seen("command_ring_depth"), seen("command_ring_high_water")), (0, 96));
+    assert_eq!((seen("live_timers"), seen("live_tasks")), (0, 0));
+    assert_eq!((seen("live_timers_high_water"), seen("live_tasks_high_water")), (2, 2));
+    assert_eq!(seen("timers_full"), 0);
+    assert_eq!(seen("event_ring_depth"), 6 * 24, "six answers that nobody read");
+}
+
+#[test]
 fn commands_are_taken_last_and_so_many_a_pass() {
     let config = PartitionConfig { commands_per_pass: 2, ..small() };
     let rig = rig(config);
@@ -373,4 +422,12 @@ fn a_host_region_of_another_incarnation_is_refused() {
     parts.facts.incarnation += 1;
     let error = parts.assemble(&[]).unwrap_err();
     assert!(matches!(error, PartitionError::Ring(_)), "{error}");
+}
+
+#[test]
+fn sizes_that_nothing_holds_are_too_large_and_no_overflow() {
+    let rings = RingSizes { events: usize::MAX, commands: usize::MAX };
+    let config = PartitionConfig { more_metrics: u32::MAX, more_histograms: u32::MAX, ..small() };
+    assert_eq!(rings.region_bytes(&config), usize::MAX);
+    assert_eq!(rings.host_region_bytes(), usize::MAX);
 }

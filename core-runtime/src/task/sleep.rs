@@ -150,8 +150,8 @@ impl Interval {
         let due = self.sleep.deadline();
         let late = self.sleep.scheduler.tick_now().since(due).get();
         let skipped = late / self.period.get();
-        self.missed += skipped;
-        let steps = (skipped + 1).saturating_mul(self.period.get());
+        self.missed = self.missed.saturating_add(skipped);
+        let steps = skipped.saturating_add(1).saturating_mul(self.period.get());
         self.sleep.reset(due + Ticks::new(steps));
         due
     }

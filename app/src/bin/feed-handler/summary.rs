@@ -154,7 +154,7 @@ fn report(title: &str, machine: &MachineArgs, outcome: &Outcome) -> Report {
             events: events.heard,
             dropped: figures.ring_dropped + last.map_or(0, |last| last.events_dropped),
             waits: last.map_or(0, |last| last.ring_waits),
-            high_water_bytes: figures.ring_high_water * 8,
+            high_water_bytes: figures.ring_high_water,
             capacity_bytes: EVENT_RING_BYTES,
         },
         core: Core {
