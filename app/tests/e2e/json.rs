@@ -65,5 +65,7 @@ fn the_figures_of_a_replay_are_those_of_the_feed() {
     let told = ["bbo_changes", "trades", "trading_states"];
     let told: u64 = told.iter().filter_map(|field| json["feed"][field].as_u64()).sum();
     assert_eq!(json["ring"]["events"], told, "every event was heard");
+    let ring = |field: &str| json["ring"][field].as_u64().expect("a number");
+    assert!((1..=ring("capacity_bytes")).contains(&ring("high_water_bytes")), "{json}");
     assert_eq!(json["interrupted"], false);
 }
