@@ -31,7 +31,8 @@ fn arena_of(model: &mut Model, dma_bytes: usize) -> &'static DmaArena {
     arena
 }
 
-/// The model on this thread; time is virtual and passes only in [`Backend::pass`].
+/// The model on this thread; time is virtual and passes only in [`Backend::pass`]. When it goes,
+/// the model must have seen no mistake, except those that a test took.
 #[derive(Debug)]
 pub struct Stepped {
     model: Rc<RefCell<Model>>,
@@ -84,6 +85,15 @@ impl Stepped {
     /// Lets the clock jump by `ns` without a pass.
     pub fn jump(&self, ns: u64) {
         self.clock.advance(ns);
+    }
+}
+
+/// A mistake of the host that no test asked about is an error of the test.
+impl Drop for Stepped {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.model.borrow_mut().assert_no_mistakes();
+        }
     }
 }
 

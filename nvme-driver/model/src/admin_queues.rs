@@ -81,6 +81,8 @@ impl Model {
                 if let Some(doorbell) = self.doorbell(index, true) {
                     place.doorbell = doorbell;
                 }
+                self.check_queue_memory(qid, place.iova, place.span.len());
+                self.scan_doorbell(index);
                 let cq = Cq::new(qid, new.entries(), place, self.config.paranoid);
                 if let Some(index) = cq.stale_phase() {
                     self.mistakes.add(HostMistake::CqNotZeroed { qid, index });
@@ -113,8 +115,11 @@ impl Model {
                 if let Some(doorbell) = self.doorbell(index, false) {
                     place.doorbell = doorbell;
                 }
+                self.check_queue_memory(qid, place.iova, place.span.len());
+                self.scan_doorbell(index);
                 place.doorbell.store(0);
-                self.sqs[index] = Some(Sq::new(qid, new.cqid, new.entries(), place));
+                let paranoid = self.config.paranoid;
+                self.sqs[index] = Some(Sq::new(qid, new.cqid, new.entries(), place, paranoid));
                 self.active.push(qid);
                 if let Some(cq) = &mut self.cqs[cq_index] {
                     cq.sqs += 1;
@@ -131,7 +136,9 @@ impl Model {
             let reason = "no such submission queue";
             return self.refuse_delete(sqe, qid, StatusCode::INVALID_QUEUE_ID, reason);
         }
+        self.check_sq(index);
         for flight in self.flights.drain_queue(qid) {
+            self.check_claim(&flight);
             if self.queue_has_space(qid) {
                 let status = StatusCode::ABORTED_SQ_DELETION.status();
                 let status = self.fail_with(qid, &flight.sqe, status);
@@ -172,6 +179,7 @@ impl Model {
                 return self.refuse_delete(sqe, qid, StatusCode::INVALID_QUEUE_ID, reason);
             }
         }
+        self.check_cq(index);
         self.cqs[index] = None;
         if let Some(doorbell) = self.doorbell(index, true) {
             doorbell.store(NO_QUEUE);

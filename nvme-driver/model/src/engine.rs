@@ -6,8 +6,8 @@
 
 use crate::fault::{CqeFault, FaultAction};
 use crate::flight::{Flight, Torn};
-use crate::mistake::{DoorbellKind, HostMistake};
-use crate::model::{Model, NO_QUEUE};
+use crate::mistake::HostMistake;
+use crate::model::Model;
 use crate::queues::{Cq, completion};
 use crate::stats::StepReport;
 use core_runtime::mem::{Iova, prefetch_write};
@@ -37,8 +37,8 @@ impl Model {
     pub fn step(&mut self, now_ns: u64) -> StepReport {
         self.now_ns = now_ns.max(self.now_ns);
         if !self.regs.serving() {
-            self.advance_life();
             self.check_doorbells_while_down();
+            self.advance_life();
             return StepReport { idle: true, ..StepReport::default() };
         }
         if self.now_ns < self.paused_until_ns {
@@ -190,12 +190,18 @@ impl Model {
 
     /// The long way: through the fault plan and the flights.
     fn fetch_long(&mut self, qid: QueueId, count: u32) {
+        if self.config.paranoid {
+            self.copy_rung(qid);
+        }
         for _ in 0..count {
             if qid == QueueId::ADMIN && !self.has_space(qid) {
                 self.stats.cq_full += 1;
                 return;
             }
             let Some(sqe) = self.fetch(qid) else { return };
+            if self.config.paranoid {
+                self.check_fetched(qid, &sqe);
+            }
             self.admit(qid, sqe);
             if !self.regs.serving() || self.now_ns < self.paused_until_ns {
                 return;
@@ -205,10 +211,10 @@ impl Model {
 
     fn admit(&mut self, sqid: QueueId, sqe: Sqe) {
         let action = self.config.faults.decide(sqid.0, &sqe, &mut self.rng);
-        let flight = Flight { sqid, sqe, action };
+        let mut flight = Flight { sqid, sqe, action, claim: None };
         self.stats.faults += u64::from(action.is_some());
         if self.config.paranoid && sqid != QueueId::ADMIN {
-            self.check_shared_buffer(&flight);
+            self.note_claim(&mut flight);
         }
         let mut delay_ns = 0;
         match action {
@@ -281,7 +287,8 @@ impl Model {
 
     /// Carries a command out and completes it, as its fault wants.
     pub(crate) fn finish(&mut self, flight: Flight) {
-        let Flight { sqid, sqe, action } = flight;
+        self.check_claim(&flight);
+        let Flight { sqid, sqe, action, .. } = flight;
         let data = match action {
             Some(FaultAction::Data(fault)) => Some(fault),
             _ => None,
@@ -325,35 +332,45 @@ impl Model {
         }
     }
 
+    /// Posts for a fault, whatever the room.
+    fn post_forced(&mut self, cqid: QueueId, cqe: Cqe) {
+        if let Some(cq) = &mut self.cqs[usize::from(cqid.0)] {
+            cq.note_overrun();
+        }
+        self.post_cqe(cqid, cqe);
+    }
+
     fn post_spoilt(&mut self, sqid: QueueId, cid: Cid, outcome: Outcome, fault: CqeFault) {
         let Some(sq) = &mut self.sqs[usize::from(sqid.0)] else { return };
         sq.in_flight.remove(cid);
         let right = completion(sq, cid, outcome.status, outcome.result);
         let cqid = sq.cqid;
+        self.excuse_for(sqid, cid, fault);
         let with = |sqhd: u16, sqid: QueueId, cid: Cid| {
             Cqe::new(outcome.result, sqhd, sqid, cid, false, outcome.status)
         };
         match fault {
             CqeFault::Twice => {
-                self.post_cqe(cqid, right);
-                self.post_cqe(cqid, right);
+                self.post_forced(cqid, right);
+                self.post_forced(cqid, right);
             }
             CqeFault::WrongCid(bits) => {
-                self.post_cqe(cqid, with(right.sqhd(), sqid, Cid(cid.0 ^ bits)));
+                self.post_forced(cqid, with(right.sqhd(), sqid, Cid(cid.0 ^ bits)));
             }
             CqeFault::Extra(bits) => {
-                self.post_cqe(cqid, with(right.sqhd(), sqid, Cid(cid.0 ^ bits)));
-                self.post_cqe(cqid, right);
+                self.post_forced(cqid, with(right.sqhd(), sqid, Cid(cid.0 ^ bits)));
+                self.post_forced(cqid, right);
             }
             CqeFault::WrongSqid(other) => {
-                self.post_cqe(cqid, with(right.sqhd(), QueueId(other), cid));
+                self.post_forced(cqid, with(right.sqhd(), QueueId(other), cid));
             }
-            CqeFault::WrongSqhd(sqhd) => self.post_cqe(cqid, with(sqhd, sqid, cid)),
-            CqeFault::Overrun => self.post_cqe(cqid, right),
+            CqeFault::WrongSqhd(sqhd) => self.post_forced(cqid, with(sqhd, sqid, cid)),
+            CqeFault::Overrun => self.post_forced(cqid, right),
             CqeFault::PhaseEarly => {
                 self.post_cqe(cqid, right);
                 if let Some(cq) = &mut self.cqs[usize::from(cqid.0)] {
-                    cq.flip_early();
+                    let stale = cq.flip_early();
+                    self.excuse(stale.sqid(), stale.cid());
                 }
             }
             CqeFault::PhaseStuck => {
@@ -395,70 +412,9 @@ impl Model {
         }
     }
 
-    /// Two commands in flight whose first pages overlap, one of which writes host memory.
-    fn check_shared_buffer(&mut self, new: &Flight) {
-        let page = self.regs.page_bytes() as u64;
-        let range = |sqe: &Sqe| {
-            let op = NvmOpcode(sqe.opcode());
-            let moves = matches!(op, NvmOpcode::READ | NvmOpcode::WRITE | NvmOpcode::COMPARE);
-            let ns = self.namespaces.iter().find(|ns| ns.nsid == sqe.nsid())?;
-            let len = u64::from(sqe.nlb()) * ns.transfer_bytes();
-            let first = sqe.prp1();
-            moves.then(|| (first, first.saturating_add(len.min(page - first % page))))
-        };
-        let Some((first, end)) = range(&new.sqe) else { return };
-        let writes = |sqe: &Sqe| sqe.opcode() == NvmOpcode::READ.0;
-        let clash = self.flights.commands().find(|(queue, other)| {
-            *queue != QueueId::ADMIN
-                && (writes(other) || writes(&new.sqe))
-                && range(other).is_some_and(|(start, stop)| start < end && first < stop)
-        });
-        if let Some((_, other)) = clash {
-            self.mistakes.add(HostMistake::BufferShared {
-                sqid: new.sqid,
-                first: other.cid(),
-                second: new.sqe.cid(),
-                iova: first,
-            });
-        }
-    }
-
     #[cold]
     fn doorbell_mistake(&mut self, mistake: HostMistake) {
         self.mistakes.add(mistake);
         self.raise(AsyncEvent::INVALID_DOORBELL_VALUE);
-    }
-
-    /// Looks at the doorbells of one queue identifier that has no queue.
-    fn scan_doorbells(&mut self) {
-        self.scan = if self.scan + 1 >= self.sqs.len() { 0 } else { self.scan + 1 };
-        self.scan_doorbell(self.scan);
-    }
-
-    fn scan_doorbell(&mut self, index: usize) {
-        for (cq, kind) in [(false, DoorbellKind::SqTail), (true, DoorbellKind::CqHead)] {
-            let missing = if cq { self.cqs[index].is_none() } else { self.sqs[index].is_none() };
-            if !missing {
-                continue;
-            }
-            let Some(word) = self.doorbell(index, cq) else { continue };
-            let value = word.load();
-            if value != NO_QUEUE {
-                word.store(NO_QUEUE);
-                let qid = QueueId(u16::try_from(index).unwrap_or(u16::MAX));
-                self.mistakes.add(HostMistake::DoorbellMissingQueue { kind, qid, value });
-                self.raise(AsyncEvent::INVALID_DOORBELL_REGISTER);
-            }
-        }
-    }
-
-    pub(crate) fn scan_all_doorbells(&mut self) {
-        if self.regs.serving() {
-            for index in 0..self.sqs.len() {
-                self.scan_doorbell(index);
-            }
-        } else {
-            self.check_doorbells_while_down();
-        }
     }
 }

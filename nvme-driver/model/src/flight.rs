@@ -4,17 +4,20 @@
 //! order or faults. A heap by due time, then the ones that are due, then the ones that never will
 //! be. Nothing is allocated once the deepest load was seen.
 
+use crate::checker::Claim;
 use crate::fault::FaultAction;
 use nvme_spec::{Cid, Cqe, QueueId, Sqe};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 /// A command on its way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Flight {
     pub(crate) sqid: QueueId,
     pub(crate) sqe: Sqe,
     pub(crate) action: Option<FaultAction>,
+    /// The memory that it names, if the model is paranoid.
+    pub(crate) claim: Option<Box<Claim>>,
 }
 
 /// A completion whose dwords become visible one a step.
@@ -157,6 +160,21 @@ impl Flights {
     /// All commands.
     pub(crate) fn commands(&self) -> impl Iterator<Item = (QueueId, Sqe)> + '_ {
         self.slots.iter().flatten().map(|flight| (flight.sqid, flight.sqe))
+    }
+
+    /// Commands whose memory is watched.
+    pub(crate) fn claims(&self) -> impl Iterator<Item = (QueueId, Sqe, &Claim)> + '_ {
+        let flights = self.slots.iter().flatten();
+        flights.filter_map(|f| Some((f.sqid, f.sqe, f.claim.as_deref()?)))
+    }
+
+    /// No longer watches the memory of a command.
+    pub(crate) fn excuse(&mut self, sqid: QueueId, cid: Cid) {
+        for flight in self.slots.iter_mut().flatten() {
+            if flight.sqid == sqid && flight.sqe.cid() == cid {
+                flight.claim = None;
+            }
+        }
     }
 
     /// Takes the commands of one queue out.

@@ -22,6 +22,7 @@
 
 mod admin;
 mod admin_queues;
+mod checker;
 mod config;
 mod engine;
 mod error;

@@ -81,7 +81,8 @@ pub enum HostMistake {
         /// Value.
         value: u32,
     },
-    /// A doorbell was written while the controller was not ready or shut down.
+    /// A doorbell was written while the controller was not ready, or one that sends commands after
+    /// CC.SHN.
     #[error("{kind:?} doorbell of queue {qid} written as {value:#x} while not ready")]
     DoorbellWhileNotReady {
         /// Which.
@@ -143,6 +144,32 @@ pub enum HostMistake {
         /// Entry.
         index: u32,
     },
+    /// An entry of a submission queue changed after its doorbell, or out of turn.
+    #[error("entry {index} of submission queue {qid} was overwritten while the queue lives")]
+    SqOverwritten {
+        /// Queue.
+        qid: QueueId,
+        /// Entry.
+        index: u32,
+    },
+    /// Memory of a live queue was given to another queue, or to a command.
+    #[error("memory of live queue {qid} is used by queue {with}, command {cid:?}")]
+    QueueMemoryShared {
+        /// Queue whose memory it is.
+        qid: QueueId,
+        /// Queue that is created, or that the command came on.
+        with: QueueId,
+        /// The command, if it is one.
+        cid: Option<Cid>,
+    },
+    /// The PRPs of a command changed between its fetch and its end.
+    #[error("command {cid} on queue {sqid}: its PRP list changed while in flight")]
+    PrpsChanged {
+        /// Queue.
+        sqid: QueueId,
+        /// Command.
+        cid: Cid,
+    },
     /// Memory of a live queue was unmapped.
     #[error("memory of live queue {qid} unmapped")]
     QueueUnmapped {
@@ -196,7 +223,7 @@ pub enum HostMistake {
         first: Cid,
         /// Command that came later.
         second: Cid,
-        /// First page that both name.
+        /// Where what both name starts.
         iova: u64,
     },
     /// A reserved field of a command was set.

@@ -39,6 +39,8 @@ pub struct Model {
     pub(crate) turn: usize,
     /// Which missing queue's doorbells are looked at next.
     pub(crate) scan: usize,
+    /// What each doorbell held when EN or SHN was written; tail and head in turn.
+    pub(crate) frozen: Vec<u32>,
     /// Sorted by identifier.
     pub(crate) namespaces: Vec<Namespace>,
     pub(crate) flights: Flights,
@@ -164,6 +166,7 @@ impl Model {
             active: Vec::with_capacity(queues),
             turn: 0,
             scan: 0,
+            frozen: Vec::with_capacity(2 * queues),
             namespaces,
             flights: Flights::new(),
             events: Events::default(),
@@ -269,12 +272,12 @@ impl Model {
         self.mistakes.take()
     }
 
-    /// For the end of a test. Looks at every doorbell first.
+    /// For the end of a test. Looks at every doorbell and all that it remembers first.
     ///
     /// # Panics
     /// If the host made a mistake, with all of them in the message.
     pub fn assert_no_mistakes(&mut self) {
-        self.scan_all_doorbells();
+        self.look_at_all();
         let kept = self.mistakes.kept();
         let text: Vec<String> = kept.iter().map(ToString::to_string).collect();
         let total = self.mistakes.total();

@@ -47,6 +47,10 @@ pub(crate) struct Sq {
     doorbell: Word32<'static>,
     /// A bad doorbell stops a queue: it is not served until it is deleted.
     stopped: bool,
+    /// What each entry held when it was rung for, or at creation; empty unless paranoid.
+    copies: Vec<Sqe>,
+    /// The first entry that was rung for and is not among the copies yet.
+    copied: u32,
 }
 
 /// Where a queue's memory and doorbell are.
@@ -58,8 +62,14 @@ pub(crate) struct QueuePlace {
 }
 
 impl Sq {
-    pub(crate) fn new(id: QueueId, cqid: QueueId, entries: u32, place: QueuePlace) -> Self {
-        Self {
+    pub(crate) fn new(
+        id: QueueId,
+        cqid: QueueId,
+        entries: u32,
+        place: QueuePlace,
+        paranoid: bool,
+    ) -> Self {
+        let mut sq = Self {
             id,
             cqid,
             iova: place.iova,
@@ -71,7 +81,70 @@ impl Sq {
             span: place.span,
             doorbell: place.doorbell,
             stopped: false,
+            copies: Vec::new(),
+            copied: 0,
+        };
+        if paranoid {
+            sq.copies = (0..entries).map(|index| sq.entry(index)).collect();
         }
+        sq
+    }
+
+    /// An entry as it stands.
+    fn entry(&self, index: u32) -> Sqe {
+        Sqe(self.memory.read(index).unwrap_or_default())
+    }
+
+    const fn after(&self, index: u32, count: u32) -> u32 {
+        (index + count) % self.entries
+    }
+
+    /// Copies what was rung for; true once a lap.
+    pub(crate) fn copy_rung(&mut self) -> bool {
+        let before = self.copied;
+        while self.copied != self.tail && !self.copies.is_empty() {
+            self.copies[self.copied as usize] = self.entry(self.copied);
+            self.copied = self.after(self.copied, 1);
+        }
+        self.copied < before
+    }
+
+    /// Whether an entry is what it was when it was rung for; true if nobody remembers.
+    pub(crate) fn is_as_copied(&self, index: u32, sqe: &Sqe) -> bool {
+        self.copies.get(index as usize).is_none_or(|copy| copy == sqe)
+    }
+
+    /// An entry that is not what it must be. What was rung for must be as it was then. Of the
+    /// others only those that directly follow the tail may have changed: they are about to be
+    /// sent. Looked at from the far end, so that a host that is writing them does not matter.
+    pub(crate) fn overwritten(&self) -> Option<u32> {
+        if self.copies.is_empty() {
+            return None;
+        }
+        let same = |index: u32| self.is_as_copied(index, &self.entry(index));
+        let (waiting, uncopied) =
+            (self.waiting(), (self.copied + self.entries - self.head) % self.entries);
+        let rung = (0..uncopied.min(waiting)).map(|n| self.after(self.head, n));
+        if let Some(index) = { rung }.find(|index| !same(*index)) {
+            return Some(index);
+        }
+        let mut changed = None;
+        for n in (waiting..self.entries).rev() {
+            let index = self.after(self.head, n);
+            match (same(index), changed) {
+                (true, Some(_)) => return changed,
+                // One entry always stays free.
+                (false, None) if n == self.entries - 1 => return Some(index),
+                (false, None) => changed = Some(index),
+                _ => {}
+            }
+        }
+        None
+    }
+
+    /// Stops looking: one mistake is enough.
+    pub(crate) fn forget_copies(&mut self) {
+        self.copies.clear();
     }
 
     /// Entries that wait to be fetched.
@@ -151,6 +224,8 @@ pub(crate) struct Cq {
     /// What was last written, per entry; empty unless the model is paranoid.
     written: Vec<Cqe>,
     stopped: bool,
+    /// A fault posted more than fitted: heads that the host writes cannot be judged any more.
+    overrun: bool,
     /// Completions of the entries from the tail on that are not written yet.
     staged: Vec<Cqe>,
 }
@@ -175,6 +250,7 @@ impl Cq {
             doorbell: place.doorbell,
             written: vec![Cqe::default(); written],
             stopped: false,
+            overrun: false,
             staged: Vec::with_capacity(STAGE),
         };
         for index in 0..written {
@@ -223,7 +299,7 @@ impl Cq {
             return Err(HostMistake::DoorbellRange { kind, qid, value, entries });
         }
         let moved = if value > old { value - old } else { value + entries - old };
-        if moved > entries - 1 - self.space() {
+        if moved > entries - 1 - self.space() && !self.overrun {
             self.stopped = true;
             return Err(HostMistake::CqHeadBeyondTail { qid, old, value, tail });
         }
@@ -277,6 +353,17 @@ impl Cq {
         }
     }
 
+    /// An entry that is not what was written there.
+    pub(crate) fn overwritten(&self) -> Option<u32> {
+        let mut entries = (0_u32..).zip(&self.written);
+        entries.find(|(index, cqe)| self.entry(*index as usize) != **cqe).map(|(index, _)| index)
+    }
+
+    /// Stops looking: one mistake is enough.
+    pub(crate) fn forget_written(&mut self) {
+        self.written.clear();
+    }
+
     /// Remembers what was written at the tail.
     #[inline]
     fn note(&mut self, cqe: Cqe) {
@@ -303,6 +390,11 @@ impl Cq {
         cqe
     }
 
+    /// Before a fault posts whatever the room.
+    pub(crate) fn note_overrun(&mut self) {
+        self.overrun |= self.space() == 0;
+    }
+
     /// A fault: the entry is written with the phase that it already has, and the tail moves.
     pub(crate) fn post_stuck(&mut self, cqe: Cqe) {
         let cqe = self.with_phase(cqe, !self.phase);
@@ -312,10 +404,11 @@ impl Cq {
     }
 
     /// A fault: the entry at the tail gets its phase now, over what it held.
-    pub(crate) fn flip_early(&mut self) {
+    pub(crate) fn flip_early(&mut self) -> Cqe {
         let stale = self.with_phase(self.entry(self.tail as usize), self.phase);
         let _ = self.memory.post(self.tail, stale.low, stale.high);
         self.note(stale);
+        stale
     }
 
     /// A fault: reserves the entry at the tail and returns its index and content, to be stored by

@@ -12,8 +12,8 @@
 
 use crate::config::ModelConfig;
 use crate::fault::ControllerFault;
-use crate::mistake::{DoorbellKind, HostMistake};
-use crate::model::{Features, Model, NO_QUEUE, zero_based};
+use crate::mistake::HostMistake;
+use crate::model::{Features, Model, zero_based};
 use crate::queues::{Cq, QueuePlace, Sq};
 use core_runtime::mem::Iova;
 use nvme_spec::registers::{
@@ -56,6 +56,9 @@ pub(crate) struct Registers {
     pub(crate) life: Life,
     shutdown_since_ns: u64,
     pub(crate) broken: Broken,
+    /// It was reset by a fault and the host has not written to it since: doorbells that the host
+    /// rings meanwhile are no mistake.
+    pub(crate) behind_the_back: bool,
 }
 
 impl Registers {
@@ -81,7 +84,12 @@ impl Registers {
             life: Life::Disabled,
             shutdown_since_ns: 0,
             broken: Broken::default(),
+            behind_the_back: false,
         }
+    }
+
+    pub(crate) const fn shst(&self) -> Shst {
+        self.csts.shst()
     }
 
     /// CC.MPS in bytes.
@@ -182,6 +190,9 @@ impl Model {
     fn write_dword(&mut self, offset: u32, value: u32) {
         const ASQ_HIGH: u32 = Asq::OFFSET + 4;
         const ACQ_HIGH: u32 = Acq::OFFSET + 4;
+        if core::mem::take(&mut self.regs.behind_the_back) {
+            self.clear_doorbells();
+        }
         let low = |old: u64| old & !0xffff_ffff | u64::from(value);
         let high = |old: u64| old & 0xffff_ffff | u64::from(value) << 32;
         match offset {
@@ -254,6 +265,7 @@ impl Model {
     }
 
     fn enable(&mut self, cc: Cc) {
+        self.check_doorbells_while_down();
         if self.regs.csts.rdy() {
             self.mistakes.add(HostMistake::EnabledWhileReady);
             self.become_not_ready();
@@ -305,14 +317,15 @@ impl Model {
             return Err("ASQ or ACQ is not mapped");
         };
         let admin = QueueId::ADMIN;
-        let mut cq = Cq::new(admin, aqa.cq_entries(), cq_place, self.config.paranoid);
+        let paranoid = self.config.paranoid;
+        let mut cq = Cq::new(admin, aqa.cq_entries(), cq_place, paranoid);
         if let Some(index) = cq.stale_phase() {
             self.mistakes.add(HostMistake::CqNotZeroed { qid: admin, index });
         }
         cq.sqs = 1;
         sq_place.doorbell.store(0);
         cq_place.doorbell.store(0);
-        self.sqs[0] = Some(Sq::new(admin, admin, aqa.sq_entries(), sq_place));
+        self.sqs[0] = Some(Sq::new(admin, admin, aqa.sq_entries(), sq_place, paranoid));
         self.cqs[0] = Some(cq);
         self.active.push(admin);
         Ok(())
@@ -330,6 +343,7 @@ impl Model {
         if self.regs.life == Life::Ready && self.regs.csts.shst() == Shst::Normal {
             self.stats.resets += 1;
         }
+        self.freeze_doorbells();
         self.regs.csts = self.regs.csts.with_cfs(false).with_shst(Shst::Normal);
         self.regs.life = Life::Disabling { since_ns: self.now_ns };
         self.advance_life();
@@ -341,6 +355,8 @@ impl Model {
         if self.config.not_ready_delay_ns > 0 {
             self.transfer_late();
         }
+        self.check_doorbells_while_down();
+        self.check_memory();
         for queue in &mut self.sqs {
             *queue = None;
         }
@@ -368,6 +384,9 @@ impl Model {
     }
 
     fn shut_down(&mut self, shn: Shn) {
+        if self.regs.life == Life::Ready {
+            self.freeze_doorbells();
+        }
         if shn == Shn::Normal {
             // A failed sync has no place to be reported; the host's flush would have shown it.
             let _ = self.flush_images();
@@ -409,27 +428,6 @@ impl Model {
         }
     }
 
-    /// While the controller is not ready, no doorbell may be written.
-    pub(crate) fn check_doorbells_while_down(&mut self) {
-        if !matches!(self.regs.life, Life::Disabled | Life::Enabling { .. }) || self.regs.gone() {
-            return;
-        }
-        for index in 0..self.sqs.len() {
-            for (cq, kind) in [(false, DoorbellKind::SqTail), (true, DoorbellKind::CqHead)] {
-                let has_queue =
-                    if cq { self.cqs[index].is_some() } else { self.sqs[index].is_some() };
-                let rest = if has_queue { 0 } else { NO_QUEUE };
-                let Some(word) = self.doorbell(index, cq) else { continue };
-                let value = word.load();
-                if value != rest {
-                    word.store(rest);
-                    let qid = QueueId(u16::try_from(index).unwrap_or(u16::MAX));
-                    self.mistakes.add(HostMistake::DoorbellWhileNotReady { kind, qid, value });
-                }
-            }
-        }
-    }
-
     /// Makes the controller as a whole fail, or raises events.
     pub fn inject(&mut self, fault: ControllerFault) {
         match fault {
@@ -439,7 +437,10 @@ impl Model {
             ControllerFault::NeverReady => self.regs.broken.never_ready = true,
             ControllerFault::NeverNotReady => self.regs.broken.never_not_ready = true,
             ControllerFault::NeverShutDown => self.regs.broken.never_shut_down = true,
-            ControllerFault::SubsystemReset => self.subsystem_reset(),
+            ControllerFault::SubsystemReset => {
+                self.subsystem_reset();
+                self.regs.behind_the_back = true;
+            }
             ControllerFault::PauseNs(ns) => {
                 self.paused_until_ns = self.now_ns.saturating_add(ns);
             }

@@ -33,6 +33,40 @@ pub(crate) struct Prps {
     pub(crate) page: usize,
 }
 
+/// Ranges of addresses, start and end, those that adjoin as one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RangeList(Vec<(u64, u64)>);
+
+impl RangeList {
+    fn push(&mut self, start: u64, len: usize) {
+        let end = start.saturating_add(len as u64);
+        match self.0.last_mut() {
+            Some(last) if last.1 == start => last.1 = end,
+            _ => self.0.push((start, end)),
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.0.iter().copied()
+    }
+
+    /// Where something lies in both.
+    pub(crate) fn overlap(&self, other: &Self) -> Option<u64> {
+        self.iter().find_map(|(start, end)| {
+            let mut others = other.iter();
+            others.find(|(from, to)| *from < end && start < *to).map(|(from, _)| from.max(start))
+        })
+    }
+}
+
+/// The memory that PRPs name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ranges {
+    pub(crate) data: RangeList,
+    /// PRP lists.
+    pub(crate) tables: RangeList,
+}
+
 fn translate(dma: &DmaMap, iova: u64, len: usize) -> Result<Span<'static>, PrpError> {
     let unmapped = PrpError::Unmapped { iova, len };
     dma.translate(Iova(iova), len).map_err(|_| unmapped)
@@ -63,6 +97,43 @@ impl Prps {
             return self.page_piece(dma, self.prp2, first, &mut piece);
         }
         self.list(dma, first, &mut piece)
+    }
+
+    /// All addresses that a transfer would touch, unchecked; `None` if a list cannot be followed.
+    pub(crate) fn ranges(&self, dma: &DmaMap) -> Option<Ranges> {
+        let mut ranges = Ranges::default();
+        let offset = usize::try_from(self.prp1).ok()? & (self.page - 1);
+        let mut done = self.len.min(self.page - offset);
+        ranges.data.push(self.prp1, done);
+        if self.len - done <= self.page {
+            if self.len > done {
+                ranges.data.push(self.prp2, self.len - done);
+            }
+            return Some(ranges);
+        }
+        let mut list = self.prp2;
+        while done < self.len {
+            let within = usize::try_from(list).ok()? & (self.page - 1);
+            let slots = (self.page - within) / prp::ENTRY_BYTES;
+            let wanted = (self.len - done).div_ceil(self.page);
+            let bytes = wanted.min(slots) * prp::ENTRY_BYTES;
+            let table = dma.translate(Iova(list), bytes).ok()?;
+            let entry = |slot: usize| Some(table.word64(slot * prp::ENTRY_BYTES).ok()?.load());
+            ranges.tables.push(list, bytes);
+            for slot in 0..if wanted > slots { slots.checked_sub(1)? } else { wanted } {
+                let len = self.page.min(self.len - done);
+                ranges.data.push(entry(slot)?, len);
+                done += len;
+            }
+            if wanted > slots {
+                list = entry(slots - 1)?;
+                // Also what makes sure that this ends: such a list has more than one entry.
+                if !prp::entry_is_valid(list, self.page as u64) {
+                    return None;
+                }
+            }
+        }
+        Some(ranges)
     }
 
     /// One page-aligned entry: the piece at `done`.
