@@ -32,7 +32,8 @@ fn joins_wait_for_all_and_keep_the_order() {
     let four = join4(ready(1), after(1, 2), ready(3), after(2, 4));
     assert_eq!(run(four), (1, 2, 3, 4));
     assert_eq!(run(join_array([3, 0, 2].map(|n| after(n, n * 10)))), [30, 0, 20]);
-    assert_eq!(run(join_array([ready(0); 0])), [0; 0]);
+    let none: [core::future::Ready<i32>; 0] = [];
+    assert_eq!(run(join_array(none)), [0; 0]);
 }
 
 #[test]
