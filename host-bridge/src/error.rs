@@ -77,7 +77,7 @@ pub enum RuntimeError {
     #[error(transparent)]
     Backend(#[from] BackendError),
     /// The partition could not be assembled on its thread.
-    #[error("partition {name} did not start: {source}")]
+    #[error("partition {name} did not start: {source}{}", what_to_raise(source))]
     Assembly {
         /// Its name.
         name: String,
@@ -103,6 +103,14 @@ pub enum RuntimeError {
     /// The system-call check was asked for and is not possible.
     #[error(transparent)]
     Guard(#[from] GuardUnavailable),
+}
+
+/// What a program changes in its `PartitionSpec`, where that is known.
+const fn what_to_raise(error: &PartitionError) -> &'static str {
+    match error {
+        PartitionError::Memory(_) => "; raise private_bytes, or ask for fewer tasks",
+        _ => "",
+    }
 }
 
 impl RuntimeError {

@@ -12,6 +12,7 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::sys::mapping::Mapped;
 use crate::sys::memfd::{Memfd, MemoryRefused, PageSize};
+use crate::sys::resident::STACK_BYTES;
 use crate::topology::{free_huge_pages, meminfo_bytes, read_line};
 use crate::warnings::{WarningKind, Warnings};
 
@@ -19,10 +20,13 @@ use crate::warnings::{WarningKind, Warnings};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MemoryError {
     /// The kernel refused even 4 KiB pages.
-    #[error(transparent)]
+    #[error("{0}; free some, or ask for less: dma_bytes, private_bytes, event_ring_bytes")]
     Refused(#[from] MemoryRefused),
     /// Taking it would make the kernel kill someone.
-    #[error("{needed} bytes of memory are needed, the machine has {available} available")]
+    #[error(
+        "{needed} bytes of memory are needed, the machine has {available} available; free some, or \
+         ask for less: dma_bytes, private_bytes, event_ring_bytes"
+    )]
     TooLittle {
         /// Bytes needed.
         needed: usize,
@@ -41,6 +45,14 @@ pub struct SharedMemory {
     pub memfd: Memfd,
     /// Our mapping.
     pub mapped: Mapped,
+}
+
+impl SharedMemory {
+    /// Gives the pages back, and leaves the addresses mapped for who may still hold a view.
+    pub fn retire(self) {
+        // A refused hole only means that the pages stay until the process ends.
+        let _ = self.memfd.punch();
+    }
 }
 
 /// Memory that one side writes and the other side only reads: sealed so.
@@ -161,10 +173,16 @@ impl MemorySource {
 
     fn lock(&self, mapped: &Mapped) {
         if let Err(errno) = mapped.lock() {
-            self.warnings.say(WarningKind::Unlocked, || {
-                unlocked_line(self.whole_run_bytes, memlock_limit(), &user_name(&self.root), errno)
-            });
+            self.say_unlocked(errno);
         }
+    }
+
+    /// Warns that something is not locked, once, whatever it is: the limit is the same for all.
+    pub(crate) fn say_unlocked(&self, errno: rustix::io::Errno) {
+        let needed = self.whole_run_bytes.saturating_add(STACK_BYTES);
+        self.warnings.say(WarningKind::Unlocked, || {
+            unlocked_line(needed, memlock_limit(), &user_name(&self.root), errno)
+        });
     }
 }
 
@@ -348,10 +366,12 @@ mod tests {
         let root = TempDir::new("poor");
         root.write("proc/meminfo", "MemAvailable: 1024 kB\n");
         let (source, _lines) = source(PageSize::Small4K, 2 << 20, root.path());
-        assert_eq!(
-            source.private(2 << 20).expect_err("too little"),
-            MemoryError::TooLittle { needed: 2 << 20, available: 1 << 20 }
-        );
+        let error = source.private(2 << 20).expect_err("too little");
+        assert_eq!(error, MemoryError::TooLittle { needed: 2 << 20, available: 1 << 20 });
+        let refused = MemoryError::Refused(refusal(PageSize::Small4K));
+        for line in [error.to_string(), refused.to_string()] {
+            assert!(line.contains("ask for less: dma_bytes, private_bytes"), "{line}");
+        }
     }
 
     #[test]

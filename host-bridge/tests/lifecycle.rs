@@ -11,7 +11,7 @@ use core_runtime::partition::{
     Partition, PartitionExit, PartitionState, StopReason, run_until_stopped,
 };
 use core_runtime::task::TaskOptions;
-use host_bridge::backend::ModelBackend;
+use host_bridge::backend::{Attached, Backend, BackendError, DeviceSeat, ModelBackend};
 use host_bridge::sys::memfd::PageSize;
 use host_bridge::topology::Topology;
 use host_bridge::warnings::{WarningKind, Warnings};
@@ -152,6 +152,7 @@ fn a_panic_is_a_failed_partition_and_the_host_goes_on() {
     let report = handle.join();
     assert_eq!((report.exit.state, report.exit.code), (PartitionState::Failed, 101));
     assert_eq!(report.exit.text.as_str(), "panicked in task blocks: planted, round 4");
+    assert!(report.ran > Duration::ZERO, "the end of running is known after a panic too");
     let model = report.device.expect("a device").model.expect("the model survives");
     let spec = common::spec("next", few_blocks).with_device(ModelBackend::again(model));
     let report = only.runtime.spawn(spec).expect("the core is free").join();
@@ -317,9 +318,49 @@ fn memory_that_is_too_small_for_the_partition_is_one_line_and_frees_the_core() {
     let line = error.to_string();
     assert!(line.starts_with("partition small did not start: "), "{line}");
     assert!(line.contains(" bytes of partition memory wanted, "), "{line}");
+    assert!(line.ends_with("; raise private_bytes, or ask for fewer tasks"), "{line}");
     let handle = only.runtime.spawn(common::spec("idle", common::idle)).expect("the core is free");
     handle.request_stop(StopReason::Finished);
     assert!(handle.join().exit.is_done());
+}
+
+/// A device that refuses; the DMA memory was looked at before.
+struct Refusing;
+
+impl Backend for Refusing {
+    fn describe(&self) -> String {
+        "a device that refuses".to_owned()
+    }
+
+    fn attach(self: Box<Self>, seat: &DeviceSeat<'_>) -> Result<Attached, BackendError> {
+        let dma = seat.dma.mapped.span();
+        Err(BackendError::Model(format!("{} bytes are not to its taste", dma.len())))
+    }
+}
+
+#[test]
+fn refused_starts_leave_no_mapping_and_no_thread_behind() {
+    let Some(only) = common::runtime("refused starts") else { return };
+    let run = || {
+        let spec = common::spec("refused", common::idle).with_device(Refusing);
+        let error = only.runtime.spawn(spec).expect_err("the device refuses");
+        assert!(error.to_string().ends_with("are not to its taste"), "{error}");
+        let mut spec = common::spec("small", common::idle).with_device(common::model());
+        spec.private_bytes = 4096;
+        spec.config.scheduler.task_memory_bytes = 64 << 20;
+        let error = only.runtime.spawn(spec).expect_err("64 MiB do not fit");
+        assert!(matches!(error, RuntimeError::Assembly { .. }), "{error}");
+    };
+    for _ in 0..3 {
+        run();
+    }
+    let (maps, threads) = (count_lines("/proc/self/maps"), count_threads());
+    for _ in 0..20 {
+        run();
+        assert_eq!(count_threads(), threads, "the thread is joined before the error is returned");
+    }
+    let after = count_lines("/proc/self/maps");
+    assert!(after <= maps + 4, "{maps} mappings before, {after} after 40 refused starts");
 }
 
 #[test]

@@ -140,24 +140,42 @@ impl Backend for ModelBackend {
             Source::Config(config) => Model::new(*config).map_err(refused)?,
             Source::Model(model) => *model,
         };
-        let own_doorbells = model.doorbells().span;
-        let shared = seat.memory.shared("hybrid-doorbells", DOORBELLS_AT + own_doorbells.len())?;
-        let span = shared.mapped.span();
-        let mailbox = span.sub(0, MailboxLayout::BYTES)?;
-        let doorbells = span.sub(DOORBELLS_AT, own_doorbells.len())?;
-        model.set_doorbells(doorbells).map_err(refused)?;
         let region = iova_region(seat.dma.mapped.span(), seat.dma.mapped.page().bytes())?;
         model.map_dma(region).map_err(refused)?;
-        let thread = with_signals_blocked(|| ModelThread::spawn(model, Some(mailbox), options))
-            .map_err(|error| match error {
-                ThreadError::Spawn(error) => BackendError::Thread(error),
-                other => refused(other),
-            })?;
-        let ingredients =
-            DeviceIngredients::by_mailbox(mailbox, REGISTER_TIMEOUT_NS, doorbells, region);
-        let keeper = ModelKeeper { thread, description, shared, own_doorbells, iova: region.iova };
-        Ok(Attached { ingredients, keeper: Box::new(keeper) })
+        let own_doorbells = model.doorbells().span;
+        let shared = seat.memory.shared("hybrid-doorbells", DOORBELLS_AT + own_doorbells.len())?;
+        match connect(model, shared.mapped.span(), own_doorbells.len(), options) {
+            Ok((thread, mailbox, doorbells)) => {
+                let ingredients =
+                    DeviceIngredients::by_mailbox(mailbox, REGISTER_TIMEOUT_NS, doorbells, region);
+                let iova = region.iova;
+                let keeper = ModelKeeper { thread, description, shared, own_doorbells, iova };
+                Ok(Attached { ingredients, keeper: Box::new(keeper) })
+            }
+            Err(error) => {
+                shared.retire();
+                Err(error)
+            }
+        }
     }
+}
+
+/// Starts the model's thread over mailbox and doorbells in `span`, and returns these.
+fn connect(
+    mut model: Model,
+    span: Span<'static>,
+    doorbell_bytes: usize,
+    options: ThreadOptions,
+) -> Result<(ModelThread, Span<'static>, Span<'static>), BackendError> {
+    let mailbox = span.sub(0, MailboxLayout::BYTES)?;
+    let doorbells = span.sub(DOORBELLS_AT, doorbell_bytes)?;
+    model.set_doorbells(doorbells).map_err(refused)?;
+    let thread = with_signals_blocked(|| ModelThread::spawn(model, Some(mailbox), options))
+        .map_err(|error| match error {
+            ThreadError::Spawn(error) => BackendError::Thread(error),
+            other => refused(other),
+        })?;
+    Ok((thread, mailbox, doorbells))
 }
 
 fn refused(error: impl std::fmt::Display) -> BackendError {

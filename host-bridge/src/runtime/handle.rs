@@ -26,6 +26,10 @@ use crate::sys::syscall_guard::SyscallGuard;
 /// event records is 248 bytes; applications have room for a page of their own and its header.
 const EVENT_BUFFER: usize = 8192;
 
+/// Events taken before their room is given back: a few tens of KiB, so that a partition which
+/// writes while the host reads has room again early, and its line is touched rarely.
+const EVENT_BATCH: u32 = 256;
+
 /// How often a waiting host looks: far below what a person notices, and cheap.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -156,9 +160,8 @@ impl PartitionHandle {
         most: u32,
         each: impl FnMut(RecordHeader, &[u8]),
     ) -> Result<u32, Closed> {
-        let mut buffer = [0; EVENT_BUFFER];
         match &self.events {
-            Some(ring) => ring.drain(most, &mut buffer, each),
+            Some(ring) => drain(ring, most, each),
             None => Ok(0),
         }
     }
@@ -291,11 +294,33 @@ impl PartitionHandle {
     /// Both threads have ended: the partition's was joined, the device's keeper was stopped.
     fn give_memory_back(&mut self, of_device: Vec<SharedMemory>) {
         let Some(memory) = self.memory.take() else { return };
-        match self.promise {
-            Some(promise) => memory.release(promise, &self.dma, of_device),
-            None => memory.retire(),
+        memory.end(self.promise, Some(&self.dma), of_device);
+    }
+}
+
+/// Takes at most `most` records, in batches whose room the writer has back at once.
+fn drain(
+    ring: &RecordConsumer,
+    most: u32,
+    mut each: impl FnMut(RecordHeader, &[u8]),
+) -> Result<u32, Closed> {
+    let mut buffer = [0; EVENT_BUFFER];
+    let mut taken = 0;
+    while taken < most {
+        let batch = EVENT_BATCH.min(most - taken);
+        match ring.drain(batch, &mut buffer, &mut each) {
+            Ok(count) => {
+                taken += count;
+                if count < batch {
+                    break;
+                }
+            }
+            // What was taken before counts; the next call says it again.
+            Err(closed) if taken == 0 => return Err(closed),
+            Err(_) => break,
         }
     }
+    Ok(taken)
 }
 
 impl Drop for PartitionHandle {
@@ -309,5 +334,35 @@ impl Drop for PartitionHandle {
         } else {
             self.abandon();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core_runtime::ring::{RingSpec, record_pair};
+    use hybrid_shm::leak_zeroed;
+
+    #[test]
+    fn a_writer_has_room_again_before_the_host_has_read_all() {
+        let spec = RingSpec::variable(1 << 16).expect("a power of two");
+        let (ours, theirs) =
+            (leak_zeroed(spec.producer_bytes()), leak_zeroed(spec.consumer_bytes()));
+        let (producer, consumer) = record_pair(ours, theirs, spec).expect("a ring");
+        let mut written = 0;
+        while producer.write(7, written, &[0; 16]).is_ok() {
+            written += 1;
+        }
+        assert!(written > 2 * EVENT_BATCH, "{written} fill it");
+        let (mut seen, mut room_after) = (0, None);
+        let each = |header: RecordHeader, _: &[u8]| {
+            assert_eq!(header.tag, seen);
+            seen += 1;
+            if room_after.is_none() && producer.write(8, written, &[0; 16]).is_ok() {
+                room_after = Some(seen);
+            }
+        };
+        assert_eq!(drain(&consumer, written, each), Ok(written));
+        assert_eq!(room_after, Some(EVENT_BATCH + 1));
     }
 }

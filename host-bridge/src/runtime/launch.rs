@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!  host                              partition's thread
-//!  spawn ------ parts -------------> pin, touch the stack
+//!  spawn ------ parts -------------> pin, lock the stack
 //!                                    assemble, lay out the region
 //!  Ready: state word <-------------- (or why not)
 //!  start the syscall listener
@@ -21,21 +21,15 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use core_runtime::partition::state::PartitionState;
 use core_runtime::partition::{Partition, PartitionError, PartitionExit, PartitionParts};
 use hybrid_shm::Word32;
+use rustix::io::Errno;
 
 use super::spec::Entry;
 use crate::affinity::{PinError, pin_to};
 use crate::backend::DeviceIngredients;
 use crate::sys::alloc_guard::{AllocReport, unwatch_this_thread, watch_this_thread};
+use crate::sys::resident::LockedStack;
 use crate::sys::syscall_guard::{Arming, GuardUnavailable};
 use crate::sys::usage::ThreadUsage;
-
-/// Stack of a partition's thread: a future is polled by nested calls, so its depth is the
-/// program's; 2 MiB is what Rust gives every thread.
-pub(super) const STACK_BYTES: usize = 2 << 20;
-
-/// Of which this much is touched before the entry, so that the loop takes no page fault for it. The
-/// rest is there for the panic path.
-const STACK_TOUCHED: usize = 1 << 20;
 
 /// What crosses to the thread.
 pub(super) struct Launch {
@@ -50,6 +44,8 @@ pub(super) struct Launch {
 
 /// The partition is assembled.
 pub(super) struct Ready {
+    /// Why its stack is not locked.
+    pub(super) stack_unlocked: Option<Errno>,
     pub(super) state_word: Word32<'static>,
 }
 
@@ -81,7 +77,7 @@ pub(super) fn run(launch: Launch) -> Option<Ended> {
         let _ = ready.send(Err(NotReady::Pin(error)));
         return None;
     }
-    touch_stack();
+    let stack = LockedStack::of_this_thread();
     let partition = match parts.assemble(&args) {
         Ok(partition) => partition,
         Err(error) => {
@@ -90,7 +86,7 @@ pub(super) fn run(launch: Launch) -> Option<Ended> {
         }
     };
     let state_word = partition.state_word();
-    ready.send(Ok(Ready { state_word })).ok()?;
+    ready.send(Ok(Ready { stack_unlocked: stack.as_ref().err().copied(), state_word })).ok()?;
     let Go { arming } = go.recv().ok()?;
     let running = PartitionState::Running.to_word();
     watch_this_thread(state_word, running);
@@ -100,6 +96,10 @@ pub(super) fn run(launch: Launch) -> Option<Ended> {
         Ok(exit) => exit,
         Err(panic) => panicked(partition, panic.as_ref()),
     };
+    if partition.state() == PartitionState::Running {
+        // It did not come back from its loop: this is when it stopped running.
+        partition.enter_stopping();
+    }
     partition.publish_exit(&exit);
     let usage = ThreadUsage::now().since(before);
     Some(Ended { exit, allocations: unwatch_this_thread(), usage, guard_failed })
@@ -133,10 +133,3 @@ fn panicked(partition: &'static Partition, panic: &(dyn Any + Send)) -> Partitio
 
 /// The code of an exit by panic: Rust's own.
 pub(super) const PANIC_CODE: u32 = 101;
-
-/// Writes to the stack that the loop will use. Its pages stay: nothing gives them back.
-#[inline(never)]
-fn touch_stack() {
-    let mut pages = [0_u8; STACK_TOUCHED];
-    std::hint::black_box(&mut pages);
-}

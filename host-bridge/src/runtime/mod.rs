@@ -57,6 +57,7 @@ use crate::facts::{MachineFacts, boot_id, build_id};
 use crate::memory::MemorySource;
 use crate::sys::mapping::ALIGNMENT;
 use crate::sys::partition_memory::{MemorySizes, PartitionMemory};
+use crate::sys::resident::read_program_in;
 use crate::topology::Topology;
 use crate::warnings::{WarningKind, Warnings};
 
@@ -105,6 +106,7 @@ impl Runtime {
         let (clock, calibration) = calibration::clock(&warnings)?;
         let confined = (std::thread::current().id(), topology.allowed);
         confine_to(housekeeping)?;
+        read_program_in();
         Ok(Self {
             cores: Cores::new(isolated_cores),
             housekeeping,

@@ -34,7 +34,8 @@ pub struct PartitionReport {
 
 impl PartitionReport {
     /// Whether the promise was kept, as far as it was checked: no allocation and no system call
-    /// between running and stopping. The line says what broke it.
+    /// between running and stopping, and no page fault that waits for a disk from the entry's begin
+    /// to its end (the kernel counts them for the whole thread). The line says what broke it.
     ///
     /// # Errors
     /// One line with the first offender.
@@ -53,6 +54,13 @@ impl PartitionReport {
                 "partition {} made {calls} system calls while running, first {}",
                 self.name,
                 names.join(", ")
+            ));
+        }
+        if let ThreadUsage { major_faults: faults @ 1.., .. } = self.usage {
+            return Err(format!(
+                "partition {} waited {faults} times for a page from a disk: memory is short, or \
+                 its pages could not be locked",
+                self.name
             ));
         }
         Ok(())
@@ -86,5 +94,8 @@ mod tests {
         let syscalls = Some(SyscallReport { calls: 2, first: vec![1, 9999] });
         let line = PartitionReport { syscalls, ..report() }.check_silence().unwrap_err();
         assert!(line.ends_with("first write (1), system call (9999)"), "{line}");
+        let usage = ThreadUsage { major_faults: 2, minor_faults: 9, ..ThreadUsage::default() };
+        let line = PartitionReport { usage, ..report() }.check_silence().unwrap_err();
+        assert!(line.starts_with("partition p waited 2 times for a page from a disk"), "{line}");
     }
 }

@@ -1,7 +1,7 @@
 //! The host's steps of starting a partition, in order, each undone if a later one fails.
 //!
 //! ```text
-//!  prepare   lay out the host's region, attach the device     undo: stop the device, retire memory
+//!  prepare   lay out the host's region, attach the device     undo: stop the device, end its memory
 //!  launch    thread: pin, assemble; wait for its word          undo: let it end
 //!  open      the host's ends of regions and rings              undo: let it end
 //!  go        the system-call listener, then the entry runs
@@ -9,7 +9,7 @@
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use core_runtime::mem::DmaRegion;
 use core_runtime::metrics::MetricsReader;
@@ -25,19 +25,24 @@ use hybrid_shm::{ReadSpan, Word32};
 
 use super::cores::TakenCore;
 use super::handle::PartitionHandle;
-use super::launch::{self, Ended, Go, Launch, NotReady, Ready, STACK_BYTES};
+use super::launch::{self, Ended, Go, Launch, NotReady, Ready};
 use super::spec::PartitionSpec;
 use super::{Runtime, iova_region};
 use crate::backend::{Attached, BackendError, DeviceIngredients, DeviceKeeper, DeviceSeat};
 use crate::error::RuntimeError;
 use crate::memory::MemorySource;
 use crate::sys::partition_memory::PartitionMemory;
+use crate::sys::resident::STACK_BYTES;
 use crate::sys::signals::with_signals_blocked;
 use crate::sys::syscall_guard::{Arming, SyscallGuard};
 
 /// How long a partition may take to assemble: a second for a gigabyte of bookkeeping on a slow
 /// machine, and some more for one that is busy.
 const ASSEMBLY_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long the host waits for the end of a thread that it does not let run: it has nothing left to
+/// do, on a machine that may be busy.
+const END_LIMIT: Duration = Duration::from_secs(5);
 
 /// What `Runtime::spawn` has decided.
 pub(super) struct Plan<'a> {
@@ -68,6 +73,32 @@ struct Waiting {
 /// A partition that was let go.
 type Running = (JoinHandle<Option<Ended>>, Option<SyscallGuard>, Ends);
 
+/// A start that failed, and whether its thread is gone.
+struct NotRunning {
+    error: RuntimeError,
+    ended: bool,
+}
+
+/// Before there is a thread.
+impl From<RuntimeError> for NotRunning {
+    fn from(error: RuntimeError) -> Self {
+        Self { error, ended: true }
+    }
+}
+
+/// Joins a thread that is about to end; false if it does not.
+fn ends_soon(thread: JoinHandle<Option<Ended>>) -> bool {
+    let begun = Instant::now();
+    while !thread.is_finished() {
+        if begun.elapsed() >= END_LIMIT {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let _ = thread.join();
+    true
+}
+
 /// The host's ends of what it shares with a partition.
 struct Ends {
     state: StateReader,
@@ -84,10 +115,11 @@ impl Plan<'_> {
         mut self,
         mut memory: PartitionMemory,
     ) -> Result<PartitionHandle, RuntimeError> {
+        let promise = self.spec.entry.promise;
         let prepared = match self.prepare(&memory) {
             Ok(prepared) => prepared,
             Err(error) => {
-                memory.retire();
+                memory.end(promise, None, Vec::new());
                 return Err(error);
             }
         };
@@ -111,12 +143,19 @@ impl Plan<'_> {
                 keeper: prepared.keeper,
                 memory: Some(memory),
                 dma: prepared.dma,
-                promise: self.spec.entry.promise,
+                promise,
             }),
-            Err(error) => {
+            Err(NotRunning { error, ended: true }) => {
                 // The entry never ran, and what waited for it has ended.
-                drop(prepared.keeper.map(DeviceKeeper::stop));
-                memory.retire();
+                let detached = prepared.keeper.map(DeviceKeeper::stop);
+                let more = detached.map(|detached| detached.memory).unwrap_or_default();
+                memory.end(promise, Some(&prepared.dma), more);
+                Err(error)
+            }
+            Err(NotRunning { error, ended: false }) => {
+                // Everything that the thread may look at stays until the process ends.
+                self.core.keep();
+                std::mem::forget((prepared.keeper, memory));
                 Err(error)
             }
         }
@@ -151,7 +190,7 @@ impl Plan<'_> {
         &self,
         memory: &mut PartitionMemory,
         prepared: &Prepared,
-    ) -> Result<Running, RuntimeError> {
+    ) -> Result<Running, NotRunning> {
         let parts = PartitionParts {
             cpu: self.core.cpu(),
             facts: self.facts,
@@ -174,12 +213,16 @@ impl Plan<'_> {
             Ok((ends, None)) => (ends, None, None),
             Err(error) => {
                 drop(go);
-                let _ = thread.join();
-                return Err(error);
+                return Err(NotRunning { error, ended: ends_soon(thread) });
             }
         };
-        go.send(Go { arming }).map_err(|_| self.not_started("its thread ended early"))?;
-        Ok((thread, guard, ends))
+        match go.send(Go { arming }) {
+            Ok(()) => Ok((thread, guard, ends)),
+            Err(_) => {
+                let error = self.not_started("its thread ended early");
+                Err(NotRunning { error, ended: ends_soon(thread) })
+            }
+        }
     }
 
     /// Starts the thread and waits until its partition is assembled.
@@ -187,7 +230,7 @@ impl Plan<'_> {
         &self,
         parts: PartitionParts,
         device: Option<DeviceIngredients>,
-    ) -> Result<Waiting, RuntimeError> {
+    ) -> Result<Waiting, NotRunning> {
         let (ready, word) = sync_channel(1);
         let (go, start) = sync_channel(1);
         let launch = Launch {
@@ -204,8 +247,19 @@ impl Plan<'_> {
         let builder = std::thread::Builder::new().name(name.clone()).stack_size(STACK_BYTES);
         let thread = with_signals_blocked(|| builder.spawn(move || launch::run(launch)))
             .map_err(|source| RuntimeError::Thread { name, source })?;
-        let Ready { state_word } = self.wait_for(&word)?;
-        Ok(Waiting { thread, go, state_word })
+        match self.wait_for(&word) {
+            Ok(Ready { stack_unlocked, state_word }) => {
+                if let Some(errno) = stack_unlocked {
+                    self.source.say_unlocked(errno);
+                }
+                Ok(Waiting { thread, go, state_word })
+            }
+            Err(error) => {
+                // Without a host a thread that comes to it later ends there.
+                drop(go);
+                Err(NotRunning { error, ended: ends_soon(thread) })
+            }
+        }
     }
 
     fn wait_for(&self, word: &Receiver<Result<Ready, NotReady>>) -> Result<Ready, RuntimeError> {

@@ -8,6 +8,7 @@ pub mod alloc_guard;
 pub mod mapping;
 pub mod memfd;
 pub mod partition_memory;
+pub mod resident;
 pub mod signals;
 pub mod syscall_guard;
 pub mod usage;

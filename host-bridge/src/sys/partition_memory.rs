@@ -141,18 +141,31 @@ impl PartitionMemory {
         }
     }
 
-    /// Gives the DMA pages back and keeps every address mapped: safe whatever the entry has kept.
-    pub fn retire(self) {
-        // A refused hole only means that the pages stay until the process ends.
-        let _ = self.dma.memfd.punch();
+    /// Ends it, when the partition's and the device's threads have ended (or never were). `dma` is
+    /// the region that was made from it, `more` what the device's backend made. With the promise
+    /// everything is unmapped; without it the DMA pages are given back and every address stays
+    /// mapped, which is safe whatever the entry has kept.
+    pub(crate) fn end(
+        self,
+        promise: Option<KeepsNothing>,
+        dma: Option<&DmaRegion>,
+        more: Vec<SharedMemory>,
+    ) {
+        match promise {
+            Some(promise) => self.release(promise, dma, more),
+            None => {
+                self.dma.retire();
+                more.into_iter().for_each(SharedMemory::retire);
+            }
+        }
     }
 
-    /// Unmaps everything. The partition's and the device's threads have ended before.
-    /// `more` is what the device's backend made.
-    pub(crate) fn release(self, promise: KeepsNothing, dma: &DmaRegion, more: Vec<SharedMemory>) {
+    fn release(self, promise: KeepsNothing, dma: Option<&DmaRegion>, more: Vec<SharedMemory>) {
         let KeepsNothing(()) = promise;
-        // SAFETY: invariant 2, and the promise.
-        unsafe { core_runtime::mem::release_region(dma) };
+        if let Some(dma) = dma {
+            // SAFETY: invariant 2, and the promise.
+            unsafe { core_runtime::mem::release_region(dma) };
+        }
         let OneWriter { writer: region, reader: region_reader } = self.region;
         let OneWriter { writer: host, reader: host_reader } = self.host_region;
         let all =
