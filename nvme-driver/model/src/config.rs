@@ -154,8 +154,10 @@ pub struct ModelConfig {
     pub out_of_order: bool,
     /// Commands taken from one queue in one step, 1 to 64.
     pub burst: u16,
-    /// Compare each completion queue entry with what was last written there, and look for buffers
-    /// shared by commands in flight.
+    /// Watch the memory that the host gave away: queues whose entries change, buffers and PRP lists
+    /// that commands in flight share or that change under them. Not seen: entries written directly
+    /// after a submission queue's tail (they look like commands about to be sent), reads of
+    /// memory given away, and the content of data buffers. Costs a few times the instructions.
     pub paranoid: bool,
     /// What chance is drawn from.
     pub seed: u64,
