@@ -13,16 +13,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use core_runtime::clock::rdtsc;
-use core_runtime::mem::{DeviceBuf, DmaBuf};
+use core_runtime::mem::{Bump, DmaBuf};
 use hybrid_conformance::{Backend, Rig, Stepped, quick};
 use nvme_driver::{ControllerConfig, IoFuture, Lba, Namespace, RawQueue, Target};
 use nvme_model::{ModelConfig, NamespaceConfig};
 
 #[inline(never)]
-fn submit_burst(raw: &RawQueue, target: &Target, bufs: &[DeviceBuf]) -> u64 {
+fn submit_burst(raw: &RawQueue, target: &Target, bufs: &[u16]) -> u64 {
     let mut refused = 0;
-    for (token, buf) in (0_u64..).zip(bufs) {
-        let done = raw.submit_read(target, Lba(token << 3), 1, buf, token);
+    for (token, buf) in (0_u32..).zip(bufs) {
+        let done = raw.submit_read(target, Lba(u64::from(token) << 3), 1, *buf, token);
         refused |= u64::from(done.is_err());
     }
     raw.ring();
@@ -33,7 +33,7 @@ fn submit_burst(raw: &RawQueue, target: &Target, bufs: &[DeviceBuf]) -> u64 {
 fn reap_burst(raw: &RawQueue) -> u64 {
     let mut sum = 0;
     raw.reap(u16::MAX, |token, result| {
-        sum = u64::wrapping_add(sum, token) | u64::from(result.is_err()) << 63;
+        sum = u64::wrapping_add(sum, u64::from(token)) | u64::from(result.is_err()) << 63;
     });
     sum
 }
@@ -104,9 +104,10 @@ fn raw_bursts(n: u16) {
     let config =
         ControllerConfig { queue_depth: n.max(32), io_queues: 2, ..ControllerConfig::default() };
     let rig = quick(model, config);
-    let raw = rig.controller.take_raw_queue(1).expect("a queue");
+    let raw = rig.controller.take_raw_queue(1, n, &Bump::leak(64 << 10)).expect("a queue");
     let target = rig.ns().target().expect("usable");
-    let bufs: Vec<DeviceBuf> = (0..n).map(|_| rig.filled(4096, 0).into_device()).collect();
+    let adopt = |_| raw.adopt(rig.filled(4096, 0)).expect("room");
+    let bufs: Vec<u16> = (0..n).map(adopt).collect();
     let (mut submits, mut reaps, mut empties) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds() {
         let start = rdtsc();
@@ -131,7 +132,7 @@ fn raw_bursts(n: u16) {
         median(empties) as f64 / 100.0
     );
     assert!(raw.is_idle());
-    bufs.into_iter().for_each(|buf| drop(buf.into_cpu()));
+    drop(raw);
     rig.finish();
 }
 

@@ -40,6 +40,7 @@ use crate::regs::{ControlRegs, Regs};
 use crate::request::{Request, Retry};
 use crate::requests::{NoInternal, Requests};
 use crate::stats::{ControllerStats, QueueStats};
+use crate::waiters::Waiters;
 use crate::watchdog::Watch;
 
 /// The most that one poll lets the driver's clock advance; a loop that is away for longer is itself
@@ -121,7 +122,6 @@ pub struct Controller {
     pub(crate) plan: bringup::Plan,
     pub(crate) quirks: Quirks,
     pub(crate) namespaces: &'static [Namespace],
-    pub(crate) known: Cell<u16>,
     /// 4,096 bytes for identify data and internal log reads.
     pub(crate) scratch: SharedDma,
     pub(crate) identify: RefCell<[u8; IDENTIFY_BYTES]>,
@@ -151,9 +151,14 @@ impl Controller {
         let plan = bringup::plan(cap, &config, quirks)?;
         let doorbells = DoorbellRegion { span: parts.doorbells.span, dstrd: cap.dstrd() };
         let no_memory = |what| move |_| ControllerError::NoMemory(what);
-        let make = |spec: QueueSpec, requests: u16| {
+        let line = || -> Result<&'static Waiters, ControllerError> {
+            let line = Waiters::new(bump).map_err(no_memory("waiting tasks"))?;
+            bump.alloc(line).map_err(no_memory("waiting tasks"))
+        };
+        let (io_line, admin_line) = (line()?, line()?);
+        let make = |spec: QueueSpec, requests: u16, waiters| {
             let qp = QueuePair::new(spec, doorbells, parts.arena, parts.clock, bump)?;
-            Requests::new(qp, requests, bump)
+            Requests::new(qp, requests, waiters, bump)
         };
         let admin_spec = QueueSpec {
             qid: 0,
@@ -162,9 +167,10 @@ impl Controller {
             max_len: config.max_transfer_bytes,
             sample_every: 0,
         };
-        let admin = make(admin_spec, ADMIN_ENTRIES)?;
-        let queues = Self::make_queues(&config, &plan, bump, make)?;
-        let hub = bump.alloc(Hub::new(queues, parts.arena)).map_err(no_memory("the controller"))?;
+        let admin = make(admin_spec, ADMIN_ENTRIES, admin_line)?;
+        let queues = Self::make_queues(&config, &plan, bump, |spec, n| make(spec, n, io_line))?;
+        let hub = Hub::new(queues, io_line, parts.arena);
+        let hub = bump.alloc(hub).map_err(no_memory("the controller"))?;
         let page = usize::try_from(plan.page_bytes).unwrap_or(4096);
         let scratch = parts
             .arena
@@ -186,7 +192,6 @@ impl Controller {
             plan,
             quirks,
             namespaces,
-            known: Cell::new(0),
             scratch,
             identify: RefCell::new([0; IDENTIFY_BYTES]),
             life: Life::new(),
@@ -272,7 +277,6 @@ impl Controller {
             last => now.since(last).get().min(step),
         };
         self.time.set(self.time.get() + passed);
-        self.hub.serve_line();
         let wait_ns = self.step();
         self.due.set(now + self.clock.ns_to_ticks(wait_ns));
     }
@@ -377,7 +381,7 @@ impl Controller {
         self.namespaces().find(|namespace| namespace.nsid() == nsid)
     }
 
-    /// The usable namespaces, in the order of their identifiers.
+    /// The usable namespaces, in the order of their identifiers; those that a reset found come last.
     pub fn namespaces(&self) -> impl Iterator<Item = &'static Namespace> + use<> {
         self.all_namespaces()
             .filter(|namespace| matches!(namespace.standing(), Standing::Usable(_)))
@@ -385,11 +389,7 @@ impl Controller {
 
     /// All namespaces that were found, refused ones too ([`Namespace::refusal`] says why).
     pub fn all_namespaces(&self) -> impl Iterator<Item = &'static Namespace> + use<> {
-        let known = usize::from(self.known.get());
-        self.namespaces
-            .iter()
-            .take(known)
-            .filter(|namespace| namespace.standing() != Standing::Vacant)
+        self.namespaces.iter().filter(|namespace| namespace.standing() != Standing::Vacant)
     }
 
     /// The 4,096 bytes that Identify Controller returned.
@@ -430,18 +430,26 @@ impl Controller {
         self.plan.entries - 1
     }
 
-    /// Takes I/O queue `index` (from 0) for raw use; from then on only its holder reaps it. `None`
-    /// if there is no such queue, it is taken already, or it has commands in flight.
+    /// Takes I/O queue `index` (from 0) for raw use, with room for `buffers` buffers, whose records
+    /// are made in `bump`; from then on only its holder reaps it. `None` if there is no such queue,
+    /// it is taken already, it has commands in flight, or `bump` is full.
     #[must_use]
-    pub fn take_raw_queue(&'static self, index: u16) -> Option<RawQueue> {
+    pub fn take_raw_queue(
+        &'static self,
+        index: u16,
+        buffers: u16,
+        bump: &Bump,
+    ) -> Option<RawQueue> {
         let queue = self.hub.queues.get(usize::from(index))?;
-        let bit = 1 << index;
-        let free = index < self.hub.live.get() && self.hub.raw.get() & bit == 0;
+        let free = index < self.hub.live.get() && !self.hub.is_raw(index);
         if !free || queue.qp().unfinished() != 0 {
             return None;
         }
-        self.hub.raw.set(self.hub.raw.get() | bit);
-        Some(RawQueue::new(queue.qp(), self.hub))
+        let raw = RawQueue::new((queue.qp(), index), self.hub, buffers, bump).ok()?;
+        self.hub.raw.set(self.hub.raw.get() | 1 << index);
+        // If it was the last one, nobody should wait for it.
+        self.hub.wake_all();
+        Some(raw)
     }
 
     /// Reads a log page into `buf`, as many bytes as it has (a multiple of 4).
@@ -540,6 +548,7 @@ impl Controller {
         stats.events_held_back = self.events.held_back();
         let refused = self.all_namespaces().filter(|n| n.refusal().is_some());
         stats.namespaces_refused = refused.count() as u64;
+        stats.namespaces_beyond = u64::from(self.life.beyond());
         stats
     }
 

@@ -12,7 +12,7 @@ use core::task::{Context, Poll};
 use core_runtime::mem::DmaBuf;
 
 use crate::error::{Failed, IoError};
-use crate::hub::Hub;
+use crate::hub::{Gate, Hub};
 use crate::queue::PostError;
 use crate::request::Request;
 use crate::requests::{Ended, NotStarted, Requests};
@@ -22,7 +22,7 @@ use crate::waiters::Ticket;
 #[derive(Debug)]
 enum Stage {
     /// Waiting for room.
-    Waiting { request: Request, buf: Option<DmaBuf>, ticket: Ticket },
+    Waiting { request: Request, buf: Option<DmaBuf>, ticket: Ticket, generation: u32 },
     /// Started.
     Running { requests: &'static Requests, op: u16 },
     /// Could not be started; to be told at the next poll.
@@ -44,7 +44,10 @@ impl Io {
     pub(crate) fn start(hub: &'static Hub, request: Request, buf: Option<DmaBuf>) -> Self {
         let stage = match try_start(hub, request, buf, false) {
             Ok(running) => running,
-            Err((IoError::QueueFull, buf)) => Stage::Waiting { request, buf, ticket: Ticket::NONE },
+            Err((IoError::QueueFull, buf)) => {
+                let generation = hub.generation.get();
+                Stage::Waiting { request, buf, ticket: Ticket::NONE, generation }
+            }
             Err((error, buf)) => Stage::Refused(error, buf),
         };
         Self { hub, stage }
@@ -84,8 +87,14 @@ impl Io {
     #[inline(never)]
     fn poll_start(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         match core::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Waiting { request, buf, ticket } => {
+            Stage::Waiting { request, buf, ticket, generation } => {
                 let first = self.hub.may_pass(ticket);
+                if self.hub.gate.get() == Gate::Open && generation != self.hub.generation.get() {
+                    // It was checked against a shape that may not be any more.
+                    self.hub.leave(ticket);
+                    let error = IoError::NamespaceChanged(request.nsid());
+                    return Poll::Ready(Ended { result: Err(error), buf });
+                }
                 match try_start(self.hub, request, buf, first) {
                     Ok(running) => {
                         self.stage = running;
@@ -93,7 +102,7 @@ impl Io {
                     }
                     Err((IoError::QueueFull, buf)) => {
                         let ticket = self.hub.wait(ticket, cx.waker());
-                        self.stage = Stage::Waiting { request, buf, ticket };
+                        self.stage = Stage::Waiting { request, buf, ticket, generation };
                         Poll::Pending
                     }
                     Err((error, buf)) => Poll::Ready(Ended { result: Err(error), buf }),

@@ -11,8 +11,8 @@ use nvme_spec::OptionalNvmCommands;
 
 use crate::config::MAX_IO_QUEUES;
 use crate::error::IoError;
-use crate::requests::Requests;
-use crate::waiters::Ticket;
+use crate::requests::{NoInternal, Requests};
+use crate::waiters::{Ticket, Waiters};
 
 /// Whether new I/O is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,10 +43,17 @@ pub(crate) type Queues = heapless::Vec<&'static Requests, { MAX_IO_QUEUES as usi
 #[derive(Debug)]
 pub(crate) struct Hub {
     pub queues: Queues,
+    /// Who waits for room in any of them.
+    line: &'static Waiters,
     /// Queues that were granted and made.
     pub live: Cell<u16>,
     /// Bit `i` is set if queue `i` was taken for raw use.
     pub raw: Cell<u32>,
+    /// Bit `i` is set if raw queue `i` was dropped with commands in flight.
+    abandoned: Cell<u32>,
+    /// Counts resets in which a namespace changed or was lost, from 1; 0 once I/O has ended for
+    /// good. What was checked against another generation is not posted.
+    pub generation: Cell<u32>,
     next: Cell<u16>,
     pub gate: Cell<Gate>,
     pub offers: Cell<Offers>,
@@ -54,11 +61,14 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    pub(crate) fn new(queues: Queues, arena: &'static DmaArena) -> Self {
+    pub(crate) fn new(queues: Queues, line: &'static Waiters, arena: &'static DmaArena) -> Self {
         Self {
             queues,
+            line,
             live: Cell::new(0),
             raw: Cell::new(0),
+            abandoned: Cell::new(0),
+            generation: Cell::new(1),
             next: Cell::new(0),
             gate: Cell::new(Gate::NotReady),
             offers: Cell::new(Offers { commands: OptionalNvmCommands::empty(), write_cache: true }),
@@ -94,7 +104,7 @@ impl Hub {
     fn pick_of_many(&self, first: bool) -> Result<&'static Requests, IoError> {
         let live = self.live.get();
         let mut any = false;
-        let waiting = !first && self.line().is_some_and(|q| !q.waiters().is_empty());
+        let waiting = !first && !self.line.is_empty();
         for _ in 0..live {
             let at = self.next.get();
             self.next.set(if at + 1 >= live { 0 } else { at + 1 });
@@ -121,48 +131,66 @@ impl Hub {
         }
     }
 
-    /// The queue that keeps the line: the first that is not raw.
-    fn line(&self) -> Option<&'static Requests> {
-        let raw = self.raw.get();
-        self.queues.iter().enumerate().find(|(i, _)| raw >> i & 1 == 0).map(|(_, queue)| *queue)
-    }
-
     /// Whether the holder of `ticket` was called and may pass those who still wait.
     pub(crate) fn may_pass(&self, ticket: Ticket) -> bool {
-        ticket != Ticket::NONE && self.line().is_some_and(|q| !q.waiters().holds(ticket))
+        ticket != Ticket::NONE && !self.line.holds(ticket)
     }
 
     pub(crate) fn wait(&self, ticket: Ticket, waker: &Waker) -> Ticket {
-        match self.line() {
-            Some(queue) => queue.waiters().wait(ticket, waker),
-            None => {
-                waker.wake_by_ref();
-                ticket
-            }
-        }
+        self.line.wait(ticket, waker)
     }
 
     pub(crate) fn leave(&self, ticket: Ticket) {
-        if let Some(queue) = self.line() {
-            queue.waiters().leave(ticket);
-        }
+        self.line.leave(ticket);
     }
 
-    /// Calls one who waits if another queue than the line's has room.
-    pub(crate) fn serve_line(&self) {
-        if self.live.get() > 1
-            && let Some(line) = self.line()
-            && !line.waiters().is_empty()
-            && self.pick_of_many(true).is_ok()
-        {
-            line.waiters().wake(1);
-        }
-    }
-
-    /// Wakes everybody who waits: the gate changed.
+    /// Wakes everybody who waits: what may be had changed.
     pub(crate) fn wake_all(&self) {
-        if let Some(queue) = self.line() {
-            queue.waiters().wake(u16::MAX);
+        self.line.wake(u16::MAX);
+    }
+
+    // ---- states ----------------------------------------------------------------------------
+
+    /// No I/O from now on, for good.
+    pub(crate) fn end(&self, gate: Gate) {
+        self.gate.set(gate);
+        self.generation.set(0);
+    }
+
+    /// A namespace changed or was lost.
+    pub(crate) fn namespace_changed(&self) {
+        match self.generation.get() {
+            0 => {}
+            u32::MAX => self.generation.set(1),
+            generation => self.generation.set(generation + 1),
+        }
+    }
+
+    /// Whether queue `i` is in raw use.
+    pub(crate) fn is_raw(&self, i: u16) -> bool {
+        self.raw.get() >> i & 1 != 0
+    }
+
+    /// The holder of the raw queue at `bit` is gone.
+    pub(crate) fn give_back(&self, bit: u32, idle: bool) {
+        if idle {
+            self.raw.set(self.raw.get() & !bit);
+            self.wake_all();
+        } else {
+            self.abandoned.set(self.abandoned.get() | bit);
+        }
+    }
+
+    /// Queue `i` was fenced: ends what was in flight. The holder of a raw queue hears of it from
+    /// its own reap; if it is gone, nobody wants to know, and the queue is common again.
+    pub(crate) fn drain(&self, i: u16, queue: &Requests) {
+        let bit = 1 << i;
+        if self.abandoned.get() & bit != 0 {
+            queue.qp().drain(|_| {});
+            self.abandoned.set(self.abandoned.get() & !bit);
+            self.raw.set(self.raw.get() & !bit);
+        } else if !self.is_raw(i) {
+            queue.drain(&mut NoInternal);
         }
     }
 }

@@ -25,7 +25,7 @@ use core::cell::Cell;
 use nvme_spec::registers::{Acq, Aqa, Asq, Cc, Crto, Csts, Shn};
 use nvme_spec::{
     AsyncEventConfig, Cid, Cns, CreateCq, CreateSq, FeatureId, Nsid, NumberOfQueues,
-    OptionalAsyncEvents, QueueGrant, Sqe, Status,
+    OptionalAsyncEvents, QueueGrant, Sqe, Status, StatusCode,
 };
 
 use crate::admin::{AdminSide, AdminToken};
@@ -35,7 +35,6 @@ use crate::error::{ControllerError, ResetReason, Step};
 use crate::hub::Gate;
 use crate::queue::Mode;
 use crate::quirks::{CHECK_DELAY_NS, Quirks};
-use crate::requests::NoInternal;
 use crate::stats::Count;
 
 /// How often registers are read while something is waited for: a round trip through a mailbox
@@ -55,8 +54,8 @@ pub(crate) enum Ask {
     QueueCount,
     /// Active identifiers above this one.
     List(u32),
-    /// One namespace of the list; the place in the table, and the identifier.
-    Namespace(u16, u32),
+    /// One namespace of the list.
+    Namespace(u32),
     /// One namespace, by counting up to NN.
     Scan(u32),
     EventConfig,
@@ -72,7 +71,7 @@ impl Ask {
             Self::Controller => Step::IdentifyController,
             Self::QueueCount => Step::NumberOfQueues,
             Self::List(_) => Step::NamespaceList,
-            Self::Namespace(..) | Self::Scan(_) => Step::IdentifyNamespace,
+            Self::Namespace(_) | Self::Scan(_) => Step::IdentifyNamespace,
             Self::EventConfig => Step::EventConfig,
             Self::CreateCq(_) | Self::DeleteCq(_) => Step::CreateCq,
             Self::CreateSq(_) | Self::DeleteSq(_) => Step::CreateSq,
@@ -117,8 +116,8 @@ pub(crate) struct Life {
     was_ready: Cell<bool>,
     shutdown: Cell<bool>,
     granted: Cell<u16>,
-    /// Namespaces found so far in this bring-up, and identifiers of the page of the list.
-    found: Cell<u16>,
+    /// Namespaces of this bring-up that found no place.
+    beyond: Cell<u32>,
     shutdown_limit_ns: Cell<u64>,
     mdts: Cell<u8>,
 }
@@ -137,7 +136,7 @@ impl Life {
             was_ready: Cell::new(false),
             shutdown: Cell::new(false),
             granted: Cell::new(0),
-            found: Cell::new(0),
+            beyond: Cell::new(0),
             shutdown_limit_ns: Cell::new(0),
             mdts: Cell::new(0),
         }
@@ -159,6 +158,10 @@ impl Life {
         self.failures.get()
     }
 
+    pub(crate) fn beyond(&self) -> u32 {
+        self.beyond.get()
+    }
+
     pub(crate) fn want_shutdown(&self) {
         self.shutdown.set(true);
     }
@@ -166,6 +169,11 @@ impl Life {
     pub(crate) fn answer(&self, result: Result<u32, Status>) {
         self.answer.set(Some(result));
     }
+}
+
+/// Whether a status says that the controller does not know the command, or not in this form.
+fn is_unknown(status: Status) -> bool {
+    matches!(status.code(), StatusCode::INVALID_FIELD | StatusCode::INVALID_OPCODE)
 }
 
 /// Bring-up failed for this reason.
@@ -258,10 +266,15 @@ impl Controller {
         if self.hub.gate.get() == Gate::Open {
             self.hub.gate.set(Gate::Paused);
         }
+        self.close_io();
+        self.admin.qp().close();
+    }
+
+    /// The same for the I/O queues alone.
+    fn close_io(&self) {
         for queue in &self.hub.queues {
             queue.qp().close();
         }
-        self.admin.qp().close();
     }
 
     /// An attempt to bring the controller up failed.
@@ -286,7 +299,7 @@ impl Controller {
             // Best effort: stop it.
             let _ = self.regs.write(self.plan.cc);
         }
-        self.hub.gate.set(Gate::Gone);
+        self.hub.end(Gate::Gone);
         self.fence_all(Mode::Lost);
         self.enter(Phase::Dead);
         self.state_changed();
@@ -294,13 +307,9 @@ impl Controller {
 
     /// The device has let go of everything (or never will tell): ends what was in flight.
     fn fence_all(&'static self, mode: Mode) {
-        let raw = self.hub.raw.get();
-        for (i, queue) in self.hub.queues.iter().enumerate() {
+        for (i, queue) in (0_u16..).zip(&self.hub.queues) {
             queue.qp().fence(mode);
-            // The holder of a raw queue hears of it from its own reap.
-            if raw >> i & 1 == 0 {
-                queue.drain(&mut NoInternal);
-            }
+            self.hub.drain(i, queue);
         }
         self.admin.qp().fence(mode);
         self.admin.drain(&mut AdminSide(self));
@@ -366,6 +375,8 @@ impl Controller {
                 false => Ok(()),
             };
         }
+        // All zeros is what a removed device may read like, and it has let go of nothing.
+        self.regs.identity()?;
         // RDY = 0: the device has let go of all memory.
         self.fence_all(Mode::Fenced(self.life.reason.get()));
         if self.life.shutdown.get() {
@@ -403,7 +414,7 @@ impl Controller {
         }
         self.admin.qp().open_when_drained();
         self.restart_admin_watch();
-        self.life.found.set(0);
+        self.forget_seen();
         self.ask(Ask::Controller);
         Ok(())
     }
@@ -433,7 +444,7 @@ impl Controller {
                 Sqe::set_feature(CID, Nsid::NONE, feature, wanted.into())
             }
             Ask::List(after) => Sqe::identify(CID, Cns::ACTIVE_NSIDS, Nsid(after), data, 0),
-            Ask::Namespace(_, nsid) | Ask::Scan(nsid) => {
+            Ask::Namespace(nsid) | Ask::Scan(nsid) => {
                 Sqe::identify(CID, Cns::NAMESPACE, Nsid(nsid), data, 0)
             }
             Ask::EventConfig => {
@@ -505,11 +516,11 @@ impl Controller {
             }
             (Ask::List(after), Ok(_)) => self.take_list(after)?,
             // NVMe 1.0, and some later ones: no list.
-            (Ask::List(_), Err(_)) => self.scan_from(1),
-            (Ask::Namespace(place, nsid), answer) => {
-                answer.map_err(refused)?;
-                self.take_namespace(place, nsid)?;
-                self.ask(Ask::List(nsid));
+            (Ask::List(0), Err(status)) if is_unknown(status) => self.scan_from(1),
+            (Ask::List(_), Err(status)) => return Err(refused(status)),
+            (Ask::Namespace(nsid), answer) => {
+                self.take_namespace(nsid, answer.err())?;
+                self.list_after(nsid);
             }
             (Ask::Scan(nsid), answer) => {
                 self.take_scanned(nsid, answer.is_ok())?;

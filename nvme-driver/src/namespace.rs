@@ -5,11 +5,13 @@
 //! [`Lba`] in blocks of [`Namespace::lba_bytes`]; buffers are whole blocks.
 
 use core::cell::{Cell, RefCell};
+use core::mem::offset_of;
+use core::ops::Range;
 
 use bitflags::bitflags;
 use core_runtime::mem::{DmaBuf, Iova};
 use nvme_spec::{
-    Cdw12Io, Cid, DsmAttributes, DsmRange, Lba, MAX_DSM_RANGES, Nsid, NvmOpcode,
+    Cdw12Io, Cid, DsmAttributes, DsmRange, IdentifyNamespace, Lba, MAX_DSM_RANGES, Nsid, NvmOpcode,
     OptionalNvmCommands, Sqe,
 };
 use zerocopy::IntoBytes;
@@ -35,6 +37,10 @@ bitflags! {
 /// Blocks that one Write Zeroes covers at most: NLB is a 16-bit field counted from 0.
 const MAX_ZERO_BLOCKS: u32 = 1 << 16;
 
+/// Where Identify Namespace has NGUID and EUI64, one after the other.
+const IDENTITY: Range<usize> =
+    offset_of!(IdentifyNamespace, nguid)..offset_of!(IdentifyNamespace, eui64) + 8;
+
 /// State of a namespace's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
@@ -52,6 +58,8 @@ pub struct Namespace {
     hub: &'static Hub,
     nsid: Cell<u32>,
     standing: Cell<Standing>,
+    /// It was there in this bring-up.
+    pub(crate) seen: Cell<bool>,
     raw: RefCell<[u8; 4096]>,
 }
 
@@ -61,6 +69,7 @@ impl Namespace {
             hub,
             nsid: Cell::new(0),
             standing: Cell::new(Standing::Vacant),
+            seen: Cell::new(false),
             raw: RefCell::new([0; 4096]),
         }
     }
@@ -72,7 +81,10 @@ impl Namespace {
             Err(refusal) => Standing::Refused(refusal),
         };
         let next = match self.standing.get() {
-            Standing::Usable(before) if now != Standing::Usable(before) => {
+            Standing::Usable(before)
+                if now != Standing::Usable(before) || !self.is_the_same(raw) =>
+            {
+                self.hub.namespace_changed();
                 Standing::Refused(Refusal::Changed)
             }
             // For ever: handles to the old shape are still about.
@@ -86,8 +98,17 @@ impl Namespace {
         }
     }
 
+    /// Whether NGUID and EUI64 are those that were there before.
+    fn is_the_same(&self, raw: &[u8; 4096]) -> bool {
+        let was = self.raw.try_borrow();
+        was.is_ok_and(|was| was[IDENTITY] == raw[IDENTITY])
+    }
+
     /// The namespace is not there any more.
     pub(crate) fn lose(&self) {
+        if matches!(self.standing.get(), Standing::Usable(_)) {
+            self.hub.namespace_changed();
+        }
         if self.standing.get() != Standing::Vacant {
             self.standing.set(Standing::Refused(Refusal::Changed));
         }
@@ -273,7 +294,7 @@ impl Namespace {
     /// [`IoError::NamespaceChanged`] if it cannot be used.
     pub fn target(&self) -> Result<Target, IoError> {
         let shape = self.shape()?;
-        Ok(Target::new(self.nsid(), shape))
+        Ok(Target::new(self.nsid(), shape, self.hub.generation.get()))
     }
 
     // ---- helpers ---------------------------------------------------------------------------
@@ -362,14 +383,21 @@ fn check_range(shape: Shape, slba: Lba, nlb: u64) -> Result<u32, IoError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use core_runtime::mem::DmaArena;
+    use core_runtime::mem::{Bump, DmaArena};
 
     use crate::hub::Queues;
+    use crate::waiters::Waiters;
+
+    fn hub() -> &'static Hub {
+        let arena = DmaArena::leak(1 << 20, Iova(0x4000_0000)).expect("arena");
+        let line = Waiters::new(&Bump::leak(16 << 10)).expect("room");
+        let line = std::boxed::Box::leak(std::boxed::Box::new(line));
+        std::boxed::Box::leak(std::boxed::Box::new(Hub::new(Queues::new(), line, arena)))
+    }
 
     #[test]
     fn a_namespace_that_changed_in_a_reset_is_never_used_again() {
-        let arena = DmaArena::leak(1 << 20, Iova(0x4000_0000)).expect("arena");
-        let hub = std::boxed::Box::leak(std::boxed::Box::new(Hub::new(Queues::new(), arena)));
+        let hub = hub();
         let namespace = Namespace::vacant(hub);
         let shape = Shape { lba_bytes: 512, lba_shift: 9, blocks: 10, max_blocks: 8 };
         let raw = [0; 4096];
@@ -382,5 +410,21 @@ mod tests {
         namespace.fill(3, Ok(Shape { blocks: 9, ..shape }), &raw);
         assert_eq!(namespace.refusal(), Some(Refusal::Changed));
         assert_eq!((namespace.blocks(), namespace.lba_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn another_namespace_of_the_same_shape_is_told_by_its_identifiers() {
+        for at in [IDENTITY.start, IDENTITY.start + 15, IDENTITY.end - 1] {
+            let hub = hub();
+            let namespace = Namespace::vacant(hub);
+            let shape = Shape { lba_bytes: 512, lba_shift: 9, blocks: 10, max_blocks: 8 };
+            let mut raw = [0; 4096];
+            namespace.fill(3, Ok(shape), &raw);
+            let before = hub.generation.get();
+            raw[at] = 1;
+            namespace.fill(3, Ok(shape), &raw);
+            assert_eq!(namespace.refusal(), Some(Refusal::Changed), "byte {at}");
+            assert_ne!(hub.generation.get(), before);
+        }
     }
 }

@@ -70,6 +70,15 @@ pub(crate) enum Verdict {
     Hold,
 }
 
+/// What one reap did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reaped {
+    /// Entries consumed.
+    pub taken: u16,
+    /// Those of them that answered a command.
+    pub delivered: u16,
+}
+
 /// Where completions go. `entry` is the completion's index, good until the reap ends.
 pub(crate) trait Sink {
     /// A command succeeded; its slot is free already.
@@ -365,11 +374,11 @@ impl QueuePair {
 
     // ---- completion ------------------------------------------------------------------------
 
-    /// Takes up to `limit` completions; returns how many entries were consumed.
+    /// Takes up to `limit` completions.
     #[inline(always)]
-    pub(crate) fn reap(&self, limit: u16, sink: &mut impl Sink) -> u16 {
+    pub(crate) fn reap(&self, limit: u16, sink: &mut impl Sink) -> Reaped {
         if !self.open.get() {
-            return 0;
+            return Reaped::default();
         }
         let mut taken = 0;
         let mut delivered = 0;
@@ -390,7 +399,7 @@ impl QueuePair {
             self.completed.add(u64::from(delivered));
             self.in_flight.set(self.in_flight.get().wrapping_sub(delivered));
         }
-        taken
+        Reaped { taken, delivered }
     }
 
     #[inline(always)]

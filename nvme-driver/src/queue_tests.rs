@@ -192,7 +192,7 @@ fn a_phase_that_flips_early_ends_after_one_lap_at_most() {
         rig.cq.post(index, cqe.low, cqe.high).expect("in the ring");
     }
     let mut seen = Seen::default();
-    let taken = rig.qp.reap(u16::MAX, &mut seen);
+    let taken = rig.qp.reap(u16::MAX, &mut seen).taken;
     assert_eq!(taken, 8, "the second lap wants the other phase");
     assert!(seen.good.is_empty());
 }
@@ -209,7 +209,7 @@ fn one_poll_takes_no_more_than_its_limit() {
     }
     assert_eq!(rig.qp.reap_limit(), 16);
     let mut seen = Seen::default();
-    assert_eq!(rig.qp.reap(rig.qp.reap_limit(), &mut seen), 16);
+    assert_eq!(rig.qp.reap(rig.qp.reap_limit(), &mut seen).taken, 16);
     assert_eq!(seen.good.len(), 16);
     assert_eq!(rig.qp.stats().cq_doorbells, 1, "one doorbell a batch");
 }

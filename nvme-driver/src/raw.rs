@@ -2,10 +2,19 @@
 //!
 //! For benchmarks and for code that keeps its own window of reads. A [`RawQueue`] is one of the
 //! controller's I/O queues, taken out of the common use; the controller no longer reaps it, but
-//! still watches its deadlines and resets it with the others. Buffers are the caller's: a
-//! [`DeviceBuf`] that must not be turned back to the CPU before its token was reaped.
+//! still watches its deadlines and resets it with the others.
+//!
+//! Invariants:
+//! 1. The buffers are the queue's: adopted once, named by their place, and counted while commands
+//!    use them. The CPU sees one only while nothing is in flight on it ([`RawQueue::with_buf`]),
+//!    and during that time no command can be submitted on it, since its length is 0 then.
+//! 2. A command that was lost without the device's confirmation leaves its buffer counted for ever:
+//!    it is never seen again, and quarantined when the queue is dropped.
 
-use core_runtime::mem::{DeviceBuf, Iova};
+use core::cell::Cell;
+use core::fmt;
+
+use core_runtime::mem::{Bump, DeviceBuf, DmaBuf, Iova, OutOfMemory};
 use nvme_spec::{Cid, Lba, Nsid, NvmOpcode, Sqe, Status, StatusCode};
 
 use crate::error::IoError;
@@ -14,22 +23,25 @@ use crate::queue::{Mode, PostError, QueuePair, Sink, Verdict};
 use crate::shape::Shape;
 use crate::stats::QueueStats;
 
-/// A namespace, as submissions need it. A copy of its numbers when it was made.
+/// A namespace, as submissions need it. A copy of its numbers when it was made; refused once a
+/// namespace has changed in a reset.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
     head: u64,
     blocks: u64,
     max_blocks: u32,
     lba_shift: u32,
+    generation: u32,
 }
 
 impl Target {
-    pub(crate) const fn new(nsid: Nsid, shape: Shape) -> Self {
+    pub(crate) const fn new(nsid: Nsid, shape: Shape, generation: u32) -> Self {
         Self {
             head: Sqe::new(0, Cid(0), nsid).0[0],
             blocks: shape.blocks,
             max_blocks: shape.max_blocks,
             lba_shift: shape.lba_shift,
+            generation,
         }
     }
 
@@ -38,37 +50,126 @@ impl Target {
     pub const fn max_blocks(&self) -> u32 {
         self.max_blocks
     }
+
+    const fn nsid(&self) -> Nsid {
+        Nsid((self.head >> 32) as u32)
+    }
 }
 
-/// An I/O queue for one user. Tokens are the caller's numbers.
-#[derive(Debug)]
+/// [`Place::busy`] of a buffer that the CPU looks at; no queue is nearly as deep.
+const LENT: u32 = u32::MAX;
+
+/// What a submission needs of a buffer: four places share a cache line.
+#[derive(Debug, Default)]
+struct Place {
+    iova: Cell<u64>,
+    /// Bytes; 0 where there is no buffer, or the CPU has it.
+    len: Cell<u32>,
+    /// Commands in flight on it, or [`LENT`].
+    busy: Cell<u32>,
+}
+
+/// An I/O queue for one user, and its buffers. Tokens are the caller's numbers.
+///
+/// Dropped, it gives its buffers back to the arena, but for those that the device may still write,
+/// which are quarantined. A queue that was idle returns to the common use at once, another one after
+/// its next reset.
 pub struct RawQueue {
     qp: &'static QueuePair,
     hub: &'static Hub,
+    /// Its bit in the hub's masks.
+    bit: u32,
+    places: &'static [Place],
+    bufs: &'static [Cell<Option<DeviceBuf>>],
+    /// Losses are being told: a reap from inside the callback finds nothing.
+    telling: Cell<bool>,
 }
 
 impl RawQueue {
-    pub(crate) const fn new(qp: &'static QueuePair, hub: &'static Hub) -> Self {
-        Self { qp, hub }
+    /// A queue with room for `capacity` buffers.
+    pub(crate) fn new(
+        (qp, index): (&'static QueuePair, u16),
+        hub: &'static Hub,
+        capacity: u16,
+        bump: &Bump,
+    ) -> Result<Self, OutOfMemory> {
+        let capacity = usize::from(capacity);
+        let places = bump.slice_with(capacity, |_| Place::default())?;
+        let bufs = bump.slice_with(capacity, |_| Cell::new(None))?;
+        Ok(Self { qp, hub, bit: 1 << index, places, bufs, telling: Cell::new(false) })
     }
 
-    /// Submits a read of `nlb` blocks from `slba` into the start of `buf`.
+    // ---- buffers ---------------------------------------------------------------------------
+
+    /// Takes a buffer and returns the number that submissions name it by: the lowest that is free,
+    /// from 0.
     ///
     /// # Errors
-    /// [`IoError::QueueFull`], [`IoError::NotReady`] during a reset, or why it is refused.
+    /// The buffer, if there are as many as the queue was taken with room for.
+    pub fn adopt(&self, buf: DmaBuf) -> Result<u16, DmaBuf> {
+        let free = |place: &Place| place.busy.get() == 0 && place.len.get() == 0;
+        let found = (0_u16..).zip(self.places.iter().zip(self.bufs)).find(|(_, (p, _))| free(p));
+        let (Some((index, (place, kept))), Ok(len)) = (found, u32::try_from(buf.len())) else {
+            return Err(buf);
+        };
+        if len == 0 {
+            return Err(buf);
+        }
+        place.iova.set(buf.iova().0);
+        place.len.set(len);
+        kept.set(Some(buf.into_device()));
+        Ok(index)
+    }
+
+    /// Gives buffer `index` back; `None` if there is none, or something is in flight on it.
+    pub fn release(&self, index: u16) -> Option<DmaBuf> {
+        let (place, kept) = self.idle(index)?;
+        let buf = kept.take()?;
+        place.len.set(0);
+        Some(buf.into_cpu())
+    }
+
+    /// Calls `f` with the bytes of buffer `index`; `None` if there is none, or something is in
+    /// flight on it. Inside of `f` the buffer cannot be submitted.
+    pub fn with_buf<R>(&self, index: u16, f: impl FnOnce(&mut [u8]) -> R) -> Option<R> {
+        let (place, kept) = self.idle(index)?;
+        let mut buf = kept.take()?.into_cpu();
+        let len = place.len.replace(0);
+        place.busy.set(LENT);
+        let result = f(buf.as_mut_slice());
+        kept.set(Some(buf.into_device()));
+        place.busy.set(0);
+        place.len.set(len);
+        Some(result)
+    }
+
+    fn idle(&self, index: u16) -> Option<(&Place, &Cell<Option<DeviceBuf>>)> {
+        let place = self.places.get(usize::from(index))?;
+        let kept = self.bufs.get(usize::from(index))?;
+        (place.busy.get() == 0).then_some((place, kept))
+    }
+
+    // ---- submission ------------------------------------------------------------------------
+
+    /// Submits a read of `nlb` blocks from `slba` into the start of buffer `buf`.
+    ///
+    /// # Errors
+    /// [`IoError::QueueFull`], [`IoError::NotReady`] during a reset and after a shutdown was asked
+    /// for, [`IoError::NamespaceChanged`] if any namespace did since the target was made, or why it
+    /// is refused.
     #[inline(always)]
     pub fn submit_read(
         &self,
         target: &Target,
         slba: Lba,
         nlb: u32,
-        buf: &DeviceBuf,
-        token: u64,
+        buf: u16,
+        token: u32,
     ) -> Result<(), IoError> {
-        self.submit(NvmOpcode::READ, target, slba, nlb, buf, token)
+        self.submit(NvmOpcode::READ, (target, slba, nlb), buf, token)
     }
 
-    /// Submits a write of `nlb` blocks from the start of `buf` to `slba`.
+    /// Submits a write of `nlb` blocks from the start of buffer `buf` to `slba`.
     ///
     /// # Errors
     /// As for [`RawQueue::submit_read`].
@@ -78,40 +179,49 @@ impl RawQueue {
         target: &Target,
         slba: Lba,
         nlb: u32,
-        buf: &DeviceBuf,
-        token: u64,
+        buf: u16,
+        token: u32,
     ) -> Result<(), IoError> {
-        self.submit(NvmOpcode::WRITE, target, slba, nlb, buf, token)
+        self.submit(NvmOpcode::WRITE, (target, slba, nlb), buf, token)
     }
 
     #[inline(always)]
     fn submit(
         &self,
         opcode: NvmOpcode,
-        target: &Target,
-        slba: Lba,
-        nlb: u32,
-        buf: &DeviceBuf,
-        token: u64,
+        (target, slba, nlb): (&Target, Lba, u32),
+        index: u16,
+        token: u32,
     ) -> Result<(), IoError> {
+        let Some(place) = self.places.get(usize::from(index)) else {
+            return Err(self.refused(target, slba, nlb, 0));
+        };
         let nlb_z = nlb.wrapping_sub(1);
         // A start beyond the end wraps to a huge rest, which the second comparison is not asked
         // for.
         let rest = target.blocks.wrapping_sub(slba.0);
         let beyond = slba.0 >= target.blocks || u64::from(nlb) > rest;
         let len = u64::from(nlb).wrapping_shl(target.lba_shift);
-        if nlb_z >= target.max_blocks || beyond || len > buf.len() as u64 {
-            return Err(refused(target, slba, nlb, buf.len()));
+        let stale = target.generation != self.hub.generation.get();
+        if nlb_z >= target.max_blocks || beyond || len > u64::from(place.len.get()) || stale {
+            return Err(self.refused(target, slba, nlb, place.len.get()));
         }
         #[expect(
             clippy::cast_possible_truncation,
             reason = "nlb <= max_blocks, whose bytes have 32 bits"
         )]
-        let data = (buf.iova(), len as u32);
+        let data = (Iova(place.iova.get()), len as u32);
         let head = target.head | u64::from(opcode.0);
-        match self.qp.post_data(token, head, data, slba.0, u64::from(nlb_z)) {
+        // Counted first, so that nothing has to be loaded again after the stores to the ring. At
+        // most as many as the queue has slots.
+        let busy = place.busy.get();
+        place.busy.set(busy.wrapping_add(1));
+        match self.qp.post_data(pack(index, token), head, data, slba.0, u64::from(nlb_z)) {
             Ok(()) => Ok(()),
-            Err(why) => Err(self.not_posted(why, buf.iova())),
+            Err(why) => {
+                place.busy.set(busy);
+                Err(self.not_posted(why, data.0))
+            }
         }
     }
 
@@ -120,9 +230,28 @@ impl RawQueue {
         match why {
             PostError::Full => IoError::QueueFull,
             PostError::BadBuffer => IoError::Unaligned(iova.0),
-            PostError::Closed if self.hub.gate.get() == Gate::Gone => IoError::Gone,
-            PostError::Closed => IoError::NotReady,
+            PostError::Closed => self.closed(),
         }
+    }
+
+    fn closed(&self) -> IoError {
+        if self.hub.gate.get() == Gate::Gone { IoError::Gone } else { IoError::NotReady }
+    }
+
+    #[cold]
+    fn refused(&self, target: &Target, slba: Lba, nlb: u32, len: u32) -> IoError {
+        if target.generation != self.hub.generation.get() {
+            return match self.hub.gate.get() {
+                Gate::ShutDown | Gate::Gone => self.closed(),
+                _ => IoError::NamespaceChanged(target.nsid()),
+            };
+        }
+        let beyond = slba.0 >= target.blocks || u64::from(nlb) > target.blocks - slba.0;
+        if nlb == 0 || beyond {
+            return IoError::OutOfRange { slba, nlb: u64::from(nlb), blocks: target.blocks };
+        }
+        let len_bytes = usize::try_from(len).unwrap_or(usize::MAX);
+        IoError::BadLength { len_bytes, lba_bytes: 1 << target.lba_shift }
     }
 
     /// Rings the submission doorbell if anything was submitted since the last time.
@@ -131,30 +260,41 @@ impl RawQueue {
         self.qp.ring();
     }
 
-    /// Takes up to `limit` completions and calls `f(token, result)` for each; `f` may submit. One
-    /// completion doorbell is written at the end. Returns how many entries were taken.
+    // ---- completion ------------------------------------------------------------------------
+
+    /// Takes up to `limit` completions and calls `f(token, result)` for each that answers a
+    /// submission; `f` may submit. One completion doorbell is written at the end. Returns how often
+    /// `f` was called: entries that answer nothing are counted in [`RawQueue::stats`] alone.
     ///
     /// After a reset each lost submission is told here, once.
     #[inline(always)]
-    pub fn reap(&self, limit: u16, f: impl FnMut(u64, Result<(), IoError>)) -> u16 {
+    pub fn reap(&self, limit: u16, f: impl FnMut(u32, Result<(), IoError>)) -> u16 {
         if !self.qp.is_open() {
             return self.reap_lost(f);
         }
-        self.qp.reap(limit, &mut Caller(f))
+        self.qp.reap(limit, &mut Caller { places: self.places, f }).delivered
     }
 
     #[cold]
-    fn reap_lost(&self, mut f: impl FnMut(u64, Result<(), IoError>)) -> u16 {
-        let error = match self.qp.mode() {
-            Mode::Fenced(reason) => IoError::Reset(reason),
-            Mode::Lost => IoError::Gone,
+    fn reap_lost(&self, mut f: impl FnMut(u32, Result<(), IoError>)) -> u16 {
+        let (error, confirmed) = match self.qp.mode() {
+            Mode::Fenced(reason) => (IoError::Reset(reason), true),
+            Mode::Lost => (IoError::Gone, false),
             Mode::Open | Mode::Closed => return 0,
         };
+        if self.telling.replace(true) {
+            return 0;
+        }
         let mut told = 0;
-        self.qp.drain(|token| {
+        self.qp.drain(|packed| {
             told += 1;
+            let (index, token) = unpack(packed);
+            if confirmed && let Some(place) = self.places.get(usize::from(index)) {
+                place.busy.set(place.busy.get().wrapping_sub(1));
+            }
             f(token, Err(error));
         });
+        self.telling.set(false);
         told
     }
 
@@ -177,21 +317,58 @@ impl RawQueue {
     }
 }
 
-#[cold]
-fn refused(target: &Target, slba: Lba, nlb: u32, len: usize) -> IoError {
-    let beyond = slba.0 >= target.blocks || u64::from(nlb) > target.blocks - slba.0;
-    if nlb == 0 || beyond {
-        return IoError::OutOfRange { slba, nlb: u64::from(nlb), blocks: target.blocks };
+impl Drop for RawQueue {
+    fn drop(&mut self) {
+        // Losses that nobody heard of yet, but whose buffers may be free.
+        self.reap_lost(|_, _| {});
+        for (place, kept) in self.places.iter().zip(self.bufs) {
+            match kept.take() {
+                Some(buf) if place.busy.get() == 0 => drop(buf.into_cpu()),
+                // Dropped as the device's: quarantined.
+                Some(_) | None => {}
+            }
+        }
+        self.hub.give_back(self.bit, self.is_idle());
     }
-    IoError::BadLength { len_bytes: len, lba_bytes: 1 << target.lba_shift }
 }
 
-struct Caller<F>(F);
+impl fmt::Debug for RawQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RawQueue").field("qp", &self.qp).finish_non_exhaustive()
+    }
+}
 
-impl<F: FnMut(u64, Result<(), IoError>)> Sink for Caller<F> {
+/// The queue's token: the caller's, and the buffer's number.
+const fn pack(index: u16, token: u32) -> u64 {
+    token as u64 | (index as u64) << 32
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "fields of a token")]
+const fn unpack(packed: u64) -> (u16, u32) {
+    ((packed >> 32) as u16, packed as u32)
+}
+
+struct Caller<F> {
+    places: &'static [Place],
+    f: F,
+}
+
+impl<F: FnMut(u32, Result<(), IoError>)> Caller<F> {
+    #[inline(always)]
+    fn tell(&mut self, packed: u64, result: Result<(), IoError>) {
+        let (index, token) = unpack(packed);
+        if let Some(place) = self.places.get(usize::from(index)) {
+            // This command was counted when it was posted.
+            place.busy.set(place.busy.get().wrapping_sub(1));
+        }
+        (self.f)(token, result);
+    }
+}
+
+impl<F: FnMut(u32, Result<(), IoError>)> Sink for Caller<F> {
     #[inline(always)]
     fn success(&mut self, token: u64, _: u16) {
-        (self.0)(token, Ok(()));
+        self.tell(token, Ok(()));
     }
 
     fn failure(&mut self, _: u16, token: u64, status: Status, _: u16) -> Verdict {
@@ -199,7 +376,7 @@ impl<F: FnMut(u64, Result<(), IoError>)> Sink for Caller<F> {
             StatusCode::ABORT_REQUESTED => IoError::TimedOut,
             _ => IoError::Status { status, slba: Lba(0) },
         };
-        (self.0)(token, Err(error));
+        self.tell(token, Err(error));
         Verdict::Release
     }
 }

@@ -5,7 +5,7 @@
 //! record.
 
 use core_runtime::mem::Iova;
-use nvme_spec::{Lba, Sqe};
+use nvme_spec::{Lba, Nsid, Sqe};
 
 use crate::split::Split;
 
@@ -62,6 +62,11 @@ impl Request {
         }
     }
 
+    /// The namespace.
+    pub(crate) const fn nsid(&self) -> Nsid {
+        Nsid((self.head >> 32) as u32)
+    }
+
     /// Number of commands.
     #[inline(always)]
     pub(crate) const fn parts(&self) -> u32 {
@@ -103,7 +108,7 @@ impl Request {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nvme_spec::{Cid, Nsid, NvmOpcode};
+    use nvme_spec::{Cid, NvmOpcode};
 
     fn read(slba: u64, nlb: u32, max: u32) -> Request {
         Request {

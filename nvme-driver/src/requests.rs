@@ -140,7 +140,8 @@ pub(crate) struct Requests {
     qp: QueuePair,
     ops: &'static [Op],
     free: Cell<u16>,
-    waiters: Waiters,
+    /// Shared by the queues that serve the same line.
+    waiters: &'static Waiters,
     policy: Cell<RetryPolicy>,
     /// When a held slot is due, by slot.
     due: &'static [Cell<Instant>],
@@ -159,8 +160,13 @@ const fn untoken(token: u64) -> (u16, u32, u8) {
 }
 
 impl Requests {
-    /// Room for `count` requests on `qp`.
-    pub(crate) fn new(qp: QueuePair, count: u16, bump: &Bump) -> Result<Self, ControllerError> {
+    /// Room for `count` requests on `qp`; who finds it taken waits in `waiters`.
+    pub(crate) fn new(
+        qp: QueuePair,
+        count: u16,
+        waiters: &'static Waiters,
+        bump: &Bump,
+    ) -> Result<Self, ControllerError> {
         let no_memory = ControllerError::NoMemory("requests");
         let count = count.min(NONE - 1);
         let ops = bump.slice_with(usize::from(count), |i| {
@@ -173,7 +179,7 @@ impl Requests {
             qp,
             ops: ops.map_err(|_| no_memory)?,
             free: Cell::new(0),
-            waiters: Waiters::new(bump).map_err(|_| no_memory)?,
+            waiters,
             policy: Cell::new(RetryPolicy::default()),
             due: due.map_err(|_| no_memory)?,
             now: Cell::new(zero),
@@ -185,8 +191,8 @@ impl Requests {
         &self.qp
     }
 
-    pub(crate) const fn waiters(&self) -> &Waiters {
-        &self.waiters
+    pub(crate) const fn waiters(&self) -> &'static Waiters {
+        self.waiters
     }
 
     pub(crate) fn set_policy(&self, policy: RetryPolicy) {
@@ -373,7 +379,8 @@ impl Requests {
     #[inline]
     pub(crate) fn poll(&self, now: Instant, internal: &mut impl Internal) -> u16 {
         self.now.set(now);
-        let taken = self.qp.reap(self.qp.reap_limit(), &mut Router { requests: self, internal });
+        let mut router = Router { requests: self, internal };
+        let taken = self.qp.reap(self.qp.reap_limit(), &mut router).taken;
         if self.qp.unfinished() != self.qp.in_flight() {
             self.repost_due(now);
         }

@@ -5,7 +5,7 @@
 
 use core::fmt;
 
-use nvme_spec::IdentifyNamespace;
+use nvme_spec::{IdentifyNamespace, Status};
 
 use crate::split;
 
@@ -46,6 +46,8 @@ pub enum Refusal {
     TransferTooSmall,
     /// Its identifier is 0, doubled, or out of order.
     BadNsid(u32),
+    /// Identify Namespace failed with this status.
+    Unidentified(Status),
     /// It was there before and has another shape now.
     Changed,
 }
@@ -70,6 +72,7 @@ impl fmt::Display for Refusal {
             Self::BadNsid(nsid) => {
                 write!(f, "namespace identifier {nsid} is 0, doubled or out of order")
             }
+            Self::Unidentified(status) => write!(f, "identify namespace failed: {status}"),
             Self::Changed => f.write_str("its shape changed since it was first seen"),
         }
     }

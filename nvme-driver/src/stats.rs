@@ -158,6 +158,8 @@ pub struct ControllerStats {
     pub events_held_back: u64,
     /// Namespaces that were refused.
     pub namespaces_refused: u64,
+    /// Namespaces beyond [`crate::ControllerConfig::max_namespaces`], of which nothing is known.
+    pub namespaces_beyond: u64,
     /// Futures dropped while their command was in flight.
     pub orphans: u64,
 }

@@ -1,6 +1,7 @@
 //! Those who wait for room in a queue, first come first served.
 //!
-//! Used by [`crate::requests`]. Fixed capacity: who finds it full is woken at once and asks again,
+//! One line for all I/O queues ([`crate::hub`]), one for the admin queue; [`crate::requests`] wakes
+//! from its queue's. Fixed capacity: who finds it full is woken at once and asks again,
 //! which costs polls but loses nobody. A waiter that is dropped leaves an empty place.
 
 use core::cell::Cell;

@@ -17,7 +17,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::error::HandlerError;
 use super::ingest::{IngestJob, Source, ingest};
-use super::probe::{Probed, probe};
+use super::probe::{BUFFERS, Probed, probe};
 use super::progress::Progress;
 use super::replay::{ReplayJob, replay};
 use super::sink::{EventSink, LOCATES};
@@ -163,7 +163,9 @@ async fn run_replay(
 
 /// Measures the driver on the queue that was kept for it; nothing where only one was granted.
 async fn run_probe(desk: Desk, store: Store) -> Result<Probed, HandlerError> {
-    let Some(queue) = desk.controller.take_raw_queue(1) else { return Ok(Probed::default()) };
+    let Some(queue) = desk.controller.take_raw_queue(1, BUFFERS, desk.partition.bump()) else {
+        return Ok(Probed::default());
+    };
     let latency_ns = &desk.metrics.single_read_ns;
     let apart = desk.metrics.probe_command_ns;
     desk.controller.record_latencies_into(LatencyHistograms { reads: apart, writes: apart });

@@ -8,7 +8,6 @@
 //! Times are TSC ticks, that of reading the counter twice a batch included. Of the bursts the
 //! median counts: one that the machine took the core away from says nothing of the driver.
 
-use core_runtime::mem::{DeviceBuf, DmaArena};
 use core_runtime::metrics::Histogram;
 use core_runtime::partition::Partition;
 use nvme_driver::{IoError, Lba, Namespace, RawQueue, Target};
@@ -16,7 +15,10 @@ use nvme_driver::{IoError, Lba, Namespace, RawQueue, Target};
 use super::progress::Progress;
 
 /// Reads of a burst: what the driver's costs per batch are spread over.
-pub const BURST: usize = 32;
+pub const BURST: usize = BUFFERS as usize;
+
+/// Buffers that the queue is to be taken with: one a read of a burst.
+pub const BUFFERS: u16 = 32;
 
 /// Bursts: with 100 us each between submission and reap, a quarter of a second in all.
 const BURSTS: usize = 1000;
@@ -92,7 +94,7 @@ pub async fn probe(
             samples.add(burst);
         }
         if progress.stop.get() {
-            return Ok(bench.end(samples.median()));
+            return Ok(samples.median());
         }
     }
     for round in 0..SINGLES {
@@ -101,7 +103,7 @@ pub async fn probe(
             break;
         }
     }
-    Ok(bench.end(samples.median()))
+    Ok(samples.median())
 }
 
 /// Queue, buffers and the way through the blocks.
@@ -112,7 +114,6 @@ struct Bench {
     nlb: u32,
     /// Places of a read's size on the namespace.
     places: u64,
-    bufs: [DeviceBuf; BURST],
 }
 
 impl Bench {
@@ -126,8 +127,12 @@ impl Bench {
         let nlb = (READ_BYTES / lba_bytes).max(1).min(target.max_blocks());
         let places = namespace.blocks() / u64::from(nlb);
         let buf_bytes = (nlb * lba_bytes) as usize;
-        let bufs = device_bufs(partition.arena(), buf_bytes)?;
-        Ok(Self { partition, queue, target, nlb, places: places.max(1), bufs })
+        for _ in 0..BURST {
+            let buf = partition.arena().alloc(buf_bytes).map_err(|_| IoError::NoMemory)?;
+            // Numbered from 0, as there is room for.
+            queue.adopt(buf).map_err(|_| IoError::NoMemory)?;
+        }
+        Ok(Self { partition, queue, target, nlb, places: places.max(1) })
     }
 
     /// A place that neighbours in time do not share: steps of a large odd number.
@@ -141,9 +146,9 @@ impl Bench {
         let first = (round * BURST) as u64;
         let begin = clock.now();
         let mut posted: u16 = 0;
-        for (number, buf) in (first..).zip(&self.bufs) {
-            let slba = self.slba(number);
-            match self.queue.submit_read(&self.target, slba, self.nlb, buf, number) {
+        for buf in 0..BUFFERS {
+            let slba = self.slba(first + u64::from(buf));
+            match self.queue.submit_read(&self.target, slba, self.nlb, buf, buf.into()) {
                 Ok(()) => posted += 1,
                 Err(IoError::QueueFull) => break,
                 Err(error) => return Err(error),
@@ -179,9 +184,8 @@ impl Bench {
     async fn single(&self, round: u32, latency_ns: &Histogram) -> Result<(), IoError> {
         let clock = self.partition.clock();
         let slba = self.slba(u64::from(round));
-        let [buf, ..] = &self.bufs;
         let begin = clock.now();
-        self.queue.submit_read(&self.target, slba, self.nlb, buf, 0)?;
+        self.queue.submit_read(&self.target, slba, self.nlb, 0, 0)?;
         self.queue.ring();
         // As long as a poll may take without harm, then a pass of the loop lets everything else on.
         loop {
@@ -196,28 +200,10 @@ impl Bench {
             self.partition.spawner().yield_now().await;
         }
     }
-
-    /// Every command was answered, so that the buffers are the processor's again.
-    fn end(self, probed: Probed) -> Probed {
-        for buf in self.bufs {
-            drop(buf.into_cpu());
-        }
-        probed
-    }
 }
 
 /// Empty polls of a single read before the loop gets its turn: some 2 us.
 const POLLS_A_PASS: u32 = 200;
-
-fn device_bufs(arena: &'static DmaArena, bytes: usize) -> Result<[DeviceBuf; BURST], IoError> {
-    let mut bufs = heapless::Vec::<DeviceBuf, BURST>::new();
-    for _ in 0..BURST {
-        let buf = arena.alloc(bytes).map_err(|_| IoError::NoMemory)?;
-        // As many as it has room for.
-        let _ = bufs.push(buf.into_device());
-    }
-    bufs.into_array().map_err(|_| IoError::NoMemory)
-}
 
 #[cfg(test)]
 mod tests {

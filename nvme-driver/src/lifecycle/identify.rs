@@ -3,7 +3,7 @@
 //! Steps of [`super`]; each takes the answer that lies in the scratch memory and asks for the next.
 
 use nvme_spec::registers::{Cc, Version};
-use nvme_spec::{IdentifyController, IdentifyNamespace, Nsid, NsidList};
+use nvme_spec::{IdentifyController, IdentifyNamespace, Nsid, NsidList, Status};
 use zerocopy::FromBytes;
 
 use super::{Ask, Outcome};
@@ -11,6 +11,7 @@ use crate::bringup;
 use crate::controller::Controller;
 use crate::error::ControllerError;
 use crate::hub::Offers;
+use crate::namespace::Namespace;
 use crate::requests::RetryPolicy;
 use crate::shape::{self, Refusal, TransferLimits};
 
@@ -20,6 +21,16 @@ const MAX_RETRY_DELAY_NS: u64 = 5_000_000_000;
 /// Highest identifier tried on controllers without an active namespace list (before NVMe 1.1):
 /// their NN is the count, but may be a lie.
 const MAX_SCANNED_NSID: u32 = 1024;
+
+/// The highest identifier that a namespace can have.
+const LAST_NSID: u32 = 0xFFFF_FFFE;
+
+/// Identifiers in a page of the list.
+const NSIDS_A_PAGE: u32 = 1024;
+
+/// Namespaces without a place that are counted before the list is believed to have no end: eight
+/// pages, sixty times the most that are kept.
+const MAX_BEYOND: u32 = 8 * NSIDS_A_PAGE;
 
 impl Controller {
     pub(super) fn take_identify(&self) -> Outcome {
@@ -69,29 +80,67 @@ impl Controller {
         }
     }
 
-    /// Takes the next identifier of the list of those above `after`.
+    /// Nothing of this bring-up was seen yet.
+    pub(super) fn forget_seen(&self) {
+        self.life.beyond.set(0);
+        for namespace in self.namespaces {
+            namespace.seen.set(false);
+        }
+    }
+
+    /// The place of this namespace: where it was before, or the first that is vacant.
+    fn place_of(&self, nsid: u32) -> Option<&'static Namespace> {
+        let known = self.namespaces.iter().find(|n| n.nsid().0 == nsid);
+        known.or_else(|| self.namespaces.iter().find(|n| n.nsid() == Nsid::NONE))
+    }
+
+    pub(super) fn list_after(&'static self, nsid: u32) {
+        // NVMe Base 2.0, section 5.17.2.2: the list may not be asked for from here on.
+        if nsid >= LAST_NSID {
+            self.namespaces_done();
+        } else {
+            self.ask(Ask::List(nsid));
+        }
+    }
+
+    /// Takes the next identifier of the list of those above `after` that has a place.
     pub(super) fn take_list(&'static self, after: u32) -> Outcome {
         let mut page = [0; 4096];
         let read = self.scratch.span().read(0, &mut page);
         read.map_err(|_| ControllerError::BadIdentify("no data"))?;
         let list = NsidList::read_from_bytes(&page[..])
             .map_err(|_| ControllerError::BadIdentify("no data"))?;
-        let place = self.life.found.get();
-        let full = usize::from(place) >= self.namespaces.len();
-        match list.iter().next() {
+        let mut last = after;
+        let mut listed = 0;
+        for nsid in list.iter() {
             // Only identifiers above the last one count: a list that goes back would never end.
-            Some(nsid) if nsid.0 > after && nsid != Nsid::ALL && !full => {
-                self.ask(Ask::Namespace(place, nsid.0));
+            if nsid.0 <= last || nsid.0 > LAST_NSID {
+                break;
             }
-            _ => self.namespaces_done(),
+            last = nsid.0;
+            listed += 1;
+            if self.place_of(nsid.0).is_some() {
+                self.ask(Ask::Namespace(nsid.0));
+                return Ok(());
+            }
+            self.life.beyond.set(self.life.beyond.get().saturating_add(1));
+        }
+        // A full page may have a successor, in which one that we know is still to come.
+        if listed == NSIDS_A_PAGE && self.life.beyond.get() < MAX_BEYOND {
+            self.list_after(last);
+        } else {
+            self.namespaces_done();
         }
         Ok(())
     }
 
-    pub(super) fn take_namespace(&self, place: u16, nsid: u32) -> Outcome {
+    /// Takes what was said of a namespace, or that nothing was.
+    pub(super) fn take_namespace(&self, nsid: u32, failed: Option<Status>) -> Outcome {
         let mut page = [0; 4096];
-        let read = self.scratch.span().read(0, &mut page);
-        read.map_err(|_| ControllerError::BadIdentify("no data"))?;
+        if failed.is_none() {
+            let read = self.scratch.span().read(0, &mut page);
+            read.map_err(|_| ControllerError::BadIdentify("no data"))?;
+        }
         let id = IdentifyNamespace::read_from_bytes(&page[..])
             .map_err(|_| ControllerError::BadIdentify("no data"))?;
         let limits = TransferLimits {
@@ -99,22 +148,22 @@ impl Controller {
             unit_bytes: u64::from(self.cap.min_page_bytes()),
             own_bytes: self.config.max_transfer_bytes,
         };
-        let Some(namespace) = self.namespaces.get(usize::from(place)) else {
+        let Some(namespace) = self.place_of(nsid) else {
             return Ok(());
         };
-        let mut checked = shape::check(&id, limits);
-        if namespace.nsid().0 != 0 && namespace.nsid().0 != nsid {
-            // Another one lay here before a reset: handles to it must not reach this one.
-            checked = Err(Refusal::Changed);
-        }
+        let checked = match failed {
+            // One that cannot be looked at is no reason to do without the others.
+            Some(status) => Err(Refusal::Unidentified(status)),
+            None => shape::check(&id, limits),
+        };
         namespace.fill(nsid, checked, &page);
-        self.life.found.set(place + 1);
+        namespace.seen.set(true);
         Ok(())
     }
 
     pub(super) fn scan_from(&'static self, nsid: u32) {
         let most = self.identify().nn.get().min(MAX_SCANNED_NSID);
-        if nsid > most || usize::from(self.life.found.get()) >= self.namespaces.len() {
+        if nsid > most {
             self.namespaces_done();
         } else {
             self.ask(Ask::Scan(nsid));
@@ -126,19 +175,21 @@ impl Controller {
         let mut nsze = [0; 8];
         let read = self.scratch.span().read(0, &mut nsze);
         if answered && read.is_ok() && nsze != [0; 8] {
-            self.take_namespace(self.life.found.get(), nsid)?;
+            if self.place_of(nsid).is_some() {
+                self.take_namespace(nsid, None)?;
+            } else {
+                self.life.beyond.set(self.life.beyond.get().saturating_add(1));
+            }
         }
         self.scan_from(nsid + 1);
         Ok(())
     }
 
     fn namespaces_done(&'static self) {
-        let found = self.life.found.get();
         // Those that were there before the reset and are not any more.
-        for namespace in self.namespaces.iter().skip(usize::from(found)) {
+        for namespace in self.namespaces.iter().filter(|n| !n.seen.get()) {
             namespace.lose();
         }
-        self.known.set(self.known.get().max(found));
         self.ask(Ask::EventConfig);
     }
 }

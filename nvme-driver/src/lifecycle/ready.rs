@@ -7,7 +7,7 @@ use crate::controller::Controller;
 use crate::error::ResetReason;
 use crate::hub::Gate;
 use crate::queue::Mode;
-use crate::requests::{NoInternal, Requests};
+use crate::requests::Requests;
 use crate::watchdog::Finding;
 
 impl Controller {
@@ -57,6 +57,11 @@ impl Controller {
         let Some(queue) = self.hub.queues.get(usize::from(i)) else {
             return;
         };
+        if self.watch.aborts_out() != 0 {
+            // It does not even answer an Abort: a deletion would be one more command that hangs.
+            self.begin_reset(ResetReason::Stuck { queue: queue.qp().qid() });
+            return;
+        }
         self.watch.queue_resets.add(1);
         queue.qp().close();
         self.ask_for_queue(i, Ask::DeleteSq(i));
@@ -105,8 +110,6 @@ impl Controller {
         let qid = queue.qp().qid();
         let reason = ResetReason::Stuck { queue: qid };
         queue.qp().fence(Mode::Fenced(reason));
-        if self.hub.raw.get() >> i & 1 == 0 {
-            queue.drain(&mut NoInternal);
-        }
+        self.hub.drain(i, queue);
     }
 }

@@ -15,7 +15,7 @@ use crate::watchdog::Finding;
 
 impl Controller {
     pub(super) fn begin_drain(&'static self) {
-        self.hub.gate.set(Gate::ShutDown);
+        self.hub.end(Gate::ShutDown);
         self.state_changed();
         self.enter_for(Phase::Draining, self.config.drain_ns);
     }
@@ -23,7 +23,10 @@ impl Controller {
     pub(super) fn draining(&'static self) {
         let idle = self.hub.live().all(|queue| queue.qp().unfinished() == 0);
         match self.watch() {
-            Finding::Well if idle => self.delete(Ask::DeleteSq(0)),
+            Finding::Well if idle => {
+                self.close_io();
+                self.delete(Ask::DeleteSq(0));
+            }
             // A queue that is stuck, or time that is up: the disable below ends the commands.
             Finding::Well if !self.is_over() => {}
             Finding::Well | Finding::StuckQueue(_) => self.notify_shutdown(),
@@ -40,12 +43,7 @@ impl Controller {
     pub(super) fn deleting(&'static self, ask: Ask) {
         match (self.life.answer.take(), ask) {
             (None, _) if !self.is_over() => {}
-            (Some(Ok(_)), Ask::DeleteSq(i)) => {
-                if let Some(queue) = self.hub.queues.get(usize::from(i)) {
-                    queue.qp().close();
-                }
-                self.delete(Ask::DeleteCq(i));
-            }
+            (Some(Ok(_)), Ask::DeleteSq(i)) => self.delete(Ask::DeleteCq(i)),
             (Some(Ok(_)), Ask::DeleteCq(i)) if i + 1 < self.hub.live.get() => {
                 self.delete(Ask::DeleteSq(i + 1));
             }
@@ -55,6 +53,8 @@ impl Controller {
     }
 
     fn notify_shutdown(&'static self) {
+        // NVMe Base 2.0, section 3.6.1: nothing new once SHN is set.
+        self.close_io();
         let cc = self.plan.cc.with_en(true).with_shn(Shn::Normal);
         match self.regs.write(cc) {
             Ok(()) => {
@@ -90,10 +90,14 @@ impl Controller {
 
     pub(super) fn final_disable(&'static self) {
         match self.regs.read::<Csts>() {
-            Ok(csts) if !csts.rdy() => {
-                self.fence_all(Mode::Fenced(ResetReason::Requested));
-                self.finish_shutdown();
-            }
+            Ok(csts) if !csts.rdy() => match self.regs.identity() {
+                Ok(_) => {
+                    self.fence_all(Mode::Fenced(ResetReason::Requested));
+                    self.finish_shutdown();
+                }
+                // Not RDY = 0, but a device that is not there: it confirmed nothing.
+                Err(error) => self.die(error.into()),
+            },
             Ok(_) | Err(RegsError::TimedOut) if !self.is_over() => {}
             Ok(_) => self.die(self.timed_out(Step::Disable)),
             Err(error) => self.die(error.into()),
@@ -101,7 +105,7 @@ impl Controller {
     }
 
     pub(super) fn finish_shutdown(&self) {
-        self.hub.gate.set(Gate::ShutDown);
+        self.hub.end(Gate::ShutDown);
         self.enter(Phase::Off);
         self.state_changed();
     }

@@ -9,13 +9,11 @@ use core_runtime::metrics::Histogram;
 use core_runtime::partition::{Devices, Partition, PartitionExit, run_until_stopped};
 use core_runtime::task::{JoinHandle, TaskOptions};
 use hybrid_benches::rng::{Rng, mix};
-use nvme_driver::{
-    Controller, ControllerConfig, DeviceParts, IoError, Lba, Namespace, WriteFlags,
-};
+use nvme_driver::{Controller, ControllerConfig, DeviceParts, IoError, Lba, Namespace, WriteFlags};
 use nvme_model::{ModelGauges, null_header};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::flow::{self, Bursts, Flow};
+use crate::flow::{self, Bursts, Flow, SLOTS};
 use crate::window::Windows;
 use crate::wire::{
     BURSTS, DEPTHS, IDLE, KIND_SAMPLE, Plan, READ_BYTES, Sample, TASK_DEPTHS, TASKS, VERIFIED,
@@ -65,10 +63,7 @@ pub(crate) fn run(partition: &'static Partition, device: Option<DeviceParts>) ->
     }
 }
 
-fn start(
-    partition: &'static Partition,
-    device: Option<DeviceParts>,
-) -> Result<Desk, &'static str> {
+fn start(partition: &'static Partition, device: Option<DeviceParts>) -> Result<Desk, &'static str> {
     let plan = Plan::read_from_bytes(partition.args()).map_err(|_| "the plan is cut short")?;
     let gauges = GAUGES.lock().unwrap_or_else(PoisonError::into_inner).take();
     let config = ControllerConfig {
@@ -116,7 +111,8 @@ impl Desk {
             self.fill(namespace).await?;
         }
         self.verify(namespace).await?;
-        let queue = self.controller.take_raw_queue(1).ok_or(IoError::NotReady)?;
+        let queue = self.controller.take_raw_queue(1, SLOTS, self.partition.bump());
+        let queue = queue.ok_or(IoError::NotReady)?;
         let place = (self.partition.clock(), self.partition.arena(), self.partition.bump());
         let flow = Flow::new(queue, namespace.target()?, namespace.blocks(), place)?;
         for _ in 0..self.plan.repetitions {
@@ -187,9 +183,9 @@ impl Desk {
     }
 
     fn is_right(&self, lba: u64, buf: &DmaBuf) -> bool {
-        let mut words = buf.chunks_exact(8).map(|bytes| {
-            u64::from_le_bytes(bytes.try_into().unwrap_or_default())
-        });
+        let mut words = buf
+            .chunks_exact(8)
+            .map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap_or_default()));
         if self.plan.null_pattern == 0 {
             return words.zip(0..).all(|(seen, word)| seen == content(lba, word));
         }

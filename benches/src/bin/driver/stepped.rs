@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, Result, bail};
 use core_runtime::clock::{Clock, rdtsc};
-use core_runtime::mem::{Bump, DeviceBuf, DmaArena, Iova};
+use core_runtime::mem::{Bump, DmaArena, Iova};
 use hybrid_benches::rng::Rng;
 use nvme_driver::{
     ControlRegs, Controller, ControllerConfig, ControllerState, DeviceParts, Lba, RawQueue,
@@ -72,7 +72,6 @@ pub(crate) struct Stepped {
     clock: Clock,
     queue: RawQueue,
     target: Target,
-    bufs: Vec<DeviceBuf>,
     rng: Rng,
     stamp: u64,
     pub(crate) done: u64,
@@ -102,16 +101,17 @@ impl Stepped {
                 bail!("the controller does not come up: {:?}", controller.state());
             }
         }
-        let queue = controller.take_raw_queue(0).context("a queue")?;
+        let depth = controller.queue_depth();
+        let queue =
+            controller.take_raw_queue(0, depth, &Bump::leak(64 << 10)).context("a queue")?;
         let namespace = controller.namespaces().next().context("a namespace")?;
         let target = namespace.target()?;
-        let mut bufs = Vec::new();
-        for _ in 0..queue.depth() {
-            bufs.push(arena.alloc(READ_BYTES)?.into_device());
+        for _ in 0..depth {
+            queue.adopt(arena.alloc(READ_BYTES)?).ok().context("room for buffers")?;
         }
         let rng = Rng::new(3);
         let stamp = stamp_cost();
-        Ok(Self { model, controller, clock, queue, target, bufs, rng, stamp, done: 0 })
+        Ok(Self { model, controller, clock, queue, target, rng, stamp, done: 0 })
     }
 
     /// What two readings of the counter cost when nothing is between them.
@@ -139,10 +139,10 @@ impl Stepped {
 
     /// Submit and ring, model, reap; in ticks.
     fn batch(&mut self, size: u16) -> Result<[u64; 3]> {
-        let Self { queue, target, bufs, rng, model, .. } = self;
+        let Self { queue, target, rng, model, .. } = self;
         let begin = rdtsc();
-        for (token, buf) in (0_u64..).zip(bufs.iter().take(size.into())) {
-            queue.submit_read(target, Lba(rng.below(1 << 24)), 1, buf, token)?;
+        for buf in 0..size {
+            queue.submit_read(target, Lba(rng.below(1 << 24)), 1, buf, buf.into())?;
         }
         queue.ring();
         let rung = rdtsc();

@@ -118,6 +118,12 @@ impl Windows {
         (self.gauges.busy_steps(), self.gauges.empty_steps())
     }
 
+    /// When the running window began; the end of time if none has.
+    pub(crate) fn begun(&self) -> Instant {
+        let state = self.state.get();
+        if state.open { state.begin } else { Instant::MAX }
+    }
+
     /// Adds empty passes that were not stamped.
     #[inline]
     pub(crate) fn add_empty(&self, passes: u64) {
