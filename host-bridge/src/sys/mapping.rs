@@ -359,4 +359,30 @@ mod tests {
         assert_eq!(mapped.touch(|_, _, _| None), Err(Errno::NOMEM));
         assert_eq!(mapped.touch(|_, _, _| Some(2)), Ok(()));
     }
+
+    #[test]
+    fn where_the_machine_has_huge_pages_they_are_mapped_shared_read_only_and_private() {
+        // Other tests take pages of 2 MiB meanwhile, none takes one of 1 GiB.
+        for (page, needed) in [(PageSize::Huge2M, 32), (PageSize::Huge1G, 1)] {
+            if free_huge_pages(Path::new("/"), page.bytes(), None) < Some(needed) {
+                eprintln!("not run: {needed} free pages of {page} are needed");
+                continue;
+            }
+            let last = page.bytes() - 8;
+            let memfd = Memfd::create("huge", page.bytes(), page).expect("a page of the pool");
+            let writer = Mapped::writable(&memfd).expect("shared");
+            memfd.seal_single_writer().expect("sealed");
+            let reader = Mapped::read_only(&memfd).expect("read-only");
+            writer.span().word64(last).expect("in bounds").store(42);
+            assert_eq!(reader.read_span().load64(last), Ok(42));
+            // SAFETY: the spans above were temporaries.
+            unsafe { (writer.unmap(), reader.unmap()) };
+            drop(memfd);
+            let private = Mapped::private(page.bytes(), page).expect("private");
+            private.span().word64(last).expect("in bounds").store(42);
+            assert_eq!(private.base().addr().get() % page.bytes(), 0, "{page}");
+            // SAFETY: as above.
+            unsafe { private.unmap() };
+        }
+    }
 }
