@@ -2,7 +2,8 @@
 //!
 //! Keeps many requests in flight, of 1 to 512 blocks (mostly small), over ranges that do not
 //! conflict; what is read is compared byte for byte. Futures are polled only when they were woken,
-//! so a lost wake is a hang. Some are dropped half-way.
+//! so a lost wake is a hang. Some are dropped half-way; what a dropped write did is not known, but
+//! each of its blocks holds what it held before or what was to be written, whole.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -42,6 +43,9 @@ pub fn seed() -> u64 {
     seed
 }
 
+/// Dropped writes that are waited for together: few enough that most blocks stay usable.
+const MAX_ORPHANS: usize = 16;
+
 /// What a run did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OracleReport {
@@ -80,6 +84,11 @@ pub struct Oracle {
     rng: Rng,
     /// Version of each block; 0 is zeros, `None` is unknown (a failed or dropped write).
     versions: Vec<Option<u64>>,
+    /// What a block may hold instead: a dropped write was to put it there.
+    instead: Vec<Option<u64>>,
+    /// Dropped writes that may still be under way: first block, count, version. Nobody uses their
+    /// blocks until the device has let go.
+    orphans: Vec<(usize, usize, u64)>,
     /// Readers of a block, or -1 while it is written.
     users: Vec<i32>,
     next_version: u64,
@@ -87,6 +96,8 @@ pub struct Oracle {
     flags: Vec<(Arc<Flag>, Waker)>,
     /// One future in so many is dropped half-way; 0 is none.
     pub drop_one_in: u64,
+    /// Whether writes are dropped too, and not only reads.
+    pub drop_writes: bool,
     /// Whether operations may fail.
     pub errors_expected: bool,
     /// What was done so far.
@@ -139,11 +150,14 @@ impl Oracle {
             ns,
             rng: Rng::new(seed),
             versions: vec![Some(0); blocks],
+            instead: vec![None; blocks],
+            orphans: Vec::new(),
             users: vec![0; blocks],
             next_version: 1,
             running: (0..window).map(|_| None).collect(),
             flags: (0..window).map(|_| Flag::raised()).collect(),
             drop_one_in: 0,
+            drop_writes: false,
             errors_expected: false,
             report: OracleReport::default(),
         }
@@ -171,15 +185,19 @@ impl Oracle {
             let mut alive = false;
             for slot in 0..self.running.len() {
                 // A random depth: not every free place is filled at once.
-                if self.running[slot].is_none() && started < operations && !self.rng.one_in(4) {
+                let more = started < operations && self.orphans.len() < MAX_ORPHANS;
+                if self.running[slot].is_none() && more && !self.rng.one_in(4) {
                     started += u64::from(self.start(rig, slot));
                 }
                 let before = self.running[slot].is_some();
                 self.poll(slot);
                 alive |= before;
             }
-            if !alive && started == operations {
-                break;
+            if !alive && rig.controller.stats().io.in_flight == 0 {
+                self.settle_orphans();
+                if started == operations {
+                    break;
+                }
             }
             let report = rig.pass();
             idle = if report.is_idle() { idle + 1 } else { 0 };
@@ -258,12 +276,20 @@ impl Oracle {
             return;
         };
         if !self.flags[slot].0.take() {
-            // Reads only: what a dropped write did would never be known.
-            let droppable = self.drop_one_in != 0 && matches!(running.doing, Doing::Read(_));
-            if droppable && self.rng.one_in(self.drop_one_in) {
+            let droppable = match running.doing {
+                Doing::Read(_) => true,
+                Doing::Write(_) => self.drop_writes,
+                Doing::Zero(_) | Doing::Flush(_) => false,
+            };
+            if droppable && self.drop_one_in != 0 && self.rng.one_in(self.drop_one_in) {
                 let running = self.running[slot].take().expect("it runs");
                 self.report.dropped += 1;
-                self.release(&running);
+                match running.doing {
+                    Doing::Write(_) => {
+                        self.orphans.push((running.first, running.count, running.version));
+                    }
+                    _ => self.release(&running),
+                }
             }
             return;
         }
@@ -297,7 +323,8 @@ impl Oracle {
             }
             Doing::Write(_) | Doing::Zero(_) => {
                 let version = good.then_some(running.version);
-                self.versions[range].fill(version);
+                self.versions[range.clone()].fill(version);
+                self.instead[range].fill(None);
                 self.report.writes += 1;
             }
             Doing::Read(_) | Doing::Flush(_) => self.report.others += 1,
@@ -312,12 +339,28 @@ impl Oracle {
         for (i, block) in buf.as_slice().chunks_exact(lba_bytes).enumerate() {
             let lba = running.first + i;
             if let Some(version) = self.versions[lba] {
+                let other = self.instead[lba];
                 assert!(
-                    is_filled(block, lba as u64, version),
+                    is_filled(block, lba as u64, version)
+                        || other.is_some_and(|other| is_filled(block, lba as u64, other)),
                     "block {lba} is not what version {version} wrote (read of {} from {})",
                     running.count,
                     running.first
                 );
+            }
+        }
+    }
+
+    /// The device has let go of all dropped writes.
+    fn settle_orphans(&mut self) {
+        for (first, count, version) in self.orphans.drain(..) {
+            for lba in first..first + count {
+                // With two dropped writes over it a block is any of three: let it be unknown.
+                if self.instead[lba].is_some() {
+                    self.versions[lba] = None;
+                }
+                self.instead[lba] = Some(version);
+                self.users[lba] = 0;
             }
         }
     }
