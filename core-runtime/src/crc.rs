@@ -2,10 +2,10 @@
 //! crash records, dumps.
 //!
 //! With SSE4.2 and PCLMULQDQ (every x86-64 server since 2010) the `crc32` instruction runs over
-//! three parts of a block at once, since its latency is three times its throughput, and a carry-less
-//! multiplication joins the three results. Without them, a table of 8 x 256 words does eight bytes a
-//! step. What the processor has is asked once a process. Short inputs, and headers of other crates,
-//! may use `hybrid_abi::crc`.
+//! three parts of a block at once, since its latency is three times its throughput, and a
+//! carry-less multiplication joins the three results. Without them, a table of 8 x 256 words does
+//! eight bytes a step. What the processor has is asked once a process. Short inputs, and headers of
+//! other crates, may use `hybrid_abi::crc`.
 //!
 //! Any thread may call it. Invariant, named in the SAFETY line:
 //! 1. `hardware` is called only after CPUID said that the processor has both features.

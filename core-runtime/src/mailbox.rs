@@ -1,9 +1,9 @@
 //! Control registers through shared memory.
 //!
-//! Where a device's control registers can't be mapped (the model's thread, a vfio-user socket that a
-//! host thread holds), the partition reads and writes them through this: one request at a time, two
-//! cache-line pairs, one writer each. Used at bring-up, reset, shutdown and for CSTS; never on the
-//! I/O path. It makes no system call and waits by spinning, until its deadline and no longer.
+//! Where a device's control registers can't be mapped (the model's thread, a vfio-user socket that
+//! a host thread holds), the partition reads and writes them through this: one request at a time,
+//! two cache-line pairs, one writer each. Used at bring-up, reset, shutdown and for CSTS; never on
+//! the I/O path. It makes no system call and waits by spinning, until its deadline and no longer.
 //!
 //! ```text
 //!   client: ticket even ─▶ access, value ─▶ ticket odd ─────────▶ waits for its answer
@@ -63,8 +63,9 @@ const DONE: u64 = 0;
 const REFUSED: u64 = 1;
 const CLOSED: u64 = 1;
 
-/// Looks at the clock without it moving before the client calls it stopped. A stopped clock (a test's,
-/// or a broken one) must not turn a bounded wait into an endless one. About 0.1 s of spinning.
+/// Looks at the clock without it moving before the client calls it stopped. A stopped clock (a
+/// test's, or a broken one) must not turn a bounded wait into an endless one. About 0.1 s of
+/// spinning.
 const STALLED: u32 = 1 << 22;
 
 /// Why a register could not be reached.

@@ -111,8 +111,8 @@ fn ends(capacity: u32) -> (Tx, Rx) {
     )
 }
 
-/// All interleavings with at most three preemptions: each pair of racing accesses is among them, and
-/// the waiting loops of two threads stay finite.
+/// All interleavings with at most three preemptions: each pair of racing accesses is among them,
+/// and the waiting loops of two threads stay finite.
 fn model(test: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3);

@@ -74,11 +74,7 @@ mod tests {
 
     #[test]
     fn stop_has_its_golden_bytes() {
-        let stop = Stop {
-            grace_ns: 0x1122,
-            reason: STOP_SIGNAL,
-            reserved: 0,
-        };
+        let stop = Stop { grace_ns: 0x1122, reason: STOP_SIGNAL, reserved: 0 };
         let golden = [0x22, 0x11, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(stop.as_bytes(), golden);
         assert_eq!(Stop::parse(&golden), Ok(stop));

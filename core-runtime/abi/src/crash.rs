@@ -132,11 +132,7 @@ impl CrashHeader {
         const WHAT: &str = "crash record";
         let header: Self = prefix(WHAT, slot)?;
         if header.magic != CRASH_MAGIC {
-            return Err(AbiError::Magic {
-                what: WHAT,
-                found: header.magic,
-                expected: CRASH_MAGIC,
-            });
+            return Err(AbiError::Magic { what: WHAT, found: header.magic, expected: CRASH_MAGIC });
         }
         check_version(WHAT, header.version)?;
         let room = slot.len().min(CRASH_SLOT_BYTES) - LINE_BYTES;
@@ -155,9 +151,7 @@ impl CrashHeader {
     #[must_use]
     pub fn sections<'a>(&self, slot: &'a [u8]) -> Sections<'a> {
         let end = LINE_BYTES.saturating_add(self.committed as usize);
-        Sections {
-            rest: slot.get(LINE_BYTES..end).unwrap_or_default(),
-        }
+        Sections { rest: slot.get(LINE_BYTES..end).unwrap_or_default() }
     }
 }
 
@@ -186,11 +180,7 @@ impl<'a> Iterator for Sections<'a> {
         let payload = rest.get(..header.len as usize)?;
         let padded = (header.len as usize).next_multiple_of(8);
         self.rest = rest.get(padded..).unwrap_or_default();
-        Some(Section {
-            header,
-            payload,
-            intact: crc32c(payload) == header.crc32c,
-        })
+        Some(Section { header, payload, intact: crc32c(payload) == header.crc32c })
     }
 }
 
@@ -212,10 +202,7 @@ mod tests {
             reserved: [0; 80],
         };
         let mut slot = header.as_bytes().to_vec();
-        for (kind, payload) in [
-            (SectionKind::MESSAGE, &b"oh no"[..]),
-            (SectionKind(999), b""),
-        ] {
+        for (kind, payload) in [(SectionKind::MESSAGE, &b"oh no"[..]), (SectionKind(999), b"")] {
             let section = SectionHeader {
                 kind,
                 version: 1,
@@ -236,9 +223,7 @@ mod tests {
         let slot = slot();
         let mut golden = b"HYCRASH0".to_vec();
         golden.extend([1, 0, 0, 0, 2, 0, 0, 0, 40, 0, 0, 0, 1, 0, 0, 0]);
-        golden.extend([
-            2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0,
-        ]);
+        golden.extend([2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(slot[..48], golden);
         assert_eq!(slot[128..136], [1, 0, 1, 0, 5, 0, 0, 0]);
     }
@@ -260,10 +245,7 @@ mod tests {
         slot[128 + 16] ^= 1;
         let header = CrashHeader::parse(&slot).unwrap();
         assert!(!header.sections(&slot).next().unwrap().intact);
-        let cut = CrashHeader {
-            committed: 20,
-            ..header
-        };
+        let cut = CrashHeader { committed: 20, ..header };
         assert_eq!(cut.sections(&slot).count(), 0);
     }
 

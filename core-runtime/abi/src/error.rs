@@ -64,41 +64,26 @@ pub enum AbiError {
 impl fmt::Display for AbiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Short {
-                what,
-                found,
-                needed,
-            } => write!(f, "{what} needs {needed} bytes, {found} are there"),
-            Self::Magic {
-                what,
-                found,
-                expected,
-            } => write!(
-                f,
-                "no {what} here: magic is {found:#018x}, expected {expected:#018x}"
-            ),
+            Self::Short { what, found, needed } => {
+                write!(f, "{what} needs {needed} bytes, {found} are there")
+            }
+            Self::Magic { what, found, expected } => {
+                write!(f, "no {what} here: magic is {found:#018x}, expected {expected:#018x}")
+            }
             Self::NewerVersion { what, found, known } => write!(
                 f,
                 "{what} has version {found}, this program knows up to {known}: use a newer program"
             ),
-            Self::Checksum {
-                what,
-                stored,
-                computed,
-            } => write!(
+            Self::Checksum { what, stored, computed } => write!(
                 f,
                 "{what} is damaged: stored crc32c {stored:#010x}, computed {computed:#010x}"
             ),
-            Self::Field {
-                what,
-                field,
-                found,
-                allowed,
-            } => write!(f, "{what} has {field} {found}, allowed is {allowed}"),
-            Self::Name { what, at } => write!(
-                f,
-                "{what} has a name that is not printable ascii at byte {at}"
-            ),
+            Self::Field { what, field, found, allowed } => {
+                write!(f, "{what} has {field} {found}, allowed is {allowed}")
+            }
+            Self::Name { what, at } => {
+                write!(f, "{what} has a name that is not printable ascii at byte {at}")
+            }
         }
     }
 }

@@ -195,12 +195,7 @@ impl Text {
             *to = from;
             len += 1;
         }
-        Self {
-            tsc,
-            level,
-            len,
-            text,
-        }
+        Self { tsc, level, len, text }
     }
 
     /// The part of the line that is valid UTF-8, from its start.
@@ -291,10 +286,7 @@ mod tests {
 
     #[test]
     fn a_newer_writers_longer_record_is_read_by_its_start() {
-        let pong = Pong {
-            sent_tsc: 1,
-            answered_tsc: 2,
-        };
+        let pong = Pong { sent_tsc: 1, answered_tsc: 2 };
         let mut longer = [0xEE; 24];
         longer[..16].copy_from_slice(pong.as_bytes());
         assert_eq!(Pong::parse(&longer), Ok(pong));

@@ -6,8 +6,8 @@
 //!   + chunk_bytes        chunk 1, and so on
 //! ```
 //! Chunks have one size, so that chunk `n` lies at `data_offset + n * chunk_bytes`, and each but
-//! the last is full: its payload is `chunk_bytes - 64` bytes of the feed, contiguous, readable where
-//! the device put it. A message may straddle two chunks. Every chunk names the epoch of the
+//! the last is full: its payload is `chunk_bytes - 64` bytes of the feed, contiguous, readable
+//! where the device put it. A message may straddle two chunks. Every chunk names the epoch of the
 //! superblock, its own number and its own LBA, so that stale and misdirected blocks are recognised.
 //!
 //! The superblock is written first without [`FLAG_COMPLETE`], and again with it once every chunk is
@@ -198,11 +198,7 @@ impl Superblock {
         check_version(WHAT, block.version)?;
         let computed = block.sealed().crc32c;
         if computed != block.crc32c {
-            return Err(AbiError::Checksum {
-                what: WHAT,
-                stored: block.crc32c,
-                computed,
-            });
+            return Err(AbiError::Checksum { what: WHAT, stored: block.crc32c, computed });
         }
         block.shape().check()?;
         let chunks = block.shape().chunks_for(block.feed_bytes);
@@ -224,12 +220,7 @@ impl Superblock {
     /// [`AbiError::Field`] with both sizes.
     pub fn check_fits(&self, namespace_bytes: u64, lba_bytes: u32) -> Result<(), AbiError> {
         let bad = |field, found: u64, allowed: u64| {
-            Err(AbiError::Field {
-                what: "feed superblock",
-                field,
-                found,
-                allowed,
-            })
+            Err(AbiError::Field { what: "feed superblock", field, found, allowed })
         };
         if self.lba_bytes != lba_bytes {
             return bad("block size", self.lba_bytes.into(), lba_bytes.into());
@@ -290,22 +281,14 @@ impl Shape {
         let left = feed_bytes.saturating_sub(before);
         let full = self.payload_bytes();
         #[expect(clippy::cast_possible_truncation, reason = "less than a chunk is left")]
-        if left < full as u64 {
-            left as u32
-        } else {
-            full
-        }
+        if left < full as u64 { left as u32 } else { full }
     }
 
     /// First logical block of chunk `sequence`; saturates where there can be none.
     #[must_use]
     pub const fn lba_of(&self, sequence: u64) -> u64 {
         let chunk = sequence.saturating_mul(self.chunk_bytes as u64);
-        match self
-            .data_offset
-            .saturating_add(chunk)
-            .checked_div(self.lba_bytes as u64)
-        {
+        match self.data_offset.saturating_add(chunk).checked_div(self.lba_bytes as u64) {
             Some(lba) => lba,
             None => u64::MAX,
         }
@@ -317,12 +300,7 @@ impl Shape {
     /// [`AbiError::Field`] with the size and its bound.
     pub fn check(&self) -> Result<(), AbiError> {
         let bad = |field, found: u64, allowed: u32| {
-            Err(AbiError::Field {
-                what: "feed superblock",
-                field,
-                found,
-                allowed: allowed.into(),
-            })
+            Err(AbiError::Field { what: "feed superblock", field, found, allowed: allowed.into() })
         };
         let (lba, chunk) = (self.lba_bytes, self.chunk_bytes);
         if !lba.is_power_of_two() || !LBA_BYTES.contains(&lba) {
@@ -391,19 +369,11 @@ impl ChunkHeader {
         const WHAT: &str = "feed chunk";
         let header: Self = prefix(WHAT, chunk)?;
         if header.magic != CHUNK_MAGIC {
-            return Err(AbiError::Magic {
-                what: WHAT,
-                found: header.magic,
-                expected: CHUNK_MAGIC,
-            });
+            return Err(AbiError::Magic { what: WHAT, found: header.magic, expected: CHUNK_MAGIC });
         }
         let computed = crc32c(header.as_bytes().split_at(CHUNK_HEADER_BYTES - 4).0);
         if computed != header.header_crc32c {
-            return Err(AbiError::Checksum {
-                what: WHAT,
-                stored: header.header_crc32c,
-                computed,
-            });
+            return Err(AbiError::Checksum { what: WHAT, stored: header.header_crc32c, computed });
         }
         let shape = superblock.shape();
         let payload = shape.payload_of(sequence, superblock.feed_bytes);
@@ -411,19 +381,10 @@ impl ChunkHeader {
             ("epoch", header.epoch, superblock.epoch),
             ("sequence", header.sequence, sequence),
             ("lba", header.lba, shape.lba_of(sequence)),
-            (
-                "payload length",
-                header.payload_bytes.into(),
-                payload.into(),
-            ),
+            ("payload length", header.payload_bytes.into(), payload.into()),
         ] {
             if found != allowed {
-                return Err(AbiError::Field {
-                    what: WHAT,
-                    field,
-                    found,
-                    allowed,
-                });
+                return Err(AbiError::Field { what: WHAT, field, found, allowed });
             }
         }
         let first = header.first_message_offset;

@@ -41,19 +41,12 @@ pub const ABI_VERSION: u32 = 1;
 /// x86 pulls them in pairs.
 pub const LINE_BYTES: usize = 128;
 
-const _: () = assert!(
-    cfg!(target_endian = "little"),
-    "the layouts are little-endian"
-);
+const _: () = assert!(cfg!(target_endian = "little"), "the layouts are little-endian");
 
 /// Reads the version word of a layout; zero never was one.
 pub(crate) const fn check_version(what: &'static str, found: u32) -> Result<(), AbiError> {
     if found > ABI_VERSION {
-        return Err(AbiError::NewerVersion {
-            what,
-            found,
-            known: ABI_VERSION,
-        });
+        return Err(AbiError::NewerVersion { what, found, known: ABI_VERSION });
     }
     if found == 0 {
         return Err(AbiError::Field {
@@ -73,10 +66,6 @@ pub(crate) fn prefix<T: zerocopy::FromBytes>(
 ) -> Result<T, AbiError> {
     match T::read_from_prefix(bytes) {
         Ok((value, _)) => Ok(value),
-        Err(_) => Err(AbiError::Short {
-            what,
-            found: bytes.len(),
-            needed: size_of::<T>(),
-        }),
+        Err(_) => Err(AbiError::Short { what, found: bytes.len(), needed: size_of::<T>() }),
     }
 }

@@ -168,10 +168,7 @@ pub const fn histogram_bytes(sub_bits: u32) -> u32 {
 pub const fn bucket_of(value: u64, sub_bits: u32) -> u32 {
     // The shift that leaves `sub_bits + 1` significant bits; 0 for small values.
     let shift = (63 - sub_bits).wrapping_sub((value | (1 << sub_bits)).leading_zeros());
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "at most sub_bits + 1 bits are left"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "at most sub_bits + 1 bits are left")]
     let top = (value >> (shift & 63)) as u32;
     (shift << sub_bits).wrapping_add(top)
 }
@@ -183,11 +180,7 @@ pub const fn bucket_upper(bucket: u32, sub_bits: u32) -> u64 {
     if above < 2 {
         return bucket as u64;
     }
-    let shift = if above > 64 - sub_bits {
-        63 - sub_bits
-    } else {
-        above - 1
-    };
+    let shift = if above > 64 - sub_bits { 63 - sub_bits } else { above - 1 };
     let top = (1u64 << sub_bits) | (bucket & ((1 << sub_bits) - 1)) as u64;
     // The last bucket ends at u64::MAX: the shifted successor wraps to 0.
     ((top + 1) << shift).wrapping_sub(1)
@@ -238,19 +231,10 @@ impl MetricsHeader {
             ("capacity", self.capacity.into(), METRICS_MAX.into()),
             ("count", self.count.into(), self.capacity.into()),
             ("entries' end", entries_end, self.values_offset.into()),
-            (
-                "values offset",
-                self.values_offset.into(),
-                self.part_bytes.into(),
-            ),
+            ("values offset", self.values_offset.into(), self.part_bytes.into()),
         ] {
             if found > allowed {
-                return Err(AbiError::Field {
-                    what: "metrics",
-                    field,
-                    found,
-                    allowed,
-                });
+                return Err(AbiError::Field { what: "metrics", field, found, allowed });
             }
         }
         Ok(())
@@ -277,12 +261,7 @@ impl MetricEntry {
     pub fn check(&self, header: &MetricsHeader) -> Result<(), AbiError> {
         const WHAT: &str = "metric entry";
         let bad = |field, found: u64, allowed: u64| {
-            Err(AbiError::Field {
-                what: WHAT,
-                field,
-                found,
-                allowed,
-            })
+            Err(AbiError::Field { what: WHAT, field, found, allowed })
         };
         self.name.check(WHAT)?;
         let sub_bits = self.sub_bits;
@@ -352,10 +331,7 @@ mod tests {
             for bucket in 1..histogram_buckets(sub_bits) {
                 let lower = bucket_upper(bucket - 1, sub_bits) + 1;
                 let width = bucket_upper(bucket, sub_bits) - lower + 1;
-                assert!(
-                    width == 1 || width <= lower >> sub_bits,
-                    "{sub_bits} {bucket}"
-                );
+                assert!(width == 1 || width <= lower >> sub_bits, "{sub_bits} {bucket}");
             }
         }
     }
@@ -386,14 +362,8 @@ mod tests {
             change(&mut entry);
             entry.check(&header).unwrap_err().to_string()
         };
-        assert_eq!(
-            said(|e| e.offset = 248),
-            "metric entry has offset 248, allowed is 256"
-        );
-        assert_eq!(
-            said(|e| e.offset = 4096),
-            "metric entry has end 4104, allowed is 4096"
-        );
+        assert_eq!(said(|e| e.offset = 248), "metric entry has offset 248, allowed is 256");
+        assert_eq!(said(|e| e.offset = 4096), "metric entry has end 4104, allowed is 4096");
         assert!(said(|e| e.offset = u32::MAX - 7).contains("end 4294967296"));
         assert!(said(|e| e.offset = 257).contains("offset 257"));
         assert!(said(|e| e.kind = MetricKind::HISTOGRAM).contains("sub-bucket bits 0"));

@@ -63,10 +63,7 @@ impl<const N: usize> Name<N> {
             return Err(AbiError::Name { what, at: 0 });
         }
         match self.0.iter().skip(len).position(|&b| b != 0) {
-            Some(more) => Err(AbiError::Name {
-                what,
-                at: len.saturating_add(more),
-            }),
+            Some(more) => Err(AbiError::Name { what, at: len.saturating_add(more) }),
             None => Ok(()),
         }
     }
@@ -75,10 +72,7 @@ impl<const N: usize> Name<N> {
     #[must_use]
     pub fn as_str(&self) -> &str {
         let len = self.0.iter().take_while(|&&b| is_printable(b)).count();
-        self.0
-            .get(..len)
-            .and_then(|bytes| core::str::from_utf8(bytes).ok())
-            .unwrap_or("")
+        self.0.get(..len).and_then(|bytes| core::str::from_utf8(bytes).ok()).unwrap_or("")
     }
 
     /// All `N` bytes.
@@ -121,20 +115,8 @@ mod tests {
             Name::<4>::new("test", "longer").unwrap_err().to_string(),
             "test has name length 6, allowed is 4"
         );
-        assert_eq!(
-            Name::<4>::new("test", ""),
-            Err(AbiError::Name {
-                what: "test",
-                at: 0
-            })
-        );
-        assert_eq!(
-            Name::<4>::new("test", "a\nb"),
-            Err(AbiError::Name {
-                what: "test",
-                at: 1
-            })
-        );
+        assert_eq!(Name::<4>::new("test", ""), Err(AbiError::Name { what: "test", at: 0 }));
+        assert_eq!(Name::<4>::new("test", "a\nb"), Err(AbiError::Name { what: "test", at: 1 }));
     }
 
     #[test]

@@ -35,16 +35,9 @@ impl RecordHeader {
     /// The header from that word; every word is one.
     #[inline]
     #[must_use]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the fields are parts of the word"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "the fields are parts of the word")]
     pub const fn from_word(word: u64) -> Self {
-        Self {
-            kind: word as u16,
-            len: (word >> 16) as u16,
-            tag: (word >> 32) as u32,
-        }
+        Self { kind: word as u16, len: (word >> 16) as u16, tag: (word >> 32) as u32 }
     }
 
     /// 64-bit words that the record takes in the ring, the header included: 1 to 8193.
@@ -75,11 +68,7 @@ mod tests {
 
     #[test]
     fn the_header_is_one_little_endian_word() {
-        let header = RecordHeader {
-            kind: 0x0102,
-            len: 0x0304,
-            tag: 0x0506_0708,
-        };
+        let header = RecordHeader { kind: 0x0102, len: 0x0304, tag: 0x0506_0708 };
         assert_eq!(header.as_bytes(), [2, 1, 4, 3, 8, 7, 6, 5]);
         assert_eq!(header.to_word().to_le_bytes(), header.as_bytes());
         assert_eq!(RecordHeader::from_word(header.to_word()), header);
@@ -87,14 +76,7 @@ mod tests {
 
     #[test]
     fn a_record_takes_its_header_and_whole_words() {
-        let words = |len| {
-            RecordHeader {
-                kind: 1,
-                len,
-                tag: 0,
-            }
-            .words()
-        };
+        let words = |len| RecordHeader { kind: 1, len, tag: 0 }.words();
         assert_eq!((words(0), words(1), words(8), words(9)), (1, 2, 2, 3));
         assert_eq!(words(u16::MAX), 8193);
     }

@@ -130,31 +130,17 @@ impl RegionHeader {
     /// [`AbiError`] naming the field that is not allowed.
     pub fn check(&self, region_bytes: u64) -> Result<(), AbiError> {
         const WHAT: &str = "region";
-        let bad = |field, found, allowed| {
-            Err(AbiError::Field {
-                what: WHAT,
-                field,
-                found,
-                allowed,
-            })
-        };
+        let bad =
+            |field, found, allowed| Err(AbiError::Field { what: WHAT, field, found, allowed });
         if self.magic != REGION_MAGIC {
-            return Err(AbiError::Magic {
-                what: WHAT,
-                found: self.magic,
-                expected: REGION_MAGIC,
-            });
+            return Err(AbiError::Magic { what: WHAT, found: self.magic, expected: REGION_MAGIC });
         }
         check_version(WHAT, self.version)?;
         if self.region_bytes > region_bytes {
             return bad("length", self.region_bytes, region_bytes);
         }
         if self.directory_entries > DIRECTORY_MAX {
-            return bad(
-                "directory entries",
-                self.directory_entries.into(),
-                DIRECTORY_MAX.into(),
-            );
+            return bad("directory entries", self.directory_entries.into(), DIRECTORY_MAX.into());
         }
         let offset = u64::from(self.directory_offset);
         if !offset.is_multiple_of(8) || offset < size_of::<Self>() as u64 {
@@ -203,14 +189,8 @@ impl DirectoryEntry {
     /// [`AbiError`] naming the field that is not allowed.
     pub fn check(&self, header: &RegionHeader) -> Result<(), AbiError> {
         const WHAT: &str = "directory entry";
-        let bad = |field, found, allowed| {
-            Err(AbiError::Field {
-                what: WHAT,
-                field,
-                found,
-                allowed,
-            })
-        };
+        let bad =
+            |field, found, allowed| Err(AbiError::Field { what: WHAT, field, found, allowed });
         if !self.offset.is_multiple_of(LINE_BYTES as u64) {
             return bad("offset", self.offset, LINE_BYTES as u64);
         }
@@ -297,10 +277,7 @@ mod tests {
         };
         assert!(said(|h| h.magic = 0).starts_with("no region here"));
         assert!(said(|h| h.version = 9).contains("version 9, this program knows up to 1"));
-        assert_eq!(
-            said(|h| h.region_bytes += 1),
-            "region has length 1048577, allowed is 1048576"
-        );
+        assert_eq!(said(|h| h.region_bytes += 1), "region has length 1048577, allowed is 1048576");
         assert_eq!(
             said(|h| h.directory_entries = 65),
             "region has directory entries 65, allowed is 64"
@@ -327,18 +304,10 @@ mod tests {
             (u64::MAX - 127, 256),
             (0x1000, u64::MAX),
         ] {
-            let entry = DirectoryEntry {
-                offset,
-                len,
-                ..good
-            };
+            let entry = DirectoryEntry { offset, len, ..good };
             assert!(entry.check(&header()).is_err(), "{offset:#x} + {len:#x}");
         }
-        let last = DirectoryEntry {
-            offset: 0xF_FF80,
-            len: 128,
-            ..good
-        };
+        let last = DirectoryEntry { offset: 0xF_FF80, len: 128, ..good };
         assert_eq!(last.check(&header()), Ok(()));
         assert!(good.overlaps(&good));
         assert!(!good.overlaps(&last));

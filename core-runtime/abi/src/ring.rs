@@ -159,11 +159,7 @@ impl RingHeader {
     pub const fn check(&self, magic: u64) -> Result<(), AbiError> {
         const WHAT: &str = "ring";
         if self.magic != magic {
-            return Err(AbiError::Magic {
-                what: WHAT,
-                found: self.magic,
-                expected: magic,
-            });
+            return Err(AbiError::Magic { what: WHAT, found: self.magic, expected: magic });
         }
         if let Err(error) = check_version(WHAT, self.version) {
             return Err(error);
@@ -186,12 +182,7 @@ impl RingHeader {
 }
 
 const fn field_error(field: &'static str, found: u32, allowed: u32) -> Result<(), AbiError> {
-    Err(AbiError::Field {
-        what: "ring",
-        field,
-        found: found as u64,
-        allowed: allowed as u64,
-    })
+    Err(AbiError::Field { what: "ring", field, found: found as u64, allowed: allowed as u64 })
 }
 
 #[cfg(test)]
@@ -200,13 +191,7 @@ mod tests {
 
     #[test]
     fn the_header_has_its_golden_bytes() {
-        let header = RingHeader::new(
-            PRODUCER_MAGIC,
-            RING_FIXED,
-            0x1000,
-            64,
-            0x0102_0304_0506_0708,
-        );
+        let header = RingHeader::new(PRODUCER_MAGIC, RING_FIXED, 0x1000, 64, 0x0102_0304_0506_0708);
         #[rustfmt::skip]
         let start: [u8; 36] = [
             b'H', b'Y', b'R', b'I', b'N', b'G', b'P', b'R',
@@ -217,10 +202,7 @@ mod tests {
         ];
         assert_eq!(header.as_bytes()[..36], start);
         assert!(header.as_bytes()[36..].iter().all(|&b| b == 0));
-        assert_eq!(
-            RingHeader::parse(header.as_bytes(), PRODUCER_MAGIC),
-            Ok(header)
-        );
+        assert_eq!(RingHeader::parse(header.as_bytes(), PRODUCER_MAGIC), Ok(header));
         assert_eq!(header.producer_bytes(), 384 + 4096 * 64);
     }
 
@@ -232,18 +214,9 @@ mod tests {
             change(&mut header);
             header.check(CONSUMER_MAGIC).unwrap_err().to_string()
         };
-        assert_eq!(
-            said(|h| h.capacity = 0),
-            "ring has capacity 0, allowed is 2147483648"
-        );
-        assert_eq!(
-            said(|h| h.capacity = 12),
-            "ring has capacity 12, allowed is 2147483648"
-        );
-        assert_eq!(
-            said(|h| h.slot_bytes = 16),
-            "ring has slot bytes 16, allowed is 8"
-        );
+        assert_eq!(said(|h| h.capacity = 0), "ring has capacity 0, allowed is 2147483648");
+        assert_eq!(said(|h| h.capacity = 12), "ring has capacity 12, allowed is 2147483648");
+        assert_eq!(said(|h| h.slot_bytes = 16), "ring has slot bytes 16, allowed is 8");
         assert_eq!(said(|h| h.kind = 3), "ring has kind 3, allowed is 2");
         assert_eq!(
             said(|h| h.version = 2),

@@ -99,10 +99,7 @@ mod tests {
 
     #[test]
     fn the_hosts_state_has_its_golden_bytes() {
-        let state = HostState {
-            stop: 2,
-            reserved: [0; 124],
-        };
+        let state = HostState { stop: 2, reserved: [0; 124] };
         let mut golden = [0; 128];
         golden[0] = 2;
         assert_eq!(state.as_bytes(), golden);

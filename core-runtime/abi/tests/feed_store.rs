@@ -80,10 +80,7 @@ fn every_flipped_bit_of_a_chunk_header_is_seen() {
     for bit in 0..CHUNK_HEADER_BYTES * 8 {
         let mut bytes = good.as_bytes().to_vec();
         bytes[bit / 8] ^= 1 << (bit % 8);
-        assert!(
-            ChunkHeader::parse(&bytes, &superblock(), 1).is_err(),
-            "bit {bit}"
-        );
+        assert!(ChunkHeader::parse(&bytes, &superblock(), 1).is_err(), "bit {bit}");
     }
 }
 
@@ -91,9 +88,7 @@ fn every_flipped_bit_of_a_chunk_header_is_seen() {
 fn a_short_read_is_said_with_its_lengths() {
     let bytes = superblock();
     assert_eq!(
-        Superblock::parse(&bytes.as_bytes()[..4095])
-            .unwrap_err()
-            .to_string(),
+        Superblock::parse(&bytes.as_bytes()[..4095]).unwrap_err().to_string(),
         "feed superblock needs 4096 bytes, 4095 are there"
     );
     assert!(ChunkHeader::parse(&[0; 63], &bytes, 0).is_err());
@@ -105,11 +100,7 @@ fn a_newer_version_is_said_even_where_its_checksum_lies_elsewhere() {
     bytes[8] = 7;
     assert_eq!(
         Superblock::parse(&bytes),
-        Err(AbiError::NewerVersion {
-            what: "feed superblock",
-            found: 7,
-            known: 1
-        })
+        Err(AbiError::NewerVersion { what: "feed superblock", found: 7, known: 1 })
     );
 }
 
@@ -117,9 +108,7 @@ fn a_newer_version_is_said_even_where_its_checksum_lies_elsewhere() {
 fn blocks_of_another_epoch_place_or_number_are_told_apart() {
     let block = superblock();
     let said = |header: ChunkHeader, sequence| {
-        ChunkHeader::parse(header.sealed().as_bytes(), &block, sequence)
-            .unwrap_err()
-            .to_string()
+        ChunkHeader::parse(header.sealed().as_bytes(), &block, sequence).unwrap_err().to_string()
     };
     let good = chunk(2);
     assert_eq!(said(good, 1), "feed chunk has sequence 2, allowed is 1");
@@ -127,15 +116,9 @@ fn blocks_of_another_epoch_place_or_number_are_told_apart() {
     assert!(said(stale, 2).starts_with("feed chunk has epoch 9, allowed is"));
     let moved = ChunkHeader { lba: 0, ..good };
     assert_eq!(said(moved, 2), "feed chunk has lba 0, allowed is 264");
-    let short = ChunkHeader {
-        payload_bytes: 1,
-        ..good
-    };
+    let short = ChunkHeader { payload_bytes: 1, ..good };
     assert!(said(short, 2).contains("payload length 1, allowed is 65472"));
-    let outside = ChunkHeader {
-        first_message_offset: 65472,
-        ..good
-    };
+    let outside = ChunkHeader { first_message_offset: 65472, ..good };
     assert!(said(outside, 2).contains("first message offset 65472"));
 }
 
@@ -144,9 +127,7 @@ fn superblocks_that_lie_with_a_good_checksum_are_refused() {
     let said = |change: fn(&mut Superblock)| {
         let mut block = superblock();
         change(&mut block);
-        Superblock::parse(block.sealed().as_bytes())
-            .unwrap_err()
-            .to_string()
+        Superblock::parse(block.sealed().as_bytes()).unwrap_err().to_string()
     };
     assert!(said(|b| b.chunk_bytes = 0).contains("chunk size 0"));
     assert!(said(|b| b.chunk_bytes = CHUNK_BYTES_MAX + 512).contains("chunk size"));
@@ -178,9 +159,7 @@ fn chunks_cover_a_feed_exactly_for_every_length_near_a_boundary() {
     assert_eq!(shape.payload_bytes(), 4032);
     for feed_bytes in (0..3u64).flat_map(|n| (n * 4032).saturating_sub(2)..n * 4032 + 3) {
         let chunks = shape.chunks_for(feed_bytes);
-        let total: u64 = (0..chunks)
-            .map(|n| u64::from(shape.payload_of(n, feed_bytes)))
-            .sum();
+        let total: u64 = (0..chunks).map(|n| u64::from(shape.payload_of(n, feed_bytes))).sum();
         assert_eq!(total, feed_bytes);
         assert_eq!(shape.payload_of(chunks, feed_bytes), 0);
         assert!(chunks == 0 || shape.payload_of(chunks - 1, feed_bytes) > 0);
@@ -192,9 +171,6 @@ fn the_first_chunk_lies_on_a_block_for_every_block_size() {
     for lba_bytes in [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536] {
         let shape = Shape::new(65536, lba_bytes).unwrap();
         assert!(shape.lba_of(0) * u64::from(lba_bytes) >= 4096);
-        assert_eq!(
-            shape.lba_of(1) - shape.lba_of(0),
-            u64::from(65536 / lba_bytes)
-        );
+        assert_eq!(shape.lba_of(1) - shape.lba_of(0), u64::from(65536 / lba_bytes));
     }
 }

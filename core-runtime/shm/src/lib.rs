@@ -9,13 +9,14 @@
 //! It maps nothing and owns nothing: whoever made the mapping keeps it alive for `'m`.
 //!
 //! Races. The other side is not Rust code of this process: it is a device, another process, or a
-//! thread that plays one of them. It may write any byte at any time, whatever the protocol says, and
-//! no type here can stop it. In the formal memory model a plain copy that meets such a write is a
-//! data race; we take the stance that `rustix`, `vm-memory` and the kernel's own drivers take:
+//! thread that plays one of them. It may write any byte at any time, whatever the protocol says,
+//! and no type here can stop it. In the formal memory model a plain copy that meets such a write is
+//! a data race; we take the stance that `rustix`, `vm-memory` and the kernel's own drivers take:
 //! * Nothing is ever a reference to shared bytes, so the compiler may assume nothing about their
 //!   value. A copy is one `copy_nonoverlapping` between raw pointers into memory of our own; what
 //!   arrives may be torn, and is validated after the copy and never fetched again.
-//! * What orders the two sides, and whatever one word decides, is an atomic: [`Word32`], [`Word64`].
+//! * What orders the two sides, and whatever one word decides, is an atomic: [`Word32`],
+//!   [`Word64`].
 //! * Every bit pattern is a valid byte, so a race gives a wrong value and never an invalid one.
 //!
 //! Between threads of our own, where Miri and ThreadSanitizer can see both sides, copies are plain

@@ -121,9 +121,10 @@ impl DmaArena {
     /// [`metadata_bytes`]: Self::metadata_bytes
     ///
     /// # Errors
-    /// [`DmaError::Region`] if the region is shorter than a page, longer than 256 GiB, runs past the
-    /// last IOVA, isn't aligned to 4 KiB in both address spaces, or has pages of no known size; [`DmaError::Claimed`] if another arena owns a part
-    /// of it; [`DmaError::Metadata`] if `bump` is too small.
+    /// [`DmaError::Region`] if the region is shorter than a page, longer than 256 GiB, runs past
+    /// the last IOVA, isn't aligned to 4 KiB in both address spaces, or has pages of no known size;
+    /// [`DmaError::Claimed`] if another arena owns a part of it; [`DmaError::Metadata`] if `bump`
+    /// is too small.
     pub fn new(region: DmaRegion, bump: &Bump) -> Result<&'static Self, DmaError> {
         let unusable = DmaError::Region {
             len: region.len(),

@@ -1,12 +1,12 @@
 //! The bookkeeping of the arena: which blocks are free, by size class.
 //!
 //! A binary buddy system. Block sizes are `UNIT << order`; a block's index in its order is its
-//! offset divided by its size, its buddy is that index with the lowest bit flipped. Each order has a
-//! bit for each block that could exist, set when that block is free as a whole, with summary words
-//! above (a word of a layer says which words of the layer below are not zero), so that the lowest
-//! free block of an order is found in at most five steps and setting or clearing costs one. A block
-//! and its buddy are never both free: they are joined at once, so that what is free is always in the
-//! largest blocks it can be in.
+//! offset divided by its size, its buddy is that index with the lowest bit flipped. Each order has
+//! a bit for each block that could exist, set when that block is free as a whole, with summary
+//! words above (a word of a layer says which words of the layer below are not zero), so that the
+//! lowest free block of an order is found in at most five steps and setting or clearing costs one.
+//! A block and its buddy are never both free: they are joined at once, so that what is free is
+//! always in the largest blocks it can be in.
 //!
 //! All of it is two bits a unit, in bump memory: 256 KiB for 512 MiB. No unsafe, no addresses: it
 //! deals in units of [`UNIT`] bytes.

@@ -286,8 +286,8 @@ impl Partition {
         now
     }
 
-    /// A pass ends: counts empty ones and takes the host's wishes, last and bounded. If anything was
-    /// done it looks at the clock again, so that the pass is not taken for stolen time. Returns
+    /// A pass ends: counts empty ones and takes the host's wishes, last and bounded. If anything
+    /// was done it looks at the clock again, so that the pass is not taken for stolen time. Returns
     /// whether [`Partition::publish`] is due.
     #[inline]
     pub fn end_pass(&'static self, now: Instant, did_something: bool) -> bool {

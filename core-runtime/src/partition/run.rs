@@ -47,8 +47,8 @@ impl Devices for () {
 /// Each pass: stamp the time, take completions, run the scheduler, ring the doorbells, then
 /// telemetry (by time) and, last and bounded, what the host wants. When the host asks to stop,
 /// tasks learn it from [`Partition::stopping`] or [`Partition::stop_requested`], bring their work
-/// to an end and call `finish`; after the grace time (the configuration's, or less if the host's stop
-/// command says so) the loop ends without them.
+/// to an end and call `finish`; after the grace time (the configuration's, or less if the host's
+/// stop command says so) the loop ends without them.
 ///
 /// The state is *running* exactly while this loop runs.
 pub fn run_until_stopped(

@@ -11,7 +11,8 @@
 //! 2. `mask` is `capacity - 1` and `capacity` is a power of two, so that a masked index is a slot.
 //! 3. Bytes of a part are reached through atomics only (shm's invariant 2), each word always with
 //!    one width.
-//! 4. A [`Peer`] part may be mapped read-only: it is loaded from, with Relaxed, and never stored to.
+//! 4. A [`Peer`] part may be mapped read-only: it is loaded from, with Relaxed, and never stored
+//!    to.
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;

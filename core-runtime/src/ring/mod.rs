@@ -14,8 +14,8 @@
 //! end with a typed error, and nothing outside the ring was read or written.
 //!
 //! Both sides make their part first ([`RingSpec::make_producer_part`] and
-//! [`RingSpec::make_consumer_part`]), then open their end; [`pair`] does all of it where one program
-//! has both.
+//! [`RingSpec::make_consumer_part`]), then open their end; [`pair`] does all of it where one
+//! program has both.
 //!
 //! Units: slots, and bytes where a name says so.
 

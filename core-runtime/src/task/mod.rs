@@ -15,8 +15,8 @@
 //! on the owning core is a few plain stores; on any other it goes through a lossless list that the
 //! next tick drains. Another *process* wakes through counters in shared memory: [`RemoteWaker`] and
 //! [`RemoteLines`]; no region has such a part yet, since partitions do not talk to each other and
-//! the host is looked at in each pass: they are there for several partitions. A waker must not be woken from a signal handler that may interrupt the owning
-//! core.
+//! the host is looked at in each pass: they are there for several partitions. A waker must not be
+//! woken from a signal handler that may interrupt the owning core.
 //!
 //! **Wakes.** A task that is woken twice before its poll is polled once; one that is woken during
 //! its own poll is polled again in a later tick, after those that were ready before. Wakers of a

@@ -295,8 +295,8 @@ impl Scheduler {
         wakes
     }
 
-    /// Polls ready tasks by class. Timestamps chain: one poll's end is the next one's beginning. The
-    /// first one begins here and not at `now`: what the loop did in between is not the task's.
+    /// Polls ready tasks by class. Timestamps chain: one poll's end is the next one's beginning.
+    /// The first one begins here and not at `now`: what the loop did in between is not the task's.
     fn run_ready(&'static self, now: Instant, tick: &mut Tick) {
         for queue in &self.queues {
             queue.note_depth();

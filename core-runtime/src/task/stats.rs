@@ -78,8 +78,8 @@ impl Log2Histogram {
 /// Sub-bucket bits of a [`GapHistogram`]: a bucket is at most 1/8 of its values wide.
 const GAP_SUB_BITS: u32 = 3;
 
-/// Durations below this (3.5 s at 2.4 GHz) have a bucket of at most 1/8 of their length; a loop that
-/// stood still for longer is looked at by its longest gap.
+/// Durations below this (3.5 s at 2.4 GHz) have a bucket of at most 1/8 of their length; a loop
+/// that stood still for longer is looked at by its longest gap.
 const GAP_LIMIT: u64 = 1 << 33;
 
 /// Buckets of a [`GapHistogram`], 2 KiB: those below the limit, and one for all that is longer.
