@@ -103,9 +103,8 @@ impl Sheet {
         let columns = self.titles.len();
         let width = |c: usize| lines.iter().map(|line| line[c].chars().count()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..columns).map(width).collect();
-        let left: Vec<bool> = (0..columns)
-            .map(|c| self.rows.iter().any(|row| row[c].is_text()))
-            .collect();
+        let left: Vec<bool> =
+            (0..columns).map(|c| self.rows.iter().any(|row| row[c].is_text())).collect();
         let _ = writeln!(out, "\n{}", self.name);
         for line in &lines {
             let mut text = String::new();
@@ -273,7 +272,10 @@ mod tests {
         report.add(sheet);
         report.goal("speed", Some(1.0), 2.0);
         let text = report.to_text();
-        assert!(text.contains("  what                 M/s\n  null               12.50\n"), "{text}");
+        assert!(
+            text.contains("  what                 M/s\n  null               12.50\n"),
+            "{text}"
+        );
         assert!(text.contains("goal missed: speed: 1.00, wanted at least 2"), "{text}");
         assert!(report.missed());
         let json: Value = serde_json::from_str(&report.to_json()).expect("json");

@@ -221,7 +221,7 @@ impl Desk {
                 } else {
                     flow.window(&windows, depth)?;
                 }
-                if windows.ended() % WINDOWS_A_TURN == 0 {
+                if windows.ended().is_multiple_of(WINDOWS_A_TURN) {
                     self.partition.spawner().yield_now().await;
                 }
             }

@@ -185,9 +185,8 @@ fn loops(measured: &Measured, name: &'static str, report: &mut Report) -> Option
         let of = |s: &&Sample| s.kind == kind && s.depth == u32::from(depth);
         let all: Vec<&Sample> = measured.samples.iter().filter(of).collect();
         let good: Vec<&&Sample> = all.iter().filter(|s| s.kept >= LEAST_WINDOWS).collect();
-        let figure = |f: &dyn Fn(&Sample) -> f64| {
-            median(&good.iter().map(|s| f(s)).collect::<Vec<_>>())
-        };
+        let figure =
+            |f: &dyn Fn(&Sample) -> f64| median(&good.iter().map(|s| f(s)).collect::<Vec<_>>());
         let ticks = figure(&|s| s.ticks as f64 / s.reads as f64);
         let rate = ticks.map(|ticks| measured.hz as f64 / ticks / 1e6);
         let empty = figure(&|s| 100.0 * s.empty as f64 / (s.empty + s.passes) as f64);
@@ -220,6 +219,10 @@ fn loops(measured: &Measured, name: &'static str, report: &mut Report) -> Option
     sheet.note(
         "medians of repetitions; a window with 30 us without a completion is dropped (a core was \
          taken away); a repetition with fewer than 4 clean windows does not count",
+    );
+    sheet.note(
+        "on a virtual machine the two CPUs may at times be threads of one core: depth 1 then takes \
+         a third of the time; compare runs by it",
     );
     if let Some(step) = empty_step {
         sheet.note(format!("a step of the model that finds nothing takes {step:.0} ticks"));
