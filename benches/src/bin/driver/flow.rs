@@ -3,7 +3,7 @@
 use core::cell::{Cell, RefCell};
 
 use core_runtime::clock::{Clock, Instant};
-use core_runtime::mem::{Bump, DeviceBuf, DmaArena};
+use core_runtime::mem::{Bump, DmaArena};
 use core_runtime::metrics::Histogram;
 use hybrid_benches::rng::Rng;
 use nvme_driver::{IoError, Lba, RawQueue, Target};
@@ -13,7 +13,7 @@ use crate::window::Windows;
 use crate::wire::{BURST, RAW, READ_BYTES, Sample};
 
 /// Buffers: the deepest queue's.
-const SLOTS: usize = 255;
+pub(crate) const SLOTS: u16 = 255;
 
 /// Empty passes between two looks at the clock: some 2 us.
 const UNSTAMPED: u64 = 128;
@@ -33,7 +33,6 @@ pub(crate) struct Flow {
     target: Target,
     places: u64,
     clock: Clock,
-    bufs: &'static [DeviceBuf],
     stamps: &'static [Cell<Instant>],
     rng: Cell<Rng>,
     failed: Cell<Option<IoError>>,
@@ -47,25 +46,19 @@ impl Flow {
         places: u64,
         (clock, arena, bump): (Clock, &'static DmaArena, &Bump),
     ) -> Result<Self, IoError> {
-        let mut bufs = heapless::Vec::<DeviceBuf, SLOTS>::new();
         for _ in 0..SLOTS {
             let buf = arena.alloc(READ_BYTES).map_err(|_| IoError::NoMemory)?;
-            // As many as there is room for.
-            let _ = bufs.push(buf.into_device());
+            // Numbered from 0, as there is room for.
+            queue.adopt(buf).map_err(|_| IoError::NoMemory)?;
         }
-        let mut bufs = bufs.into_iter();
-        let next = |_| bufs.next().expect("one a slot");
         let zero = Instant::from_ticks(0);
         Ok(Self {
             queue,
             target,
             places,
             clock,
-            bufs: bump
-                .slice_with(SLOTS, next)
-                .map_err(|_| IoError::NoMemory)?,
             stamps: bump
-                .slice_with(SLOTS, |_| Cell::new(zero))
+                .slice_with(usize::from(SLOTS), |_| Cell::new(zero))
                 .map_err(|_| IoError::NoMemory)?,
             rng: Cell::new(Rng::new(2)),
             failed: Cell::new(None),
@@ -74,14 +67,11 @@ impl Flow {
     }
 
     #[inline(always)]
-    fn submit(&self, token: u64) {
+    fn submit(&self, token: u16) {
         let mut rng = self.rng.get();
         let slba = Lba(rng.below(self.places));
         self.rng.set(rng);
-        let index = usize::try_from(token).unwrap_or(0) % SLOTS;
-        let submitted = self
-            .queue
-            .submit_read(&self.target, slba, 1, &self.bufs[index], token);
+        let submitted = self.queue.submit_read(&self.target, slba, 1, token, token.into());
         if let Err(error) = submitted {
             self.failed.set(Some(error));
         }
@@ -91,7 +81,7 @@ impl Flow {
     #[inline(always)]
     fn pass(&self, limit: u16) -> u16 {
         let reaped = self.queue.reap(limit, |token, result| match result {
-            Ok(()) => self.submit(token),
+            Ok(()) => self.submit(slot(token)),
             Err(error) => self.failed.set(Some(error)),
         });
         self.queue.ring();
@@ -115,8 +105,8 @@ impl Flow {
     }
 
     pub(crate) fn fill(&self, depth: u16) {
-        for token in 0..depth.into() {
-            if let Some(stamp) = self.stamps.get(usize::try_from(token).unwrap_or(0)) {
+        for token in 0..depth {
+            if let Some(stamp) = self.stamps.get(usize::from(token)) {
                 stamp.set(self.clock.now());
             }
             self.submit(token);
@@ -157,13 +147,13 @@ impl Flow {
         let mut now = self.clock.now();
         windows.settle(now);
         let clean = loop {
-            let mut old = heapless::Vec::<Instant, SLOTS>::new();
+            let mut old = heapless::Vec::<Instant, { SLOTS as usize }>::new();
             let reaped = self.queue.reap(limit, |token, result| {
-                let index = usize::try_from(token).unwrap_or(0) % SLOTS;
+                let slot = slot(token);
                 // At most as many as are in flight.
-                let _ = old.push(self.stamps[index].replace(now));
+                let _ = old.push(self.stamps[usize::from(slot)].replace(now));
                 match result {
-                    Ok(()) => self.submit(token),
+                    Ok(()) => self.submit(slot),
                     Err(error) => self.failed.set(Some(error)),
                 }
             });
@@ -180,10 +170,7 @@ impl Flow {
             }
         };
         for ticks in scratch.iter().filter(|_| clean) {
-            latency_ns.record(
-                self.clock
-                    .ticks_to_ns(core_runtime::clock::Ticks::new(*ticks)),
-            );
+            latency_ns.record(self.clock.ticks_to_ns(core_runtime::clock::Ticks::new(*ticks)));
         }
         scratch.clear();
         self.check()
@@ -196,7 +183,7 @@ impl Flow {
     /// One burst: `(submit and ring, reap)` in ticks; `None` if a core was taken away.
     pub(crate) fn burst(&self, size: u16) -> Result<Option<(u64, u64)>, IoError> {
         let begin = self.clock.now();
-        for token in 0..size.into() {
+        for token in 0..size {
             self.submit(token);
         }
         self.queue.ring();
@@ -219,6 +206,12 @@ impl Flow {
         let clean = taken == size && submit < stolen && reap < stolen && !late;
         Ok(clean.then_some((submit, reap)))
     }
+}
+
+/// The slot that a token names: tokens are slots.
+#[inline(always)]
+fn slot(token: u32) -> u16 {
+    u16::try_from(token).unwrap_or(0) % SLOTS
 }
 
 /// Medians of bursts.
