@@ -343,7 +343,9 @@ fn a_shutdown_that_the_controller_never_confirms_is_bounded() {
     let rig = quick(ModelConfig { shutdown_limit_us: 3_000_000, ..model() }, config());
     rig.backend.with_model(|m| m.inject(ControllerFault::NeverShutDown));
     let start = rig.backend.now();
-    rig.run(rig.controller.shutdown()).expect("off all the same");
+    let late = ControllerError::TimedOut { step: Step::Shutdown, limit_ms: 3_000 };
+    assert_eq!(rig.run(rig.controller.shutdown()), Err(late));
+    assert_eq!(rig.controller.state(), ControllerState::Off, "off all the same");
     let took = rig.backend.now().since(start).get();
     assert!((3 * S..4 * S).contains(&took), "{took} ns");
     rig.assert_no_leak();

@@ -12,6 +12,13 @@ use crate::quirks::{MIN_FAST_ENTRIES, Quirks};
 /// MQES does not bound them; AQA allows 4,096.
 pub(crate) const ADMIN_ENTRIES: u16 = 32;
 
+/// Slots of the admin queue for event requests, which stay for ever, and for the users' commands;
+/// the rest, seven, is for what a reset, an abort and a log page of an event need.
+pub(crate) const MAX_EVENT_REQUESTS: u8 = 8;
+/// See [`MAX_EVENT_REQUESTS`].
+pub(crate) const ADMIN_REQUESTS: u16 = 16;
+
+const _: () = assert!(ADMIN_REQUESTS + (MAX_EVENT_REQUESTS as u16) + 7 < ADMIN_ENTRIES);
 const _: () = assert!(ADMIN_ENTRIES as u32 <= Aqa::MAX_ENTRIES);
 
 /// What bring-up will do.

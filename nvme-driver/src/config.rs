@@ -46,7 +46,7 @@ pub struct ControllerConfig {
     pub latency_sampling: u32,
     /// Tries after the first for a command that failed without DNR.
     pub retries: u8,
-    /// Asynchronous event requests kept outstanding (AERL may make it fewer).
+    /// Asynchronous event requests kept outstanding, at most 8 (AERL may make it fewer).
     pub async_events: u8,
     /// Asynchronous events taken per second before we stop asking for more until the next second.
     pub events_per_second: u32,

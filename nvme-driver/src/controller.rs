@@ -15,7 +15,7 @@ use core::future::poll_fn;
 use core::task::Poll;
 
 use core_runtime::clock::{Clock, Instant};
-use core_runtime::mem::{Bump, DmaArena, DmaBuf, DoorbellRegion, SharedDma};
+use core_runtime::mem::{Bump, DmaArena, DmaBuf, DoorbellRegion, Iova, SharedDma};
 use core_runtime::task::WakeSlot;
 use nvme_spec::registers::{Cap, Version};
 use nvme_spec::{
@@ -25,7 +25,7 @@ use nvme_spec::{
 use zerocopy::FromBytes;
 
 use crate::admin::{AdminFuture, AdminSide};
-use crate::bringup::{self, ADMIN_ENTRIES};
+use crate::bringup::{self, ADMIN_ENTRIES, ADMIN_REQUESTS};
 use crate::config::ControllerConfig;
 use crate::error::{ControllerError, Failed, IoError};
 use crate::events::Events;
@@ -39,6 +39,7 @@ use crate::raw::RawQueue;
 use crate::regs::{ControlRegs, Regs};
 use crate::request::{Request, Retry};
 use crate::requests::{NoInternal, Requests};
+use crate::split;
 use crate::stats::{ControllerStats, QueueStats};
 use crate::waiters::Waiters;
 use crate::watchdog::Watch;
@@ -49,6 +50,9 @@ const MAX_STEP_NS: u64 = 50_000_000;
 
 /// Futures of [`Controller::ready`] and [`Controller::shutdown`] that are woken; more poll again.
 const STATE_WAITERS: usize = 8;
+
+/// Bit of Identify Controller's LPA: Get Log Page takes offsets.
+const LPA_OFFSETS: u8 = 1 << 2;
 
 /// What a backend hands over.
 #[derive(Clone, Copy)]
@@ -110,8 +114,9 @@ impl PollReport {
 pub struct Controller {
     pub(crate) hub: &'static Hub,
     pub(crate) admin: Requests,
-    /// When [`Controller::housekeep`] is due.
-    due: Cell<Instant>,
+    /// Ticks after [`Self::last`] at which [`Controller::housekeep`] is due. A clock that goes back
+    /// looks like a huge time, so that it is due at once.
+    wait: Cell<u64>,
     /// Something happened that housekeeping should see at once.
     pub(crate) urgent: Cell<bool>,
     pub(crate) regs: Regs,
@@ -167,7 +172,7 @@ impl Controller {
             max_len: config.max_transfer_bytes,
             sample_every: 0,
         };
-        let admin = make(admin_spec, ADMIN_ENTRIES, admin_line)?;
+        let admin = make(admin_spec, ADMIN_REQUESTS, admin_line)?;
         let queues = Self::make_queues(&config, &plan, bump, |spec, n| make(spec, n, io_line))?;
         let hub = Hub::new(queues, io_line, parts.arena);
         let hub = bump.alloc(hub).map_err(no_memory("the controller"))?;
@@ -182,7 +187,7 @@ impl Controller {
         bump.alloc(Self {
             hub,
             admin,
-            due: Cell::new(Instant::MIN),
+            wait: Cell::new(0),
             urgent: Cell::new(false),
             regs,
             clock: parts.clock,
@@ -252,7 +257,8 @@ impl Controller {
             }
         }
         report.reaped_admin = u32::from(self.admin.poll(now, &mut AdminSide(self)));
-        if now >= self.due.get() || self.urgent.get() {
+        let passed = now.ticks().wrapping_sub(self.last.get().ticks());
+        if passed >= self.wait.get() || self.urgent.get() {
             report.housekeeping = true;
             self.housekeep(now);
         }
@@ -276,14 +282,19 @@ impl Controller {
             Instant::MIN => 0,
             last => now.since(last).get().min(step),
         };
-        self.time.set(self.time.get() + passed);
+        self.time.set(self.time.get().saturating_add(passed));
         let wait_ns = self.step();
-        self.due.set(now + self.clock.ns_to_ticks(wait_ns));
+        self.wait.set(self.ticks(wait_ns));
     }
 
     /// The driver's clock, in ticks.
     pub(crate) fn time(&self) -> u64 {
         self.time.get()
+    }
+
+    /// The driver's clock in `ns`; never if that is beyond all time.
+    pub(crate) fn time_in(&self, ns: u64) -> u64 {
+        self.time().saturating_add(self.ticks(ns))
     }
 
     pub(crate) fn ticks(&self, ns: u64) -> u64 {
@@ -381,7 +392,8 @@ impl Controller {
         self.namespaces().find(|namespace| namespace.nsid() == nsid)
     }
 
-    /// The usable namespaces, in the order of their identifiers; those that a reset found come last.
+    /// The usable namespaces, in the order of their identifiers; those that a reset found come
+    /// last.
     pub fn namespaces(&self) -> impl Iterator<Item = &'static Namespace> + use<> {
         self.all_namespaces()
             .filter(|namespace| matches!(namespace.standing(), Standing::Usable(_)))
@@ -469,12 +481,29 @@ impl Controller {
         if bytes == 0 || bytes > self.admin.qp().max_len() {
             return Err(bad_log_length(len, buf));
         }
-        let page = GetLogPage::first(lid, bytes);
-        let sqe = Sqe::admin(AdminOpcode::GET_LOG_PAGE, Cid(0), nsid)
-            .with_cdw(10, page.cdw10())
-            .with_cdw(11, page.cdw11());
-        let request = Request::single(sqe, buf.iova(), bytes, Retry::Allowed);
-        AdminFuture::new(self, request, buf).await
+        // MDTS bounds this too; a page has at least a few dwords.
+        let unit = u64::from(self.cap.min_page_bytes());
+        let most = split::max_transfer(self.life.mdts(), unit, bytes, 4, 0).unwrap_or(4);
+        if bytes > most && self.identify().lpa & LPA_OFFSETS == 0 {
+            let error = IoError::Unsupported("log pages beyond its largest transfer");
+            return Err(Failed { error, buf: Some(buf) });
+        }
+        let (mut buf, mut at) = (buf, 0);
+        while at < bytes {
+            let part = (bytes - at).min(most);
+            let mut page = GetLogPage::first(lid, part);
+            page.offset = at.into();
+            // Only the last part may let the event come again.
+            page.retain_event = at + part < bytes;
+            let sqe = Sqe::admin(AdminOpcode::GET_LOG_PAGE, Cid(0), nsid)
+                .with_cdw(10, page.cdw10())
+                .with_cdw(11, page.cdw11());
+            let iova = Iova(buf.iova().0 + u64::from(at));
+            let request = Request::single(sqe, iova, part, Retry::Allowed).at_offset(at);
+            buf = AdminFuture::new(self, request, buf).await?;
+            at += part;
+        }
+        Ok(buf)
     }
 
     /// The SMART / health log of the controller.

@@ -140,7 +140,7 @@ impl fmt::Display for Failed {
 
 impl core::error::Error for Failed {}
 
-/// A step of bring-up, named in errors.
+/// A step of bring-up or shutdown, named in errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// CC.EN = 0, waiting for CSTS.RDY = 0.
@@ -161,6 +161,8 @@ pub enum Step {
     CreateCq,
     /// Create I/O Submission Queue.
     CreateSq,
+    /// CC.SHN set, waiting for CSTS.SHST.
+    Shutdown,
 }
 
 impl fmt::Display for Step {
@@ -175,6 +177,7 @@ impl fmt::Display for Step {
             Self::EventConfig => "configuring asynchronous events",
             Self::CreateCq => "creating a completion queue",
             Self::CreateSq => "creating a submission queue",
+            Self::Shutdown => "shutting the controller down",
         })
     }
 }

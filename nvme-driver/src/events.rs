@@ -98,6 +98,8 @@ impl Events {
         self.outstanding.set(0);
         self.reading.set(None);
         self.to_read.set(0);
+        // The reset that it asked for has been, whoever asked for it.
+        self.wants_reset.set(false);
     }
 
     pub(crate) fn take(&self) -> Option<AsyncEvent> {
@@ -125,7 +127,7 @@ impl Controller {
         let events = &self.events;
         let now = self.time();
         if now >= events.window_end.get() {
-            events.window_end.set(now + self.ticks(SECOND_NS));
+            events.window_end.set(self.time_in(SECOND_NS));
             events.in_window.set(0);
             events.paused.set(false);
         }
@@ -144,7 +146,7 @@ impl Controller {
         // One reset for such an event in ten seconds: a controller that keeps telling is not
         // helped by more.
         if events.wants_reset.replace(false) && now >= events.reset_allowed_at.get() {
-            events.reset_allowed_at.set(now + self.ticks(10 * SECOND_NS));
+            events.reset_allowed_at.set(self.time_in(10 * SECOND_NS));
             return true;
         }
         false

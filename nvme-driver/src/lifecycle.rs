@@ -35,6 +35,7 @@ use crate::error::{ControllerError, ResetReason, Step};
 use crate::hub::Gate;
 use crate::queue::Mode;
 use crate::quirks::{CHECK_DELAY_NS, Quirks};
+use crate::regs::RegsError;
 use crate::stats::Count;
 
 /// How often registers are read while something is waited for: a round trip through a mailbox
@@ -46,6 +47,11 @@ const READY_NS: u64 = 1_000_000;
 
 /// Once nothing will happen any more.
 const IDLE_NS: u64 = 1_000_000_000;
+
+/// Register accesses of one bring-up that may go unanswered, none three times in a row (which is a
+/// device that is gone): more than a slow server ever misses, and an end for one that answers every
+/// second time.
+const MAX_HICCUPS: u8 = 8;
 
 /// An admin command that the machine waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +124,8 @@ pub(crate) struct Life {
     granted: Cell<u16>,
     /// Namespaces of this bring-up that found no place.
     beyond: Cell<u32>,
+    /// Register accesses of this bring-up that were not answered.
+    hiccups: Cell<u8>,
     shutdown_limit_ns: Cell<u64>,
     mdts: Cell<u8>,
 }
@@ -137,6 +145,7 @@ impl Life {
             shutdown: Cell::new(false),
             granted: Cell::new(0),
             beyond: Cell::new(0),
+            hiccups: Cell::new(0),
             shutdown_limit_ns: Cell::new(0),
             mdts: Cell::new(0),
         }
@@ -158,8 +167,19 @@ impl Life {
         self.failures.get()
     }
 
+    pub(crate) fn mdts(&self) -> u8 {
+        self.mdts.get()
+    }
+
     pub(crate) fn beyond(&self) -> u32 {
         self.beyond.get()
+    }
+
+    /// Counts a register access that was not answered.
+    fn may_hiccup(&self) -> bool {
+        let so_far = self.hiccups.get();
+        self.hiccups.set(so_far.saturating_add(1));
+        so_far < MAX_HICCUPS
     }
 
     pub(crate) fn want_shutdown(&self) {
@@ -216,8 +236,15 @@ impl Controller {
             }
             Phase::Off | Phase::Dead => Ok(()),
         };
-        if let Err(error) = outcome {
-            self.attempt_failed(error);
+        match outcome {
+            Ok(()) => {}
+            Err(ControllerError::Regs(RegsError::TimedOut)) if self.life.may_hiccup() => {
+                // Once more; before EN is set from the start, as nobody knows what was written.
+                if !matches!(phase, Phase::Enabling | Phase::Admin(_)) {
+                    self.enter(Phase::Start);
+                }
+            }
+            Err(error) => self.attempt_failed(error),
         }
         if self.life.phase() != phase {
             // Whatever comes next starts without waiting for the next period.
@@ -236,7 +263,7 @@ impl Controller {
 
     /// Enters a phase that may last `limit_ns`.
     fn enter_for(&self, phase: Phase, limit_ns: u64) {
-        self.life.until.set(self.time() + self.ticks(limit_ns));
+        self.life.until.set(self.time_in(limit_ns));
         self.life.limit_ns.set(limit_ns);
         self.enter(phase);
     }
@@ -342,7 +369,7 @@ impl Controller {
 
     fn enter_disabling(&self, limit_ns: u64) {
         if self.quirks.contains(Quirks::DELAY_BEFORE_RDY) {
-            self.life.until.set(self.time() + self.ticks(CHECK_DELAY_NS));
+            self.life.until.set(self.time_in(CHECK_DELAY_NS));
             self.life.limit_ns.set(limit_ns);
             self.enter(Phase::Settling);
         } else {

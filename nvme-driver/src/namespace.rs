@@ -214,38 +214,75 @@ impl Namespace {
         self.try_transfer(NvmOpcode::WRITE, slba, buf, write_bits(flags))
     }
 
+    /// Like [`Namespace::compare`], but does not wait for room.
+    ///
+    /// # Errors
+    /// As for [`Namespace::try_read`].
+    pub fn try_compare(&'static self, slba: Lba, buf: DmaBuf) -> Result<IoFuture, Failed> {
+        if !self.offers(OptionalNvmCommands::COMPARE) {
+            return Err(Failed { error: IoError::Unsupported("compare"), buf: Some(buf) });
+        }
+        self.try_transfer(NvmOpcode::COMPARE, slba, buf, 0)
+    }
+
     /// Makes durable what was written and completed before. Done at once where the controller has
     /// no volatile write cache. A flush that fails is never repeated: everything written since the
     /// last good one is unknown.
     pub fn flush(&'static self) -> CommandFuture {
-        if !self.hub.offers.get().write_cache {
-            return CommandFuture(None);
-        }
+        self.flush_request().map_or(CommandFuture(None), |request| self.command(request))
+    }
+
+    /// Like [`Namespace::flush`], but does not wait for room.
+    ///
+    /// # Errors
+    /// [`IoError::QueueFull`], or why the request is refused.
+    pub fn try_flush(&'static self) -> Result<CommandFuture, IoError> {
+        self.flush_request()
+            .map_or(Ok(CommandFuture(None)), |request| self.try_command(request, None))
+    }
+
+    fn flush_request(&self) -> Option<Request> {
         let sqe = Sqe::flush(Cid(0), self.nsid());
-        self.command(Request::single(sqe, Iova(0), 0, Retry::Never))
+        let cached = self.hub.offers.get().write_cache;
+        cached.then(|| Request::single(sqe, Iova(0), 0, Retry::Never))
     }
 
     /// Sets `nlb` blocks from `slba` to zero, without a transfer.
     pub fn write_zeroes(&'static self, slba: Lba, nlb: u64, flags: WriteFlags) -> CommandFuture {
-        let checked = self.shape().and_then(|shape| {
-            if !self.offers(OptionalNvmCommands::WRITE_ZEROES) {
-                return Err(IoError::Unsupported("write zeroes"));
-            }
-            let blocks = check_range(shape, slba, nlb)?;
-            Ok(Request {
-                head: self.head(NvmOpcode::WRITE_ZEROES),
-                cdw12: write_bits(flags),
-                iova: Iova(0),
-                unit_bytes: 0,
-                slba: slba.0,
-                split: Split { nlb: blocks, max: MAX_ZERO_BLOCKS },
-                retry: Retry::Allowed,
-            })
-        });
-        match checked {
+        match self.zeroes_request(slba, nlb, flags) {
             Ok(request) => self.command(request),
             Err(error) => self.refuse(error),
         }
+    }
+
+    /// Like [`Namespace::write_zeroes`], but does not wait for room.
+    ///
+    /// # Errors
+    /// As for [`Namespace::try_flush`].
+    pub fn try_write_zeroes(
+        &'static self,
+        slba: Lba,
+        nlb: u64,
+        flags: WriteFlags,
+    ) -> Result<CommandFuture, IoError> {
+        self.try_command(self.zeroes_request(slba, nlb, flags)?, None)
+    }
+
+    fn zeroes_request(&self, slba: Lba, nlb: u64, flags: WriteFlags) -> Result<Request, IoError> {
+        let shape = self.shape()?;
+        if !self.offers(OptionalNvmCommands::WRITE_ZEROES) {
+            return Err(IoError::Unsupported("write zeroes"));
+        }
+        let blocks = check_range(shape, slba, nlb)?;
+        Ok(Request {
+            head: self.head(NvmOpcode::WRITE_ZEROES),
+            cdw12: write_bits(flags),
+            iova: Iova(0),
+            unit_bytes: 0,
+            slba: slba.0,
+            split: Split { nlb: blocks, max: MAX_ZERO_BLOCKS },
+            retry: Retry::Allowed,
+        })
     }
 
     /// Dataset management: tells the device about up to 256 ranges, such as that they are not
@@ -255,6 +292,19 @@ impl Namespace {
             Ok((request, buf)) => CommandFuture(Some(Io::start(self.hub, request, Some(buf)))),
             Err(error) => self.refuse(error),
         }
+    }
+
+    /// Like [`Namespace::dsm`], but does not wait for room.
+    ///
+    /// # Errors
+    /// As for [`Namespace::try_flush`].
+    pub fn try_dsm(
+        &'static self,
+        ranges: &[DsmRange],
+        attributes: DsmAttributes,
+    ) -> Result<CommandFuture, IoError> {
+        let (request, buf) = self.dsm_request(ranges, attributes)?;
+        self.try_command(request, Some(buf))
     }
 
     /// Deallocates `nlb` blocks from `slba`.
@@ -357,6 +407,15 @@ impl Namespace {
 
     fn command(&'static self, request: Request) -> CommandFuture {
         CommandFuture(Some(Io::start(self.hub, request, None)))
+    }
+
+    fn try_command(
+        &'static self,
+        request: Request,
+        buf: Option<DmaBuf>,
+    ) -> Result<CommandFuture, IoError> {
+        let started = Io::try_now(self.hub, request, buf);
+        started.map(|io| CommandFuture(Some(io))).map_err(|failed| failed.error)
     }
 
     #[cold]

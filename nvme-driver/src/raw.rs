@@ -72,8 +72,8 @@ struct Place {
 /// An I/O queue for one user, and its buffers. Tokens are the caller's numbers.
 ///
 /// Dropped, it gives its buffers back to the arena, but for those that the device may still write,
-/// which are quarantined. A queue that was idle returns to the common use at once, another one after
-/// its next reset.
+/// which are quarantined. A queue that was idle returns to the common use at once, another one
+/// after its next reset.
 pub struct RawQueue {
     qp: &'static QueuePair,
     hub: &'static Hub,

@@ -6,8 +6,8 @@
 //! are told here, before any bit of the value is believed.
 //!
 //! How long the loop may stand still for it: a look at CSTS while ready, [`LOOK_NS`] at most; each
-//! access of a bring-up, reset or shutdown as long as the backend allows, since a device that does
-//! not answer then is given up.
+//! access of a bring-up, reset or shutdown as long as the backend allows; three of these in a row
+//! that are not answered mean that the device is gone.
 
 use core::cell::Cell;
 
@@ -41,7 +41,8 @@ pub trait ControlRegs {
     /// # Errors
     /// [`RegsError`] if the backend cannot.
     fn read32(&self, offset: u32) -> Result<u32, RegsError>;
-    /// Reads 32 bits while I/O goes on: a backend that can make one wait gives up after [`LOOK_NS`].
+    /// Reads 32 bits while I/O goes on: a backend that can make one wait gives up after
+    /// [`LOOK_NS`].
     ///
     /// # Errors
     /// [`RegsError`] if the backend cannot; [`RegsError::TimedOut`] does no harm.
@@ -95,17 +96,23 @@ fn from_mailbox(error: MailboxError, offset: u32) -> RegsError {
     }
 }
 
+/// Accesses in a row that the backend may leave unanswered, each as long as it allows; with as many
+/// the device counts as gone.
+const MAX_MISSED: u8 = 3;
+
 /// Registers that stay gone once they were: no access is tried after that.
 pub(crate) struct Regs {
     inner: &'static dyn ControlRegs,
     gone: Cell<bool>,
+    /// Accesses in a row that were not answered.
+    missed: Cell<u8>,
     /// CAP and VS as first seen; they never change while the device is the same.
     seen: Cell<Option<(u64, u32)>>,
 }
 
 impl Regs {
     pub(crate) const fn new(inner: &'static dyn ControlRegs) -> Self {
-        Self { inner, gone: Cell::new(false), seen: Cell::new(None) }
+        Self { inner, gone: Cell::new(false), missed: Cell::new(0), seen: Cell::new(None) }
     }
 
     fn alive(&self) -> Result<(), RegsError> {
@@ -118,8 +125,16 @@ impl Regs {
     }
 
     fn note<T>(&self, result: Result<T, RegsError>) -> Result<T, RegsError> {
-        if matches!(result, Err(RegsError::Gone)) {
-            self.gone.set(true);
+        match result {
+            Ok(_) => self.missed.set(0),
+            Err(RegsError::Gone) => return Err(self.lose()),
+            Err(RegsError::TimedOut) => {
+                self.missed.set(self.missed.get() + 1);
+                if self.missed.get() >= MAX_MISSED {
+                    return Err(self.lose());
+                }
+            }
+            Err(RegsError::Refused(_)) => {}
         }
         result
     }
@@ -133,7 +148,11 @@ impl Regs {
     /// Reads a 32-bit register without keeping the loop waiting: it may time out and try later.
     pub(crate) fn look<R: Readable + Register<Raw = u32>>(&self) -> Result<R, RegsError> {
         self.alive()?;
-        self.believe(self.inner.look32(R::OFFSET))
+        match self.inner.look32(R::OFFSET) {
+            // It did not wait long enough to count.
+            Err(RegsError::TimedOut) => Err(RegsError::TimedOut),
+            raw => self.believe(raw),
+        }
     }
 
     fn believe<R: Register<Raw = u32>>(&self, raw: Result<u32, RegsError>) -> Result<R, RegsError> {
@@ -151,6 +170,19 @@ impl Regs {
     ) -> Result<(), RegsError> {
         self.alive()?;
         self.note(self.inner.write32(R::OFFSET, value.into_raw()))
+    }
+
+    /// As [`Self::write`], again until it is answered, or not three times in a row.
+    pub(crate) fn insist<R: Writable + Register<Raw = u32> + Copy>(
+        &self,
+        value: R,
+    ) -> Result<(), RegsError> {
+        loop {
+            match self.write(value) {
+                Err(RegsError::TimedOut) => {}
+                result => return result,
+            }
+        }
     }
 
     /// Writes a 64-bit register.

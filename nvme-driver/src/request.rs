@@ -28,7 +28,7 @@ pub(crate) struct Request {
     pub iova: Iova,
     /// Bytes of one block, or of all the data where the request is not in blocks; 0: no data.
     pub unit_bytes: u32,
-    /// Dword 12, for blocks without NLB.
+    /// Dword 12, for blocks without NLB. Of a single command all of it.
     pub cdw12: u32,
     /// Blocks, and how they are cut; `nlb` 0 marks a single command that is not in blocks.
     pub split: Split,
@@ -67,6 +67,12 @@ impl Request {
         Nsid((self.head >> 32) as u32)
     }
 
+    /// A single command with this in dword 12: the offset into a log page.
+    pub(crate) const fn at_offset(mut self, cdw12: u32) -> Self {
+        self.cdw12 = cdw12;
+        self
+    }
+
     /// Number of commands.
     #[inline(always)]
     pub(crate) const fn parts(&self) -> u32 {
@@ -78,7 +84,8 @@ impl Request {
     #[inline(always)]
     pub(crate) const fn command(&self, i: u32) -> Command {
         if self.split.nlb == 0 {
-            return Command { iova: self.iova, len: self.unit_bytes, tail: [self.slba, 0] };
+            let tail = [self.slba, self.cdw12 as u64];
+            return Command { iova: self.iova, len: self.unit_bytes, tail };
         }
         let part = self.split.part(i);
         let unit = self.unit_bytes as u64;

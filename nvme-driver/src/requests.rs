@@ -264,7 +264,7 @@ impl Requests {
     #[inline(never)]
     fn post_more(&self, index: u16, op: &Op, all: bool) {
         let request = op.request.get();
-        while op.wants_more() {
+        while op.wants_more() && (self.qp.has_room() || op.outstanding.get() == 0) {
             let part = op.next_part.get();
             match self.post(&request, index, part) {
                 Ok(()) => {
@@ -292,7 +292,8 @@ impl Requests {
         // Invariant 1: it was at least one.
         op.outstanding.set(op.outstanding.get().wrapping_sub(1));
         if op.wants_more() {
-            self.post_more(index, op, false);
+            // As deep as there is room for, unless somebody waits for it.
+            self.post_more(index, op, self.waiters.is_empty());
         }
         if op.outstanding.get() == 0 {
             self.finish(index, op);
@@ -401,6 +402,7 @@ impl Requests {
 
     #[cold]
     fn repost_due(&self, now: Instant) {
+        let longest = self.policy.get().delays.iter().map(|delay| delay.get()).max().unwrap_or(0);
         self.qp.each_held(|slot, held| {
             let (index, part, tries) = untoken(held);
             let Some(op) = self.op(index) else { return };
@@ -409,8 +411,10 @@ impl Requests {
                 self.command_over(index, op);
                 return;
             }
-            let due = self.due.get(usize::from(slot));
-            if due.is_none_or(|due| now < due.get()) {
+            let Some(due) = self.due.get(usize::from(slot)) else { return };
+            // More than the longest delay ahead is not ahead: the clock went back.
+            let ahead = due.get().ticks().wrapping_sub(now.ticks());
+            if (1..=longest).contains(&ahead) {
                 return;
             }
             let request = op.request.get();
@@ -456,7 +460,10 @@ impl Requests {
             // Somebody ended it on purpose, or the answer is the result.
             StatusCode::ABORT_REQUESTED
             | StatusCode::ABORTED_SQ_DELETION
-            | StatusCode::COMPARE_FAILURE => 0,
+            | StatusCode::COMPARE_FAILURE
+            // The log above stops at these; silently going on is what it must not see.
+            | StatusCode::WRITE_FAULT
+            | StatusCode::CAPACITY_EXCEEDED => 0,
             StatusCode::DATA_TRANSFER_ERROR => policy.retries.min(1),
             _ => policy.retries,
         };

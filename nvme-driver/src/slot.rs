@@ -1,7 +1,7 @@
 //! A command slot: what its next completion must say, who gets the answer, and how old it is.
 //!
 //! Used by [`crate::queue`] alone. A slot knows nothing of buffers or futures; its token leads to
-//! them. The machine is a pure table ([`transition`]); the hot path takes its two common edges
+//! them. The machine is a pure table (`transition`); the hot path takes its two common edges
 //! (post, complete) by writing the slot's word, and a test holds both to the same answers.
 //!
 //! ```text

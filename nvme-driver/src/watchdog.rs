@@ -20,11 +20,17 @@ use crate::regs::RegsError;
 use crate::requests::INTERNAL;
 use crate::stats::{ControllerStats, Count};
 
+/// How long looks at CSTS may go unanswered: three times what a stopped register server is survived
+/// for. A look waits 1 ms, so that a count of them would say nothing.
+const SILENT_NS: u64 = 30_000_000_000;
+
 #[derive(Debug)]
 pub(crate) struct Watch {
     next_epoch: Cell<u64>,
     next_admin_epoch: Cell<u64>,
     next_health: Cell<u64>,
+    /// When looks at CSTS that nobody answered mean that the device is gone.
+    silent_end: Cell<u64>,
     window_end: Cell<u64>,
     ignored_before: Cell<u64>,
     aborts_out: Cell<u32>,
@@ -56,6 +62,7 @@ impl Watch {
             next_epoch: Cell::new(0),
             next_admin_epoch: Cell::new(0),
             next_health: Cell::new(0),
+            silent_end: Cell::new(0),
             window_end: Cell::new(0),
             ignored_before: Cell::new(0),
             aborts_out: Cell::new(0),
@@ -116,13 +123,14 @@ impl Controller {
         watch.ignored_before.set(self.all_ignored());
         watch.window_end.set(now);
         watch.next_health.set(now);
-        watch.next_epoch.set(now + self.epoch(self.config.deadline_ns));
+        watch.silent_end.set(self.time_in(SILENT_NS));
+        watch.next_epoch.set(now.saturating_add(self.epoch(self.config.deadline_ns)));
         self.restart_admin_watch();
     }
 
     /// Starts the admin queue's periods, before the first command of a bring-up.
     pub(crate) fn restart_admin_watch(&self) {
-        let next = self.time() + self.epoch(self.config.admin_deadline_ns);
+        let next = self.time().saturating_add(self.epoch(self.config.admin_deadline_ns));
         self.watch.next_admin_epoch.set(next);
     }
 
@@ -158,13 +166,14 @@ impl Controller {
         if now < self.watch.next_health.get() {
             return None;
         }
-        self.watch.next_health.set(now + self.ticks(self.config.health_ns));
+        self.watch.next_health.set(self.time_in(self.config.health_ns));
         let csts: Csts = match self.regs.look() {
             Ok(csts) => csts,
-            // A backend that is slow to answer once is not a lost device; the deadlines decide.
-            Err(RegsError::TimedOut) => return None,
+            // A backend that is slow to answer is not a lost device, for a while.
+            Err(RegsError::TimedOut) if now < self.watch.silent_end.get() => return None,
             Err(error) => return Some(Finding::Gone(error)),
         };
+        self.watch.silent_end.set(self.time_in(SILENT_NS));
         if csts.cfs() {
             return Some(Finding::Reset(ResetReason::FatalStatus));
         }
@@ -185,7 +194,7 @@ impl Controller {
         let ignored = self.all_ignored();
         let rogue = ignored - watch.ignored_before.get() >= u64::from(self.config.rogue_threshold);
         if rogue || self.time() >= watch.window_end.get() {
-            watch.window_end.set(self.time() + self.ticks(WINDOW_NS));
+            watch.window_end.set(self.time_in(WINDOW_NS));
             watch.ignored_before.set(ignored);
         }
         rogue
@@ -211,8 +220,8 @@ impl Controller {
             return Finding::Well;
         }
         let epoch = self.epoch(self.config.deadline_ns);
-        self.watch.next_epoch.set(self.time() + epoch);
-        let grace = self.ticks(self.config.abort_grace_ns) / epoch;
+        self.watch.next_epoch.set(self.time().saturating_add(epoch));
+        let grace = self.ticks(self.config.abort_grace_ns).div_ceil(epoch);
         let grace = u8::try_from(grace).unwrap_or(u8::MAX).clamp(1, u8::MAX / 2);
         let mut finding = Finding::Well;
         for (index, queue) in (0_u16..).zip(self.hub.live()) {

@@ -7,7 +7,7 @@ use nvme_spec::{IdentifyController, IdentifyNamespace, Nsid, NsidList, Status};
 use zerocopy::FromBytes;
 
 use super::{Ask, Outcome};
-use crate::bringup;
+use crate::bringup::{self, MAX_EVENT_REQUESTS};
 use crate::controller::Controller;
 use crate::error::ControllerError;
 use crate::hub::Offers;
@@ -51,7 +51,7 @@ impl Controller {
             commands: id.nvm_commands(),
             write_cache: id.write_cache().bits() & 1 != 0,
         });
-        let asked = u32::from(self.config.async_events);
+        let asked = u32::from(self.config.async_events.min(MAX_EVENT_REQUESTS));
         self.events.set_limit(asked.min(id.async_event_limit()));
         self.watch.set_abort_limit(id.abort_limit());
         let rtd3e = id.rtd3e_us.get();

@@ -28,6 +28,7 @@ impl Controller {
         }
         self.hub.live.set(count);
         self.life.attempts.set(0);
+        self.life.hiccups.set(0);
         self.life.error.set(None);
         self.life.was_ready.set(true);
         self.hub.gate.set(Gate::Open);
@@ -78,6 +79,7 @@ impl Controller {
             match self.watch() {
                 Finding::Well | Finding::StuckQueue(_) if !self.is_over() => {}
                 Finding::Gone(error) => self.die(error.into()),
+                Finding::Reset(reason) => self.begin_reset(reason),
                 _ => self.begin_reset(ResetReason::QueueReset),
             }
             return;

@@ -7,9 +7,10 @@ use nvme_spec::registers::{Crto, Csts, Shn, Shst};
 use super::{Ask, Phase};
 use crate::bringup;
 use crate::controller::Controller;
-use crate::error::{ResetReason, Step};
+use crate::error::{ControllerError, ResetReason, Step};
 use crate::hub::Gate;
 use crate::queue::Mode;
+use crate::quirks::Quirks;
 use crate::regs::RegsError;
 use crate::watchdog::Finding;
 
@@ -56,7 +57,7 @@ impl Controller {
         // NVMe Base 2.0, section 3.6.1: nothing new once SHN is set.
         self.close_io();
         let cc = self.plan.cc.with_en(true).with_shn(Shn::Normal);
-        match self.regs.write(cc) {
+        match self.regs.insist(cc) {
             Ok(()) => {
                 let limit = self.life.shutdown_limit_ns.get();
                 self.enter_for(Phase::ShutdownWait, limit);
@@ -67,16 +68,28 @@ impl Controller {
 
     pub(super) fn shutdown_wait(&'static self) {
         match self.regs.read::<Csts>() {
-            Ok(csts) if csts.shst() == Shst::Complete || csts.cfs() => self.begin_final_disable(),
+            Ok(csts) if csts.shst() == Shst::Complete => self.begin_final_disable(),
+            Ok(csts) if csts.cfs() => {
+                self.unconfirmed(ControllerError::FatalStatus(Step::Shutdown))
+            }
             Ok(_) | Err(RegsError::TimedOut) if !self.is_over() => {}
-            Ok(_) | Err(RegsError::TimedOut) => self.begin_final_disable(),
+            Ok(_) | Err(RegsError::TimedOut) if self.quirks.contains(Quirks::NO_SHST) => {
+                self.begin_final_disable();
+            }
+            Ok(_) | Err(RegsError::TimedOut) => self.unconfirmed(self.timed_out(Step::Shutdown)),
             Err(error) => self.die(error.into()),
         }
     }
 
+    /// What the controller has in its cache may be lost: goes on, but tells.
+    fn unconfirmed(&'static self, error: ControllerError) {
+        self.life.error.set(Some(error));
+        self.begin_final_disable();
+    }
+
     fn begin_final_disable(&'static self) {
         self.close_all();
-        if let Err(error) = self.regs.write(self.plan.cc) {
+        if let Err(error) = self.regs.insist(self.plan.cc) {
             self.die(error.into());
             return;
         }
@@ -89,15 +102,14 @@ impl Controller {
     }
 
     pub(super) fn final_disable(&'static self) {
-        match self.regs.read::<Csts>() {
-            Ok(csts) if !csts.rdy() => match self.regs.identity() {
-                Ok(_) => {
-                    self.fence_all(Mode::Fenced(ResetReason::Requested));
-                    self.finish_shutdown();
-                }
-                // Not RDY = 0, but a device that is not there: it confirmed nothing.
-                Err(error) => self.die(error.into()),
-            },
+        // All zeros are a device that is not there, and confirm nothing.
+        let known =
+            |csts: Csts| if csts.rdy() { Ok(csts) } else { self.regs.identity().map(|_| csts) };
+        match self.regs.read::<Csts>().and_then(known) {
+            Ok(csts) if !csts.rdy() => {
+                self.fence_all(Mode::Fenced(ResetReason::Requested));
+                self.finish_shutdown();
+            }
             Ok(_) | Err(RegsError::TimedOut) if !self.is_over() => {}
             Ok(_) => self.die(self.timed_out(Step::Disable)),
             Err(error) => self.die(error.into()),
