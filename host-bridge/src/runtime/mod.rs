@@ -22,7 +22,7 @@
 //! host threads and does nothing on a partition's core after it has started one.
 //!
 //! **Isolation.** A partition is a thread here. Nothing of the interface depends on it: the entry
-//! is a plain named function, its arguments are bytes, [`PartitionParts`] and [`DeviceIngredients`]
+//! is a plain named function, its arguments are bytes, `PartitionParts` and [`DeviceIngredients`]
 //! are plain values over memory files, and exits, states and events come through shared memory. A
 //! partition that is a process of its own gets the same things through inherited descriptors; what
 //! changes then is `launch` alone.

@@ -56,6 +56,16 @@ impl PartitionReport {
                 names.join(", ")
             ));
         }
+        Ok(())
+    }
+
+    /// Whether the partition never waited for a page from a disk, from its entry's begin to its end.
+    /// Apart from [`PartitionReport::check_silence`]: that promise is the program's own, this one the
+    /// machine's too, which may be short of memory.
+    ///
+    /// # Errors
+    /// One line with the number of times.
+    pub fn check_resident(&self) -> Result<(), String> {
         if let ThreadUsage { major_faults: faults @ 1.., .. } = self.usage {
             return Err(format!(
                 "partition {} waited {faults} times for a page from a disk: memory is short, or \
@@ -95,7 +105,9 @@ mod tests {
         let line = PartitionReport { syscalls, ..report() }.check_silence().unwrap_err();
         assert!(line.ends_with("first write (1), system call (9999)"), "{line}");
         let usage = ThreadUsage { major_faults: 2, minor_faults: 9, ..ThreadUsage::default() };
-        let line = PartitionReport { usage, ..report() }.check_silence().unwrap_err();
+        let report = PartitionReport { usage, ..report() };
+        assert_eq!(report.check_silence(), Ok(()));
+        let line = report.check_resident().unwrap_err();
         assert!(line.starts_with("partition p waited 2 times for a page from a disk"), "{line}");
     }
 }

@@ -109,7 +109,9 @@ pub(crate) fn check_silence(
              notifications, Linux 5.8 or later, allowed in this container)",
         ));
     }
-    report.check_silence().map_err(|line| Failure { exit: Exit::Threshold, line })
+    let resident = if machine.check_silence { report.check_resident() } else { Ok(()) };
+    let checked = report.check_silence().and(resident);
+    checked.map_err(|line| Failure { exit: Exit::Threshold, line })
 }
 
 /// Prints the report; an outcome that was no success is told after it.
