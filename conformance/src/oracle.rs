@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use core_runtime::mem::DmaBuf;
+use hybrid_conventions::testing;
 use nvme_driver::{CommandFuture, IoFuture, Lba, Namespace, WriteFlags};
 
 use crate::backend::Backend;
@@ -23,24 +24,16 @@ use crate::rng::Rng;
 /// If `HYBRID_SOAK_OPS` is not a number.
 #[must_use]
 pub fn operations(default: u64) -> u64 {
-    if let Ok(count) = std::env::var("HYBRID_SOAK_OPS") {
-        return count.parse().expect("HYBRID_SOAK_OPS is a number");
-    }
-    match std::env::var("HYBRID_SOAK").as_deref() {
-        Ok("1") => 10_000_000,
-        _ => default,
-    }
+    testing::ops(default, 10_000_000)
 }
 
-/// The seed: `HYBRID_SEED`, or one that is as good as any.
+/// The seed: `HYBRID_SEED`, or one that is as good as any. Printed, so that a run can be repeated.
 ///
 /// # Panics
 /// If `HYBRID_SEED` is not a number.
 #[must_use]
 pub fn seed() -> u64 {
-    let seed = std::env::var("HYBRID_SEED").map_or(0x5EED_2026, |s| s.parse().expect("a number"));
-    println!("seed {seed} (HYBRID_SEED)");
-    seed
+    testing::seed(0x5EED_2026)
 }
 
 /// Dropped writes that are waited for together: few enough that most blocks stay usable.

@@ -79,19 +79,22 @@ fn choose_ops(soak: bool, wish: Option<&str>, ordinary: u64, soak_default: u64) 
     }
 }
 
-/// The seed of a random test: `ordinary` in CI, that of the round in a soak.
+/// The seed of a random test: `ordinary` in CI, that of the round in a soak. Printed, so that a run
+/// can be repeated.
 ///
 /// # Panics
 /// If [`SEED`] is set to something that is not a number.
 #[must_use]
 pub fn seed(ordinary: u64) -> u64 {
-    match std::env::var(SEED) {
+    let seed = match std::env::var(SEED) {
         Err(_) => ordinary,
         Ok(text) => match text.parse() {
             Ok(seed) => seed,
             Err(_) => panic!("{SEED} is {text:?}, which is not a number"),
         },
-    }
+    };
+    std::eprintln!("seed {seed} ({SEED})");
+    seed
 }
 
 #[cfg(test)]

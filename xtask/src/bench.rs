@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: every benchmark, one after the other, output as it comes.
 //!
-//! They are the binaries of one package, and the `[[bench]]` targets of the package on which nothing
-//! may depend.
+//! They are the binaries of one package, and the `[[bench]]` targets of the package on which
+//! nothing may depend.
 
 use anyhow::{Context as _, Result, bail};
 use hybrid_conventions::Exit;

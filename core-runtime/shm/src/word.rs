@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 macro_rules! word {
     ($name:ident, $atomic:ty, $int:ty, $bits:literal) => {
-        #[doc = concat!("An aligned ", $bits, "-bit word; its bounds were checked when it was made.")]
+        #[doc = concat!("An aligned ", $bits, "-bit word, whose bounds were checked before.")]
         #[derive(Clone, Copy, Debug)]
         pub struct $name<'m>(&'m $atomic);
 

@@ -59,9 +59,9 @@ impl PartitionReport {
         Ok(())
     }
 
-    /// Whether the partition never waited for a page from a disk, from its entry's begin to its end.
-    /// Apart from [`PartitionReport::check_silence`]: that promise is the program's own, this one the
-    /// machine's too, which may be short of memory.
+    /// Whether the partition never waited for a page from a disk, from its entry's begin to its
+    /// end. Apart from [`PartitionReport::check_silence`]: that promise is the program's own, this
+    /// one the machine's too, which may be short of memory.
     ///
     /// # Errors
     /// One line with the number of times.

@@ -1,7 +1,7 @@
 //! The host's steps of starting a partition, in order, each undone if a later one fails.
 //!
 //! ```text
-//!  prepare   lay out the host's region, attach the device     undo: stop the device, end its memory
+//!  prepare   lay out the host's region, attach the device     undo: stop the device, end memory
 //!  launch    thread: pin, assemble; wait for its word          undo: let it end
 //!  open      the host's ends of regions and rings              undo: let it end
 //!  go        the system-call listener, then the entry runs

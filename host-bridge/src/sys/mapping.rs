@@ -1,9 +1,9 @@
 //! Mappings: memory files and private memory in our address space.
 //!
-//! Called by [`crate::memory`]. A [`Mapped`] hands out `'static` views. Until the first one, dropping
-//! it unmaps; after that only [`Mapped::unmap`] does, whose caller promises that nothing looks any
-//! more. All memory is populated when it is handed out, or it is an error: no page of it is found
-//! missing later, by a SIGBUS.
+//! Called by [`crate::memory`]. A [`Mapped`] hands out `'static` views. Until the first one,
+//! dropping it unmaps; after that only [`Mapped::unmap`] does, whose caller promises that nothing
+//! looks any more. All memory is populated when it is handed out, or it is an error: no page of it
+//! is found missing later, by a SIGBUS.
 //!
 //! Invariants, named in the SAFETY lines:
 //! 1. `base .. base + len` is one mapping (or several neighbours) that this value alone owns; it

@@ -47,8 +47,8 @@ pub const NAMED_CALLS: usize = 8;
 /// Why the check cannot be made on this machine.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "system calls cannot be checked here: {step} failed: {source}; it takes linux 5.8 and a sandbox \
-     that lets seccomp through; or run without the check"
+    "system calls cannot be checked here: {step} failed: {source}; it takes linux 5.8 and a \
+     sandbox that lets seccomp through; or run without the check"
 )]
 pub struct GuardUnavailable {
     step: &'static str,

@@ -158,24 +158,24 @@ fn quantiles(metrics: &MetricsReader, depth: u16) -> Option<[u64; 5]> {
     Some([at(500_000), at(990_000), at(999_000), seen.max(), seen.count()])
 }
 
+/// Columns of the closed loops.
+const LOOP_TITLES: [&str; 11] = [
+    "path",
+    "depth",
+    "M reads/s",
+    "ticks/read",
+    "reads/pass",
+    "driver empty %",
+    "model idle %",
+    "reads/step",
+    "full",
+    "windows",
+    "dropped",
+];
+
 /// The closed loops; returns the best rate in millions a second.
 fn loops(measured: &Measured, name: &'static str, report: &mut Report) -> Option<f64> {
-    let mut sheet = Sheet::new(
-        name,
-        &[
-            "path",
-            "depth",
-            "M reads/s",
-            "ticks/read",
-            "reads/pass",
-            "driver empty %",
-            "model idle %",
-            "reads/step",
-            "full",
-            "windows",
-            "dropped",
-        ],
-    );
+    let mut sheet = Sheet::new(name, &LOOP_TITLES);
     // A step that finds nothing, in ticks, when the model's thread had its core to itself.
     let idle = measured.samples.iter().filter(|s| s.kind == IDLE && s.model_empty != 0);
     let empty_step = idle.map(|s| s.ticks as f64 / s.model_empty as f64).reduce(f64::min);

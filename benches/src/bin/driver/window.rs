@@ -1,8 +1,8 @@
 //! Windows of a closed loop: counted if neither core was taken away.
 //!
 //! The loop stamps each pass that reaped something. Between two of them at most a few microseconds
-//! pass, unless the kernel or the hypervisor took a core away from one of the two sides: a gap above
-//! [`GAP_NS`] spoils its window. The rule does not know which side it was, and a device that
+//! pass, unless the kernel or the hypervisor took a core away from one of the two sides: a gap
+//! above [`GAP_NS`] spoils its window. The rule does not know which side it was, and a device that
 //! stalls for so long would be dropped too; the count of dropped windows and the longest gap are
 //! printed for that reason.
 
