@@ -70,6 +70,7 @@ pub(super) fn is_at_the_edge(path: &str) -> bool {
         || starts_with_any(path, TEST_SUPPORT)
         || path.contains("/src/bin/")
         || path.contains("/examples/")
+        || path.contains("/benches/")
         || path.ends_with("src/main.rs")
         || path.ends_with("build.rs")
 }

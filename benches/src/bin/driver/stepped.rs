@@ -1,8 +1,8 @@
 //! The pure cost of the software: driver and model in turn on one core, nothing shared with
 //! another.
 //!
-//! A batch is submitted and rung, the model is stepped until it has posted all completions, and the
-//! batch is reaped. Only submit, ring and reap are timed; what reading the counter costs is
+//! A batch is submitted and rung, the model is stepped until it has posted all completions, and
+//! the batch is reaped. Only submit, ring and reap are timed; what reading the counter costs is
 //! measured and taken off. The median batch of each repetition counts, so that a core that was
 //! taken away matters only if it happens to half of all batches.
 

@@ -2,8 +2,8 @@
 //! memory, histograms, checksums.
 //!
 //! Both sides of a comparison run in turn in the same repetition. A peer of a part is what our
-//! users would take instead; the peers here live in one process and trust their other end, ours lie
-//! in shared memory and trust nobody.
+//! users would take instead; the peers here live in one process and trust their other end, ours
+//! lie in shared memory and trust nobody.
 
 #![forbid(unsafe_code)]
 
