@@ -86,10 +86,12 @@ impl<'a> DeviceSpec<'a> {
         }
     }
 
-    /// Whether writing to it can harm anyone's data; such a device needs `--allow-writes`.
+    /// Whether writing to it can harm a drive's data; such a device needs `--allow-writes`. What is
+    /// behind the model and behind a vfio-user server is somebody's choice for this very purpose;
+    /// what it carries is still looked at first.
     #[must_use]
     pub const fn needs_allow_writes(&self) -> bool {
-        !matches!(self, Self::Model { .. })
+        !matches!(self, Self::Model { .. } | Self::VfioUser { .. })
     }
 }
 
@@ -131,7 +133,8 @@ mod tests {
             ("uring-cmd:/dev/ng0n1", DeviceSpec::UringCmd { node: "/dev/ng0n1" }),
         ] {
             assert_eq!(DeviceSpec::parse(text), Ok(spec), "{text:?}");
-            assert_eq!(spec.needs_allow_writes(), !text.starts_with("model"));
+            let software = text.starts_with("model") || text.starts_with("vfio-user");
+            assert_eq!(spec.needs_allow_writes(), !software, "{text:?}");
         }
     }
 

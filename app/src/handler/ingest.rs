@@ -56,6 +56,8 @@ pub struct IngestJob<'a> {
     pub overwrite: bool,
     /// Writes in flight, at most [`WINDOW_MAX`].
     pub window: usize,
+    /// Bytes of the feed, where that is known before; else 0.
+    pub feed_bytes: u64,
 }
 
 /// Writes the feed and returns the superblock that describes it.
@@ -70,6 +72,7 @@ pub async fn ingest<S: Source>(
     progress: &Progress,
 ) -> Result<Superblock, HandlerError> {
     let shape = store.shape()?;
+    store.check_room(shape, job.feed_bytes)?;
     let epoch = store.next_epoch(job.overwrite).await?;
     let mut superblock = Superblock::new(epoch, job.name, 0, shape);
     superblock.created_unix_ns = job.created_unix_ns;

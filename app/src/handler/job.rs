@@ -117,6 +117,7 @@ async fn run_ingest<S: Source>(
         created_unix_ns: job.created_unix_ns,
         overwrite: job.has(JOB_OVERWRITE),
         window: job.queue_depth as usize,
+        feed_bytes: job.feed_bytes,
     };
     let spawner = desk.partition.spawner();
     let outcome = ingest(store, source, ingest_job, spawner, desk.progress).await;

@@ -42,6 +42,20 @@ impl Store {
         Shape::new(super::CHUNK_BYTES, self.namespace.lba_bytes()).map_err(HandlerError::Misfit)
     }
 
+    /// Refuses a namespace too small for a feed of `feed_bytes`, before anything is written.
+    ///
+    /// # Errors
+    /// [`HandlerError::TooSmall`].
+    pub fn check_room(&self, shape: Shape, feed_bytes: u64) -> Result<(), HandlerError> {
+        let chunks = shape.chunks_for(feed_bytes).saturating_mul(shape.chunk_bytes.into());
+        let need_bytes = shape.data_offset.saturating_add(chunks);
+        let have_bytes = self.namespace_bytes();
+        if need_bytes > have_bytes {
+            return Err(HandlerError::TooSmall { need_bytes, have_bytes });
+        }
+        Ok(())
+    }
+
     /// A buffer of `bytes`.
     ///
     /// # Errors

@@ -81,9 +81,11 @@ pub struct FeedJob {
     pub feed_name: Name<64>,
     /// Symbols whose books are kept.
     pub symbols: [[u8; 8]; JOB_SYMBOLS_MAX],
+    /// Bytes of the feed to be ingested, where that is known before; else 0.
+    pub feed_bytes: u64,
 }
 
-const _: () = assert!(size_of::<FeedJob>() == 624 && align_of::<FeedJob>() == 8);
+const _: () = assert!(size_of::<FeedJob>() == 632 && align_of::<FeedJob>() == 8);
 const _: () = assert!(offset_of!(FeedJob, queue_depth) == 24);
 const _: () = assert!(offset_of!(FeedJob, feed_name) == 48 && offset_of!(FeedJob, symbols) == 112);
 
@@ -104,6 +106,7 @@ impl FeedJob {
             reserved: 0,
             feed_name: Name::EMPTY,
             symbols: [[b' '; 8]; JOB_SYMBOLS_MAX],
+            feed_bytes: 0,
         }
     }
 

@@ -4,22 +4,25 @@
 //! DMA memory, makes it reachable for the device, and returns [`DeviceIngredients`]: everything the
 //! partition needs to make its driver's parts on its own core, as values that may cross threads
 //! (and, later, an `execve`). What must stay on the host's side while the partition runs is the
-//! *keeper*: the model's thread now, a vfio-user socket's thread later.
+//! *keeper*: the model's thread now, a vfio-user socket's thread later. [`from_spec`] makes a
+//! backend of what `--device` names.
 //!
 //! | `--device` | registers | doorbells | state here |
 //! |---|---|---|---|
 //! | `model[:IMAGE]` | mailbox | shared memory | [`model::ModelBackend`] |
 //! | a PCI address, `vfio-user:`, `uring:`, `uring-cmd:` | | | refused by name |
 
+pub mod factory;
 pub mod ingredients;
 pub mod model;
 
 use core_runtime::mem::IovaError;
-use hybrid_conventions::{CpuSet, DeviceSpec, Exit};
+use hybrid_conventions::{CpuSet, Exit};
 use hybrid_shm::OutOfBounds;
 
 use crate::memory::{MemoryError, MemorySource, SharedMemory};
 
+pub use factory::{DeviceOptions, ModelOptions, from_spec};
 pub use ingredients::DeviceIngredients;
 pub use model::ModelBackend;
 
@@ -134,43 +137,13 @@ impl BackendError {
     }
 }
 
-/// Refuses, by name, every device that this version has no backend for; the model passes.
-///
-/// # Errors
-/// [`BackendError::NotBuiltIn`] says what it would take.
-pub fn check_built_in(device: &DeviceSpec<'_>) -> Result<(), BackendError> {
-    let needs = match device {
-        DeviceSpec::Model { .. } => return Ok(()),
-        DeviceSpec::Pci(_) => "the vfio backend (a function bound to vfio-pci, an iommu)",
-        DeviceSpec::VfioUser { .. } => "the vfio-user client",
-        DeviceSpec::Uring { .. } => "the io_uring block backend",
-        DeviceSpec::UringCmd { .. } => "the io_uring nvme passthrough backend",
-    };
-    Err(BackendError::NotBuiltIn { device: device.to_string(), needs })
-}
+/// A backend whose type is known to nobody.
+impl Backend for Box<dyn Backend> {
+    fn describe(&self) -> String {
+        (**self).describe()
+    }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn devices_without_a_backend_are_refused_by_name_with_what_they_need() {
-        for (device, needs) in [
-            ("0000:03:00.0", "vfio-pci"),
-            ("vfio-user:/run/cntrl", "vfio-user client"),
-            ("uring:/dev/nvme0n1", "io_uring block"),
-            ("uring-cmd:/dev/ng0n1", "passthrough"),
-        ] {
-            let spec = DeviceSpec::parse(device).expect("the grammar knows it");
-            let error = check_built_in(&spec).expect_err("not built in");
-            let line = error.to_string();
-            assert!(line.starts_with(&format!("device {device}: ")), "{line}");
-            assert!(line.contains(needs), "{line}");
-            assert_eq!(error.exit(), Exit::Missing);
-        }
-        for device in ["model", "model:/tmp/image"] {
-            let spec = DeviceSpec::parse(device).expect("the grammar knows it");
-            assert!(check_built_in(&spec).is_ok());
-        }
+    fn attach(self: Box<Self>, seat: &DeviceSeat<'_>) -> Result<Attached, BackendError> {
+        (*self).attach(seat)
     }
 }

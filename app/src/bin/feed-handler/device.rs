@@ -1,11 +1,9 @@
 //! From `--device` and the model's options to a backend.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use host_bridge::backend::check_built_in;
-use host_bridge::backend::model::{
-    Backing, LatencyModel, ModelBackend, ModelConfig, NamespaceConfig,
-};
+use host_bridge::backend::model::{LatencyModel, ModelConfig, NamespaceConfig};
+use host_bridge::backend::{Backend, DeviceOptions, ModelOptions, from_spec};
 use hybrid_conventions::DeviceSpec;
 
 use feed_handler::handler::CHUNK_BYTES;
@@ -29,37 +27,55 @@ pub(crate) enum Need {
 }
 
 /// The backend that `--device` names.
-pub(crate) fn backend(machine: &MachineArgs, need: Need) -> Result<ModelBackend, Failure> {
-    let spec = DeviceSpec::parse(&machine.device).map_err(Failure::error)?;
-    check_built_in(&spec)
+pub(crate) fn backend(machine: &MachineArgs, need: Need) -> Result<Box<dyn Backend>, Failure> {
+    let device = DeviceSpec::parse(&machine.device).map_err(Failure::error)?;
+    let mut options = DeviceOptions::default();
+    if let DeviceSpec::Model { image } = device {
+        options.model = model(machine, image, need)?;
+    }
+    let backend = from_spec(&device, options)
         .map_err(|error| Failure { exit: error.exit(), line: error.to_string() })?;
-    let DeviceSpec::Model { image } = spec else {
-        return Err(Failure::missing(format_args!("device {spec} is not built into this version")));
-    };
-    let model = &machine.model;
-    let lba_bytes = model.model_lba;
-    let (backing, bytes) = match image {
-        None => (Backing::Memory, model.model_size.unwrap_or(wanted(need))),
-        Some(path) => image_backing(Path::new(path), model.model_size, need)?,
+    if device.needs_allow_writes() {
+        refuse_writes(machine, need)?;
+    }
+    Ok(backend)
+}
+
+/// A drive may carry somebody's data, whatever its first blocks look like.
+fn refuse_writes(machine: &MachineArgs, need: Need) -> Result<(), Failure> {
+    if matches!(need, Need::Write(_)) && !machine.allow_writes {
+        return Err(Failure::error(format_args!(
+            "device {} may carry data, which the feed would overwrite; --allow-writes permits it",
+            machine.device
+        )));
+    }
+    Ok(())
+}
+
+/// The model that the options describe, large enough for the feed.
+fn model(machine: &MachineArgs, image: Option<&str>, need: Need) -> Result<ModelOptions, Failure> {
+    let args = &machine.model;
+    let lba_bytes = args.model_lba;
+    let (create_image, bytes) = match image {
+        None => (false, args.model_size.unwrap_or(wanted(need))),
+        Some(path) => image_size(Path::new(path), args.model_size, need)?,
     };
     check_size(machine, need, bytes, lba_bytes)?;
     let blocks = bytes / u64::from(lba_bytes);
-    let mut namespace = NamespaceConfig::memory(1, blocks).lba_bytes(lba_bytes);
-    namespace.backing = backing;
     let mut config = ModelConfig {
-        namespaces: vec![namespace],
-        mdts: model.model_mdts,
+        namespaces: vec![NamespaceConfig::memory(1, blocks).lba_bytes(lba_bytes)],
+        mdts: args.model_mdts,
         serial: "HYBRIDMODEL0001".to_owned(),
         ..ModelConfig::default()
     };
-    if model.model_latency != 0 {
-        config.latency = LatencyModel::FixedNs(model.model_latency);
+    if args.model_latency != 0 {
+        config.latency = LatencyModel::FixedNs(args.model_latency);
     }
-    if let Some(seed) = model.model_out_of_order {
+    if let Some(seed) = args.model_out_of_order {
         config.out_of_order = true;
         config.seed = seed;
     }
-    Ok(ModelBackend::new(config))
+    Ok(ModelOptions { config, create_image, ..ModelOptions::default() })
 }
 
 /// Size of a model's namespace for a feed: its chunks' headers, superblock and last chunk are less
@@ -96,22 +112,18 @@ fn check_size(
     )))
 }
 
-/// The image: as large as it is, or made.
-fn image_backing(path: &Path, size: Option<u64>, need: Need) -> Result<(Backing, u64), Failure> {
-    let path_buf = PathBuf::from(path);
+/// The image, as large as it is, or to be made: whether to make it, and its bytes.
+fn image_size(path: &Path, size: Option<u64>, need: Need) -> Result<(bool, u64), Failure> {
     match std::fs::metadata(path) {
         Ok(meta) if !meta.is_file() => Err(Failure::error(format_args!(
             "image {}: not a regular file; --device names drives by their PCI address",
             path.display()
         ))),
-        Ok(meta) => {
-            let backing = Backing::Image { path: path_buf, create: false };
-            Ok((backing, size.unwrap_or(meta.len())))
-        }
+        Ok(meta) => Ok((false, size.unwrap_or(meta.len()))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => match need {
             Need::Write(_) => {
                 let bytes = size.unwrap_or(wanted(need)).next_multiple_of(1 << 20);
-                Ok((Backing::Image { path: path_buf, create: true }, bytes))
+                Ok((true, bytes))
             }
             Need::Read | Need::Ask => Err(Failure::missing(format_args!(
                 "image {} is not there; make it with `feed-handler ingest FILE --device {}`",

@@ -167,6 +167,7 @@ pub(crate) fn new_job(machine: &MachineArgs, flags: u32, feed: Option<&Feed>) ->
     }
     if let Some(feed) = feed {
         job.feed_name = Name::lossy(feed.name());
+        job.feed_bytes = feed.bytes();
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     job.created_unix_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
