@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask test`, `soak`, `bench`.
+//! Developer commands: `cargo xtask test`, `soak`, `bench`, `vm`.
 //!
 //! CI calls `cargo xtask test` and nothing else, so what CI checks is what a developer can check.
 
@@ -15,6 +15,7 @@ mod steps;
 mod test;
 mod tidy;
 mod tools;
+mod vm;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -70,6 +71,12 @@ enum Command {
         /// Only binaries whose name contains this.
         filter: Option<String>,
     },
+    /// Runs a Debian kernel under QEMU, with emulated drives behind an emulated IOMMU.
+    #[command(after_long_help = VM_HELP)]
+    Vm {
+        #[command(subcommand)]
+        action: vm::Action,
+    },
 }
 
 const TEST_HELP: &str = "\
@@ -92,6 +99,13 @@ Tests read their sizes through hybrid_conventions::testing (feature std):
   HYBRID_SEED=N         testing::seed(ordinary): seed of the round, printed before it
 Loom runs with LOOM_MAX_PREEMPTIONS=5. The last line is that of `cargo xtask test`.";
 
+const VM_HELP: &str = "\
+The guest has busybox, our programs, the drives' PCI addresses in $NVME0, $NVME1, ... and $DRIVES,
+and these scripts: vfio-bind BDF..., as-user COMMAND..., host device_del nvme0. Its kernel's log is
+in target/xtask-logs/vm-*.console.log. More is in docs/vm.md.
+
+Exit codes: that of the command in the guest; 1 if there was none, 3 if something is missing.";
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -101,28 +115,32 @@ fn main() -> ExitCode {
             return ExitCode::from(exit.code());
         }
     };
-    let exit = run(cli.command).unwrap_or_else(|error| {
+    let code = run(cli.command).unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
-        Exit::Error
+        let exit = if error.is::<vm::Missing>() { Exit::Missing } else { Exit::Error };
+        exit.code()
     });
-    ExitCode::from(exit.code())
+    ExitCode::from(code)
 }
 
-fn run(command: Command) -> Result<Exit> {
+/// Runs a command and gives the exit code.
+fn run(command: Command) -> Result<u8> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let load = || Project::load(if here.is_dir() { here } else { Path::new(".") });
-    match command {
+    let exit = match command {
         Command::Test { list: true, .. } => {
             test::list();
-            Ok(Exit::Ok)
+            Exit::Ok
         }
-        Command::Test { only, limit, .. } => test::run(&load()?, &only, limit.to_duration()),
+        Command::Test { only, limit, .. } => test::run(&load()?, &only, limit.to_duration())?,
         Command::Soak { minutes, ops, seed } => {
             let time = Duration::from_secs(minutes.saturating_mul(60));
-            soak::run(&load()?, &soak::Soak { time, ops, seed })
+            soak::run(&load()?, &soak::Soak { time, ops, seed })?
         }
-        Command::Bench { quick, filter } => bench::run(&load()?, quick, filter.as_deref()),
-    }
+        Command::Bench { quick, filter } => bench::run(&load()?, quick, filter.as_deref())?,
+        Command::Vm { action } => return vm::run(&load()?, &action),
+    };
+    Ok(exit.code())
 }
 
 #[cfg(test)]

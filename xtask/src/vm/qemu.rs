@@ -1,0 +1,258 @@
+//! Runs one guest: QEMU as a child, the guest's four lines, a deadline.
+//!
+//! QEMU connects to sockets that we opened before, so no byte is lost and nothing is retried. The
+//! guest's first line (the kernel's) goes to a log; the second and third are the command's output
+//! and errors; the fourth carries requests of the guest's script `host`, which are answered here.
+//!
+//! QEMU ends with us: `setpriv` has the kernel kill it when the thread that started it ends, and
+//! ^C reaches it because it stays in our process group.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+
+use super::machine::{Files, Machine};
+use super::qmp::Qmp;
+
+/// The program.
+pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
+
+/// QEMU connects within milliseconds; a machine that is busy gets more.
+const CONNECT: Duration = Duration::from_secs(30);
+
+/// The file of QEMU's own complaints.
+const ERRORS: &str = "errors";
+
+/// How often we look at the child and the clock.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Lines of the kernel's log that explain an end without an exit code.
+const TAIL_LINES: usize = 15;
+
+/// One guest to run.
+pub(crate) struct Guest<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) machine: &'a Machine,
+    pub(crate) kernel: &'a Path,
+    /// The archives of its file system.
+    pub(crate) archives: &'a [&'a [u8]],
+    /// Where its log goes.
+    pub(crate) logs: &'a Path,
+    pub(crate) limit: Duration,
+}
+
+/// How the command ended, once the guest has said it.
+type ExitCode = Mutex<Option<u8>>;
+
+/// A folder that is removed with what is in it.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        // A path in the temporary directory is short enough for a socket's name.
+        let path = std::env::temp_dir().join(format!("xtask-vm-{}-{number}", std::process::id()));
+        fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Guest<'_> {
+    /// The kernel's log.
+    pub(crate) fn console(&self) -> PathBuf {
+        self.logs.join(format!("vm-{}.console.log", self.name))
+    }
+
+    /// Runs it to its end and gives the exit code of its command.
+    pub(crate) fn run(
+        &self,
+        out: &mut (dyn Write + Send),
+        err: &mut (dyn Write + Send),
+    ) -> Result<u8> {
+        let start = Instant::now();
+        let scratch = Scratch::new()?;
+        let dir = &scratch.0;
+        let initramfs = dir.join("initramfs");
+        fs::write(&initramfs, self.archives.concat())?;
+        let listeners = ["out", "err", "host", "qmp"].map(|line| (line, dir.join(line)));
+        let bound = listeners.each_ref().map(|(_, path)| UnixListener::bind(path));
+        let mut child = self.start(dir, &initramfs)?;
+        let mut streams = Vec::new();
+        for listener in bound {
+            match accept(&listener.context("cannot open a socket")?, &mut child) {
+                Ok(stream) => streams.push(stream),
+                Err(error) => {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    return Err(error.context(errors_in(dir)));
+                }
+            }
+        }
+        let mut streams = streams.into_iter();
+        let mut next = || streams.next().context("four lines");
+        let (from_out, from_err, host, qmp) = (next()?, next()?, next()?, next()?);
+        let exit = Mutex::new(None);
+        let ended = thread::scope(|scope| {
+            scope.spawn(|| copy(from_out, out));
+            scope.spawn(|| copy(from_err, err));
+            scope.spawn(|| self.serve(host, qmp, &exit));
+            self.wait(&mut child, start, dir)
+        });
+        ended?;
+        match exit.into_inner().unwrap_or(None) {
+            Some(code) => Ok(code),
+            None => bail!("the guest ended without an exit code\n{}", self.tail()),
+        }
+    }
+
+    fn start(&self, dir: &Path, initramfs: &Path) -> Result<Child> {
+        let files = Files { kernel: self.kernel, initramfs, dir };
+        let mut arguments = self.machine.arguments(&files)?;
+        let console = self.console();
+        arguments.extend(["-serial".to_owned(), format!("file:{}", console.display())]);
+        for line in ["out", "err", "host"] {
+            let path = dir.join(line).display().to_string();
+            arguments.extend(["-chardev".to_owned(), format!("socket,id={line},path={path}")]);
+            arguments.extend(["-serial".to_owned(), format!("chardev:{line}")]);
+        }
+        let path = dir.join("qmp").display().to_string();
+        arguments.extend(["-chardev".to_owned(), format!("socket,id=qmp,path={path}")]);
+        arguments.extend(["-mon".to_owned(), "chardev=qmp,mode=control".to_owned()]);
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--", PROGRAM]).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(dir.join(ERRORS))?);
+        command.spawn().context("cannot start setpriv, which is part of util-linux")
+    }
+
+    fn wait(&self, child: &mut Child, start: Instant, dir: &Path) -> Result<()> {
+        loop {
+            if let Some(status) = child.try_wait()? {
+                if !status.success() {
+                    bail!("{PROGRAM}: {status}: {}\n{}", errors_in(dir), self.tail());
+                }
+                return Ok(());
+            }
+            if start.elapsed() >= self.limit {
+                child.kill()?;
+                child.wait()?;
+                let seconds = self.limit.as_secs();
+                bail!("the guest was killed after {seconds} s\n{}", self.tail());
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// Answers the guest's requests until it is gone.
+    fn serve(&self, host: UnixStream, qmp: UnixStream, exit: &ExitCode) -> Result<()> {
+        let mut qmp = Qmp::open(BufReader::new(qmp.try_clone()?), qmp)?;
+        let mut answers = host.try_clone()?;
+        for line in BufReader::new(host).lines() {
+            let line = line?;
+            let answer = match self.request(&line, &mut qmp, exit) {
+                Ok(text) => format!("ok {text}\n"),
+                Err(error) => format!("error {error:#}\n").replace("\n ", " "),
+            };
+            answers.write_all(answer.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn request<R: io::BufRead, W: Write>(
+        &self,
+        line: &str,
+        qmp: &mut Qmp<R, W>,
+        exit: &ExitCode,
+    ) -> Result<String> {
+        let (verb, rest) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
+        match verb {
+            "exit" => {
+                let code = rest.parse().with_context(|| format!("{rest:?} is no exit code"))?;
+                if let Ok(mut exit) = exit.lock() {
+                    *exit = exit.or(Some(code));
+                }
+                Ok(String::new())
+            }
+            "device_del" => {
+                let command = json!({"execute": "device_del", "arguments": {"id": rest}});
+                qmp.execute(&command)?;
+                qmp.wait_for("DEVICE_DELETED", rest)?;
+                Ok(format!("{rest} is gone"))
+            }
+            "device_add" => {
+                let index = rest.strip_prefix("nvme").and_then(|index| index.parse().ok());
+                let arguments = index.and_then(|index| self.machine.device_again(index));
+                let arguments = arguments.with_context(|| format!("there is no drive {rest:?}"))?;
+                qmp.execute(&json!({"execute": "device_add", "arguments": arguments}))?;
+                Ok(format!("{rest} is there"))
+            }
+            "qmp" => {
+                let command: Value = serde_json::from_str(rest).context("no JSON")?;
+                Ok(qmp.execute(&command)?.to_string())
+            }
+            _ => bail!("request {verb:?}; allowed are exit, device_del, device_add, qmp"),
+        }
+    }
+
+    fn tail(&self) -> String {
+        let path = self.console();
+        let text = fs::read(&path).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let tail = crate::libtest::tail(text.trim_end(), TAIL_LINES);
+        format!("---- last lines of {}\n{tail}", path.display())
+    }
+}
+
+/// Waits until QEMU has connected, or has ended without.
+fn accept(listener: &UnixListener, child: &mut Child) -> Result<UnixStream> {
+    let start = Instant::now();
+    listener.set_nonblocking(true)?;
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false)?;
+                return Ok(stream);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
+        }
+        if let Some(status) = child.try_wait()? {
+            bail!("{PROGRAM}: {status}");
+        }
+        if start.elapsed() >= CONNECT {
+            bail!("{PROGRAM} did not connect within {} s", CONNECT.as_secs());
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+/// What QEMU wrote to its standard error.
+fn errors_in(dir: &Path) -> String {
+    let bytes = fs::read(dir.join(ERRORS)).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).trim_end().to_owned()
+}
+
+/// Copies until the guest is gone, in the pieces in which the bytes come.
+fn copy(mut from: UnixStream, to: &mut (dyn Write + Send)) {
+    let mut buffer = [0_u8; 4096];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        if to.write_all(&buffer[..count]).and_then(|()| to.flush()).is_err() {
+            return;
+        }
+    }
+}
