@@ -112,6 +112,11 @@ impl MemorySource {
         Ok(mapped)
     }
 
+    /// What the whole run locks at most, the stack included.
+    pub(crate) const fn locked_in_all(&self) -> usize {
+        self.whole_run_bytes.saturating_add(STACK_BYTES)
+    }
+
     fn file(&self, name: &str, len: usize) -> Result<SharedMemory, MemoryError> {
         let shared = self.fall_back(len, |len, page| {
             let memfd = Memfd::create(name, len, page)?;
@@ -179,7 +184,7 @@ impl MemorySource {
 
     /// Warns that something is not locked, once, whatever it is: the limit is the same for all.
     pub(crate) fn say_unlocked(&self, errno: rustix::io::Errno) {
-        let needed = self.whole_run_bytes.saturating_add(STACK_BYTES);
+        let needed = self.locked_in_all();
         self.warnings.say(WarningKind::Unlocked, || {
             unlocked_line(needed, memlock_limit(), &user_name(&self.root), errno)
         });
@@ -193,7 +198,7 @@ pub fn memlock_limit() -> Option<u64> {
 }
 
 /// The user as `limits.conf` wants it: the name, or the number where the machine knows none.
-fn user_name(root: &Path) -> String {
+pub(crate) fn user_name(root: &Path) -> String {
     let uid = rustix::process::getuid().as_raw().to_string();
     let passwd = std::fs::read_to_string(root.join("etc/passwd")).unwrap_or_default();
     let name = passwd.lines().find_map(|line| {

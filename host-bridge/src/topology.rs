@@ -132,6 +132,13 @@ pub fn meminfo_bytes(root: &Path, field: &str) -> Option<u64> {
     kib.checked_mul(1024)
 }
 
+/// A field of this process's `/proc/self/status`.
+pub(crate) fn read_status(root: &Path, field: &str) -> Option<String> {
+    let text = fs::read_to_string(root.join("proc/self/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+    Some(line.trim().to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

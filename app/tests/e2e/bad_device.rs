@@ -27,8 +27,6 @@ fn flip(path: &Path, at: usize) {
 #[test]
 fn devices_that_are_not_built_in_are_refused_by_name() {
     for (device, needs) in [
-        ("0000:03:00.0", "vfio"),
-        ("03:00.0", "vfio"),
         ("vfio-user:/run/cntrl", "vfio-user"),
         ("uring:/dev/nvme0n1", "io_uring"),
         ("uring-cmd:/dev/ng0n1", "passthrough"),
@@ -36,6 +34,18 @@ fn devices_that_are_not_built_in_are_refused_by_name() {
         for command in [&["list"][..], &["replay"], &[]] {
             let args = [command, &["--device", device]].concat();
             let words = [needs, "not built into this version", "model:IMAGE"];
+            run::start(&args).wait().refused(3, &words);
+        }
+    }
+}
+
+#[test]
+fn a_pci_function_that_is_not_there_is_refused_before_anything_else_is_done() {
+    for (device, full) in [("ffff:fe:1f.7", "ffff:fe:1f.7"), ("fe:1f.7", "0000:fe:1f.7")] {
+        for command in [&["list"][..], &["replay"], &["--allow-writes"]] {
+            let args = [command, &["--device", device]].concat();
+            let no_function = format!("no pci function {full}; ");
+            let words = [no_function.as_str(), "list them with: lspci"];
             run::start(&args).wait().refused(3, &words);
         }
     }

@@ -56,12 +56,13 @@ fn symbols_and_days_beyond_what_is_possible_are_refused_with_what_is_allowed() {
 }
 
 /// Every option, and the test that shows what it does. A new one needs a line here and a test.
-const OPTIONS: [(&str, &str); 24] = [
+const OPTIONS: [(&str, &str); 25] = [
     ("--allow-writes", "bad_device::a_device_that_carries_something_else_is_..."),
     ("--bbo", "real_data"),
     ("--check-silence", "silence"),
     ("--core", "options::the_partition_runs_on_the_core_that_was_named"),
     ("--device", "images, bad_device"),
+    ("--give-back", "in the guest, which has a drive to give back"),
     ("--help", "command_line"),
     ("--json", "json"),
     ("--lenient", "bad_feed"),

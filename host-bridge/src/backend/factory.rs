@@ -10,6 +10,7 @@ use hybrid_conventions::DeviceSpec;
 use nvme_model::{Backing, Idle, ModelConfig, ModelGauges, NamespaceConfig};
 
 use super::model::ModelBackend;
+use super::vfio::{VfioBackend, VfioOptions};
 use super::{Backend, BackendError};
 
 /// What goes with `--device`: each backend takes its own part and leaves the others alone.
@@ -17,6 +18,8 @@ use super::{Backend, BackendError};
 pub struct DeviceOptions {
     /// For `model[:IMAGE]`.
     pub model: ModelOptions,
+    /// For a PCI address.
+    pub vfio: VfioOptions,
 }
 
 /// What the model is like.
@@ -61,7 +64,7 @@ pub fn from_spec(
 ) -> Result<Box<dyn Backend>, BackendError> {
     let needs = match *device {
         DeviceSpec::Model { image } => return Ok(Box::new(options.model.backend(image)?)),
-        DeviceSpec::Pci(_) => "the vfio backend (a function bound to vfio-pci, an iommu)",
+        DeviceSpec::Pci(bdf) => return Ok(Box::new(VfioBackend::new(bdf, options.vfio))),
         DeviceSpec::VfioUser { .. } => "the vfio-user client",
         DeviceSpec::Uring { .. } => "the io_uring block backend",
         DeviceSpec::UringCmd { .. } => "the io_uring nvme passthrough backend",
@@ -104,7 +107,6 @@ mod tests {
     #[test]
     fn devices_without_a_backend_are_refused_by_name_with_what_they_need() {
         for (device, needs) in [
-            ("0000:03:00.0", "vfio-pci"),
             ("vfio-user:/run/cntrl", "vfio-user client"),
             ("uring:/dev/nvme0n1", "io_uring block"),
             ("uring-cmd:/dev/ng0n1", "passthrough"),
@@ -115,6 +117,11 @@ mod tests {
             assert!(line.contains(needs), "{line}");
             assert_eq!(error.exit(), Exit::Missing);
         }
+    }
+
+    #[test]
+    fn an_address_is_a_vfio_device_in_its_full_form() {
+        assert_eq!(made("03:00.0").expect("a backend").describe(), "vfio 0000:03:00.0");
     }
 
     #[test]

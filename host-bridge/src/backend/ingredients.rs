@@ -8,10 +8,21 @@ use hybrid_shm::Span;
 use nvme_driver::{ControlRegs, DeviceParts, RegsError};
 use nvme_spec::registers::{Cap, Register};
 
+use super::vfio::bar::DOORBELLS_AT;
+use super::vfio::regs::BarRegs;
+
 /// How the partition reaches the control registers. More ways come with more backends.
 #[derive(Clone, Copy, Debug)]
 enum Registers {
-    Mailbox { span: Span<'static>, timeout_ns: u64 },
+    Mailbox {
+        span: Span<'static>,
+        timeout_ns: u64,
+    },
+    /// A mapped BAR, and the word that says that the device is to be left alone.
+    Bar {
+        bar: Span<'static>,
+        gone: Span<'static>,
+    },
 }
 
 /// A device, ready to be taken over by a partition's thread.
@@ -49,6 +60,20 @@ impl DeviceIngredients {
         dma: DmaRegion,
     ) -> Self {
         Self { registers: Registers::Mailbox { span: mailbox, timeout_ns }, doorbells, dma }
+    }
+
+    /// Registers and doorbells in `bar`; the word at the start of `gone` ends all access to it.
+    ///
+    /// # Errors
+    /// [`hybrid_shm::OutOfBounds`] if the BAR ends before its doorbells.
+    pub fn by_bar(
+        bar: Span<'static>,
+        gone: Span<'static>,
+        dma: DmaRegion,
+    ) -> Result<Self, hybrid_shm::OutOfBounds> {
+        let at = usize::try_from(DOORBELLS_AT).unwrap_or(usize::MAX);
+        let doorbells = bar.sub(at, bar.len().saturating_sub(at))?;
+        Ok(Self { registers: Registers::Bar { bar, gone }, doorbells, dma })
     }
 
     /// The memory that the device reaches.
@@ -91,6 +116,7 @@ impl Registers {
                 let client = MailboxClient::new(span, clock, timeout_ns)?;
                 Ok(partition.bump().alloc(client)?)
             }
+            Self::Bar { bar, gone } => Ok(partition.bump().alloc(BarRegs::new(bar, gone)?)?),
         }
     }
 }

@@ -10,11 +10,13 @@
 //! | `--device` | registers | doorbells | state here |
 //! |---|---|---|---|
 //! | `model[:IMAGE]` | mailbox | shared memory | [`model::ModelBackend`] |
-//! | a PCI address, `vfio-user:`, `uring:`, `uring-cmd:` | | | refused by name |
+//! | a PCI address | BAR 0, mapped | BAR 0, mapped | [`vfio::VfioBackend`] |
+//! | `vfio-user:`, `uring:`, `uring-cmd:` | | | refused by name |
 
 pub mod factory;
 pub mod ingredients;
 pub mod model;
+pub mod vfio;
 
 use core_runtime::mem::IovaError;
 use hybrid_conventions::{CpuSet, Exit};
@@ -25,6 +27,7 @@ use crate::memory::{MemoryError, MemorySource, SharedMemory};
 pub use factory::{DeviceOptions, ModelOptions, from_spec};
 pub use ingredients::DeviceIngredients;
 pub use model::ModelBackend;
+pub use vfio::VfioBackend;
 
 /// What a backend is given to attach its device to.
 #[derive(Debug)]
@@ -79,6 +82,15 @@ pub trait Backend: Send {
     /// What it is, in a few words: `model, 256 MiB of memory`.
     fn describe(&self) -> String;
 
+    /// Looks whether the device is there and may be had, and touches nothing: a program asks before
+    /// it takes memory for a device that it cannot have. What it finds may change right after.
+    ///
+    /// # Errors
+    /// [`BackendError`], as [`Backend::attach`] would.
+    fn look(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     /// Attaches the device to the partition's memory.
     ///
     /// # Errors
@@ -113,6 +125,9 @@ pub enum BackendError {
     /// Our own layout does not fit.
     #[error(transparent)]
     Layout(#[from] OutOfBounds),
+    /// A PCI function cannot be had.
+    #[error(transparent)]
+    Vfio(#[from] vfio::VfioError),
     /// A CPU for the device's thread that is a partition's, or not ours at all.
     #[error("cpu {cpu} is not for the device's thread: housekeeping cpus are {housekeeping}")]
     NotHousekeeping {
@@ -132,6 +147,7 @@ impl BackendError {
     pub const fn exit(&self) -> Exit {
         match self {
             Self::NotBuiltIn { .. } | Self::Memory(_) => Exit::Missing,
+            Self::Vfio(error) => error.exit(),
             _ => Exit::Error,
         }
     }
@@ -141,6 +157,10 @@ impl BackendError {
 impl Backend for Box<dyn Backend> {
     fn describe(&self) -> String {
         (**self).describe()
+    }
+
+    fn look(&self) -> Result<(), BackendError> {
+        (**self).look()
     }
 
     fn attach(self: Box<Self>, seat: &DeviceSeat<'_>) -> Result<Attached, BackendError> {

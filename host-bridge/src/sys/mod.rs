@@ -5,6 +5,7 @@
 //! offers as a safe function is called from outside, directly.
 
 pub mod alloc_guard;
+pub mod bar;
 pub mod mapping;
 pub mod memfd;
 pub mod partition_memory;
@@ -12,3 +13,4 @@ pub mod resident;
 pub mod signals;
 pub mod syscall_guard;
 pub mod usage;
+pub mod vfio;

@@ -135,7 +135,8 @@ pub(crate) struct IdNsArgs {
 /// Device, core and output: the same for every command.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct MachineArgs {
-    /// The NVMe controller: `model` (in memory) or `model:IMAGE` (blocks kept in a file)
+    /// The NVMe controller: `model` (in memory), `model:IMAGE` (blocks kept in a file), or the PCI
+    /// address of a function on vfio-pci (`0000:03:00.0`, `03:00.0`)
     #[arg(long, value_name = "DEVICE", default_value = "model", help_heading = "Machine")]
     pub(crate) device: String,
     /// The CPU that the partition takes for itself [default: the last isolated CPU, else the last]
@@ -167,7 +168,18 @@ pub(crate) struct MachineArgs {
     #[arg(short, long, help_heading = "Output")]
     pub(crate) quiet: bool,
     #[command(flatten)]
+    pub(crate) vfio: VfioArgs,
+    #[command(flatten)]
     pub(crate) model: ModelArgs,
+}
+
+/// What goes with a PCI address.
+#[derive(Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "VFIO")]
+pub(crate) struct VfioArgs {
+    /// At the end, give the function back to the kernel's nvme driver (needs root)
+    #[arg(long)]
+    pub(crate) give_back: bool,
 }
 
 /// What the model pretends to be.

@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use host_bridge::backend::model::{LatencyModel, ModelConfig, NamespaceConfig};
-use host_bridge::backend::{Backend, DeviceOptions, ModelOptions, from_spec};
+use host_bridge::backend::vfio::VfioOptions;
+use host_bridge::backend::{Backend, BackendError, DeviceOptions, ModelOptions, from_spec};
 use hybrid_conventions::DeviceSpec;
 
 use feed_handler::handler::CHUNK_BYTES;
 use hybrid_abi::feed::Shape;
 
-use crate::cli::MachineArgs;
+use crate::cli::{MachineArgs, VfioArgs};
 use crate::failure::Failure;
 
 /// Least size of a model's namespace: the order of magnitude of a day, and sparse until written.
@@ -29,12 +30,15 @@ pub(crate) enum Need {
 /// The backend that `--device` names.
 pub(crate) fn backend(machine: &MachineArgs, need: Need) -> Result<Box<dyn Backend>, Failure> {
     let device = DeviceSpec::parse(&machine.device).map_err(Failure::error)?;
-    let mut options = DeviceOptions::default();
+    let VfioArgs { give_back } = machine.vfio;
+    let vfio = VfioOptions { give_back, ..VfioOptions::default() };
+    let mut options = DeviceOptions { vfio, ..DeviceOptions::default() };
     if let DeviceSpec::Model { image } = device {
         options.model = model(machine, image, need)?;
     }
-    let backend = from_spec(&device, options)
-        .map_err(|error| Failure { exit: error.exit(), line: error.to_string() })?;
+    let refused = |error: BackendError| Failure { exit: error.exit(), line: error.to_string() };
+    let backend = from_spec(&device, options).map_err(refused)?;
+    backend.look().map_err(refused)?;
     if device.needs_allow_writes() {
         refuse_writes(machine, need)?;
     }

@@ -42,6 +42,8 @@ pub(crate) struct Device {
     pub(crate) name: String,
     /// A model, and not a drive.
     pub(crate) is_model: bool,
+    /// What the backend says of it and of the way to it.
+    pub(crate) backend: String,
     pub(crate) model_number: String,
     pub(crate) firmware: String,
     pub(crate) namespace_bytes: u64,

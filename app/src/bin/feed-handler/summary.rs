@@ -82,7 +82,11 @@ fn latency(metrics: &MetricsReader, name: &str, request_bytes: u64) -> Option<La
 pub(crate) fn check(outcome: &Outcome) -> Result<(), Failure> {
     let exit = &outcome.report.exit;
     if !exit.is_done() {
-        return Err(Failure::error(&exit.text));
+        let device = outcome.report.device.as_ref();
+        return Err(match device.and_then(|device| device.problem.as_ref()) {
+            Some(problem) => Failure::error(format_args!("{}; {problem}", exit.text)),
+            None => Failure::error(&exit.text),
+        });
     }
     let mistakes = outcome.report.device.as_ref().map_or(&[][..], |device| &device.mistakes);
     if let Some(mistake) = mistakes.first() {
@@ -143,7 +147,7 @@ fn report(title: &str, machine: &MachineArgs, outcome: &Outcome) -> Report {
     Report {
         schema: SCHEMA,
         title: title.to_owned(),
-        device: device(machine, events),
+        device: device(machine, outcome),
         machine: facts(outcome),
         ingest: events.ingested.as_ref().map(phase),
         replay: events.replayed.as_ref().map(phase),
@@ -188,7 +192,8 @@ fn within(seen: Latency, events: &Events) -> Latency {
 /// Bytes of the event ring that `PartitionSpec` gives by default.
 const EVENT_RING_BYTES: u64 = 4 << 20;
 
-fn device(machine: &MachineArgs, events: &Events) -> Device {
+fn device(machine: &MachineArgs, outcome: &Outcome) -> Device {
+    let events = &outcome.events;
     let identify = events.blobs.iter().find(|blob| blob.what == BLOB_IDENTIFY_CONTROLLER);
     let identify = identify
         .and_then(|blob| IdentifyController::read_from_prefix(&blob.bytes).ok())
@@ -199,6 +204,7 @@ fn device(machine: &MachineArgs, events: &Events) -> Device {
     Device {
         name: machine.device.clone(),
         is_model: machine.device.starts_with("model"),
+        backend: outcome.report.device.as_ref().map_or_else(String::new, |d| d.description.clone()),
         model_number: text(|identify| fixed_text(&identify.mn)),
         firmware: text(|identify| fixed_text(&identify.fr)),
         namespace_bytes: number(|started| started.blocks.saturating_mul(started.lba_bytes.into())),

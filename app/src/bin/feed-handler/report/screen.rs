@@ -84,7 +84,7 @@ fn device(screen: &mut Screen, device: &Device) {
     let kind = if device.is_model {
         "a software model of an NVMe controller: its figures show what our software costs"
     } else {
-        "an NVMe controller"
+        &device.backend
     };
     screen.items("device", &[device.name.clone(), kind.to_owned()]);
     screen.items(

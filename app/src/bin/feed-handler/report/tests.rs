@@ -20,6 +20,7 @@ fn whole() -> Report {
         device: Device {
             name: "model".to_owned(),
             is_model: true,
+            backend: "model, namespace 1 in memory".to_owned(),
             model_number: "Hybrid software NVMe controller".to_owned(),
             firmware: "1.0".to_owned(),
             namespace_bytes: 256 << 20,

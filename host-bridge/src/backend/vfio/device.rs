@@ -1,0 +1,409 @@
+//! An open function: container, registers, interrupts of its own kind, and the way back.
+//!
+//! ```text
+//!  open    container, group, device   (busy: tried again until a deadline)
+//!  map     addresses from the IOMMU's ranges, one mapping of the whole DMA memory
+//!  reset   VFIO_DEVICE_RESET where there is one; CC.EN cleared where it was left set
+//!  start   memory space and bus master on, INTx off, each read back
+//!  close   CC.EN cleared, bus master off, what was there before, unmap, let go
+//! ```
+//! Reset comes before bus master, so that nothing which a driver before us had in flight reaches
+//! our memory.
+//!
+//! `vfio-ioctls` opens and describes. Its `Drop` looks for the function in sysfs and panics when it
+//! was unplugged meanwhile, so [`Device::close`] drops it only while it is there, and otherwise
+//! closes the descriptors and leaks the rest.
+
+use std::mem::ManuallyDrop;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use core_runtime::mem::{DmaRegion, Iova, IovaAllocator, IovaRange, MSI_WINDOW, Mmio, PAGE_4K};
+use hybrid_conventions::Bdf;
+use nvme_spec::registers::{Cap, Cc, Csts, Register, Version};
+use rustix::io::Errno;
+use vfio_bindings::bindings::vfio as abi;
+use vfio_ioctls::{VfioContainer, VfioDevice, VfioError as IoctlError, VfioRegionInfoCap};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::bar::{Area, mappable};
+use super::config_space::{self, Command, ConfigAccess};
+use super::error::VfioError;
+use super::probe::{self, Found, Way};
+use crate::memory::SharedMemory;
+use crate::sys::bar::MappedBar;
+use crate::sys::mapping::ALIGNMENT;
+use crate::sys::vfio as sys;
+
+/// How long a busy group is tried again: its last owner's end takes a function reset, 100 ms and
+/// more.
+pub const BUSY_LIMIT: Duration = Duration::from_secs(5);
+/// Between two tries.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
+/// Least time for a controller to stop, whatever CAP.TO says.
+const LEAST_STOP_MS: u64 = 2_000;
+
+/// A function that is ours.
+pub struct Device {
+    bdf: Bdf,
+    found: Found,
+    container: Arc<VfioContainer>,
+    device: ManuallyDrop<VfioDevice>,
+    bar: MappedBar,
+    mmio: Mmio,
+    command_before: Command,
+    dma: Option<DmaRegion>,
+    cap: Cap,
+}
+
+/// What the kernel says through eventfds.
+pub struct Notices {
+    /// The function is to be given up: it is being removed, or its driver unbound.
+    pub request: EventFd,
+    /// An uncorrectable error on the bus.
+    pub error: EventFd,
+}
+
+impl Device {
+    /// Opens the function, makes `dma` reachable for it and starts it, in the order above.
+    ///
+    /// # Errors
+    /// [`VfioError`]; what was opened is closed again.
+    pub fn open(found: Found, memory: &SharedMemory) -> Result<Self, VfioError> {
+        let bdf = found.bdf;
+        let (container, device) = open_until(&found, BUSY_LIMIT)?;
+        let config = Config(&device);
+        let step = VfioError::step(bdf, "reading the command register");
+        let command_before = config_space::command(&config).map_err(step)?;
+        let prepared = Self::map_registers(bdf, &device, &config);
+        let bar = match prepared {
+            Ok(bar) => bar,
+            Err(error) => {
+                drop(device);
+                return Err(error);
+            }
+        };
+        let mut this = Self {
+            bdf,
+            mmio: Mmio::new(bar.span()),
+            found,
+            container,
+            device: ManuallyDrop::new(device),
+            bar,
+            command_before,
+            dma: None,
+            cap: Cap::from_raw(0),
+        };
+        match this.start(memory) {
+            Ok(()) => Ok(this),
+            Err(error) => {
+                let gone = matches!(error, VfioError::Gone { .. });
+                this.close(gone);
+                Err(error)
+            }
+        }
+    }
+
+    /// BAR 0, as far as it may be mapped.
+    fn map_registers(
+        bdf: Bdf,
+        device: &VfioDevice,
+        config: &Config<'_>,
+    ) -> Result<MappedBar, VfioError> {
+        let index = abi::VFIO_PCI_BAR0_REGION_INDEX;
+        let flags = device.get_region_flags(index);
+        if flags & abi::VFIO_REGION_INFO_FLAG_MMAP == 0 {
+            return Err(VfioError::Bar { bdf, source: super::bar::BarError::NotMappable(flags) });
+        }
+        let mut sparse = Vec::new();
+        for cap in device.get_region_caps(index) {
+            if let VfioRegionInfoCap::SparseMmap(areas) = cap {
+                sparse.extend(areas.areas.iter().map(|a| Area { offset: a.offset, len: a.size }));
+            }
+        }
+        let msix = config_space::msix_table_in_bar0(config)
+            .map_err(VfioError::step(bdf, "reading the msi-x capability"))?;
+        let len = mappable(device.get_region_size(index), &sparse, msix)
+            .map_err(|source| VfioError::Bar { bdf, source })?;
+        let offset = device.get_region_offset(index);
+        MappedBar::new(sys::borrow(device), offset, usize::try_from(len).unwrap_or(usize::MAX))
+            .map_err(VfioError::step(bdf, "mapping bar 0"))
+    }
+
+    fn start(&mut self, memory: &SharedMemory) -> Result<(), VfioError> {
+        self.map_memory(memory)?;
+        self.reset();
+        let quiet = (self.command_before | Command::MEMORY | Command::NO_INTX)
+            .difference(Command::BUS_MASTER);
+        config_space::set_command(self.bdf, &Config(&self.device), quiet)?;
+        self.cap = self.identity()?;
+        self.stop_controller()?;
+        config_space::set_command(self.bdf, &Config(&self.device), quiet | Command::BUS_MASTER)
+    }
+
+    /// CAP and VS of a device that is there.
+    fn identity(&self) -> Result<Cap, VfioError> {
+        let (cap, version) = (self.read64(Cap::OFFSET), self.read32(Version::OFFSET));
+        let gone = |seen| VfioError::Gone { bdf: self.bdf, seen };
+        match (cap, version) {
+            (u64::MAX, _) | (_, u32::MAX) => Err(gone("all ones")),
+            (0, 0) => Err(gone("all zeros")),
+            _ => Ok(Cap::from_raw(cap)),
+        }
+    }
+
+    fn map_memory(&mut self, memory: &SharedMemory) -> Result<(), VfioError> {
+        let bdf = self.bdf;
+        let container = sys::borrow(&*self.container);
+        let info = sys::iommu_info(container)
+            .map_err(VfioError::step(bdf, "asking for the iommu's addresses"))?;
+        if info.page_sizes & PAGE_4K == 0 {
+            return Err(VfioError::PageSizes { bdf, sizes: info.page_sizes });
+        }
+        let mapped = &memory.mapped;
+        let iova = address_for(&info.ranges, mapped.len() as u64, mapped.page().bytes())
+            .map_err(|source| VfioError::Iova { bdf, source })?;
+        sys::map_dma(container, iova.0, mapped)
+            .map_err(VfioError::step(bdf, "mapping the dma memory"))?;
+        let page_bytes = mapped.page().bytes();
+        self.dma = Some(DmaRegion { span: mapped.span(), iova, page_bytes });
+        Ok(())
+    }
+
+    /// Resets the function where it can be; where not, clearing CC.EN must do.
+    fn reset(&self) {
+        let _ = sys::reset_device(sys::borrow(&*self.device));
+    }
+
+    /// Clears CC.EN and waits for CSTS.RDY = 0: no transfer comes after that.
+    fn stop_controller(&self) -> Result<(), VfioError> {
+        let cc = Cc::from_raw(self.read32(Cc::OFFSET));
+        let begun = Instant::now();
+        if cc.en() {
+            // Bounds were checked when the BAR was mapped.
+            let _ = self.mmio.write32(Cc::OFFSET as usize, cc.with_en(false).into_raw());
+        }
+        let limit_ms = (u64::from(self.cap.to()) * 500).max(LEAST_STOP_MS);
+        loop {
+            let raw = self.read32(Csts::OFFSET);
+            if raw == u32::MAX {
+                return Err(VfioError::Gone { bdf: self.bdf, seen: "all ones" });
+            }
+            if !Csts::from_raw(raw).rdy() {
+                return Ok(());
+            }
+            if begun.elapsed() >= Duration::from_millis(limit_ms) {
+                return Err(VfioError::StillEnabled { bdf: self.bdf, limit_ms });
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn read32(&self, offset: u32) -> u32 {
+        self.mmio.read32(offset as usize).unwrap_or(u32::MAX)
+    }
+
+    fn read64(&self, offset: u32) -> u64 {
+        self.mmio.read64(offset as usize).unwrap_or(u64::MAX)
+    }
+
+    /// The function, as it was found.
+    pub const fn found(&self) -> &Found {
+        &self.found
+    }
+
+    /// Registers and doorbells.
+    pub fn registers(&self) -> hybrid_shm::Span<'static> {
+        self.bar.span()
+    }
+
+    /// The DMA memory and where the device sees it.
+    pub const fn dma(&self) -> Option<DmaRegion> {
+        self.dma
+    }
+
+    /// Asks the kernel to tell of removals and errors.
+    ///
+    /// # Errors
+    /// What the kernel said. A kernel without one of the two tells the other.
+    pub fn notices(&self) -> Result<Notices, VfioError> {
+        let make = || {
+            EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(|error| {
+                let source = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+                VfioError::Step { bdf: self.bdf, step: "making an eventfd", source }
+            })
+        };
+        let notices = Notices { request: make()?, error: make()? };
+        for (index, fd) in [
+            (abi::VFIO_PCI_REQ_IRQ_INDEX, &notices.request),
+            (abi::VFIO_PCI_ERR_IRQ_INDEX, &notices.error),
+        ] {
+            if self.device.get_irq_info(index).is_some_and(|irq| irq.count > 0) {
+                self.device
+                    .enable_irq(index, vec![fd])
+                    .map_err(|source| VfioError::Vfio { bdf: self.bdf, source })?;
+            }
+        }
+        Ok(notices)
+    }
+
+    /// Stops the controller, puts back what was there, and lets go of everything. `gone`: the
+    /// function was removed, or is being removed, so its registers are left alone. Returns what did
+    /// not go as it should.
+    pub fn close(mut self, gone: bool) -> Vec<String> {
+        let mut problems = Vec::new();
+        let gone = gone || self.bar.faulted() || self.identity().is_err();
+        if !gone && let Err(error) = self.put_back() {
+            problems.push(error.to_string());
+        }
+        if let Some(dma) = self.dma.take() {
+            problems.extend(self.unmap(&dma));
+        }
+        if let Err(errno) = self.bar.cover() {
+            problems.push(format!("{}: its registers stay mapped: {errno}", self.bdf));
+        }
+        self.release(gone);
+        problems
+    }
+
+    fn put_back(&self) -> Result<(), VfioError> {
+        let stopped = self.stop_controller();
+        let config = Config(&self.device);
+        let off = config_space::command(&config)
+            .map_err(VfioError::step(self.bdf, "reading the command register"))?
+            .difference(Command::BUS_MASTER);
+        config_space::set_command(self.bdf, &config, off)?;
+        self.reset();
+        let before = self.command_before.difference(Command::BUS_MASTER);
+        config_space::set_command(self.bdf, &config, before)?;
+        stopped
+    }
+
+    fn unmap(&self, dma: &DmaRegion) -> Option<String> {
+        let wanted = dma.len() as u64;
+        let bdf = self.bdf;
+        match sys::unmap_dma(sys::borrow(&*self.container), dma.iova.0, wanted) {
+            Ok(len) if len == wanted => None,
+            Ok(len) => Some(format!("{bdf}: {len} of {wanted} bytes of dma memory were unmapped")),
+            Err(errno) => Some(format!("{bdf}: unmapping the dma memory failed: {errno}")),
+        }
+    }
+
+    fn release(self, gone: bool) {
+        let Self { container, device, bar, found, .. } = self;
+        drop(bar);
+        if !gone && found.sysfs.join("iommu_group").exists() {
+            drop((ManuallyDrop::into_inner(device), container));
+            return;
+        }
+        sys::close_device_and_container(device, ManuallyDrop::new(container));
+    }
+}
+
+/// The lowest addresses of the IOMMU's that hold `len` bytes, aligned as the memory is.
+///
+/// # Errors
+/// [`core_runtime::mem::IovaError`].
+pub fn address_for(
+    ranges: &[IovaRange],
+    len: u64,
+    page_bytes: usize,
+) -> Result<Iova, core_runtime::mem::IovaError> {
+    // A kernel that does not tell: what every IOMMU has, without the window of interrupts.
+    const UNKNOWN: [IovaRange; 1] = [IovaRange::of_width(39)];
+    let mut addresses = IovaAllocator::new(if ranges.is_empty() { &UNKNOWN } else { ranges })?;
+    addresses.reserve(MSI_WINDOW)?;
+    addresses.alloc(len, page_bytes.max(ALIGNMENT) as u64)
+}
+
+/// Opens container, group and device, again while somebody else has them.
+fn open_until(
+    found: &Found,
+    limit: Duration,
+) -> Result<(Arc<VfioContainer>, VfioDevice), VfioError> {
+    let begun = Instant::now();
+    loop {
+        let error = match open_once(found) {
+            Ok(opened) => return Ok(opened),
+            Err(error) => error,
+        };
+        let bdf = found.bdf;
+        match kind_of(&error) {
+            Some(Errno::BUSY) if begun.elapsed() < limit => std::thread::sleep(BUSY_PAUSE),
+            Some(Errno::BUSY) => {
+                let waited_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+                return Err(VfioError::Busy { bdf, path: found.way.node(), waited_ms });
+            }
+            Some(Errno::ACCESS | Errno::PERM) => {
+                return Err(probe::no_permission(std::path::Path::new("/"), &found.way));
+            }
+            _ => return Err(VfioError::Vfio { bdf, source: error }),
+        }
+    }
+}
+
+fn open_once(found: &Found) -> Result<(Arc<VfioContainer>, VfioDevice), IoctlError> {
+    match &found.way {
+        Way::Group { .. } => {
+            let container = Arc::new(VfioContainer::new(None)?);
+            let device = VfioDevice::new(&found.sysfs, container.clone(), false)?;
+            Ok((container, device))
+        }
+        Way::NoIommu { .. } | Way::Cdev { .. } => Err(IoctlError::VfioInvalidType),
+    }
+}
+
+/// What the kernel said, where the crate keeps it.
+fn kind_of(error: &IoctlError) -> Option<Errno> {
+    match error {
+        IoctlError::OpenGroup(error, _) | IoctlError::OpenContainer(error) => {
+            Errno::from_io_error(error)
+        }
+        IoctlError::GroupGetDeviceFD(error) => Some(Errno::from_raw_os_error(error.errno())),
+        _ => None,
+    }
+}
+
+/// Configuration space, through the device's file; short reads and writes are errors.
+struct Config<'a>(&'a VfioDevice);
+
+impl Config<'_> {
+    fn at(&self, offset: u64, len: usize) -> Result<(BorrowedFd<'_>, u64), Errno> {
+        let index = abi::VFIO_PCI_CONFIG_REGION_INDEX;
+        let end = offset.checked_add(len as u64).ok_or(Errno::INVAL)?;
+        if end > self.0.get_region_size(index) {
+            return Err(Errno::INVAL);
+        }
+        Ok((sys::borrow(self.0), self.0.get_region_offset(index) + offset))
+    }
+}
+
+impl ConfigAccess for Config<'_> {
+    fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), Errno> {
+        let (fd, at) = self.at(offset, bytes.len())?;
+        let wanted = bytes.len();
+        if rustix::io::pread(fd, bytes, at)? == wanted { Ok(()) } else { Err(Errno::IO) }
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
+        let (fd, at) = self.at(offset, bytes.len())?;
+        if rustix::io::pwrite(fd, bytes, at)? == bytes.len() { Ok(()) } else { Err(Errno::IO) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_avoid_the_window_of_interrupts_whatever_the_kernel_says() {
+        let two_mib = 2 << 20;
+        assert_eq!(address_for(&[], two_mib, 4096), Ok(Iova(two_mib)));
+        let all = [IovaRange { first: 0, last: u64::MAX }];
+        let iova = address_for(&all, 4 << 30, 2 << 20).expect("room");
+        assert!(iova.0 > MSI_WINDOW.last && iova.0.is_multiple_of(two_mib), "{iova}");
+        let narrow = [IovaRange { first: 0, last: 0xfedf_ffff }];
+        assert!(address_for(&narrow, 4 << 30, 2 << 20).is_err());
+    }
+}

@@ -1,0 +1,150 @@
+//! VFIO: an NVMe function of this machine, driven from user space behind the IOMMU.
+//!
+//! `--device 0000:03:00.0`. The function must be bound to vfio-pci, together with all of its IOMMU
+//! group; then an ordinary user who may open the group's file needs no root. [`open`] does
+//! everything that one process does to get a device: it takes an address and DMA memory, and can be
+//! called by whoever will drive the device. Descriptors are close-on-exec and never passed on.
+//!
+//! | module | what |
+//! |---|---|
+//! | `probe` | sysfs: is it there, is it NVMe, who has it, which way in |
+//! | `memlock` | may its memory be pinned |
+//! | `device` | container, addresses, registers, reset, and the way back |
+//! | `bar`, `config_space` | which part of BAR 0 is mapped; the command register |
+//! | `regs` | control registers as the driver wants them |
+//! | `keeper` | hears of removals and errors, stops the device at the end |
+//! | `give_back` | back to the kernel's driver, on request |
+//!
+//! The hot path knows nothing of all that: queues and doorbells are plain mapped memory.
+
+pub mod bar;
+pub mod config_space;
+pub mod device;
+pub mod error;
+pub mod give_back;
+pub mod keeper;
+pub mod memlock;
+pub mod probe;
+pub mod regs;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use hybrid_conventions::Bdf;
+
+use self::device::Device;
+use self::keeper::VfioKeeper;
+use self::memlock::Budget;
+use self::probe::Allowed;
+use super::{Attached, Backend, BackendError, DeviceIngredients, DeviceSeat};
+use crate::memory::{MemorySource, SharedMemory};
+
+pub use error::VfioError;
+
+/// How long a file in /dev may take to appear after a function was bound to vfio-pci.
+const NODE_LIMIT: Duration = Duration::from_secs(2);
+
+/// What a run wants of its device beyond its address.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct VfioOptions {
+    /// Accept a device that no IOMMU holds back.
+    pub unsafe_noiommu: bool,
+    /// Give the function to the kernel's driver at the end.
+    pub give_back: bool,
+}
+
+/// A PCI function as a partition's device.
+#[derive(Clone, Copy, Debug)]
+pub struct VfioBackend {
+    bdf: Bdf,
+    options: VfioOptions,
+}
+
+impl VfioBackend {
+    /// The function at `bdf`; nothing is looked at yet.
+    #[must_use]
+    pub const fn new(bdf: Bdf, options: VfioOptions) -> Self {
+        Self { bdf, options }
+    }
+}
+
+/// Opens the function at `bdf` and makes `dma` reachable for it. `memory` knows what the whole run
+/// locks, for the line of a limit that is too low.
+///
+/// # Errors
+/// [`VfioError`]; nothing is left behind then.
+pub fn open(
+    bdf: Bdf,
+    dma: &SharedMemory,
+    memory: &MemorySource,
+    options: VfioOptions,
+) -> Result<Device, VfioError> {
+    let root = Path::new("/");
+    let found = look_until(root, bdf, allowed(options), NODE_LIMIT)?;
+    let needed = dma.mapped.len() as u64;
+    let for_all = (memory.locked_in_all() as u64).saturating_add(needed);
+    Budget::of_this_process(root).check(root, needed, for_all)?;
+    Device::open(found, dma)
+}
+
+const fn allowed(options: VfioOptions) -> Allowed {
+    Allowed { iommufd: false, noiommu: options.unsafe_noiommu }
+}
+
+/// Looks again while the only thing missing is a file that udev is about to make.
+fn look_until(
+    root: &Path,
+    bdf: Bdf,
+    allowed: Allowed,
+    limit: Duration,
+) -> Result<probe::Found, VfioError> {
+    let begun = Instant::now();
+    loop {
+        match probe::look(root, bdf, allowed) {
+            Err(VfioError::NoNode { .. }) if begun.elapsed() < limit => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
+    }
+}
+
+impl Backend for VfioBackend {
+    fn describe(&self) -> String {
+        format!("vfio {}", self.bdf)
+    }
+
+    fn look(&self) -> Result<(), BackendError> {
+        look_until(Path::new("/"), self.bdf, allowed(self.options), NODE_LIMIT)?;
+        Ok(())
+    }
+
+    fn attach(self: Box<Self>, seat: &DeviceSeat<'_>) -> Result<Attached, BackendError> {
+        let device = open(self.bdf, seat.dma, seat.memory, self.options)?;
+        let gone = match seat.memory.shared("hybrid-vfio", 4096) {
+            Ok(gone) => gone,
+            Err(error) => {
+                device.close(false);
+                return Err(error.into());
+            }
+        };
+        let (bar, word) = (device.registers(), gone.mapped.span());
+        let Some(dma) = device.dma() else {
+            // `open` maps it, or fails.
+            device.close(false);
+            return Err(VfioError::NoModule { module: "vfio_iommu_type1" }.into());
+        };
+        let ingredients = DeviceIngredients::by_bar(bar, word, dma)?;
+        let (vendor, id) = device.found().id;
+        let why = &device.found().why;
+        let description = format!("vfio {}, {vendor:04x}:{id:04x}, {why}", self.bdf);
+        let keeper = VfioKeeper::start(
+            device,
+            description,
+            gone,
+            seat.housekeeping,
+            self.options.give_back,
+        )?;
+        Ok(Attached { ingredients, keeper: Box::new(keeper) })
+    }
+}

@@ -1,0 +1,273 @@
+//! What sysfs says of a PCI function, before anything is opened: is it there, is it NVMe, who has
+//! it, and which way into VFIO there is.
+//!
+//! Called by [`super::open`]. It changes nothing. The root is a parameter, so that tests bring a
+//! machine of their own. What sysfs says may change right after; opening finds that out.
+//!
+//! Order of the questions: there? NVMe? an IOMMU? VFIO loaded? whose driver? whose neighbours?
+//! which file? may we? Each answer "no" is one error that says how to get a "yes".
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use hybrid_conventions::Bdf;
+use rustix::fs::Access;
+
+use super::error::VfioError;
+use crate::topology::read_line;
+
+/// Class code of an NVMe controller.
+const NVME: u32 = 0x01_0802;
+/// Class code of PCI bridges, without the programming interface: they may keep their driver.
+const BRIDGE: u32 = 0x0604;
+
+/// A way into VFIO.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The legacy container and the group's file.
+    Group {
+        /// The group's number.
+        group: u32,
+    },
+    /// A group without an IOMMU.
+    NoIommu {
+        /// The group's number.
+        group: u32,
+    },
+    /// `iommufd` and the device's own file.
+    Cdev {
+        /// Its name: `vfio0`.
+        name: String,
+    },
+}
+
+impl Way {
+    /// The file that is opened.
+    #[must_use]
+    pub fn node(&self) -> String {
+        match self {
+            Self::Group { group } => format!("/dev/vfio/{group}"),
+            Self::NoIommu { group } => format!("/dev/vfio/noiommu-{group}"),
+            Self::Cdev { name } => format!("/dev/vfio/devices/{name}"),
+        }
+    }
+
+    const fn subsystem(&self) -> &'static str {
+        match self {
+            Self::Group { .. } | Self::NoIommu { .. } => "vfio",
+            Self::Cdev { .. } => "vfio-dev",
+        }
+    }
+}
+
+/// A function that can be opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its address.
+    pub bdf: Bdf,
+    /// Its directory in sysfs.
+    pub sysfs: PathBuf,
+    /// Vendor and device.
+    pub id: (u16, u16),
+    /// The way in.
+    pub way: Way,
+    /// Which way, and why this one.
+    pub why: String,
+}
+
+/// What this build and this run allow.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Allowed {
+    /// `iommufd` is built in.
+    pub iommufd: bool,
+    /// A device without an IOMMU is accepted.
+    pub noiommu: bool,
+}
+
+/// Looks at `bdf` below `root`.
+///
+/// # Errors
+/// [`VfioError`]: the first thing that is not as it must be.
+pub fn look(root: &Path, bdf: Bdf, allowed: Allowed) -> Result<Found, VfioError> {
+    let sysfs = root.join(format!("sys/bus/pci/devices/{bdf}"));
+    if !sysfs.exists() {
+        return Err(VfioError::NotThere { bdf, nvme: nvme_functions(root) });
+    }
+    let class = hex(&sysfs.join("class")).unwrap_or(0);
+    if class != NVME {
+        return Err(VfioError::NotNvme { bdf, class, nvme: nvme_functions(root) });
+    }
+    // Without an IOMMU there is a group only while vfio-pci has the function in its own mode.
+    let group = link_name(&sysfs.join("iommu_group")).and_then(|name| name.parse::<u32>().ok());
+    if group.is_none() && !no_iommu_mode(root) {
+        return Err(VfioError::NoIommu { bdf });
+    }
+    check_modules(root)?;
+    check_driver(&sysfs, bdf)?;
+    let group = group.ok_or(VfioError::NoIommu { bdf })?;
+    check_neighbours(root, bdf, group)?;
+    let (way, why) = choose(root, &sysfs, bdf, group, allowed)?;
+    check_node(root, bdf, &way)?;
+    let id = |name| hex(&sysfs.join(name)).and_then(|id| u16::try_from(id).ok()).unwrap_or(0);
+    Ok(Found { bdf, id: (id("vendor"), id("device")), sysfs, way, why })
+}
+
+fn no_iommu_mode(root: &Path) -> bool {
+    let switch = root.join("sys/module/vfio/parameters/enable_unsafe_noiommu_mode");
+    read_line(&switch).is_some_and(|line| line == "Y")
+}
+
+/// The modules that the legacy way needs; `iommufd` asks for its own.
+fn check_modules(root: &Path) -> Result<(), VfioError> {
+    if !root.join("sys/bus/pci/drivers/vfio-pci").exists() {
+        return Err(VfioError::NoModule { module: "vfio-pci" });
+    }
+    let container = root.join("dev/vfio/vfio").exists();
+    let type1 = ["sys/module/vfio_iommu_type1", "sys/module/iommufd"]
+        .iter()
+        .any(|module| root.join(module).exists());
+    if container && !type1 && !no_iommu_mode(root) {
+        return Err(VfioError::NoModule { module: "vfio_iommu_type1" });
+    }
+    Ok(())
+}
+
+fn check_driver(sysfs: &Path, bdf: Bdf) -> Result<(), VfioError> {
+    match link_name(&sysfs.join("driver")) {
+        None => Err(VfioError::Unbound { bdf }),
+        Some(driver) if driver == "vfio-pci" => Ok(()),
+        Some(driver) => Err(VfioError::InUse { bdf, driver, disks: disks(sysfs) }),
+    }
+}
+
+/// Block devices that the kernel's driver made: `nvme0n1`.
+fn disks(sysfs: &Path) -> Vec<String> {
+    let controllers = names(&sysfs.join("nvme"));
+    let mut disks: Vec<_> = controllers
+        .iter()
+        .flat_map(|controller| names(&sysfs.join("nvme").join(controller)))
+        .filter(|name| {
+            let rest = name.strip_prefix("nvme").unwrap_or_default();
+            rest.split_once('n').is_some_and(|(a, b)| is_number(a) && is_number(b))
+        })
+        .collect();
+    disks.sort();
+    disks
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// The kernel's rule: all of a group on VFIO's drivers, on pci-stub, or on none; bridges pass.
+fn check_neighbours(root: &Path, bdf: Bdf, group: u32) -> Result<(), VfioError> {
+    let devices = root.join(format!("sys/kernel/iommu_groups/{group}/devices"));
+    let mut neighbours = names(&devices);
+    neighbours.sort();
+    for name in neighbours {
+        let Ok(neighbour) = name.parse::<Bdf>() else { continue };
+        let place = root.join(format!("sys/bus/pci/devices/{neighbour}"));
+        let class = hex(&place.join("class")).unwrap_or(0);
+        if neighbour == bdf || class >> 8 == BRIDGE {
+            continue;
+        }
+        match link_name(&place.join("driver")) {
+            Some(driver) if !matches!(driver.as_str(), "vfio-pci" | "pci-stub") => {
+                return Err(VfioError::Neighbour { bdf, group, neighbour, driver });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The device's own file where there is one and this build can use it, else the group's.
+fn choose(
+    root: &Path,
+    sysfs: &Path,
+    bdf: Bdf,
+    group: u32,
+    allowed: Allowed,
+) -> Result<(Way, String), VfioError> {
+    let name = read_line(&root.join(format!("sys/kernel/iommu_groups/{group}/name")));
+    if name.is_some_and(|name| name == "vfio-noiommu") {
+        if !allowed.noiommu {
+            return Err(VfioError::NoIommuRefused { bdf });
+        }
+        let why = format!("group {group} WITHOUT an iommu: the device may write anywhere");
+        return Ok((Way::NoIommu { group }, why));
+    }
+    let cdev = names(&sysfs.join("vfio-dev")).into_iter().next();
+    let has_iommufd = root.join("dev/iommu").exists();
+    let has_container = root.join("dev/vfio/vfio").exists();
+    match (cdev, has_iommufd) {
+        (Some(name), true) if allowed.iommufd => {
+            let why = format!("iommufd and device file {name}: this kernel has both");
+            Ok((Way::Cdev { name }, why))
+        }
+        _ if !has_container => Err(VfioError::NoModule { module: "vfio" }),
+        (Some(_), true) => {
+            let why = "this kernel has iommufd too, this build not (--features iommufd)";
+            Ok((Way::Group { group }, format!("container and group {group}: {why}")))
+        }
+        (None, true) => {
+            let why = "this kernel has iommufd but no file for the device";
+            Ok((Way::Group { group }, format!("container and group {group}: {why}")))
+        }
+        (_, false) => {
+            let why = "this kernel has no iommufd";
+            Ok((Way::Group { group }, format!("container and group {group}: {why}")))
+        }
+    }
+}
+
+fn check_node(root: &Path, bdf: Bdf, way: &Way) -> Result<(), VfioError> {
+    let path = way.node();
+    let node = root.join(&path[1..]);
+    if !node.exists() {
+        return Err(VfioError::NoNode { bdf, path });
+    }
+    if rustix::fs::access(&node, Access::READ_OK | Access::WRITE_OK).is_err() {
+        return Err(no_permission(root, way));
+    }
+    Ok(())
+}
+
+/// The error of a file that this user may not open.
+pub(super) fn no_permission(root: &Path, way: &Way) -> VfioError {
+    VfioError::NoPermission {
+        path: way.node(),
+        user: crate::memory::user_name(root),
+        subsystem: way.subsystem(),
+    }
+}
+
+/// All NVMe functions, in order.
+fn nvme_functions(root: &Path) -> Vec<Bdf> {
+    let devices = root.join("sys/bus/pci/devices");
+    let mut found: Vec<Bdf> = names(&devices)
+        .into_iter()
+        .filter(|name| hex(&devices.join(name).join("class")) == Some(NVME))
+        .filter_map(|name| name.parse().ok())
+        .collect();
+    found.sort();
+    found
+}
+
+/// The last part of a link's target.
+pub(super) fn link_name(link: &Path) -> Option<String> {
+    let target = fs::read_link(link).ok()?;
+    Some(target.file_name()?.to_string_lossy().into_owned())
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
+}
+
+fn hex(file: &Path) -> Option<u32> {
+    u32::from_str_radix(read_line(file)?.strip_prefix("0x")?, 16).ok()
+}
+
+#[cfg(test)]
+mod tests;
