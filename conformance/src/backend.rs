@@ -1,17 +1,32 @@
 //! Backends: what the driver is put on.
+//!
+//! [`Backend`] is all that the suite knows of a device; what else [`Stepped`] and [`Threaded`] can
+//! do (look into the model, plant faults) are methods of their own, for the tests of faults.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use core_runtime::clock::{Clock, Instant, ManualClock};
 use core_runtime::mailbox::{MailboxClient, MailboxLayout};
-use core_runtime::mem::{DmaArena, DoorbellRegion, Iova};
+use core_runtime::mem::{Bump, DmaArena, DoorbellRegion, Iova};
 use hybrid_shm::leak_zeroed;
-use nvme_driver::{ControlRegs, DeviceParts, RegsError};
-use nvme_model::{Idle, Model, ModelConfig, ModelThread, ThreadOptions};
+use nvme_driver::{
+    ControlRegs, Controller, ControllerConfig, ControllerError, DeviceParts, RegsError,
+};
+use nvme_model::{
+    FaultAction, FaultPlan, FaultRule, Idle, Model, ModelConfig, ModelThread, ThreadOptions,
+};
+use nvme_spec::NvmOpcode;
 
 /// A region's first IOVA: no pointer of this process, and above 4 GiB.
 const IOVA: Iova = Iova(0x12_3400_0000);
+
+/// Passes after which something that should have ended is said to hang. At up to a millisecond of
+/// virtual time each they are over half an hour.
+const MAX_PASSES: u64 = 4_000_000;
+
+/// Private memory of a controller: queues of 4,095 commands and 16 of them fit.
+const CONTROLLER_BYTES: usize = 8 << 20;
 
 /// A device and its time.
 pub trait Backend {
@@ -21,8 +36,74 @@ pub trait Backend {
     fn pass(&self, idle: bool);
     /// The time.
     fn now(&self) -> Instant;
-    /// Does something with the model behind it.
-    fn with_model<R: Send + 'static>(&self, f: impl FnOnce(&mut Model) -> R + Send + 'static) -> R;
+    /// Makes a controller over [`Backend::parts`], in memory that lives as long as it.
+    ///
+    /// # Errors
+    /// Those of [`Controller::new`].
+    fn controller(&self, config: ControllerConfig) -> Result<&'static Controller, ControllerError> {
+        Controller::new(self.parts(), &Bump::leak(CONTROLLER_BYTES), config)
+    }
+    /// Whether what did not happen in so many passes since `begun` will not happen any more.
+    fn gives_up(&self, begun: Instant, passes: u64) -> bool {
+        let _ = begun;
+        passes >= MAX_PASSES
+    }
+    /// Lets the device leave reads unanswered from now on, or answer again; false where nobody can
+    /// make it do so.
+    fn stall(&self, on: bool) -> bool {
+        let _ = on;
+        false
+    }
+    /// The driver's mistakes that the device noticed so far; empty where it does not tell.
+    fn complaints(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+impl<B: Backend + ?Sized> Backend for &B {
+    fn parts(&self) -> DeviceParts {
+        (**self).parts()
+    }
+
+    fn pass(&self, idle: bool) {
+        (**self).pass(idle);
+    }
+
+    fn now(&self) -> Instant {
+        (**self).now()
+    }
+
+    fn controller(&self, config: ControllerConfig) -> Result<&'static Controller, ControllerError> {
+        (**self).controller(config)
+    }
+
+    fn gives_up(&self, begun: Instant, passes: u64) -> bool {
+        (**self).gives_up(begun, passes)
+    }
+
+    fn stall(&self, on: bool) -> bool {
+        (**self).stall(on)
+    }
+
+    fn complaints(&self) -> Vec<String> {
+        (**self).complaints()
+    }
+}
+
+/// Whether waiting since `begun` took longer than `limit_ns`, for backends in real time.
+pub(crate) fn is_over(clock: Clock, begun: Instant, limit_ns: u64) -> bool {
+    clock.ticks_to_ns(clock.now().since(begun)) > limit_ns
+}
+
+fn stall_reads(model: &mut Model, on: bool) {
+    let drop = FaultRule::io(NvmOpcode::READ, FaultAction::Drop);
+    model.reconfigure(|config| {
+        config.faults = if on { FaultPlan::none().with(drop) } else { FaultPlan::none() };
+    });
+}
+
+fn complaints_of(model: &mut Model) -> Vec<String> {
+    model.mistakes().iter().map(ToString::to_string).collect()
 }
 
 fn arena_of(model: &mut Model, dma_bytes: usize) -> &'static DmaArena {
@@ -86,6 +167,11 @@ impl Stepped {
     pub fn jump(&self, ns: u64) {
         self.clock.advance(ns);
     }
+
+    /// Does something with the model.
+    pub fn with_model<R>(&self, f: impl FnOnce(&mut Model) -> R) -> R {
+        f(&mut self.model.borrow_mut())
+    }
 }
 
 /// A mistake of the host that no test asked about is an error of the test.
@@ -120,8 +206,13 @@ impl Backend for Stepped {
         self.clock.now()
     }
 
-    fn with_model<R: Send + 'static>(&self, f: impl FnOnce(&mut Model) -> R + Send + 'static) -> R {
-        f(&mut self.model.borrow_mut())
+    fn stall(&self, on: bool) -> bool {
+        self.with_model(|model| stall_reads(model, on));
+        true
+    }
+
+    fn complaints(&self) -> Vec<String> {
+        self.with_model(complaints_of)
     }
 }
 
@@ -152,6 +243,17 @@ impl Threaded {
         let client = MailboxClient::new(mailbox, clock, 2_000_000_000).expect("a mailbox");
         Self { thread, regs: Box::leak(Box::new(client)), doorbells, arena, clock }
     }
+
+    /// Does something with the model, on its thread.
+    ///
+    /// # Panics
+    /// If its thread is gone.
+    pub fn with_model<R: Send + 'static>(
+        &self,
+        f: impl FnOnce(&mut Model) -> R + Send + 'static,
+    ) -> R {
+        self.thread.call(f).expect("the model's thread runs")
+    }
 }
 
 impl Backend for Threaded {
@@ -174,7 +276,17 @@ impl Backend for Threaded {
         self.clock.now()
     }
 
-    fn with_model<R: Send + 'static>(&self, f: impl FnOnce(&mut Model) -> R + Send + 'static) -> R {
-        self.thread.call(f).expect("the model's thread runs")
+    fn gives_up(&self, begun: Instant, _passes: u64) -> bool {
+        // The clock's frequency is a guess: between ten seconds and a minute and a half.
+        is_over(self.clock, begun, 30_000_000_000)
+    }
+
+    fn stall(&self, on: bool) -> bool {
+        self.with_model(move |model| stall_reads(model, on));
+        true
+    }
+
+    fn complaints(&self) -> Vec<String> {
+        self.with_model(complaints_of)
     }
 }

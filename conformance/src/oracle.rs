@@ -6,13 +6,14 @@
 //! each of its blocks holds what it held before or what was to be written, whole.
 
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use core_runtime::mem::DmaBuf;
 use hybrid_conventions::testing;
-use nvme_driver::{CommandFuture, IoFuture, Lba, Namespace, WriteFlags};
+use nvme_driver::{CommandFuture, IoError, IoFuture, Lba, Namespace, WriteFlags};
 
 use crate::backend::Backend;
 use crate::rig::{Flag, Rig};
@@ -74,6 +75,10 @@ struct Running {
 /// The copy, and what is under way.
 pub struct Oracle {
     ns: &'static Namespace,
+    /// The first block that it uses.
+    first: u64,
+    /// Whether the controller has Write Zeroes.
+    zeroes: bool,
     rng: Rng,
     /// Version of each block; 0 is zeros, `None` is unknown (a failed or dropped write).
     versions: Vec<Option<u64>>,
@@ -98,7 +103,7 @@ pub struct Oracle {
 }
 
 /// The bytes of a block: a pattern that no other block or version has.
-fn fill(block: &mut [u8], lba: u64, version: u64) {
+pub(crate) fn fill(block: &mut [u8], lba: u64, version: u64) {
     let mut x =
         lba.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ version.wrapping_mul(0xD6E8_FEB8_6659_FD93);
     let step = x | 1;
@@ -108,7 +113,8 @@ fn fill(block: &mut [u8], lba: u64, version: u64) {
     }
 }
 
-fn is_filled(block: &[u8], lba: u64, version: u64) -> bool {
+/// Whether [`fill`] made this block; version 0 is zeros.
+pub(crate) fn is_filled(block: &[u8], lba: u64, version: u64) -> bool {
     if version == 0 {
         return block.iter().all(|byte| *byte == 0);
     }
@@ -138,11 +144,26 @@ impl Oracle {
     /// If the namespace is larger than memory.
     #[must_use]
     pub fn new(ns: &'static Namespace, window: usize, seed: u64) -> Self {
-        let blocks = usize::try_from(ns.blocks()).expect("a small namespace");
+        let mut oracle = Self::within(ns, 0..ns.blocks(), window, seed);
+        oracle.versions.fill(Some(0));
+        oracle
+    }
+
+    /// For `range` of a namespace, whose content is not known yet. A controller without Write
+    /// Zeroes is not asked for it.
+    ///
+    /// # Panics
+    /// If the range is larger than memory.
+    #[must_use]
+    pub fn within(ns: &'static Namespace, range: Range<u64>, window: usize, seed: u64) -> Self {
+        let blocks = usize::try_from(range.end - range.start).expect("a small range");
+        let zero = ns.try_write_zeroes(Lba(range.start), 0, WriteFlags::empty());
         Self {
             ns,
+            first: range.start,
+            zeroes: !matches!(zero, Err(IoError::Unsupported(_))),
             rng: Rng::new(seed),
-            versions: vec![Some(0); blocks],
+            versions: vec![None; blocks],
             instead: vec![None; blocks],
             orphans: Vec::new(),
             users: vec![0; blocks],
@@ -162,9 +183,7 @@ impl Oracle {
     /// If the namespace is larger than memory.
     #[must_use]
     pub fn over(ns: &'static Namespace, window: usize, seed: u64) -> Self {
-        let mut oracle = Self::new(ns, window, seed);
-        oracle.versions.fill(None);
-        oracle
+        Self::within(ns, 0..ns.blocks(), window, seed)
     }
 
     /// Runs `operations` of them to their end, dropped ones included.
@@ -173,7 +192,7 @@ impl Oracle {
     /// If a byte is wrong, something fails that must not, or hangs.
     pub fn run<B: Backend>(&mut self, rig: &Rig<B>, operations: u64) -> OracleReport {
         let mut started = 0;
-        let mut idle = 0_u64;
+        let (mut idle, mut progress) = (0_u64, rig.backend.now());
         loop {
             let mut alive = false;
             for slot in 0..self.running.len() {
@@ -193,8 +212,13 @@ impl Oracle {
                 }
             }
             let report = rig.pass();
-            idle = if report.is_idle() { idle + 1 } else { 0 };
-            assert!(idle < 4_000_000, "it hangs: {:?}", rig.controller.stats());
+            if report.is_idle() {
+                idle += 1;
+                let hangs = rig.backend.gives_up(progress, idle);
+                assert!(!hangs, "it hangs: {:?}", rig.controller.stats());
+            } else {
+                (idle, progress) = (0, rig.backend.now());
+            }
         }
         self.report
     }
@@ -222,7 +246,7 @@ impl Oracle {
         let range = first..first + count;
         let users = &self.users[range.clone()];
         let lba_bytes = self.ns.lba_bytes() as usize;
-        let slba = Lba(first as u64);
+        let slba = Lba(self.first + first as u64);
         if self.rng.one_in(2) {
             if users.iter().any(|u| *u < 0) {
                 return false;
@@ -237,7 +261,7 @@ impl Oracle {
         if users.iter().any(|u| *u != 0) {
             return false;
         }
-        if self.rng.one_in(32) {
+        if self.zeroes && self.rng.one_in(32) {
             self.users[range].fill(-1);
             let zero = self.ns.write_zeroes(slba, count as u64, WriteFlags::empty());
             self.begin(slot, Doing::Zero(zero), first, count, 0);
@@ -249,7 +273,7 @@ impl Oracle {
         let version = self.next_version;
         self.next_version += 1;
         for (i, block) in buf.as_mut_slice().chunks_exact_mut(lba_bytes).enumerate() {
-            fill(block, (first + i) as u64, version);
+            fill(block, slba.0 + i as u64, version);
         }
         self.users[range].fill(-1);
         let fua = self.rng.one_in(16);
@@ -330,15 +354,15 @@ impl Oracle {
     fn check(&self, running: &Running, buf: &DmaBuf) {
         let lba_bytes = self.ns.lba_bytes() as usize;
         for (i, block) in buf.as_slice().chunks_exact(lba_bytes).enumerate() {
-            let lba = running.first + i;
-            if let Some(version) = self.versions[lba] {
-                let other = self.instead[lba];
+            let place = running.first + i;
+            if let Some(version) = self.versions[place] {
+                let (lba, other) = (self.first + place as u64, self.instead[place]);
                 assert!(
-                    is_filled(block, lba as u64, version)
-                        || other.is_some_and(|other| is_filled(block, lba as u64, other)),
+                    is_filled(block, lba, version)
+                        || other.is_some_and(|other| is_filled(block, lba, other)),
                     "block {lba} is not what version {version} wrote (read of {} from {})",
                     running.count,
-                    running.first
+                    self.first + running.first as u64
                 );
             }
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use core_runtime::mem::{Bump, DmaArena, DmaBuf, DmaStats};
+use core_runtime::mem::{DmaArena, DmaBuf, DmaStats};
 use nvme_driver::{
     Controller, ControllerConfig, ControllerError, ControllerState, Namespace, PollReport,
 };
@@ -15,10 +15,6 @@ use nvme_model::ModelConfig;
 use nvme_spec::Nsid;
 
 use crate::backend::{Backend, Stepped};
-
-/// Passes after which something that should have ended is said to hang. At up to a millisecond
-/// each they are over half an hour of virtual time.
-const MAX_PASSES: u64 = 4_000_000;
 
 /// A waker that remembers.
 #[derive(Debug, Default)]
@@ -86,7 +82,7 @@ impl<B: Backend> Rig<B> {
     /// Those of [`Controller::new`].
     pub fn new(backend: B, config: ControllerConfig) -> Result<Self, ControllerError> {
         let parts = backend.parts();
-        let controller = Controller::new(parts, &Bump::leak(8 << 20), config)?;
+        let controller = backend.controller(config)?;
         Ok(Self {
             controller,
             arena: parts.arena,
@@ -129,13 +125,17 @@ impl<B: Backend> Rig<B> {
         let mut future = pin!(future);
         let (flag, waker) = Flag::raised();
         let mut cx = Context::from_waker(&waker);
-        for _ in 0..MAX_PASSES {
+        let (begun, passes) = (self.backend.now(), self.passes.get());
+        loop {
             if flag.take()
                 && let Poll::Ready(output) = future.as_mut().poll(&mut cx)
             {
                 return output;
             }
             self.pass();
+            if self.backend.gives_up(begun, self.passes.get() - passes) {
+                break;
+            }
         }
         panic!("it hangs; state {:?}, {:?}", self.controller.state(), self.controller.stats());
     }
@@ -145,7 +145,8 @@ impl<B: Backend> Rig<B> {
     /// # Panics
     /// If that never happens.
     pub fn until(&self, mut done: impl FnMut(&Controller) -> bool) {
-        for _ in 0..MAX_PASSES {
+        let (begun, passes) = (self.backend.now(), self.passes.get());
+        while !self.backend.gives_up(begun, self.passes.get() - passes) {
             if done(self.controller) {
                 return;
             }
@@ -184,7 +185,7 @@ impl<B: Backend> Rig<B> {
     }
 
     /// Waits for orphans, shuts down, and checks that nothing is lost: every buffer is back, none
-    /// is quarantined, the controller says it is off, and the model has no complaint.
+    /// is quarantined, the controller says it is off, and the device has no complaint.
     ///
     /// # Panics
     /// If anything is amiss.
@@ -207,11 +208,12 @@ impl<B: Backend> Rig<B> {
         assert_eq!(now.quarantined, 0, "buffers are quarantined");
     }
 
-    /// Checks that the model saw no mistake of the driver.
+    /// Checks that the device saw no mistake of the driver, as far as it tells.
     ///
     /// # Panics
     /// If it did.
     pub fn assert_no_mistakes(&self) {
-        self.backend.with_model(nvme_model::Model::assert_no_mistakes);
+        let complaints = self.backend.complaints();
+        assert!(complaints.is_empty(), "the device complains of its host: {complaints:#?}");
     }
 }

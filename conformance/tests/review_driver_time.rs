@@ -11,7 +11,7 @@ use nvme_driver::{
     RegsError, ResetReason, WriteFlags,
 };
 use nvme_model::{
-    AbortPolicy, ControllerFault, FaultAction, FaultPlan, FaultRule, LatencyModel, Model,
+    AbortPolicy, ControllerFault, FaultAction, FaultPlan, FaultRule, LatencyModel,
     ModelConfig, NamespaceConfig, OnQueue, Patch, When,
 };
 use nvme_spec::{
@@ -126,8 +126,8 @@ impl Backend for Spoilt {
         Instant::from_ticks(self.stopped.get().unwrap_or(ticks))
     }
 
-    fn with_model<R: Send + 'static>(&self, f: impl FnOnce(&mut Model) -> R + Send + 'static) -> R {
-        self.inner.with_model(f)
+    fn complaints(&self) -> Vec<String> {
+        self.inner.complaints()
     }
 }
 
