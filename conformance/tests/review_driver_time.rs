@@ -11,8 +11,8 @@ use nvme_driver::{
     RegsError, ResetReason, WriteFlags,
 };
 use nvme_model::{
-    AbortPolicy, ControllerFault, FaultAction, FaultPlan, FaultRule, LatencyModel,
-    ModelConfig, NamespaceConfig, OnQueue, Patch, When,
+    AbortPolicy, ControllerFault, FaultAction, FaultPlan, FaultRule, LatencyModel, ModelConfig,
+    NamespaceConfig, OnQueue, Patch, When,
 };
 use nvme_spec::{
     AdminOpcode, AsyncEvent, DsmAttributes, DsmRange, LogPageId, Nsid, NvmOpcode, QueueId,

@@ -1,8 +1,6 @@
 //! What a case is given, and the steps that most of them take.
 
-use nvme_driver::{
-    Controller, ControllerConfig, Failed, IoError, Lba, Namespace, WriteFlags,
-};
+use nvme_driver::{Controller, ControllerConfig, Failed, IoError, Lba, Namespace, WriteFlags};
 use nvme_spec::registers::Cap;
 
 use super::Skip;

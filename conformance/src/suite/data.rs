@@ -59,8 +59,10 @@ fn last_block(cx: &Cx<'_>) -> Outcome {
 fn all_at_once(cx: &Cx<'_>) -> Outcome {
     let rig = cx.rig();
     let spaces = several(cx, &rig)?;
-    let mut oracles: Vec<_> =
-        spaces.iter().map(|space| space.oracle(12, cx.seed + u64::from(space.ns.nsid().0))).collect();
+    let mut oracles: Vec<_> = spaces
+        .iter()
+        .map(|space| space.oracle(12, cx.seed + u64::from(space.ns.nsid().0)))
+        .collect();
     for _ in 0..4 {
         for oracle in &mut oracles {
             oracle.run(&rig, cx.ops(500));

@@ -1,8 +1,6 @@
 //! Resets with commands in flight, commands that are never answered, futures that are dropped.
 
-use nvme_driver::{
-    ControllerConfig, ControllerState, Failed, IoError, ResetReason, WriteFlags,
-};
+use nvme_driver::{ControllerConfig, ControllerState, Failed, IoError, ResetReason, WriteFlags};
 
 use super::cx::{Cx, Fixture, in_flight};
 use super::{Case, Outcome, reads, stalls, writes};
