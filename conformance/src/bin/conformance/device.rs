@@ -1,0 +1,69 @@
+//! From `--device` to a backend for each case.
+//!
+//! The model in memory is one controller for the whole run: it goes from case to case with what its
+//! namespaces hold, as a drive would. Everything else is opened anew by its name.
+
+use host_bridge::backend::{
+    Backend, BackendError, DeviceOptions, DeviceReport, ModelBackend, from_spec,
+};
+use hybrid_conventions::DeviceSpec;
+use nvme_model::{Model, ModelConfig, NamespaceConfig};
+
+/// What `--device` names.
+pub(crate) struct Device<'a> {
+    spec: DeviceSpec<'a>,
+    model: Option<Box<Model>>,
+}
+
+impl<'a> Device<'a> {
+    pub(crate) const fn new(spec: DeviceSpec<'a>) -> Self {
+        Self { spec, model: None }
+    }
+
+    /// The device, to be attached once.
+    pub(crate) fn backend(&mut self) -> Result<Box<dyn Backend>, BackendError> {
+        match (self.spec, self.model.take()) {
+            (DeviceSpec::Model { image: None }, Some(model)) => {
+                Ok(Box::new(ModelBackend::again(model)))
+            }
+            (spec, _) => from_spec(&spec, options(spec)),
+        }
+    }
+
+    /// Takes back what a case leaves.
+    pub(crate) fn returned(&mut self, report: &mut DeviceReport) {
+        self.model = report.model.take();
+    }
+
+    /// Whether what is on it may be somebody's, so that it takes a flag to overwrite it.
+    pub(crate) const fn needs_allow_writes(&self) -> bool {
+        self.spec.needs_allow_writes()
+    }
+}
+
+fn options(spec: DeviceSpec<'_>) -> DeviceOptions {
+    let mut options = DeviceOptions::default();
+    options.model.config = match spec {
+        // As many blocks of 4 KiB as it holds.
+        DeviceSpec::Model { image: Some(_) } => {
+            with_namespaces(vec![NamespaceConfig::memory(1, 0)])
+        }
+        _ => with_namespaces(namespaces()),
+    };
+    options
+}
+
+fn with_namespaces(namespaces: Vec<NamespaceConfig>) -> ModelConfig {
+    ModelConfig { namespaces, max_io_queues: 8, out_of_order: true, ..ModelConfig::default() }
+}
+
+/// Both common block sizes, a hole, and one that must be refused.
+fn namespaces() -> Vec<NamespaceConfig> {
+    let mut metadata = NamespaceConfig::memory(9, 64);
+    metadata.metadata_bytes = 8;
+    vec![
+        NamespaceConfig::memory(1, 64 << 10).lba_bytes(512),
+        NamespaceConfig::memory(3, 8 << 10),
+        metadata,
+    ]
+}
