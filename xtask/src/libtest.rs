@@ -1,4 +1,5 @@
 //! Reads what `cargo test` printed: how many tests passed, which failed, which were ignored.
+//! A program of ours that runs tests (`conformance`) prints the same lines and ends with our own.
 //!
 //! Pure text in, numbers out. The lines are libtest's, whose human form has been stable for years;
 //! a line that isn't one of them is ignored, so a test's own output can't hide the counts.
@@ -67,7 +68,7 @@ pub(crate) fn parse(output: &str) -> TestOutput {
     for line in output.lines() {
         if let Some(binary) = started(line) {
             parsed.unfinished.extend(running.replace(binary));
-        } else if let Some(tally) = result_line(line) {
+        } else if let Some(tally) = result_line(line).or_else(|| own_line(line)) {
             parsed.tally.add(tally);
             running = None;
         } else if let Some((name, outcome)) = test_line(line) {
@@ -114,6 +115,14 @@ fn result_line(line: &str) -> Option<Tally> {
     Some(Tally::new(count("passed")?, count("failed")?, count("ignored")?))
 }
 
+/// `46 passed, 0 failed, 5 skipped`, and nothing else: [`Tally`]'s own form.
+fn own_line(line: &str) -> Option<Tally> {
+    let mut parts = line.split(", ");
+    let mut count = |word| parts.next()?.strip_suffix(word)?.parse().ok();
+    let tally = Tally::new(count(" passed")?, count(" failed")?, count(" skipped")?);
+    parts.next().is_none().then_some(tally)
+}
+
 /// `test ring::tests::peer_lies_are_counted ... FAILED`.
 fn test_line(line: &str) -> Option<(&str, &str)> {
     let (name, outcome) = line.strip_prefix("test ")?.rsplit_once(" ... ")?;
@@ -135,6 +144,19 @@ pub(crate) fn tail(output: &str, count: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_of_ours_is_counted_by_its_last_line() {
+        let output = "running 3 tests\ntest a::b ... ok\ntest a::c ... ignored, no such namespace\n\
+            test a::d ... FAILED\n    block 7 is wrong\n\n1 passed, 1 failed, 1 skipped\n";
+        let parsed = parse(output);
+        assert_eq!(parsed.tally, Tally::new(1, 1, 1));
+        assert_eq!(parsed.failures, ["test: a::d"]);
+        assert_eq!(parsed.ignored, ["a::c: no such namespace"]);
+        for line in ["1 passed, 1 failed", "1 passed, 1 failed, 1 skipped, 2 more", "so 1 passed"] {
+            assert_eq!(own_line(line), None, "{line}");
+        }
+    }
 
     const GOOD: &str = "\
    Compiling hybrid-abi v0.1.0

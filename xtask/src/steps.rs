@@ -187,7 +187,15 @@ pub(crate) fn conformance(project: &Project) -> Work {
     match project.package(CONFORMANCE) {
         None => Work::Skip(format!("no package {CONFORMANCE}")),
         Some(_) => Work::Tests(vec![
-            Run::new("cargo test --release --no-fail-fast --lib --tests -p").arg(CONFORMANCE),
+            // The program's own unit tests with them.
+            Run::new("cargo test --release --no-fail-fast --lib --bins --tests -p")
+                .arg(CONFORMANCE),
+            // On a partition's core, by the program that also runs on drives.
+            Run::new("cargo run --release --quiet --bin conformance -p")
+                .arg(CONFORMANCE)
+                .arg("--")
+                .arg("--device")
+                .arg("model"),
         ]),
     }
 }

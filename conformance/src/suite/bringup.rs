@@ -45,7 +45,7 @@ fn again_and_again(cx: &Cx<'_>) -> Outcome {
     for _ in 0..5 {
         let rig = cx.rig();
         let said = (rig.controller.identify_bytes(), rig.controller.namespaces().count());
-        let first = first.get_or_insert_with(|| said);
+        let first = first.get_or_insert(said);
         assert!(said.0[..64] == first.0[..64], "it says to be another controller");
         assert_eq!(said.1, first.1, "namespaces");
         let space = cx.space(&rig)?;

@@ -124,7 +124,7 @@ fn logs(cx: &Cx<'_>) -> Outcome {
     assert!(smart.spare_percent <= 100, "available spare {}", smart.spare_percent);
     rig.run(rig.controller.firmware_log()).expect("the firmware slot log");
     let log = rig.run(rig.controller.error_log(rig.filled(4096, 0xEE))).expect("the error log");
-    assert!(!log.is_empty() && log.len() % 64 == 0, "{} bytes of error log", log.len());
+    assert!(!log.is_empty() && log.len().is_multiple_of(64), "{} bytes of error log", log.len());
     drop(log);
     rig.finish();
     Ok(())

@@ -53,17 +53,25 @@ fn options(spec: DeviceSpec<'_>) -> DeviceOptions {
     options
 }
 
+/// Transfers of up to 4 MiB, so that every shape of a PRP list can be tried.
 fn with_namespaces(namespaces: Vec<NamespaceConfig>) -> ModelConfig {
-    ModelConfig { namespaces, max_io_queues: 8, out_of_order: true, ..ModelConfig::default() }
+    ModelConfig {
+        namespaces,
+        mdts: 10,
+        max_io_queues: 8,
+        out_of_order: true,
+        ..ModelConfig::default()
+    }
 }
 
-/// Both common block sizes, a hole, and one that must be refused.
+/// Small, common and large blocks, a hole, and one that must be refused.
 fn namespaces() -> Vec<NamespaceConfig> {
     let mut metadata = NamespaceConfig::memory(9, 64);
     metadata.metadata_bytes = 8;
     vec![
         NamespaceConfig::memory(1, 64 << 10).lba_bytes(512),
         NamespaceConfig::memory(3, 8 << 10),
+        NamespaceConfig::memory(4, 512).lba_bytes(65536),
         metadata,
     ]
 }

@@ -248,8 +248,8 @@ mod tests {
         let some = chosen(&only).expect("cases");
         assert!(some.len() > 2 && some.len() < cases().len());
         assert_eq!(chosen(&[]).expect("cases").len(), cases().len());
-        let error = chosen(&["nothing".to_owned()]).expect_err("none");
+        let error = chosen(&["no-such".to_owned()]).expect_err("none");
         assert_eq!(error.exit, Exit::Error);
-        assert!(error.line.starts_with("no case has nothing in its name"), "{}", error.line);
+        assert!(error.line.starts_with("no case has no-such in its name"), "{}", error.line);
     }
 }
