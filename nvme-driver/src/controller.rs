@@ -171,6 +171,7 @@ impl Controller {
             page_bytes: plan.page_bytes,
             max_len: config.max_transfer_bytes,
             sample_every: 0,
+            stream_from: 0,
         };
         let admin = make(admin_spec, ADMIN_REQUESTS, admin_line)?;
         let queues = Self::make_queues(&config, &plan, bump, |spec, n| make(spec, n, io_line))?;
@@ -228,6 +229,7 @@ impl Controller {
                 page_bytes: plan.page_bytes,
                 max_len: config.max_transfer_bytes,
                 sample_every: config.latency_sampling,
+                stream_from: config.stream_from,
             };
             let queue = match make(spec, requests) {
                 Ok(queue) => queue,

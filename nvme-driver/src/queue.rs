@@ -12,7 +12,12 @@
 //! 2. A completion is believed only if its SQID is ours and its CID is the very one that its slot
 //!    expects; everything else is counted and dropped ([`Ignored`]).
 //! 3. Nothing is posted and no doorbell is written while the queue is not [`Mode::Open`].
-//! 4. One submission doorbell write a pass, if the tail moved; one completion doorbell a batch.
+//! 4. One submission doorbell write a pass, if the tail moved.
+//! 5. The completion doorbell is written together with the submission doorbell, next to which it
+//!    lies, and only where it matters: whenever a quarter of the ring was taken since, and before
+//!    commands in flight could find less room for their completions than the device knows of. Else
+//!    both sides would pass that cache line to and fro once more for each batch. Housekeeping tells
+//!    the rest ([`QueuePair::acknowledge_all`]).
 //!
 //! Units: indices count entries; epochs are eighths of the deadline.
 
@@ -21,7 +26,9 @@ mod rare;
 use core::cell::Cell;
 
 use core_runtime::clock::Clock;
-use core_runtime::mem::{Bump, CqMem, DmaArena, Doorbell, DoorbellRegion, Iova, PrpList, SqMem};
+use core_runtime::mem::{
+    Bump, CqMem, DmaArena, Doorbell, DoorbellRegion, Iova, OutOfMemory, PrpList, SqMem,
+};
 use nvme_spec::{Cqe, QueueId, Status};
 
 use crate::cid::{CidLayout, NO_CID};
@@ -36,6 +43,12 @@ pub(crate) const EPOCHS_PER_DEADLINE: u8 = 8;
 
 /// Share of the ring that one poll reaps: the rest waits, so that tasks get their turn.
 const REAP_SHARE: u16 = 4;
+
+/// Share of the ring that may be taken before the device is told of it.
+const ACKNOWLEDGE_SHARE: u16 = 4;
+
+/// Completions in a cache line.
+const CQES_PER_LINE: u16 = 4;
 
 /// Whether the queue may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,8 +115,14 @@ pub struct QueuePair {
     in_flight: Cell<u16>,
     sqhd: Cell<u16>,
     sq_rung: Cell<u16>,
+    /// Completion queue head that the device knows.
+    cq_rung: Cell<u16>,
+    /// What the last reap that found something took.
+    last_taken: Cell<u16>,
     epoch: Cell<u8>,
     open: Cell<bool>,
+    /// Entries are written past the caches.
+    stream: Cell<bool>,
     sample_in: Cell<u32>,
     /// Phase bit that a new completion carries, at its place in the high word.
     phase: Cell<u64>,
@@ -120,6 +139,8 @@ pub struct QueuePair {
     list_stride: usize,
     // The rest is for rare events.
     max_len: u32,
+    /// After a batch of so many entries the next ones are written past the caches.
+    stream_from: u16,
     mode: Cell<Mode>,
     reopen: Cell<bool>,
     parked_free: Cell<u16>,
@@ -157,6 +178,8 @@ pub(crate) struct QueueSpec {
     pub max_len: u32,
     /// One command in so many is stamped; 0 is none.
     pub sample_every: u32,
+    /// After a batch of so many entries the next ones are written past the caches; 0 is never.
+    pub stream_from: u16,
 }
 
 impl QueuePair {
@@ -188,11 +211,7 @@ impl QueuePair {
             let bytes = list_stride * usize::from(depth) * prp::ENTRY_BYTES;
             Some(PrpList::new(shared(bytes)?).map_err(|_| no_memory)?)
         };
-        let slots = bump.slice_with(usize::from(depth), |i| {
-            let slot = u16::try_from(i).unwrap_or(NO_SLOT);
-            let next = if slot + 1 == depth { NO_SLOT } else { slot + 1 };
-            Slot::new(layout.before_first(slot), next)
-        });
+        let slots = make_slots(depth, layout, bump);
         let stamps = bump.slice_with(usize::from(depth), |_| Cell::new(Stamp::default()));
         Ok(Self {
             slots: slots.map_err(|_| no_memory)?,
@@ -205,8 +224,11 @@ impl QueuePair {
             in_flight: Cell::new(0),
             sqhd: Cell::new(0),
             sq_rung: Cell::new(0),
+            cq_rung: Cell::new(0),
+            last_taken: Cell::new(0),
             epoch: Cell::new(0),
             open: Cell::new(false),
+            stream: Cell::new(false),
             sample_in: Cell::new(spec.sample_every.wrapping_sub(1)),
             phase: Cell::new(Cqe::PHASE),
             page_shift: spec.page_bytes.trailing_zeros(),
@@ -220,6 +242,7 @@ impl QueuePair {
             lists,
             list_stride,
             max_len: spec.max_len,
+            stream_from: if spec.stream_from == 0 { u16::MAX } else { spec.stream_from },
             mode: Cell::new(Mode::Closed),
             reopen: Cell::new(false),
             parked_free: Cell::new(0),
@@ -295,7 +318,11 @@ impl QueuePair {
         self.in_flight.set(self.in_flight.get().wrapping_add(1));
         self.submitted.add(1);
         // Last, so that nothing has to be loaded again after the stores to the ring.
-        self.sq.write(tail, &sqe);
+        if self.stream.get() {
+            self.sq.stream(tail, &sqe);
+        } else {
+            self.sq.write(tail, &sqe);
+        }
     }
 
     /// Writes a list for `pages` pages from `first` into the slot's list memory; its address.
@@ -349,7 +376,17 @@ impl QueuePair {
     pub fn ring(&self) {
         let tail = self.sq_tail.get();
         if tail != self.sq_rung.get() {
+            if self.stream.get() {
+                self.sq.settle();
+            }
+            self.stream.set(self.distance(self.sq_rung.get(), tail) >= self.stream_from);
             self.sq_rung.set(tail);
+            let unknown = self.unacknowledged();
+            // Both are less than the ring, so the sum has 16 bits.
+            let most = unknown.wrapping_add(self.in_flight.get());
+            if unknown > self.entries / ACKNOWLEDGE_SHARE || most >= self.entries {
+                self.acknowledge();
+            }
             self.sq_doorbell.ring(u32::from(tail));
             self.cold.sq_doorbells.add(1);
             // Commands in flight only get more between two reaps: here is where they are the most.
@@ -388,18 +425,47 @@ impl QueuePair {
             if (high ^ self.phase.get()) & Cqe::PHASE != 0 {
                 break;
             }
+            if taken == 0 {
+                self.look_ahead(entry, limit);
+            }
             // Both are at most `limit`.
             taken = taken.wrapping_add(1);
             self.advance(entry);
             delivered = u16::wrapping_add(delivered, self.take(entry, high, sink));
         }
         if taken != 0 {
-            self.cq_doorbell.ring(u32::from(self.cq_head.get()));
-            self.cold.cq_doorbells.add(1);
+            self.last_taken.set(taken);
             self.completed.add(u64::from(delivered));
             self.in_flight.set(self.in_flight.get().wrapping_sub(delivered));
         }
         Reaped { taken, delivered }
+    }
+
+    /// Asks for the lines of the completions that are likely to be there: as many as last time.
+    #[inline(always)]
+    fn look_ahead(&self, entry: u16, limit: u16) {
+        let likely = self.last_taken.get().min(self.in_flight.get()).min(limit);
+        let mut ahead = CQES_PER_LINE;
+        while ahead < likely {
+            let at = entry.wrapping_add(ahead);
+            let at = if at >= self.entries { at.wrapping_sub(self.entries) } else { at };
+            self.cq.prefetch(at);
+            ahead = ahead.wrapping_add(CQES_PER_LINE);
+        }
+    }
+
+    /// Completions taken that the device was not told of.
+    #[inline(always)]
+    fn unacknowledged(&self) -> u16 {
+        self.distance(self.cq_rung.get(), self.cq_head.get())
+    }
+
+    /// Tells the device what was taken.
+    #[inline(always)]
+    fn acknowledge(&self) {
+        self.cq_rung.set(self.cq_head.get());
+        self.cq_doorbell.ring(u32::from(self.cq_head.get()));
+        self.cold.cq_doorbells.add(1);
     }
 
     #[inline(always)]
@@ -521,6 +587,16 @@ impl QueuePair {
         let share = self.entries / REAP_SHARE;
         if share == 0 { 1 } else { share }
     }
+}
+
+/// Slots that are all on the free list.
+fn make_slots(depth: u16, layout: CidLayout, bump: &Bump) -> Result<&'static [Slot], OutOfMemory> {
+    let slots = bump.slice_with(usize::from(depth), |i| {
+        let slot = u16::try_from(i).unwrap_or(NO_SLOT);
+        let next = if slot + 1 == depth { NO_SLOT } else { slot + 1 };
+        Slot::new(layout.before_first(slot), next)
+    })?;
+    Ok(slots)
 }
 
 /// List entries a slot: a power of two up to a page, whole pages beyond, so that a list never

@@ -42,6 +42,8 @@ impl Controller {
             self.begin_drain();
             return;
         }
+        self.admin.qp().acknowledge_all();
+        self.hub.live().for_each(|queue| queue.qp().acknowledge_all());
         match self.watch() {
             Finding::Well => {
                 if self.serve_events() {

@@ -98,11 +98,20 @@ impl QueuePair {
         }
     }
 
+    /// Tells the device of completions that were taken and not told of.
+    pub(crate) fn acknowledge_all(&self) {
+        if self.open.get() && self.unacknowledged() != 0 {
+            self.acknowledge();
+        }
+    }
+
     fn open(&self) {
         self.reopen.set(false);
         self.sq_tail.set(0);
         self.sq_rung.set(0);
         self.cq_head.set(0);
+        self.cq_rung.set(0);
+        self.last_taken.set(0);
         self.sqhd.set(0);
         self.phase.set(Cqe::PHASE);
         self.open.set(true);
