@@ -1,4 +1,5 @@
 //! Stand-in main.
+mod device;
 mod failure;
 mod jitter;
 mod output;
@@ -18,6 +19,10 @@ struct Cli {
 enum Command {
     /// Measure how quiet cores are, and who disturbs them
     Jitter(jitter::JitterArgs),
+    /// Give NVMe controllers to user space (vfio-pci)
+    Bind(device::BindArgs),
+    /// Give NVMe controllers back to the kernel
+    Unbind(device::UnbindArgs),
 }
 
 fn main() -> ExitCode {
@@ -25,6 +30,8 @@ fn main() -> ExitCode {
     let root = root::Root::at("/");
     let outcome = match &cli.command {
         Command::Jitter(args) => jitter::command(&root, args),
+        Command::Bind(args) => device::bind_command(&root, args),
+        Command::Unbind(args) => device::unbind_command(&root, args),
     };
     match outcome {
         Ok(exit) => ExitCode::from(exit.code()),
