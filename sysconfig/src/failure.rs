@@ -1,4 +1,4 @@
-//! Stand-in: how the program fails.
+//! How the program fails: one line and an exit code.
 
 use std::fmt::Display;
 
@@ -12,9 +12,12 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// An error, exit code 1.
     pub(crate) fn error(line: impl Display) -> Self {
         Self { exit: Exit::Error, line: line.to_string() }
     }
+
+    /// Something is missing, exit code 3.
     pub(crate) fn missing(line: impl Display) -> Self {
         Self { exit: Exit::Missing, line: line.to_string() }
     }

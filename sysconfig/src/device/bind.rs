@@ -167,11 +167,11 @@ pub(crate) fn check(tree: &dyn Tree, bdf: Bdf, force: bool) -> Result<Function, 
         };
         // Stubs hold a function for nobody.
         let harmless = [VFIO, "pci-stub", "pciback"];
-        if let Some(driver) = neighbour.driver.clone() {
-            if !harmless.contains(&driver.as_str()) {
-                let neighbour = Box::new(neighbour);
-                return Err(BindError::Neighbour { bdf, group, neighbour, driver });
-            }
+        if let Some(driver) = neighbour.driver.clone()
+            && !harmless.contains(&driver.as_str())
+        {
+            let neighbour = Box::new(neighbour);
+            return Err(BindError::Neighbour { bdf, group, neighbour, driver });
         }
     }
     Ok(function)
@@ -276,9 +276,7 @@ fn opener(tree: &dyn Tree, function: &Function) -> Option<String> {
 fn rebind(tree: &dyn Tree, bdf: Bdf, driver: Option<&str>) -> Result<(), BindError> {
     let address = bdf.to_string();
     let done = match driver {
-        Some(driver) => {
-            run_first(tree, DRIVERCTL, &["--nosave", "set-override", &address, driver])
-        }
+        Some(driver) => run_first(tree, DRIVERCTL, &["--nosave", "set-override", &address, driver]),
         None => run_first(tree, DRIVERCTL, &["--nosave", "unset-override", &address]),
     };
     if done {

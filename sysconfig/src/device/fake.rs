@@ -1,7 +1,7 @@
 //! A kernel for tests: a tree of files and links that answers writes to PCI files as Linux does.
 //!
-//! It knows drivers, overrides, probing, unbinding, and device nodes that appear a while later. Each
-//! write is kept, so that a test can see that nothing else was touched.
+//! It knows drivers, overrides, probing, unbinding, and device nodes that appear a while later.
+//! Each write is kept, so that a test can see that nothing else was touched.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -11,13 +11,16 @@ use std::time::Duration;
 use super::signature::ReadAt;
 use super::tree::Tree;
 
+/// Bytes at places.
+type Marks = Vec<(u64, Vec<u8>)>;
+
 /// The tree and its behaviour.
 #[derive(Default)]
 pub(crate) struct FakeKernel {
     pub(crate) files: RefCell<BTreeMap<String, String>>,
     pub(crate) links: RefCell<BTreeMap<String, String>>,
     /// Bytes of block devices at places; all others are zero.
-    pub(crate) disks: RefCell<BTreeMap<String, Vec<(u64, Vec<u8>)>>>,
+    pub(crate) disks: RefCell<BTreeMap<String, Marks>>,
     /// Block devices that the kernel has claimed.
     pub(crate) claimed: RefCell<Vec<String>>,
     pub(crate) writes: RefCell<Vec<String>>,
@@ -35,7 +38,7 @@ pub(crate) struct FakeKernel {
 }
 
 impl FakeKernel {
-    /// One NVMe drive at 0000:03:00.0 in group 7, alone, on `nvme`, with a disk that carries nothing.
+    /// One NVMe drive at 0000:03:00.0, alone in group 7, on `nvme`, with a disk without data.
     pub(crate) fn with_drive() -> Self {
         let kernel = Self::default();
         kernel.nodes_after.set(Some(3));
@@ -58,7 +61,13 @@ impl FakeKernel {
         self.links.borrow_mut().insert(path.to_owned(), target.to_owned());
     }
 
-    pub(crate) fn function(&self, bdf: &str, class: &str, driver: Option<&str>, group: Option<u32>) {
+    pub(crate) fn function(
+        &self,
+        bdf: &str,
+        class: &str,
+        driver: Option<&str>,
+        group: Option<u32>,
+    ) {
         let base = format!("/sys/bus/pci/devices/{bdf}");
         for (file, text) in [
             ("class", class),
@@ -140,7 +149,7 @@ impl FakeKernel {
     }
 }
 
-struct FakeDisk(Vec<(u64, Vec<u8>)>);
+struct FakeDisk(Marks);
 
 impl ReadAt for FakeDisk {
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
@@ -164,10 +173,10 @@ impl Tree for FakeKernel {
 
     fn write(&self, path: &str, text: &str) -> io::Result<()> {
         self.writes.borrow_mut().push(format!("{path} = {}", text.trim()));
-        if let Some((end, error)) = self.refuse.borrow().as_ref() {
-            if path.ends_with(end.as_str()) {
-                return Err(io::Error::from_raw_os_error(*error));
-            }
+        if let Some((end, error)) = self.refuse.borrow().as_ref()
+            && path.ends_with(end.as_str())
+        {
+            return Err(io::Error::from_raw_os_error(*error));
         }
         if path == "/sys/bus/pci/drivers_probe" {
             self.probe(text.trim());
@@ -227,6 +236,11 @@ impl Tree for FakeKernel {
         self.links.borrow_mut().remove(&format!("{base}/driver"));
         self.probe(bdf);
         true
+    }
+
+    fn give_to_group(&self, path: &str, gid: u32) -> io::Result<()> {
+        self.writes.borrow_mut().push(format!("{path} = group {gid}"));
+        Ok(())
     }
 
     fn pause(&self, _: Duration) {

@@ -1,7 +1,7 @@
 //! Why a disk must be left alone: mounted, swapped on, held, open, or carrying somebody's data.
 //!
-//! Called for the table and before each bind. It follows an NVMe controller to its namespaces, their
-//! partitions, and what stands on those (dm, md, bcache), and asks the kernel and the disk itself.
+//! Called for the table and before each bind. It follows an NVMe controller to its namespaces,
+//! their partitions, and what stands on those (dm, md, bcache), and asks the kernel and the disk.
 //! What cannot be found out is a reason too: unknown is not free.
 
 use std::collections::BTreeSet;
@@ -102,9 +102,9 @@ pub(crate) fn reasons(tree: &dyn Tree, bdf: Bdf) -> Vec<Reason> {
     reasons.extend(open_files(tree, bdf, &disks));
     let busy = reasons.iter().any(|reason| !reason.can_be_overridden());
     // The claim without a name is worth a line only where nothing better explains it.
-    let named = reasons.iter().any(|reason| {
-        !reason.can_be_overridden() && !matches!(reason, Reason::Claimed { .. })
-    });
+    let named = reasons
+        .iter()
+        .any(|reason| !reason.can_be_overridden() && !matches!(reason, Reason::Claimed { .. }));
     reasons.retain(|reason| !(busy && named && matches!(reason, Reason::Claimed { .. })));
     reasons.into_iter().collect()
 }
@@ -136,8 +136,9 @@ fn disk_of(name: &str) -> Option<String> {
 fn partitions(tree: &dyn Tree, disk: &str) -> Vec<String> {
     let folder = format!("/sys/class/block/{disk}");
     let names = tree.list(&folder).unwrap_or_default();
-    let is_partition =
-        |name: &String| name.starts_with(disk) && tree.exists(&format!("{folder}/{name}/partition"));
+    let is_partition = |name: &String| {
+        name.starts_with(disk) && tree.exists(&format!("{folder}/{name}/partition"))
+    };
     names.into_iter().filter(is_partition).collect()
 }
 
@@ -150,7 +151,9 @@ struct Machine {
 
 impl Machine {
     fn read(tree: &dyn Tree) -> Option<Self> {
-        let mounts = tree.read("/proc/self/mountinfo").ok()?;
+        let mut mounts = tree.read("/proc/self/mountinfo").ok()?;
+        // A sandboxed service sees less than the machine's first process.
+        mounts.push_str(&tree.read("/proc/1/mountinfo").unwrap_or_default());
         let swaps = tree.read("/proc/swaps").unwrap_or_default();
         Some(Self {
             mounts: mounts.lines().filter_map(mount).collect(),
@@ -291,7 +294,7 @@ fn open_files(tree: &dyn Tree, bdf: Bdf, disks: &[String]) -> Vec<Reason> {
     found.into_iter().map(|(device, by)| Reason::Open { device, by }).collect()
 }
 
-/// Who has one of these nodes open, as `fio (pid 12)`. Other users' processes are seen by root only.
+/// Who has one of these nodes open, as `fio (pid 12)`. Only root sees other users' processes.
 pub(crate) fn openers(tree: &dyn Tree, folder: &str, nodes: &[String]) -> Vec<(String, String)> {
     let mut found = Vec::new();
     if nodes.is_empty() {

@@ -1,6 +1,6 @@
 //! Disks: which are there, who has them, why they must be left alone, and binding them to vfio-pci.
 //!
-//! [`table`] is the device part of `status`; `bind` and `unbind` are verbs for people; `apply`,
+//! [`verbs::table`] is what `status` shows; `bind` and `unbind` are verbs for people; `apply`,
 //! `reset` and `serve` use [`bind`] the same way.
 
 pub(crate) mod bind;
@@ -12,4 +12,6 @@ mod signature;
 pub(crate) mod tree;
 mod verbs;
 
-pub(crate) use verbs::{BindArgs, UnbindArgs, bind_command, table, unbind_command};
+pub(crate) use verbs::{
+    BindArgs, StatusArgs, UnbindArgs, bind_command, status_command, unbind_command,
+};

@@ -198,13 +198,14 @@ impl Look<'_> {
         if !self.read(0, &mut sector)? || sector[510..] != [0x55, 0xaa] {
             return Ok(None);
         }
-        let is_fat = [(54, &b"FAT12   "[..]), (54, b"FAT16   "), (82, b"FAT32   "), (54, b"FAT     ")]
-            .iter()
-            .any(|(at, name)| sector[*at..].starts_with(name));
+        let is_fat =
+            [(54, &b"FAT12   "[..]), (54, b"FAT16   "), (82, b"FAT32   "), (54, b"FAT     ")]
+                .iter()
+                .any(|(at, name)| sector[*at..].starts_with(name));
         if is_fat {
             return Ok(Some(Signature { kind: Kind::Filesystem, name: "FAT" }));
         }
-        // Four entries of 16 bytes: a boot flag of 00 or 80, and a type that is not 0 in one at least.
+        // Four entries of 16 bytes: a boot flag of 00 or 80; at least one type is not 0.
         let entries = || sector[446..510].chunks_exact(16);
         let sound = entries().all(|entry| entry[0] & 0x7f == 0);
         let used = entries().any(|entry| entry[4] != 0);
@@ -354,10 +355,10 @@ mod tests {
             let size = 320 << 20;
             file.set_len(size).expect("a sparse file");
             let sbin = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
-            let tool_path =
-                sbin.iter().map(|dir| format!("{dir}/{tool}")).find(|path| {
-                    std::path::Path::new(path).exists()
-                });
+            let tool_path = sbin
+                .iter()
+                .map(|dir| format!("{dir}/{tool}"))
+                .find(|path| std::path::Path::new(path).exists());
             let Some(tool_path) = tool_path else {
                 hybrid_conventions::testing::skipped(
                     &format!("device::signature::real_formatters_are_recognised ({tool})"),

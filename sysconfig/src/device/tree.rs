@@ -28,6 +28,8 @@ pub(crate) trait Tree {
     fn open(&self, path: &str, exclusive: bool) -> io::Result<Box<dyn ReadAt>>;
     /// Runs a program of the system (an absolute path); whether it said yes.
     fn run(&self, program: &str, args: &[&str]) -> bool;
+    /// Lets a group read and write a device node.
+    fn give_to_group(&self, path: &str, gid: u32) -> io::Result<()>;
     /// Lets time pass.
     fn pause(&self, time: Duration);
 }
@@ -68,6 +70,13 @@ impl Tree for Root {
         }
         let run = std::process::Command::new(program).args(args).output();
         run.is_ok_and(|output| output.status.success())
+    }
+
+    fn give_to_group(&self, path: &str, gid: u32) -> io::Result<()> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = self.path(path);
+        std::os::unix::fs::chown(&path, None, Some(gid))?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660))
     }
 
     fn pause(&self, time: Duration) {

@@ -1,8 +1,8 @@
 //! Gaps between two looks at the clock, counted in log-linear buckets.
 //!
-//! Written by one spinner ([`super::spinner`]), read when it has ended. All memory is there from the
-//! start: recording neither allocates nor faults. Values are TSC ticks; the report converts them.
-//! A bucket is at most 1/32 of its value wide, so a percentile is at most 3.2 % too high.
+//! Written by one spinner ([`super::spinner`]), read when it has ended. All memory is there from
+//! the start: recording neither allocates nor faults. Values are TSC ticks; the report converts
+//! them. A bucket is at most 1/32 of its value wide, so a percentile is at most 3.2 % too high.
 
 /// Buckets an octave, as a power of two.
 const SUB_BITS: u32 = 5;

@@ -1,8 +1,8 @@
 //! One measurement: spinners on their CPUs, pictures of the kernel's counters around them.
 //!
-//! Called by `jitter` and by `verify`. It starts a pinned thread for each CPU, waits until all spin,
-//! takes a picture, lets them record, takes another, and lets them go. Its own thread stays off the
-//! measured CPUs where it may.
+//! Called by `jitter` and by `verify`. It starts a pinned thread for each CPU, waits until all
+//! spin, takes a picture, lets them record, takes another, and lets them go. Its own thread stays
+//! off the measured CPUs where it may.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

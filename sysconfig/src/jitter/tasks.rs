@@ -1,7 +1,7 @@
 //! Which tasks ran on a CPU: `/proc/PID/task/TID/{stat,schedstat,status}`.
 //!
-//! Pure readers, and a walk over a tree. A task is put down to the CPU where it was last seen, which
-//! is exact for the threads that are bound to one CPU (`ksoftirqd/1`, `kworker/1:0`).
+//! Pure readers, and a walk over a tree. A task is put down to the CPU where it was last seen,
+//! which is exact for the threads that are bound to one CPU (`ksoftirqd/1`, `kworker/1:0`).
 
 use crate::root::Root;
 

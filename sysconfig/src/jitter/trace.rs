@@ -1,8 +1,8 @@
 //! The kernel's own trace, to name what lies within the largest gaps: interrupts, soft interrupts,
 //! NMIs and the threads that were switched to.
 //!
-//! Used by [`super::run`] with `--trace`: an instance of its own in tracefs (nobody else's tracing is
-//! touched), limited to the measured CPUs, with the time-stamp counter as its clock, so that its
+//! Used by [`super::run`] with `--trace`: an instance of its own in tracefs (nobody else's tracing
+//! is touched), limited to the measured CPUs, with the time-stamp counter as its clock, so that its
 //! times and the spinners' are the same numbers. The events cost the measured core a little each.
 //! The buffer keeps the newest events; the gaps of a long run's beginning may find theirs gone.
 
@@ -187,7 +187,7 @@ mod tests {
             prev_prio=120 prev_state=R ==> next_comm=kworker/1:0 x next_pid=17 next_prio=120\n\
         \x20 a [b]-17       [001] d..2.   1000190: sched_switch: prev_comm=kworker/1:0 prev_pid=17 \
             prev_prio=120 prev_state=I ==> next_comm=jitter/1 next_pid=901 next_prio=120\n\
-        \x20 jitter/1-901   [001] d.Z..   1000500: nmi_handler: perf_event_nmi_handler() delta_ns: 5\n\
+        \x20 jitter/1-901   [001] d.Z..   1000500: nmi_handler: perf_event() delta_ns: 5\n\
         \x20 <idle>-0       [000] d.h2.   1000150: local_timer_entry: vector=236\n\
         CPU:1 [LOST 12 EVENTS]\n";
 
@@ -202,7 +202,7 @@ mod tests {
             within(&lines, 1, 1_000_090, 110),
             ["vector local_timer", "irq 24 nvme0q1", "softirq TIMER", "thread kworker/1:0 x (17)"]
         );
-        assert_eq!(within(&lines, 1, 1_000_500, 0), ["nmi perf_event_nmi_handler()"]);
+        assert_eq!(within(&lines, 1, 1_000_500, 0), ["nmi perf_event()"]);
         assert_eq!(within(&lines, 0, 1_000_000, 1_000), ["vector local_timer"]);
         assert!(within(&lines, 1, 1_000_501, 1_000).is_empty());
     }

@@ -14,6 +14,7 @@ pub(super) const UNSAFE_ROOMS: &[(&str, &str)] = &[
     ("core-runtime/tests/", "what those rooms promise is tried from outside"),
     ("host-bridge/src/sys", "system calls"),
     ("conformance/src/bin/", "the promise that a partition of the suite keeps nothing"),
+    ("sysconfig/src/sys", "system calls"),
     ("host-bridge/tests/", "system calls that check the host's own"),
     ("app/src/bin/", "the counting allocator"),
     ("app/tests/", "the proof that a partition makes no system call and no allocation"),
