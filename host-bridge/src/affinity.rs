@@ -48,6 +48,26 @@ pub fn allowed() -> CpuSet {
     set
 }
 
+/// Those of `wanted` that a thread of this process can be put on.
+///
+/// `isolcpus` takes CPUs out of the affinity that every process starts with, and not out of its
+/// reach; a cpuset takes them out of reach. Only the kernel knows: it is asked, on a thread that
+/// ends afterwards.
+#[must_use]
+pub fn reachable(wanted: CpuSet) -> CpuSet {
+    let ask = move || {
+        let mut found = CpuSet::EMPTY;
+        for cpu in wanted.iter().filter(|cpu| pin_to(*cpu).is_ok()) {
+            let _ = found.insert(cpu);
+        }
+        found
+    };
+    if wanted.is_empty() {
+        return CpuSet::EMPTY;
+    }
+    std::thread::spawn(ask).join().unwrap_or(CpuSet::EMPTY)
+}
+
 /// Pins the calling thread to one CPU, and checks that it runs there.
 ///
 /// # Errors
@@ -94,6 +114,16 @@ mod tests {
                 });
             }
         });
+    }
+
+    #[test]
+    fn what_can_be_reached_is_asked_of_the_kernel_without_moving_the_caller() {
+        let before = allowed();
+        let mut wanted = before;
+        wanted.insert(1000).expect("a number that sets hold");
+        assert_eq!(reachable(wanted), before);
+        assert_eq!(reachable(CpuSet::EMPTY), CpuSet::EMPTY);
+        assert_eq!(allowed(), before);
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use hybrid_conventions::CpuSet;
 
+use crate::affinity;
+
 /// What is known of one CPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cpu {
@@ -27,7 +29,8 @@ pub struct Cpu {
 pub struct Topology {
     /// CPUs that run.
     pub online: CpuSet,
-    /// CPUs that this process may use (its affinity when it started).
+    /// CPUs that this process may use: its affinity when it started, and those isolated ones that
+    /// it can be moved to.
     pub allowed: CpuSet,
     /// CPUs outside Linux's load balancing (`isolcpus`).
     pub isolated: CpuSet,
@@ -41,7 +44,8 @@ impl Topology {
     /// Reads this machine and this process's allowance.
     #[must_use]
     pub fn read() -> Self {
-        let mut topology = Self::read_from(Path::new("/"), crate::affinity::allowed());
+        let mut topology = Self::read_from(Path::new("/"), affinity::allowed());
+        topology.allowed = topology.allowed.union(affinity::reachable(topology.isolated));
         if topology.online.is_empty() {
             topology.online = topology.allowed;
         }

@@ -8,7 +8,8 @@ use super::spec::CoreChoice;
 use crate::error::RuntimeError;
 use crate::topology::Topology;
 
-/// Checks that partitions may have `cores`, and returns what is left for everything else.
+/// Checks that partitions may have `cores`, and returns what is left for everything else: no
+/// isolated CPU, unless nothing else is left.
 pub(super) fn check(cores: CpuSet, topology: &Topology) -> Result<CpuSet, RuntimeError> {
     if cores.is_empty() {
         return Err(RuntimeError::NoCores);
@@ -23,7 +24,9 @@ pub(super) fn check(cores: CpuSet, topology: &Topology) -> Result<CpuSet, Runtim
     if let Some(cpu) = cores.difference(allowed).first() {
         return Err(RuntimeError::CoreNotAllowed { cpu, allowed: Box::new(allowed) });
     }
-    let housekeeping = allowed.difference(cores);
+    let left = allowed.difference(cores);
+    let shared = left.difference(topology.isolated);
+    let housekeeping = if shared.is_empty() { left } else { shared };
     if housekeeping.is_empty() {
         return Err(RuntimeError::NoneLeftForLinux { cores: Box::new(cores) });
     }
@@ -117,6 +120,13 @@ mod tests {
     fn partitions_get_their_cores_and_linux_the_rest() {
         let left = check(set("2-3"), &machine("0-3", "0-3")).expect("fine");
         assert_eq!(left, set("0-1"));
+    }
+
+    #[test]
+    fn linux_keeps_to_the_cpus_that_it_balances() {
+        let isolated = |cpus| Topology { isolated: set(cpus), ..machine("0-3", "0-3") };
+        assert_eq!(check(set("3"), &isolated("2-3")).expect("fine"), set("0-1"));
+        assert_eq!(check(set("3"), &isolated("0-3")).expect("fine"), set("0-2"));
     }
 
     #[test]

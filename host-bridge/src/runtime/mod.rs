@@ -50,7 +50,7 @@ use hybrid_conventions::CpuSet;
 
 use self::cores::Cores;
 use self::start::Plan;
-use crate::affinity::confine_to;
+use crate::affinity::{allowed, confine_to};
 use crate::calibration;
 use crate::error::RuntimeError;
 use crate::facts::{MachineFacts, boot_id, build_id};
@@ -104,7 +104,7 @@ impl Runtime {
         let housekeeping = cores::check(isolated_cores, &topology)?;
         let facts = MachineFacts::read(&topology);
         let (clock, calibration) = calibration::clock(&warnings)?;
-        let confined = (std::thread::current().id(), topology.allowed);
+        let confined = (std::thread::current().id(), allowed());
         confine_to(housekeeping)?;
         read_program_in();
         Ok(Self {
