@@ -40,6 +40,11 @@ impl Run {
         }
     }
 
+    /// A command that needs a shell: `a && b`.
+    pub(crate) fn shell(line: &str) -> Self {
+        Self::new("sh -c").arg(line)
+    }
+
     pub(crate) fn arg(mut self, arg: impl Into<String>) -> Self {
         self.argv.push(arg.into());
         self
@@ -61,7 +66,11 @@ impl Run {
             true => format!("{key}='{value}'"),
             false => format!("{key}={value}"),
         });
-        env.chain(self.argv.iter().cloned()).collect::<Vec<_>>().join(" ")
+        let argv = match &*self.argv {
+            [sh, c, line] if sh == "sh" && c == "-c" && self.env.is_empty() => vec![line.clone()],
+            argv => argv.to_vec(),
+        };
+        env.chain(argv).collect::<Vec<_>>().join(" ")
     }
 
     /// Runs it in `dir`, appending to `log`.

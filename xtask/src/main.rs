@@ -75,7 +75,7 @@ enum Command {
     #[command(after_long_help = VM_HELP)]
     Vm {
         #[command(subcommand)]
-        action: vm::Action,
+        action: Option<vm::Action>,
     },
 }
 
@@ -138,7 +138,7 @@ fn run(command: Command) -> Result<u8> {
             soak::run(&load()?, &soak::Soak { time, ops, seed })?
         }
         Command::Bench { quick, filter } => bench::run(&load()?, quick, filter.as_deref())?,
-        Command::Vm { action } => return vm::run(&load()?, &action),
+        Command::Vm { action } => return vm::run(&load()?, action.as_ref()),
     };
     Ok(exit.code())
 }

@@ -12,6 +12,7 @@ use crate::libtest::{self, Tally};
 use crate::project::Project;
 use crate::steps::Work;
 use crate::tidy;
+use crate::vm;
 
 /// What came of a step.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +22,8 @@ pub(crate) struct Report {
     pub(crate) skips: Vec<String>,
     /// One line each: what failed.
     pub(crate) failures: Vec<String>,
+    /// One line each: figures that were measured on the way.
+    pub(crate) notes: Vec<String>,
     pub(crate) took: Duration,
 }
 
@@ -29,13 +32,14 @@ impl Report {
         Self { tally: Tally::SKIPPED, skips: vec![reason.into()], ..Self::default() }
     }
 
-    fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.tally.add(other.tally);
         self.skips.extend(other.skips);
         self.failures.extend(other.failures);
+        self.notes.extend(other.notes);
     }
 
-    fn fail(&mut self, what: impl Into<String>) {
+    pub(crate) fn fail(&mut self, what: impl Into<String>) {
         self.tally.add(Tally::FAILED);
         self.failures.push(what.into());
     }
@@ -69,6 +73,7 @@ impl<'a> Runner<'a> {
         let mut report = match work {
             Work::Skip(reason) => Report::skipped(reason.clone()),
             Work::Tidy => self.tidy(&log),
+            Work::Guest => vm::step(self.project, &log, self.left()),
             Work::Gates(runs) => self.each(runs, |run| self.gate(run, &log)),
             Work::Tests(runs) => self.each(runs, |run| self.tests(run, step, &log)),
         };
@@ -79,10 +84,14 @@ impl<'a> Runner<'a> {
         report
     }
 
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
     fn each(&self, runs: &[Run], one: impl Fn(&Run) -> Report) -> Report {
         let mut all = Report::default();
         for run in runs {
-            let left = self.deadline.saturating_duration_since(Instant::now());
+            let left = self.left();
             if left.is_zero() {
                 all.fail(format!("no time left for `{}`", run.line()));
                 continue;

@@ -40,6 +40,9 @@ impl Screen {
     pub(crate) fn end(&self, name: &str, report: &Report, log: &std::path::Path) {
         self.clear();
         println!("{}", line(name, report));
+        for note in &report.notes {
+            println!("    {note}");
+        }
         for skip in &report.skips {
             println!("    skipped: {skip}");
         }

@@ -13,7 +13,7 @@ use crate::tools::Tool;
 pub(crate) struct Step {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
-    pub(crate) tool: Option<Tool>,
+    pub(crate) tools: &'static [Tool],
     pub(crate) plan: fn(&Project) -> Work,
 }
 
@@ -26,33 +26,36 @@ pub(crate) enum Work {
     Tests(Vec<Run>),
     /// The rules of `tidy`, run inside xtask; one test.
     Tidy,
+    /// The suite of `cargo xtask vm`, whose tests are counted.
+    Guest,
     /// Nothing to run, for this reason.
     Skip(String),
 }
 
 /// Every step, cheap ones first, so that a slip is reported in seconds.
-pub(crate) const STEPS: [Step; 12] = [
-    step("fmt", "rustfmt finds nothing to change", Some(Tool::Rustfmt), fmt),
-    step("tidy", "lengths, banned calls, unsafe rooms, arrows, links", None, tidy),
-    step("clippy", "no warning in any target", Some(Tool::Clippy), clippy),
-    step("docs", "rustdoc has no warning", None, docs),
-    step("no-std", "no_std crates build without std", Some(Tool::NoStdTarget), no_std),
-    step("unit", "unit and integration tests of all crates", None, unit),
-    step("doc", "examples in the documentation", None, doc),
-    step("release", "tests of the hot crates as they ship", None, release),
-    step("loom", "every interleaving of the ring and the waker", None, loom),
-    step("miri", "no undefined behaviour in the no_std crates", Some(Tool::Miri), miri),
-    step("conformance", "one suite on every backend", None, conformance),
-    step("e2e", "the feed-handler binary, from outside", None, e2e),
+pub(crate) const STEPS: [Step; 13] = [
+    step("fmt", "rustfmt finds nothing to change", &[Tool::Rustfmt], fmt),
+    step("tidy", "lengths, banned calls, unsafe rooms, arrows, links", &[], tidy),
+    step("clippy", "no warning in any target", &[Tool::Clippy], clippy),
+    step("docs", "rustdoc has no warning", &[], docs),
+    step("no-std", "no_std crates build without std", &[Tool::NoStdTarget], no_std),
+    step("unit", "unit and integration tests of all crates", &[], unit),
+    step("doc", "examples in the documentation", &[], doc),
+    step("release", "tests of the hot crates as they ship", &[], release),
+    step("loom", "every interleaving of the ring and the waker", &[], loom),
+    step("miri", "no undefined behaviour in the no_std crates", &[Tool::Miri], miri),
+    step("conformance", "one suite on every backend", &[], conformance),
+    step("e2e", "the feed-handler binary, from outside", &[], e2e),
+    step("vm", "VFIO and Linux in an emulated machine", &[Tool::Qemu, Tool::AptLists], guest),
 ];
 
 const fn step(
     name: &'static str,
     about: &'static str,
-    tool: Option<Tool>,
+    tools: &'static [Tool],
     plan: fn(&Project) -> Work,
 ) -> Step {
-    Step { name, about, tool, plan }
+    Step { name, about, tools, plan }
 }
 
 /// Crates that run on a partition, with the arguments that leave everything else out.
@@ -209,6 +212,10 @@ pub(crate) fn e2e(project: &Project) -> Work {
     Work::Tests(vec![run.arg("--test").arg("*")])
 }
 
+fn guest(_: &Project) -> Work {
+    Work::Guest
+}
+
 fn present<'a>(project: &Project, names: &[&'a str]) -> Vec<&'a str> {
     let here = |name: &&&str| project.package(name).is_some();
     names.iter().filter(here).copied().collect()
@@ -245,6 +252,7 @@ mod tests {
         match work {
             Work::Gates(runs) | Work::Tests(runs) => runs.iter().map(Run::line).collect(),
             Work::Tidy => vec!["tidy".to_owned()],
+            Work::Guest => vec!["guest".to_owned()],
             Work::Skip(reason) => vec![format!("skip: {reason}")],
         }
     }

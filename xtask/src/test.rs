@@ -10,7 +10,7 @@ use crate::project::Project;
 use crate::runner::{Report, Runner};
 use crate::screen::Screen;
 use crate::steps::{STEPS, Step};
-use crate::tools::{self, Found};
+use crate::tools::{self, Found, Tool};
 
 /// Prints the steps.
 pub(crate) fn list() {
@@ -56,27 +56,28 @@ fn choose(only: &[String]) -> Result<Vec<&'static Step>> {
     Ok(STEPS.iter().filter(chosen).collect())
 }
 
-/// Finds or installs each step's tool; [`None`] where a required one is missing and we are not
+/// Finds or installs each step's tools; [`None`] where a required one is missing and we are not
 /// root, after its command was printed.
 fn equip(project: &Project, runner: &Runner<'_>, steps: &[&Step]) -> Vec<Option<Found>> {
     let root = tools::is_root();
-    let one = |step: &&Step| {
-        let Some(tool) = step.tool else {
-            return Some(Found::Yes);
-        };
-        match tool.find(&project.root) {
-            Found::Missing { why, fix } if root => {
-                eprintln!("installing, because {why}: {fix}");
-                Some(tool.install(&project.root, &runner.log("install")))
-            }
-            Found::Missing { why, fix } if tool.is_required() => {
-                eprintln!("missing: {why}; this brings it: {fix}");
-                None
-            }
-            found => Some(found),
+    let one = |tool: &Tool| match tool.find(&project.root) {
+        Found::Missing { why, fix } if root => {
+            eprintln!("installing, because {why}: {fix}");
+            Some(tool.install(&project.root, &runner.log("install")))
         }
+        Found::Missing { why, fix } if tool.is_required() => {
+            eprintln!("missing: {why}; this brings it: {fix}");
+            None
+        }
+        found => Some(found),
     };
-    steps.iter().map(one).collect()
+    let all = |step: &&Step| {
+        // Every tool is looked for, so that one run names all that is missing.
+        let found: Vec<_> = step.tools.iter().map(one).collect();
+        let found: Option<Vec<Found>> = found.into_iter().collect();
+        Some(found?.into_iter().find(|found| *found != Found::Yes).unwrap_or(Found::Yes))
+    };
+    steps.iter().map(all).collect()
 }
 
 #[cfg(test)]

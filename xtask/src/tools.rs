@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::command::Run;
+use crate::vm;
 
 /// Something that a step needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,10 @@ pub(crate) enum Tool {
     Clippy,
     NoStdTarget,
     Miri,
+    /// The emulator of the guests.
+    Qemu,
+    /// What apt knows of Debian's packages; a guest is made of some, which are not installed.
+    AptLists,
 }
 
 /// Whether a tool can be used now.
@@ -41,6 +46,8 @@ impl Tool {
             Self::Clippy => "clippy checks the lints",
             Self::NoStdTarget => "the no_std crates are built for a target without std",
             Self::Miri => "Miri looks for undefined behaviour",
+            Self::Qemu => "QEMU emulates the machine of the guests",
+            Self::AptLists => "the guests are made of Debian packages, and apt knows of none",
         }
     }
 
@@ -50,6 +57,8 @@ impl Tool {
             Self::Clippy => Run::new("cargo clippy --version"),
             Self::NoStdTarget => Run::new("rustc --print target-libdir --target").arg(Self::TARGET),
             Self::Miri => Run::new("cargo +nightly miri --version"),
+            Self::Qemu => Run::new(vm::QEMU).arg("--version"),
+            Self::AptLists => Run::new("apt-cache show").arg(vm::KERNEL_PACKAGE),
         }
     }
 
@@ -59,6 +68,11 @@ impl Tool {
             Self::Clippy => Run::new("rustup component add clippy"),
             Self::NoStdTarget => Run::new("rustup target add").arg(Self::TARGET),
             Self::Miri => Run::new("rustup component add --toolchain nightly miri rust-src"),
+            // A machine that is new has no lists.
+            Self::Qemu => Run::shell(
+                "apt-get update && apt-get install -y --no-install-recommends qemu-system-x86",
+            ),
+            Self::AptLists => Run::new("apt-get update"),
         };
         // Tens of megabytes: minutes mean that there is no way out of this machine.
         run.limit(Duration::from_secs(300))
@@ -70,6 +84,7 @@ impl Tool {
             Self::NoStdTarget => {
                 self.probe().output(dir).is_some_and(|path| Path::new(path.trim()).is_dir())
             }
+            Self::AptLists => vm::packages_are_known(),
             _ => self.probe().succeeds(dir),
         }
     }
@@ -82,6 +97,10 @@ impl Tool {
         }
         if self.is_here(dir) {
             return Found::Yes;
+        }
+        let needs_apt = matches!(self, Self::Qemu | Self::AptLists);
+        if needs_apt && !Run::new("apt-get --version").succeeds(dir) {
+            return Found::No(format!("{}; this machine has no apt", self.why()));
         }
         Found::Missing { why: self.why(), fix: self.fix().line() }
     }
@@ -115,17 +134,21 @@ pub(crate) fn is_root() -> bool {
 mod tests {
     use super::*;
 
+    const ALL: [Tool; 6] =
+        [Tool::Rustfmt, Tool::Clippy, Tool::NoStdTarget, Tool::Miri, Tool::Qemu, Tool::AptLists];
+
     #[test]
     fn every_fix_is_a_command_that_can_be_typed() {
-        for tool in [Tool::Rustfmt, Tool::Clippy, Tool::NoStdTarget, Tool::Miri] {
-            assert!(tool.fix().line().starts_with("rustup "), "{tool:?}");
+        for tool in ALL {
+            let line = tool.fix().line();
+            assert!(line.starts_with("rustup ") || line.starts_with("apt-get "), "{tool:?}");
             assert!(!tool.why().is_empty());
         }
     }
 
     #[test]
     fn a_toolchain_is_never_installed_silently() {
-        for tool in [Tool::Rustfmt, Tool::Clippy, Tool::NoStdTarget, Tool::Miri] {
+        for tool in ALL {
             assert!(!tool.fix().line().contains("toolchain install"), "{tool:?}");
         }
     }

@@ -8,26 +8,28 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 use super::cpio::Archive;
-use super::kernel::Kernel;
 use super::modules;
+use super::package::Kernel;
 use crate::command::Run;
 
 /// Modules that every guest loads where its kernel has them, after what they need.
 const MODULES: [&str; 5] = ["vfio_pci", "vfio_iommu_type1", "vfio_virqfd", "nvme", "msr"];
 
 /// Scripts of the guest: path, content.
-const SCRIPTS: [(&str, &str); 4] = [
+const SCRIPTS: [(&str, &str); 5] = [
     ("/init", include_str!("guest/init")),
     ("/usr/local/bin/host", include_str!("guest/host")),
     ("/usr/local/bin/as-user", include_str!("guest/as-user")),
+    ("/guest/lib", include_str!("guest/lib")),
     ("/usr/local/bin/vfio-bind", include_str!("guest/vfio-bind")),
 ];
 
 /// Plain files of the guest.
-const FILES: [(&str, &str); 3] = [
+const FILES: [(&str, &str); 4] = [
     ("/etc/passwd", include_str!("guest/passwd")),
     ("/etc/group", include_str!("guest/group")),
     ("/etc/profile", include_str!("guest/profile")),
+    ("/etc/motd", include_str!("guest/welcome")),
 ];
 
 /// Empty folders of the guest, with their rights.
@@ -68,7 +70,7 @@ impl std::str::FromStr for Extra {
 }
 
 /// What all guests of a kernel share.
-pub(crate) fn base(kernel: &Kernel) -> Result<Vec<u8>> {
+pub(crate) fn base(kernel: &Kernel, busybox: &Path) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for (path, mode) in FOLDERS {
         archive.directory(path, mode);
@@ -79,8 +81,8 @@ pub(crate) fn base(kernel: &Kernel) -> Result<Vec<u8>> {
     for (path, text) in FILES {
         archive.file(path, 0o644, text.as_bytes());
     }
-    busybox(&mut archive)?;
-    let order = kernel.modules()?.in_order(&MODULES)?;
+    applets(&mut archive, busybox)?;
+    let order = kernel.modules(busybox)?.in_order(&MODULES)?;
     let home = format!("/lib/modules/{}", kernel.release);
     let mut names = String::new();
     for module in &order {
@@ -93,12 +95,11 @@ pub(crate) fn base(kernel: &Kernel) -> Result<Vec<u8>> {
 }
 
 /// Busybox under each of its names.
-fn busybox(archive: &mut Archive) -> Result<()> {
-    const PATH: &str = "/usr/bin/busybox";
-    let content = std::fs::read(PATH).with_context(|| format!("cannot read {PATH}"))?;
-    let Some(names) = Run::new(PATH).arg("--list").output(Path::new("/")) else {
-        bail!("`{PATH} --list` failed");
-    };
+fn applets(archive: &mut Archive, busybox: &Path) -> Result<()> {
+    let content =
+        std::fs::read(busybox).with_context(|| format!("cannot read {}", busybox.display()))?;
+    let list = Run::new("").arg(busybox.to_string_lossy()).arg("--list");
+    let names = list.output(Path::new("/")).context("busybox does not list its names")?;
     archive.file("/bin/busybox", 0o755, &content);
     for name in names.lines().filter(|name| *name != "busybox") {
         archive.symlink(&format!("/bin/{name}"), "busybox");
@@ -106,9 +107,18 @@ fn busybox(archive: &mut Archive) -> Result<()> {
     Ok(())
 }
 
-/// What one guest is for: its command, what that finds in the environment, and more files.
-pub(crate) fn own(command: &str, env: &[(String, String)], extras: &[Extra]) -> Result<Vec<u8>> {
+/// What one guest is for: its command, what that finds in the environment, and more files; scripts
+/// are given as path and text.
+pub(crate) fn own(
+    command: &str,
+    env: &[(String, String)],
+    extras: &[Extra],
+    scripts: &[(String, &str)],
+) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
+    for (path, text) in scripts {
+        archive.file(path, 0o755, text.as_bytes());
+    }
     archive.file("/guest/command", 0o755, command.as_bytes());
     archive.file("/guest/env", 0o644, exports(env).as_bytes());
     for Extra { host, guest } in extras {
@@ -156,7 +166,7 @@ mod tests {
     #[test]
     fn a_file_that_is_not_there_is_named() {
         let extra = Extra { host: "/nowhere/x".into(), guest: "/x".to_owned() };
-        let error = own("true", &[], &[extra]).expect_err("no file").to_string();
+        let error = own("true", &[], &[extra], &[]).expect_err("no file").to_string();
         assert_eq!(error, "cannot read /nowhere/x");
     }
 

@@ -1,36 +1,46 @@
 //! `cargo xtask vm`: a stock Debian kernel under QEMU, with emulated drives behind an emulated
 //! IOMMU, in which VFIO, isolated cores and the tools around them are tried for real.
 //!
-//! [`kernel`] fetches Debian's package, [`modules`] and [`cpio`] make a file system of it with
-//! busybox and our static programs ([`image`], [`binaries`]); [`machine`] and [`drive`] say what is
-//! emulated; [`qemu`] runs one guest and [`qmp`] unplugs its drives. The guest's own scripts are in
-//! `guest/`. What a guest is and is not is in `docs/vm.md`.
+//! [`package`] fetches Debian's kernel and busybox, [`modules`] and [`cpio`] make a file system of
+//! them with our static programs ([`image`], [`binaries`]); [`machine`] and [`drive`] say what is
+//! emulated; [`qemu`] runs one guest and [`qmp`] unplugs its drives; [`shell`] lends it our
+//! terminal. [`scenario`] is the guest suite, which [`suite`] runs and counts: that is where tests
+//! are added. The guest's own scripts are in `guest/`. For users there is `docs/vm.md`.
 
 mod binaries;
 mod cpio;
 mod drive;
 mod image;
-mod kernel;
 mod machine;
 mod modules;
+mod package;
 mod qemu;
 mod qmp;
+mod scenario;
+mod shell;
+mod suite;
 
 use std::fmt;
+use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
-use hybrid_conventions::Nanos;
+use hybrid_conventions::{Exit, Nanos};
 
 use crate::command::Run;
 use crate::project::Project;
+use crate::runner::Report;
 use drive::Drive;
 use image::{Extra, quote};
-use kernel::Kernel;
 use machine::Machine;
+use package::Kernel;
 use qemu::Guest;
+
+pub(crate) use package::{KERNEL as KERNEL_PACKAGE, are_known as packages_are_known};
+pub(crate) use qemu::PROGRAM as QEMU;
 
 /// Something that this machine lacks, with the command that brings it; exit code 3.
 #[derive(Debug)]
@@ -64,7 +74,27 @@ pub(crate) enum Action {
         #[arg(last = true, required = true, value_name = "COMMAND")]
         command: Vec<String>,
     },
+    /// Gives a prompt in a guest; `exit` or ^] ends it.
+    Shell {
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Runs the guest suite, as the step `vm` of `cargo xtask test` does; the default.
+    Suite {
+        /// Run this boot or part only (may be repeated).
+        #[arg(long, value_name = "NAME")]
+        only: Vec<String>,
+        /// Print boots, parts and tests, and run none.
+        #[arg(long)]
+        list: bool,
+        /// Debian package of the guests' kernel; a meta-package is followed.
+        #[arg(long, value_name = "PACKAGE", default_value = package::KERNEL)]
+        kernel: String,
+    },
 }
+
+/// A command that takes so long in a guest hangs.
+const RUN_LIMIT: Duration = Duration::from_secs(300);
 
 /// What the guest is like.
 #[derive(Args, Debug)]
@@ -96,7 +126,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "WORDS", default_value = "")]
     append: String,
     /// Debian package of the guest's kernel; a meta-package is followed.
-    #[arg(long, value_name = "PACKAGE", default_value = kernel::DEFAULT_PACKAGE)]
+    #[arg(long, value_name = "PACKAGE", default_value = package::KERNEL)]
     kernel: String,
     /// A file that the guest gets, by default in /usr/local/bin (may be repeated).
     #[arg(long = "file", value_name = "HOST[:GUEST]")]
@@ -104,9 +134,9 @@ pub(crate) struct Options {
     /// Do not build our programs; the guest has none of them.
     #[arg(long)]
     no_build: bool,
-    /// Kill the guest after this time.
-    #[arg(long, value_name = "TIME", default_value = "5m")]
-    limit: Nanos,
+    /// Kill the guest after this time [default: 5m for `run`, none for `shell`].
+    #[arg(long, value_name = "TIME")]
+    limit: Option<Nanos>,
 }
 
 impl Options {
@@ -134,69 +164,98 @@ struct Prepared {
 
 impl Prepared {
     fn new(project: &Project, package: &str, build: bool) -> Result<Self> {
-        require_programs()?;
+        if !Run::new(QEMU).arg("--version").succeeds(Path::new("/")) {
+            let fix = "apt-get install --no-install-recommends qemu-system-x86";
+            return Err(Missing::new(format!("{QEMU} is not there"), fix).into());
+        }
         let dir = project.target.join("xtask-vm");
+        let packages = dir.join("packages");
         let logs = project.target.join("xtask-logs");
-        std::fs::create_dir_all(&logs)
-            .with_context(|| format!("cannot make {}", logs.display()))?;
+        for dir in [&packages, &logs] {
+            fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        }
         let log = logs.join("vm-prepare.log");
-        let kernel = Kernel::fetch(package, &dir.join("kernels"), &log)?;
-        let base = image::base(&kernel)?;
+        let _ = fs::remove_file(&log);
+        let kernel = Kernel::find(&package::fetch(package, &packages, &log)?)?;
+        let busybox = package::fetch(package::BUSYBOX, &packages, &log)?;
+        let base = image::base(&kernel, &package::busybox_in(&busybox)?)?;
         let programs = match build {
             true => binaries::build(project, &dir, &log)?,
             false => Vec::new(),
         };
         Ok(Self { kernel, base, programs, logs })
     }
-}
 
-/// The programs that a guest is made with.
-fn require_programs() -> Result<()> {
-    let needs = [(qemu::PROGRAM, "qemu-system-x86"), ("busybox", "busybox-static")];
-    for (program, package) in needs {
-        if !Run::new(program).arg("--help").succeeds(std::path::Path::new("/")) {
-            let fix = format!("apt-get install --no-install-recommends {package}");
-            return Err(Missing::new(format!("{program} is not there"), fix).into());
-        }
+    /// Whether a program of ours was built.
+    fn has(&self, name: &str) -> bool {
+        self.programs.iter().any(|program| program.host.ends_with(name))
     }
-    Ok(())
 }
 
 /// What the guest's shell finds in its environment.
 fn environment(machine: &Machine, shell: bool) -> Vec<(String, String)> {
-    let mut env = vec![
-        ("GUEST_SHELL".to_owned(), u8::from(shell).to_string()),
-        ("ISOLATED".to_owned(), machine.isolated.clone()),
-        ("DRIVES".to_owned(), machine.addresses().join(" ")),
-    ];
+    let (rows, columns) = if shell { shell::size() } else { (24, 80) };
+    let mut env: Vec<(String, String)> = [
+        ("GUEST_SHELL", u8::from(shell).to_string()),
+        ("GUEST_ROWS", rows.to_string()),
+        ("GUEST_COLUMNS", columns.to_string()),
+        ("ISOLATED", machine.isolated.clone()),
+        ("HUGE_PAGES", machine.huge_pages.to_string()),
+        ("DRIVES", machine.addresses().join(" ")),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into();
     let addresses = machine.addresses().into_iter().enumerate();
     env.extend(addresses.map(|(index, address)| (format!("NVME{index}"), address)));
     env
 }
 
-/// Does what was asked; the exit code is the guest's.
-pub(crate) fn run(project: &Project, action: &Action) -> Result<u8> {
+/// Does what was asked; the exit code of a single guest is that of its command.
+pub(crate) fn run(project: &Project, action: Option<&Action>) -> Result<u8> {
     match action {
-        Action::Run { options, command } => run_one(project, options, command),
+        Some(Action::Run { options, command }) => {
+            let line = match &**command {
+                [line] => line.clone(),
+                words => words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" "),
+            };
+            run_one(project, options, &line, false)
+        }
+        Some(Action::Shell { options }) => run_one(project, options, "", true),
+        Some(Action::Suite { list: true, .. }) => {
+            suite::list();
+            Ok(Exit::Ok.code())
+        }
+        Some(Action::Suite { only, kernel, .. }) => Ok(suite::run(project, only, kernel)?.code()),
+        None => Ok(suite::run(project, &[], package::KERNEL)?.code()),
     }
 }
 
-fn run_one(project: &Project, options: &Options, command: &[String]) -> Result<u8> {
+/// The suite as a step of `cargo xtask test`, within the time that is left.
+pub(crate) fn step(project: &Project, log: &Path, left: Duration) -> Report {
+    suite::step(project, package::KERNEL, log, left)
+}
+
+fn run_one(project: &Project, options: &Options, line: &str, shell: bool) -> Result<u8> {
     let prepared = Prepared::new(project, &options.kernel, !options.no_build)?;
     let machine = options.machine();
-    let line = match command {
-        [line] => line.clone(),
-        words => words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" "),
-    };
     let extras = [prepared.programs.clone(), options.files.clone()].concat();
-    let own = image::own(&format!("{line}\n"), &environment(&machine, false), &extras)?;
+    let env = environment(&machine, shell);
+    let own = image::own(&format!("{line}\n"), &env, &extras, &[])?;
+    let name = if shell { "shell" } else { "run" };
+    let limit = match options.limit {
+        Some(limit) => limit.to_duration(),
+        None if shell => Duration::MAX,
+        None => RUN_LIMIT,
+    };
     let guest = Guest {
-        name: "run",
+        name,
         machine: &machine,
         kernel: &prepared.kernel.image,
         archives: &[&prepared.base, &own],
         logs: &prepared.logs,
-        limit: options.limit.to_duration(),
+        limit,
+        interactive: shell,
     };
+    let _raw = shell.then(shell::Raw::enter);
     guest.run(&mut io::stdout(), &mut io::stderr())
 }

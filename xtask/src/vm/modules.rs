@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::command::Run;
 
@@ -17,6 +17,8 @@ use crate::command::Run;
 #[derive(Debug, Default)]
 pub(crate) struct Modules {
     paths: BTreeMap<String, PathBuf>,
+    /// Unpacks what is compressed.
+    busybox: PathBuf,
 }
 
 /// A module to load.
@@ -29,9 +31,9 @@ pub(crate) struct Module {
 }
 
 impl Modules {
-    /// Finds the modules below `dir`.
-    pub(crate) fn find(dir: &Path) -> Result<Self> {
-        let mut modules = Self::default();
+    /// Finds the modules below `dir`; `busybox` unpacks them.
+    pub(crate) fn find(dir: &Path, busybox: &Path) -> Result<Self> {
+        let mut modules = Self { paths: BTreeMap::new(), busybox: busybox.to_owned() };
         modules.walk(dir)?;
         Ok(modules)
     }
@@ -74,7 +76,7 @@ impl Modules {
         let Some(path) = self.paths.get(name) else {
             bail!("kernel module {name}, which {} needs, is not there", above.join(" of "));
         };
-        let content = read(path)?;
+        let content = self.read(path)?;
         let depends = depends(&content);
         above.push(name.to_owned());
         for other in &depends {
@@ -83,6 +85,21 @@ impl Modules {
         above.pop();
         order.push(Module { name: name.to_owned(), depends, content });
         Ok(())
+    }
+
+    /// A module's bytes; a compressed one is unpacked beside itself.
+    fn read(&self, path: &Path) -> Result<Vec<u8>> {
+        let mut path = path.to_owned();
+        if path.extension().is_some_and(|extension| extension == "xz") {
+            let plain = path.with_extension("");
+            if !plain.exists() {
+                let unpack = Run::new("").arg(self.busybox.to_string_lossy()).arg("unxz");
+                let unpack = unpack.arg("-k").arg(path.to_string_lossy());
+                ensure!(unpack.succeeds(Path::new("/")), "`{}` failed", unpack.line());
+            }
+            path = plain;
+        }
+        fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
     }
 }
 
@@ -122,22 +139,6 @@ fn depends(content: &[u8]) -> Vec<String> {
     text.split(',').filter(|name| !name.is_empty()).map(normal).collect()
 }
 
-/// A module's bytes; of a compressed one, unpacked beside it.
-fn read(path: &Path) -> Result<Vec<u8>> {
-    let mut path = path.to_owned();
-    if path.extension().is_some_and(|extension| extension == "xz") {
-        let plain = path.with_extension("");
-        if !plain.exists() {
-            let unpack = Run::new("xz --decompress --keep --force").arg(path.to_string_lossy());
-            if !unpack.succeeds(Path::new("/")) {
-                bail!("`{}` failed; `apt-get install xz-utils` brings xz", unpack.line());
-            }
-        }
-        path = plain;
-    }
-    fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,7 +151,7 @@ mod tests {
             fs::write(path, format!("\x7fELF\0license=GPL\0depends={needs}\0retpoline=Y\0"))
                 .expect("a file");
         }
-        let found = Modules::find(&root).expect("modules");
+        let found = Modules::find(&root, Path::new("/bin/busybox")).expect("modules");
         (root, found)
     }
 

@@ -1,7 +1,8 @@
-//! The guest's kernel: Debian's package, unpacked below `target`, installed nowhere.
+//! Debian packages that a guest is made of: unpacked below `target`, installed nowhere.
 //!
 //! A meta-package such as `linux-image-amd64` is followed to the package that it stands for. What
-//! was unpacked once is used again; nothing here needs root.
+//! was unpacked once is used again; nothing here needs root. Busybox comes this way too, because
+//! its static package would push the machine's own one out.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,10 @@ use super::modules::Modules;
 use crate::command::Run;
 
 /// The package that this machine's release calls its kernel.
-pub(crate) const DEFAULT_PACKAGE: &str = "linux-image-amd64";
+pub(crate) const KERNEL: &str = "linux-image-amd64";
+
+/// A busybox that needs no library.
+pub(crate) const BUSYBOX: &str = "busybox-static";
 
 /// A kernel on the disk.
 #[derive(Debug)]
@@ -24,28 +28,40 @@ pub(crate) struct Kernel {
     modules: PathBuf,
 }
 
-impl Kernel {
-    /// Finds `package` below `dir`, or fetches it with apt and unpacks it there.
-    pub(crate) fn fetch(package: &str, dir: &Path, log: &Path) -> Result<Self> {
-        let concrete = resolve(package)?;
-        let home = dir.join(&concrete);
-        let done = home.join("unpacked");
-        if !done.exists() {
-            eprintln!("fetching the guest's kernel {concrete}");
-            let _ = fs::remove_dir_all(&home);
-            fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
-            step(Run::new("apt-get download --quiet").arg(&concrete), &home, log)?;
-            for deb in packages_in(&home)? {
-                step(Run::new("dpkg-deb -x").arg(deb.to_string_lossy()).arg("."), &home, log)?;
-                fs::remove_file(&deb)?;
-            }
-            fs::write(&done, "")?;
+/// Finds `package` below `dir`, or fetches it with apt and unpacks it there; its folder.
+pub(crate) fn fetch(package: &str, dir: &Path, log: &Path) -> Result<PathBuf> {
+    let concrete = resolve(package)?;
+    let home = dir.join(&concrete);
+    let done = home.join("unpacked");
+    if !done.exists() {
+        eprintln!("fetching {concrete} for the guest");
+        let _ = fs::remove_dir_all(&home);
+        fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
+        step(Run::new("apt-get download --quiet").arg(&concrete), &home, log)?;
+        for deb in packages_in(&home)? {
+            step(Run::new("dpkg-deb -x").arg(deb.to_string_lossy()).arg("."), &home, log)?;
+            fs::remove_file(&deb)?;
         }
-        Self::find(&home)
+        fs::write(&done, "")?;
     }
+    Ok(home)
+}
 
+/// The program in an unpacked [`BUSYBOX`].
+pub(crate) fn busybox_in(home: &Path) -> Result<PathBuf> {
+    let places = [home.join("bin/busybox"), home.join("usr/bin/busybox")];
+    let found = places.into_iter().find(|path| path.exists());
+    found.with_context(|| format!("{} has no busybox: remove the folder", home.display()))
+}
+
+/// Whether apt knows the packages at all; its lists are empty on a machine that is new.
+pub(crate) fn are_known() -> bool {
+    [KERNEL, BUSYBOX].iter().all(|package| resolve(package).is_ok())
+}
+
+impl Kernel {
     /// Finds the one kernel in an unpacked package.
-    fn find(home: &Path) -> Result<Self> {
+    pub(crate) fn find(home: &Path) -> Result<Self> {
         let root = [home.join("lib/modules"), home.join("usr/lib/modules")];
         let modules = root.iter().find_map(|root| fs::read_dir(root).ok()?.next()?.ok());
         let Some(modules) = modules.map(|entry| entry.path()) else {
@@ -60,8 +76,8 @@ impl Kernel {
     }
 
     /// Its modules.
-    pub(crate) fn modules(&self) -> Result<Modules> {
-        Modules::find(&self.modules)
+    pub(crate) fn modules(&self, busybox: &Path) -> Result<Modules> {
+        Modules::find(&self.modules, busybox)
     }
 }
 

@@ -12,8 +12,8 @@ use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 
 use super::machine::{Files, Machine};
 use super::qmp::Qmp;
+use super::shell;
 
 /// The program.
 pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
@@ -31,6 +32,14 @@ const CONNECT: Duration = Duration::from_secs(30);
 
 /// The file of QEMU's own complaints.
 const ERRORS: &str = "errors";
+
+/// The serial lines after the kernel's. The usual ones share two interrupts, and an emulated edge
+/// that two devices drive gets lost: each has its own here.
+const LINES: [(&str, &str); 3] = [
+    ("out", "iobase=0x2f8,irq=3,index=1"),
+    ("err", "iobase=0x3e8,irq=5,index=2"),
+    ("host", "iobase=0x2e8,irq=10,index=3"),
+];
 
 /// How often we look at the child and the clock.
 const LOOK: Duration = Duration::from_millis(20);
@@ -48,6 +57,8 @@ pub(crate) struct Guest<'a> {
     /// Where its log goes.
     pub(crate) logs: &'a Path,
     pub(crate) limit: Duration,
+    /// Whether standard input is the guest's.
+    pub(crate) interactive: bool,
 }
 
 /// How the command ended, once the guest has said it.
@@ -62,8 +73,20 @@ impl Scratch {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         // A path in the temporary directory is short enough for a socket's name.
         let path = std::env::temp_dir().join(format!("xtask-vm-{}-{number}", std::process::id()));
+        sweep();
         fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Self(path))
+    }
+}
+
+/// Removes what runs left behind that were killed.
+fn sweep() {
+    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name.strip_prefix("xtask-vm-").and_then(|rest| rest.split('-').next());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -108,15 +131,25 @@ impl Guest<'_> {
         let mut next = || streams.next().context("four lines");
         let (from_out, from_err, host, qmp) = (next()?, next()?, next()?, next()?);
         let exit = Mutex::new(None);
+        let leave = Arc::new(AtomicBool::new(false));
+        let typed = from_out.try_clone()?;
+        let ready = || {
+            if let (true, Ok(to)) = (self.interactive, typed.try_clone()) {
+                let leave = Arc::clone(&leave);
+                // Not of the scope: a read of standard input ends with the process.
+                thread::spawn(move || leave.store(shell::forward(to), Ordering::Relaxed));
+            }
+        };
         let ended = thread::scope(|scope| {
             scope.spawn(|| copy(from_out, out));
             scope.spawn(|| copy(from_err, err));
-            scope.spawn(|| self.serve(host, qmp, &exit));
-            self.wait(&mut child, start, dir)
+            scope.spawn(|| self.serve(host, qmp, &exit, &ready));
+            self.wait(&mut child, start, dir, &leave)
         });
         ended?;
         match exit.into_inner().unwrap_or(None) {
             Some(code) => Ok(code),
+            None if leave.load(Ordering::Relaxed) => Ok(0),
             None => bail!("the guest ended without an exit code\n{}", self.tail()),
         }
     }
@@ -126,10 +159,10 @@ impl Guest<'_> {
         let mut arguments = self.machine.arguments(&files)?;
         let console = self.console();
         arguments.extend(["-serial".to_owned(), format!("file:{}", console.display())]);
-        for line in ["out", "err", "host"] {
+        for (line, place) in LINES {
             let path = dir.join(line).display().to_string();
             arguments.extend(["-chardev".to_owned(), format!("socket,id={line},path={path}")]);
-            arguments.extend(["-serial".to_owned(), format!("chardev:{line}")]);
+            arguments.extend(["-device".to_owned(), format!("isa-serial,chardev={line},{place}")]);
         }
         let path = dir.join("qmp").display().to_string();
         arguments.extend(["-chardev".to_owned(), format!("socket,id=qmp,path={path}")]);
@@ -140,12 +173,23 @@ impl Guest<'_> {
         command.spawn().context("cannot start setpriv, which is part of util-linux")
     }
 
-    fn wait(&self, child: &mut Child, start: Instant, dir: &Path) -> Result<()> {
+    fn wait(
+        &self,
+        child: &mut Child,
+        start: Instant,
+        dir: &Path,
+        leave: &AtomicBool,
+    ) -> Result<()> {
         loop {
             if let Some(status) = child.try_wait()? {
                 if !status.success() {
                     bail!("{PROGRAM}: {status}: {}\n{}", errors_in(dir), self.tail());
                 }
+                return Ok(());
+            }
+            if leave.load(Ordering::Relaxed) {
+                child.kill()?;
+                child.wait()?;
                 return Ok(());
             }
             if start.elapsed() >= self.limit {
@@ -159,11 +203,20 @@ impl Guest<'_> {
     }
 
     /// Answers the guest's requests until it is gone.
-    fn serve(&self, host: UnixStream, qmp: UnixStream, exit: &ExitCode) -> Result<()> {
+    fn serve(
+        &self,
+        host: UnixStream,
+        qmp: UnixStream,
+        exit: &ExitCode,
+        ready: &dyn Fn(),
+    ) -> Result<()> {
         let mut qmp = Qmp::open(BufReader::new(qmp.try_clone()?), qmp)?;
         let mut answers = host.try_clone()?;
         for line in BufReader::new(host).lines() {
             let line = line?;
+            if line.trim() == "ready" {
+                ready();
+            }
             let answer = match self.request(&line, &mut qmp, exit) {
                 Ok(text) => format!("ok {text}\n"),
                 Err(error) => format!("error {error:#}\n").replace("\n ", " "),
@@ -181,6 +234,7 @@ impl Guest<'_> {
     ) -> Result<String> {
         let (verb, rest) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
         match verb {
+            "ready" => Ok(String::new()),
             "exit" => {
                 let code = rest.parse().with_context(|| format!("{rest:?} is no exit code"))?;
                 if let Ok(mut exit) = exit.lock() {

@@ -1,0 +1,136 @@
+//! The guest suite: which machines are booted, and which parts run in each.
+//!
+//! Booting costs seconds, so parts share a boot where their machines allow it. **To add a test**,
+//! write a part: a file in `guest/suite/` that reads `/guest/lib` and calls `check NAME COMMAND...`,
+//! or runs a program that prints libtest's lines (`test NAME ... ok`, `FAILED`, or
+//! `ignored, REASON`) by itself; then a line in [`BOOTS`] with the names that must be seen. A part
+//! runs as root and starts from what the parts before it left. It asks the host for an unplugged
+//! drive with `host device_del nvme1` (see `guest/host`); it shows a figure on the suite's screen
+//! with `note TEXT`. A part whose program was not built is skipped with that reason; a test that
+//! is named here and not seen has failed, and so has a part that ends with another code than 0.
+
+use super::drive::Drive;
+use super::machine::Machine;
+
+/// One machine, and what runs in it.
+pub(crate) struct Boot {
+    pub(crate) name: &'static str,
+    pub(crate) machine: fn() -> Machine,
+    pub(crate) parts: &'static [Part],
+}
+
+/// A script of the guest.
+pub(crate) struct Part {
+    pub(crate) name: &'static str,
+    pub(crate) script: &'static str,
+    /// Programs of ours that it runs.
+    pub(crate) programs: &'static [&'static str],
+    /// Tests that must be seen. Those of a program that knows its own need not be listed.
+    pub(crate) tests: &'static [&'static str],
+    /// It is killed after this many seconds.
+    pub(crate) limit_s: u32,
+}
+
+/// Every boot, in order.
+pub(crate) const BOOTS: &[Boot] =
+    &[Boot { name: "main", machine: main, parts: &[BOOTED, KERNEL_NVME, MODEL_REPLAY, HOTPLUG] }];
+
+/// Files of the repository that guests of the suite get.
+pub(crate) const FILES: [(&str, &str); 2] = [
+    ("app/tests/data/one-stock.itch", "/guest/day.itch"),
+    ("app/tests/data/one-stock.bbo.csv", "/guest/day.bbo.csv"),
+];
+
+const BOOTED: Part = Part {
+    name: "boot",
+    script: include_str!("guest/suite/boot"),
+    programs: &[],
+    tests: &[
+        "boot::every_drive_has_an_iommu_group_of_its_own",
+        "boot::the_kernel_found_the_iommu_and_remaps_interrupts",
+        "boot::vfio_and_nvme_modules_are_loaded",
+        "boot::huge_pages_are_there",
+        "boot::the_partitions_core_is_isolated",
+        "boot::the_ordinary_user_is_ordinary",
+    ],
+    limit_s: 30,
+};
+
+const KERNEL_NVME: Part = Part {
+    name: "kernel-nvme",
+    script: include_str!("guest/suite/kernel-nvme"),
+    programs: &[],
+    tests: &[
+        "kernel_nvme::namespaces_have_their_sizes_and_numbers",
+        "kernel_nvme::mdts_of_one_page_limits_transfers",
+        "kernel_nvme::what_was_written_is_read_in_blocks_of_512",
+        "kernel_nvme::what_was_written_is_read_in_blocks_of_4096",
+        "kernel_nvme::what_was_written_is_read_in_small_transfers",
+    ],
+    limit_s: 60,
+};
+
+const MODEL_REPLAY: Part = Part {
+    name: "model-replay",
+    script: include_str!("guest/suite/model-replay"),
+    programs: &["feed-handler"],
+    tests: &["model_replay::bbo_is_exact_on_an_isolated_core_without_root"],
+    limit_s: 60,
+};
+
+const HOTPLUG: Part = Part {
+    name: "hotplug",
+    script: include_str!("guest/suite/hotplug"),
+    programs: &[],
+    tests: &[
+        "hotplug::a_drive_that_is_pulled_is_gone",
+        "hotplug::a_drive_that_comes_back_is_found",
+        "hotplug::the_host_refuses_what_it_does_not_know",
+    ],
+    limit_s: 60,
+};
+
+/// Drives of every kind that we meet: blocks of 512 and of 4096, an odd namespace number, one
+/// page a command, a controller memory buffer, and a zoned one, which is refused.
+fn main() -> Machine {
+    let drives = ["64M+32M/4096@7", "64M,mdts=1,cmb=16", "32M/4096z"];
+    let drives = drives.iter().map(|line| line.parse::<Drive>().expect("a line of this table"));
+    Machine { drives: drives.collect(), ..Machine::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_test_has_one_name_and_one_part() {
+        let parts = || BOOTS.iter().flat_map(|boot| boot.parts);
+        let mut names: Vec<_> = parts().flat_map(|part| part.tests).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        for part in parts() {
+            let prefix = format!("{}::", part.name.replace('-', "_"));
+            assert!(part.tests.iter().all(|name| name.starts_with(&prefix)), "{}", part.name);
+        }
+    }
+
+    #[test]
+    fn every_listed_test_is_in_its_script() {
+        for part in BOOTS.iter().flat_map(|boot| boot.parts) {
+            for name in part.tests {
+                assert!(part.script.contains(name), "{name} is not in {}", part.name);
+            }
+        }
+    }
+
+    #[test]
+    fn every_machine_can_be_told_to_qemu() {
+        for boot in BOOTS {
+            let machine = (boot.machine)();
+            assert!(!machine.drives.is_empty(), "{}", boot.name);
+            assert!((2..=4).contains(&machine.cpus), "{}", boot.name);
+        }
+    }
+}
