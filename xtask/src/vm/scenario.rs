@@ -1,13 +1,15 @@
 //! The guest suite: which machines are booted, and which parts run in each.
 //!
-//! Booting costs seconds, so parts share a boot where their machines allow it. **To add a test**,
-//! write a part: a file in `guest/suite/` that reads `/guest/lib` and calls `check NAME COMMAND...`,
-//! or runs a program that prints libtest's lines (`test NAME ... ok`, `FAILED`, or
-//! `ignored, REASON`) by itself; then a line in [`BOOTS`] with the names that must be seen. A part
-//! runs as root and starts from what the parts before it left. It asks the host for an unplugged
-//! drive with `host device_del nvme1` (see `guest/host`); it shows a figure on the suite's screen
-//! with `note TEXT`. A part whose program was not built is skipped with that reason; a test that
-//! is named here and not seen has failed, and so has a part that ends with another code than 0.
+//! Booting costs seconds, so parts share a boot where their machines allow it.
+//!
+//! **To add a test**, write a part: a file in `guest/suite/` that reads `/guest/lib` and calls
+//! `check NAME COMMAND...`, or runs a program that prints libtest's lines (`test NAME ... ok`,
+//! `FAILED`, or `ignored, REASON`) by itself; then a line in [`BOOTS`] with the names that must be
+//! seen. A part runs as root and starts from what the parts before it left. It asks the host for an
+//! unplugged drive with `host device_del nvme1` (see `guest/host`); it shows a figure on the
+//! suite's screen with `note TEXT`. A part whose program was not built is skipped with that reason;
+//! a test that is named here and not seen has failed, and so has a part that ends with another
+//! code than 0.
 
 use super::drive::Drive;
 use super::machine::Machine;
