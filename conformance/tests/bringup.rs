@@ -115,6 +115,12 @@ fn namespaces_have_holes_and_lies_are_refused_by_name() {
     huge.identify_patches =
         (0..64).map(|format| Patch { offset: 128 + 4 * format + 2, bytes: vec![64] }).collect();
     m.namespaces.push(huge);
+    // Of zones, and of a command set that nobody knows yet.
+    for (nsid, command_set) in [(14, 2), (15, 0x30)] {
+        let mut other = NamespaceConfig::memory(nsid, 64);
+        other.command_set = command_set;
+        m.namespaces.push(other);
+    }
     let rig = quick(m, config());
     let nsids: Vec<u32> = rig.controller.namespaces().map(|ns| ns.nsid().0).collect();
     assert_eq!(nsids, [1, 7, 4_000_000_000]);
@@ -127,6 +133,8 @@ fn namespaces_have_holes_and_lies_are_refused_by_name() {
     assert_eq!(refusal(11), Some(Refusal::Empty));
     assert_eq!(refusal(12), Some(Refusal::TooLarge(u64::MAX)));
     assert_eq!(refusal(13), Some(Refusal::BlockSize(64)));
+    assert_eq!(refusal(14), Some(Refusal::CommandSet(2)));
+    assert_eq!(refusal(15), Some(Refusal::CommandSet(0x30)));
     assert_eq!(refusal(900), Some(Refusal::MetadataApart(8)));
     assert_eq!(refusal(901), Some(Refusal::MetadataInBlock(8)));
     assert_eq!(rig.controller.namespace(Nsid(10)).map(|ns| ns.nsid()), None);
@@ -167,7 +175,7 @@ fn mdts_of_0_and_31_are_no_limit_and_a_huge_nn_does_not_delay() {
 
 #[test]
 fn cfs_at_each_step_costs_one_attempt() {
-    for n in 1..=6 {
+    for n in 1..=7 {
         let rig = rig(with_rule(fatal_at(n, ControllerFault::Fatal)), config());
         rig.bring_up().unwrap_or_else(|e| panic!("step {n}: {e}"));
         assert_eq!(rig.controller.stats().bringup_failures, 1, "step {n}");
@@ -189,7 +197,7 @@ fn cfs_at_every_attempt_is_a_typed_error() {
 #[test]
 fn registers_of_all_ones_or_zeros_at_each_step_are_gone_at_once() {
     for fault in [ControllerFault::AllOnes, ControllerFault::AllZeros] {
-        for n in 1..=6 {
+        for n in 1..=7 {
             let rig = rig(with_rule(fatal_at(n, fault)), config());
             let error = rig.bring_up().expect_err("gone");
             match fault {
@@ -283,7 +291,7 @@ fn a_later_queue_that_fails_is_done_without() {
 
 #[test]
 fn an_admin_command_that_is_never_answered_costs_less_than_five_seconds() {
-    for n in 1..=6 {
+    for n in 1..=7 {
         let rule = FaultRule::on(OnQueue::Admin, FaultAction::Drop).when(When::Nth(n));
         let rig = rig(with_rule(rule), config());
         let start = rig.backend.now();

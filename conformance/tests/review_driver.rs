@@ -380,9 +380,10 @@ fn nothing_is_posted_once_a_shutdown_was_asked_for() {
 
 #[test]
 fn what_was_checked_before_a_reset_is_not_posted_to_another_shape_after_it() {
-    // Identify Namespace, the rest of the list; then, after the reset, Identify Namespace fails.
+    // Descriptors, Identify Namespace, the rest of the list; then, after the reset, descriptors
+    // again, and Identify Namespace fails.
     let internal = FaultAction::Status(StatusCode::INTERNAL_ERROR.status());
-    let rule = FaultRule::admin(AdminOpcode::IDENTIFY, internal).nsid(1).when(When::Nth(3));
+    let rule = FaultRule::admin(AdminOpcode::IDENTIFY, internal).nsid(1).when(When::Nth(5));
     let mut m = with_rules([rule]);
     m.namespaces.push(NamespaceConfig::memory(7, 4096).lba_bytes(512));
     m.latency = LatencyModel::FixedNs(50 * MS);
@@ -416,8 +417,14 @@ fn what_was_checked_before_a_reset_is_not_posted_to_another_shape_after_it() {
 fn an_identify_that_fails_refuses_its_namespace_alone() {
     let status = StatusCode::INTERNAL_ERROR.status();
     let fault = FaultAction::Status(status);
-    let rule = FaultRule::admin(AdminOpcode::IDENTIFY, fault).nsid(2).when(When::Nth(1));
-    let mut m = with_rules([rule]);
+    // Its descriptors, then itself.
+    for nth in [1, 2] {
+        let rule = FaultRule::admin(AdminOpcode::IDENTIFY, fault).nsid(2).when(When::Nth(nth));
+        an_identify_fails(with_rules([rule]), status.code());
+    }
+}
+
+fn an_identify_fails(mut m: ModelConfig, code: StatusCode) {
     m.namespaces.push(NamespaceConfig::memory(2, 64));
     m.namespaces.push(NamespaceConfig::memory(9, 64));
     let rig = quick(m, config());
@@ -426,12 +433,23 @@ fn an_identify_that_fails_refuses_its_namespace_alone() {
     assert_eq!(found, [(1, true), (2, false), (9, true)]);
     let refusal = rig.controller.all_namespaces().find_map(nvme_driver::Namespace::refusal);
     let Some(Refusal::Unidentified(said)) = refusal else { panic!("{refusal:?}") };
-    assert_eq!(said.code(), status.code());
+    assert_eq!(said.code(), code);
     // Seen again after a reset, each in its place.
     rig.controller.request_reset();
     rig.until(|c| c.stats().resets == 1 && c.state() == ControllerState::Ready);
     assert!(rig.controller.all_namespaces().all(|n| n.refusal().is_none()));
     rig.finish();
+}
+
+#[test]
+fn a_controller_without_descriptors_has_the_nvm_command_set() {
+    for code in [StatusCode::INVALID_FIELD, StatusCode::INVALID_OPCODE] {
+        let fault = FaultAction::Status(code.do_not_retry());
+        let rule = FaultRule::admin(AdminOpcode::IDENTIFY, fault).nsid(1).when(When::Nth(1));
+        let rig = quick(with_rules([rule]), config());
+        assert_eq!(rig.controller.namespaces().count(), 1, "{code:?}");
+        rig.finish();
+    }
 }
 
 #[test]

@@ -71,10 +71,12 @@ static KINDS: [Kind; 5] = [
     },
 ];
 
-/// Namespaces of both common block sizes, with a hole, and two that must be refused.
+/// Namespaces of both common block sizes, with a hole, and three that must be refused.
 fn usual() -> ModelConfig {
     let mut metadata = NamespaceConfig::memory(9, 64);
     metadata.metadata_bytes = 8;
+    let mut zoned = NamespaceConfig::memory(10, 64);
+    zoned.command_set = 2;
     let mut extended = metadata.clone();
     extended.nsid = 4_000_000_000;
     extended.extended_metadata = true;
@@ -83,6 +85,7 @@ fn usual() -> ModelConfig {
             NamespaceConfig::memory(1, 32 << 10).lba_bytes(512),
             NamespaceConfig::memory(3, 8 << 10),
             metadata,
+            zoned,
             extended,
         ],
         ready_delay_ns: 3_000_000,

@@ -36,6 +36,7 @@ use crate::hub::Gate;
 use crate::queue::Mode;
 use crate::quirks::{CHECK_DELAY_NS, Quirks};
 use crate::regs::RegsError;
+use crate::shape::Refusal;
 use crate::stats::Count;
 
 /// How often registers are read while something is waited for: a round trip through a mailbox
@@ -60,6 +61,8 @@ pub(crate) enum Ask {
     QueueCount,
     /// Active identifiers above this one.
     List(u32),
+    /// The command set of a namespace of the list.
+    CommandSet(u32),
     /// One namespace of the list.
     Namespace(u32),
     /// One namespace, by counting up to NN.
@@ -77,7 +80,7 @@ impl Ask {
             Self::Controller => Step::IdentifyController,
             Self::QueueCount => Step::NumberOfQueues,
             Self::List(_) => Step::NamespaceList,
-            Self::Namespace(_) | Self::Scan(_) => Step::IdentifyNamespace,
+            Self::CommandSet(_) | Self::Namespace(_) | Self::Scan(_) => Step::IdentifyNamespace,
             Self::EventConfig => Step::EventConfig,
             Self::CreateCq(_) | Self::DeleteCq(_) => Step::CreateCq,
             Self::CreateSq(_) | Self::DeleteSq(_) => Step::CreateSq,
@@ -124,6 +127,8 @@ pub(crate) struct Life {
     granted: Cell<u16>,
     /// Namespaces of this bring-up that found no place.
     beyond: Cell<u32>,
+    /// Why the namespace that is asked for next cannot be used, whatever it will say.
+    barred: Cell<Option<Refusal>>,
     /// Register accesses of this bring-up that were not answered.
     hiccups: Cell<u8>,
     shutdown_limit_ns: Cell<u64>,
@@ -145,6 +150,7 @@ impl Life {
             shutdown: Cell::new(false),
             granted: Cell::new(0),
             beyond: Cell::new(0),
+            barred: Cell::new(None),
             hiccups: Cell::new(0),
             shutdown_limit_ns: Cell::new(0),
             mdts: Cell::new(0),
@@ -471,6 +477,7 @@ impl Controller {
                 Sqe::set_feature(CID, Nsid::NONE, feature, wanted.into())
             }
             Ask::List(after) => Sqe::identify(CID, Cns::ACTIVE_NSIDS, Nsid(after), data, 0),
+            Ask::CommandSet(nsid) => Sqe::identify(CID, Cns::NS_DESCRIPTORS, Nsid(nsid), data, 0),
             Ask::Namespace(nsid) | Ask::Scan(nsid) => {
                 Sqe::identify(CID, Cns::NAMESPACE, Nsid(nsid), data, 0)
             }
@@ -545,8 +552,9 @@ impl Controller {
             // NVMe 1.0, and some later ones: no list.
             (Ask::List(0), Err(status)) if is_unknown(status) => self.scan_from(1),
             (Ask::List(_), Err(status)) => return Err(refused(status)),
+            (Ask::CommandSet(nsid), answer) => self.take_command_set(nsid, answer.err())?,
             (Ask::Namespace(nsid), answer) => {
-                self.take_namespace(nsid, answer.err())?;
+                self.take_namespace(nsid, answer.err(), self.life.barred.take())?;
                 self.list_after(nsid);
             }
             (Ask::Scan(nsid), answer) => {

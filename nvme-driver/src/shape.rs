@@ -46,6 +46,8 @@ pub enum Refusal {
     TransferTooSmall,
     /// Its identifier is 0, doubled, or out of order.
     BadNsid(u32),
+    /// Its command set is this one, and not NVM: zones, keys and values.
+    CommandSet(u8),
     /// Identify Namespace failed with this status.
     Unidentified(Status),
     /// It was there before and has another shape now.
@@ -72,6 +74,9 @@ impl fmt::Display for Refusal {
             Self::BadNsid(nsid) => {
                 write!(f, "namespace identifier {nsid} is 0, doubled or out of order")
             }
+            Self::CommandSet(1) => f.write_str("key value command set"),
+            Self::CommandSet(2) => f.write_str("zoned namespace command set"),
+            Self::CommandSet(csi) => write!(f, "command set {csi:#04x}, only NVM is supported"),
             Self::Unidentified(status) => write!(f, "identify namespace failed: {status}"),
             Self::Changed => f.write_str("its shape changed since it was first seen"),
         }

@@ -40,6 +40,8 @@ pub struct NamespaceConfig {
     pub metadata_bytes: u16,
     /// Metadata lies at the end of each block in the data buffer, not at MPTR.
     pub extended_metadata: bool,
+    /// Command set that its descriptors name: 0 is NVM, which is what it does whatever they say.
+    pub command_set: u8,
     /// Writes fail.
     pub write_protected: bool,
     /// Where the blocks are.
@@ -58,6 +60,7 @@ impl NamespaceConfig {
             lba_bytes: 4096,
             metadata_bytes: 0,
             extended_metadata: false,
+            command_set: 0,
             write_protected: false,
             backing: Backing::Memory,
             identify_patches: Vec::new(),
@@ -81,6 +84,7 @@ impl NamespaceConfig {
             lba_bytes: 4096,
             metadata_bytes: 0,
             extended_metadata: false,
+            command_set: 0,
             write_protected: false,
             backing: Backing::Image { path, create: false },
             identify_patches: Vec::new(),

@@ -19,6 +19,7 @@ pub(crate) struct Namespace {
     /// Bytes of metadata a block.
     pub(crate) metadata_bytes: u32,
     pub(crate) extended: bool,
+    pub(crate) command_set: u8,
     pub(crate) write_protected: bool,
     pub(crate) store: Store,
     patches: Vec<Patch>,
@@ -53,6 +54,7 @@ impl Namespace {
             lba_bytes: config.lba_bytes,
             metadata_bytes: u32::from(config.metadata_bytes),
             extended: config.extended_metadata && config.metadata_bytes != 0,
+            command_set: config.command_set,
             write_protected: config.write_protected,
             store,
             patches: config.identify_patches.clone(),
@@ -115,6 +117,7 @@ impl Namespace {
         list[4..20].copy_from_slice(&self.nguid());
         list[20] = NamespaceDescriptor::NIDT_CSI;
         list[21] = 1;
+        list[24] = self.command_set;
         list
     }
 }

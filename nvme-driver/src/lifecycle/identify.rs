@@ -3,7 +3,9 @@
 //! Steps of [`super`]; each takes the answer that lies in the scratch memory and asks for the next.
 
 use nvme_spec::registers::{Cc, Version};
-use nvme_spec::{IdentifyController, IdentifyNamespace, Nsid, NsidList, Status};
+use nvme_spec::{
+    IdentifyController, IdentifyNamespace, NamespaceDescriptor, Nsid, NsidList, Status, descriptors,
+};
 use zerocopy::FromBytes;
 
 use super::{Ask, Outcome};
@@ -120,7 +122,7 @@ impl Controller {
             last = nsid.0;
             listed += 1;
             if self.place_of(nsid.0).is_some() {
-                self.ask(Ask::Namespace(nsid.0));
+                self.ask_namespace(nsid.0);
                 return Ok(());
             }
             self.life.beyond.set(self.life.beyond.get().saturating_add(1));
@@ -134,8 +136,38 @@ impl Controller {
         Ok(())
     }
 
+    /// Since NVMe 1.3 a namespace has a list of descriptors, which names its command set.
+    fn ask_namespace(&self, nsid: u32) {
+        self.life.barred.set(None);
+        let described = self.version.into_bits() >= Version::of(1, 3, 0).into_bits();
+        self.ask(if described { Ask::CommandSet(nsid) } else { Ask::Namespace(nsid) });
+    }
+
+    /// A namespace of another command set (zones, keys) has an Identify of the NVM command set too,
+    /// so that it would be taken for an ordinary one: NVMe Base 2.0, section 5.17.2.3.
+    pub(super) fn take_command_set(&self, nsid: u32, failed: Option<Status>) -> Outcome {
+        let mut page = [0; 4096];
+        if failed.is_none() {
+            let read = self.scratch.span().read(0, &mut page);
+            read.map_err(|_| ControllerError::BadIdentify("no data"))?;
+        }
+        let other = descriptors(&page).find_map(|descriptor| match descriptor {
+            NamespaceDescriptor::CommandSet(csi) if csi != 0 => Some(Refusal::CommandSet(csi)),
+            _ => None,
+        });
+        let unidentified = failed.filter(|status| !super::is_unknown(*status));
+        self.life.barred.set(unidentified.map(Refusal::Unidentified).or(other));
+        self.ask(Ask::Namespace(nsid));
+        Ok(())
+    }
+
     /// Takes what was said of a namespace, or that nothing was.
-    pub(super) fn take_namespace(&self, nsid: u32, failed: Option<Status>) -> Outcome {
+    pub(super) fn take_namespace(
+        &self,
+        nsid: u32,
+        failed: Option<Status>,
+        barred: Option<Refusal>,
+    ) -> Outcome {
         let mut page = [0; 4096];
         if failed.is_none() {
             let read = self.scratch.span().read(0, &mut page);
@@ -151,10 +183,11 @@ impl Controller {
         let Some(namespace) = self.place_of(nsid) else {
             return Ok(());
         };
-        let checked = match failed {
+        let checked = match (failed, barred) {
+            (_, Some(refusal)) => Err(refusal),
             // One that cannot be looked at is no reason to do without the others.
-            Some(status) => Err(Refusal::Unidentified(status)),
-            None => shape::check(&id, limits),
+            (Some(status), None) => Err(Refusal::Unidentified(status)),
+            (None, None) => shape::check(&id, limits),
         };
         namespace.fill(nsid, checked, &page);
         namespace.seen.set(true);
@@ -176,7 +209,7 @@ impl Controller {
         let read = self.scratch.span().read(0, &mut nsze);
         if answered && read.is_ok() && nsze != [0; 8] {
             if self.place_of(nsid).is_some() {
-                self.take_namespace(nsid, None)?;
+                self.take_namespace(nsid, None, None)?;
             } else {
                 self.life.beyond.set(self.life.beyond.get().saturating_add(1));
             }

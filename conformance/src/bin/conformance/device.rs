@@ -64,14 +64,17 @@ fn with_namespaces(namespaces: Vec<NamespaceConfig>) -> ModelConfig {
     }
 }
 
-/// Small, common and large blocks, a hole, and one that must be refused.
+/// Small, common and large blocks, a hole, and two that must be refused.
 fn namespaces() -> Vec<NamespaceConfig> {
     let mut metadata = NamespaceConfig::memory(9, 64);
     metadata.metadata_bytes = 8;
+    let mut zoned = NamespaceConfig::memory(10, 64);
+    zoned.command_set = 2;
     vec![
         NamespaceConfig::memory(1, 64 << 10).lba_bytes(512),
         NamespaceConfig::memory(3, 8 << 10),
         NamespaceConfig::memory(4, 512).lba_bytes(65536),
         metadata,
+        zoned,
     ]
 }
