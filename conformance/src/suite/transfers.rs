@@ -2,7 +2,7 @@
 //!
 //! A buffer of several pages starts on a page, so a shape with an offset is made by cutting: with a
 //! largest transfer of `pages` pages and `offset` bytes the first command of a request starts on a
-//! page and the second `offset` bytes into one. A request of twice `pages` pages is thus one command
+//! page and the second `offset` bytes into one. A request of twice `pages` pages is thus a command
 //! of each kind, and what it moved is compared block by block.
 
 use nvme_driver::ControllerConfig;

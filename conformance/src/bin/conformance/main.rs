@@ -1,8 +1,8 @@
-//! `conformance`: the suite, on a partition's core, through `host_bridge`, on what `--device` names.
+//! `conformance`: the suite on a partition's core, through `host_bridge`, on what `--device` names.
 //!
-//! Each case is a partition of its own: the device is attached anew, in fresh memory, for each. What
-//! can't be tried on a device is reported as such, with its reason. `docs/conformance.md` says how
-//! to run it on a controller of somebody else's.
+//! Each case is a partition of its own: the device is attached anew, in fresh memory, for each.
+//! What can't be tried on a device is reported as such, with its reason. `docs/conformance.md` says
+//! how to run it on a controller of somebody else's.
 
 mod cli;
 mod core;
