@@ -7,7 +7,9 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod cross;
 pub mod figures;
+pub mod race;
 pub mod report;
 pub mod rng;
 pub mod slices;

@@ -8,7 +8,7 @@ use hybrid_abi::metrics::MetricUnit;
 use hybrid_benches::rng::Rng;
 use hybrid_shm::leak_aligned;
 
-use crate::{Bench, Group, SLICE};
+use hybrid_benches::race::{Bench, Group, SLICE};
 
 /// Bytes of one checksum: a chunk of a feed.
 const CRC_BYTES: usize = 64 << 10;

@@ -4,10 +4,9 @@ use anyhow::Result;
 use core_runtime::ring::{
     Consumer, Producer, RecordConsumer, RecordProducer, RingSpec, pair, record_pair,
 };
-use crossbeam_queue::ArrayQueue;
 use hybrid_shm::leak_zeroed;
 
-use crate::{Bench, Group, SLICE};
+use hybrid_benches::race::{Bench, Group, SLICE};
 
 /// Slots; 8 KiB of numbers, which stay in the first cache.
 const CAPACITY: u32 = 1024;
@@ -18,8 +17,6 @@ const RECORD: usize = 56;
 pub(crate) struct Rings {
     numbers: (Producer<u64>, Consumer<u64>),
     records: (RecordProducer, RecordConsumer),
-    spsc: Box<heapless::spsc::Queue<u64, { CAPACITY as usize }>>,
-    array: ArrayQueue<u64>,
 }
 
 impl Rings {
@@ -29,8 +26,7 @@ impl Rings {
         let numbers = pair(part(spec.producer_bytes()), part(spec.consumer_bytes()), spec)?;
         let spec = RingSpec::variable(64 << 10)?;
         let records = record_pair(part(spec.producer_bytes()), part(spec.consumer_bytes()), spec)?;
-        let array = ArrayQueue::new(CAPACITY as usize);
-        Ok(Self { numbers, records, spsc: Box::default(), array })
+        Ok(Self { numbers, records })
     }
 }
 
@@ -45,27 +41,7 @@ impl Group for Rings {
             }
             (SLICE, sum)
         };
-        let (mut put, mut take) = self.spsc.split();
-        let mut heapless = || {
-            let mut sum = 0_u64;
-            for n in 0..SLICE {
-                let _ = put.enqueue(std::hint::black_box(n));
-                sum = sum.wrapping_add(take.dequeue().unwrap_or(0));
-            }
-            (SLICE, std::hint::black_box(sum))
-        };
-        let array = &self.array;
-        let mut crossbeam = || {
-            let mut sum = 0_u64;
-            for n in 0..SLICE {
-                let _ = array.push(std::hint::black_box(n));
-                sum = sum.wrapping_add(array.pop().unwrap_or(0));
-            }
-            (SLICE, std::hint::black_box(sum))
-        };
-        let what = "ring: push + pop of a u64";
-        bench.race(what, "heapless spsc", slices, &mut ours, &mut heapless);
-        bench.race(what, "crossbeam ArrayQueue", slices, &mut ours, &mut crossbeam);
+        bench.alone("ring: push + pop of a u64", slices, &mut ours);
 
         let (producer, consumer) = &self.records;
         let mut record = || {

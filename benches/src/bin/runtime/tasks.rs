@@ -10,7 +10,7 @@ use core_runtime::clock::{Clock, Ticks};
 use core_runtime::mem::Bump;
 use core_runtime::task::{Scheduler, SchedulerConfig, TaskOptions};
 
-use crate::{Bench, Group, SLICE};
+use hybrid_benches::race::{Bench, Group, SLICE};
 
 /// Tasks or timers of one tick.
 const BATCH: u64 = 32;

@@ -9,15 +9,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Result, bail};
 use core_runtime::clock::rdtsc;
 use core_runtime::ring::{Consumer, Producer, RingSpec, pair};
-use crossbeam_queue::ArrayQueue;
 use host_bridge::affinity::pin_to;
-use hybrid_benches::cli::Args;
-use hybrid_benches::figures::Series;
-use hybrid_benches::report::{Cell, Sheet};
 use hybrid_shm::leak_aligned;
 
+use crate::cli::Args;
+use crate::figures::Series;
+use crate::report::{Cell, Sheet};
+
 /// Slots of each ring.
-const CAPACITY: usize = 1024;
+pub const CAPACITY: usize = 1024;
 
 /// Longest round trip that is taken for the rings' own: fifty times the usual.
 const GAP_NS: u64 = 30_000;
@@ -26,12 +26,27 @@ const GAP_NS: u64 = 30_000;
 const STREAM_SLICE: u64 = 16 * CAPACITY as u64;
 
 /// A ring's two ends as closures.
-struct Ends {
-    push: Box<dyn FnMut(u64) -> bool + Send>,
-    pop: Box<dyn FnMut() -> Option<u64> + Send>,
+pub struct Ends {
+    /// Adds a number; false if there is no room.
+    pub push: Box<dyn FnMut(u64) -> bool + Send>,
+    /// Takes the oldest number.
+    pub pop: Box<dyn FnMut() -> Option<u64> + Send>,
 }
 
-fn ours() -> Result<Ends> {
+impl std::fmt::Debug for Ends {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ends").finish_non_exhaustive()
+    }
+}
+
+/// A ring by its name, and what makes a fresh one.
+pub type Maker<'a> = (&'static str, &'a mut dyn FnMut() -> Result<Ends>);
+
+/// The runtime's own.
+///
+/// # Errors
+/// If it cannot be laid out.
+pub fn ours() -> Result<Ends> {
     let spec = RingSpec::fixed::<u64>(u32::try_from(CAPACITY)?)?;
     let part = |bytes| leak_aligned(bytes, 128);
     let (producer, consumer): (Producer<u64>, Consumer<u64>) =
@@ -40,17 +55,6 @@ fn ours() -> Result<Ends> {
         push: Box::new(move |n| producer.try_push(&n).is_ok()),
         pop: Box::new(move || consumer.pop().ok()),
     })
-}
-
-fn heapless() -> Ends {
-    let queue: &'static mut heapless::spsc::Queue<u64, CAPACITY> = Box::leak(Box::default());
-    let (mut put, mut take) = queue.split();
-    Ends { push: Box::new(move |n| put.enqueue(n).is_ok()), pop: Box::new(move || take.dequeue()) }
-}
-
-fn crossbeam() -> Ends {
-    let queue: &'static ArrayQueue<u64> = Box::leak(Box::new(ArrayQueue::new(CAPACITY)));
-    Ends { push: Box::new(|n| queue.push(n).is_ok()), pop: Box::new(|| queue.pop()) }
 }
 
 /// What one repetition gave, in ticks.
@@ -133,28 +137,28 @@ fn stream(mut ends: Ends, slices: u64, (cpu, other): (u32, u32)) -> Result<Optio
     if wrong != 0 {
         bail!("{wrong} messages came out of order");
     }
-    Ok(hybrid_benches::figures::median(&costs))
+    Ok(crate::figures::median(&costs))
 }
 
-/// All rings, in turn in each repetition.
-pub(crate) fn cross_core(args: &Args, cpu: u32, other: u32, hz: u64) -> Result<Sheet> {
-    let names = ["ours", "heapless spsc", "crossbeam ArrayQueue"];
-    let make = |name| match name {
-        0 => ours(),
-        1 => Ok(heapless()),
-        _ => Ok(crossbeam()),
-    };
+/// All rings, in turn in each repetition; the measured thread stays on the first CPU.
+///
+/// # Errors
+/// If a ring cannot be made, or loses the order of its messages.
+pub fn cross_core(
+    args: &Args,
+    cpus: (u32, u32),
+    hz: u64,
+    makers: &mut [Maker<'_>],
+) -> Result<Sheet> {
     let gap = hz / 1_000_000_000 * GAP_NS;
-    let mut streams = [(); 3].map(|()| Series::default());
-    let mut all = [(); 3].map(|()| Trips::default());
+    let mut all: Vec<(Trips, Series)> = makers.iter().map(|_| Default::default()).collect();
     for _ in 0..args.repetitions() {
-        for ring in 0..names.len() {
-            let count = args.size(20_000, 50);
-            let got = trips(make(ring)?, make(ring)?, count, (cpu, other), gap);
-            all[ring].one_way.extend(got.one_way);
-            all[ring].there_and_back.extend(got.there_and_back);
-            all[ring].dropped += got.dropped;
-            streams[ring].push(stream(make(ring)?, args.size(60, 2), (cpu, other))?);
+        for ((_, make), (trip, streams)) in makers.iter_mut().zip(&mut all) {
+            let got = trips(make()?, make()?, args.size(20_000, 50), cpus, gap);
+            trip.one_way.extend(got.one_way);
+            trip.there_and_back.extend(got.there_and_back);
+            trip.dropped += got.dropped;
+            streams.push(stream(make()?, args.size(60, 2), cpus)?);
         }
     }
     let mut sheet = Sheet::new(
@@ -172,16 +176,16 @@ pub(crate) fn cross_core(args: &Args, cpu: u32, other: u32, hz: u64) -> Result<S
         ],
     );
     let ns = |ticks: f64| ticks * 1e9 / hz as f64;
-    for (ring, name) in names.iter().enumerate() {
-        let dropped = all[ring].dropped;
-        let ways = [("one way", &mut all[ring].one_way), ("back", &mut all[ring].there_and_back)];
+    for ((name, _), (trip, streams)) in makers.iter().zip(&mut all) {
+        let dropped = trip.dropped;
+        let ways = [("one way", &mut trip.one_way), ("back", &mut trip.there_and_back)];
         for (way, samples) in ways {
             samples.sort_unstable();
             let at = |per_mille: usize| {
                 let index = (samples.len() * per_mille).div_ceil(1000).max(1) - 1;
                 Cell::maybe(samples.get(index).map(|ticks| ns(*ticks as f64)), 0)
             };
-            let stream = streams[ring].median().filter(|_| way == "one way");
+            let stream = streams.median().filter(|_| way == "one way");
             sheet.row(vec![
                 (*name).into(),
                 way.into(),
