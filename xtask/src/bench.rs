@@ -1,14 +1,14 @@
 //! `cargo xtask bench`: every benchmark, one after the other, output as it comes.
 //!
-//! They are the binaries of one package, and the `[[bench]]` targets of the package on which
-//! nothing may depend.
+//! They are the binaries of one package, the `[[bench]]` targets of the package on which nothing
+//! may depend, and the crate outside the workspace that races against public ones.
 
 use anyhow::{Context as _, Result, bail};
 use hybrid_conventions::Exit;
 
 use crate::command::Run;
 use crate::project::Project;
-use crate::steps::APP;
+use crate::steps::{APP, PEERS};
 
 /// The package whose binaries are the benchmarks.
 const BENCHES: &str = "hybrid-benches";
@@ -45,6 +45,7 @@ fn runs(project: &Project, filter: Option<&str>) -> Result<Vec<(String, Run)>> {
         }))
     })
     .flatten()
+    .chain(peers(project))
     .collect();
     let names: Vec<_> = all.iter().map(|(name, _)| name.clone()).collect();
     let wanted = |name: &str| filter.is_none_or(|filter| name.contains(filter));
@@ -53,6 +54,14 @@ fn runs(project: &Project, filter: Option<&str>) -> Result<Vec<(String, Run)>> {
         bail!("no benchmark matches; there are: {}", names.join(", "));
     }
     Ok(chosen)
+}
+
+/// The races against public crates, which are not in the workspace.
+fn peers(project: &Project) -> Option<(String, Run)> {
+    let target = project.target.join("peers").to_string_lossy().into_owned();
+    let run = Run::new(&format!("cargo run --quiet --release --locked --manifest-path {PEERS} --"));
+    let there = project.root.join(PEERS).exists();
+    there.then(|| ("peers".to_owned(), run.env("CARGO_TARGET_DIR", target)))
 }
 
 /// An error outweighs an exceeded threshold, and that outweighs success.

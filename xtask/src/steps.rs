@@ -33,7 +33,7 @@ pub(crate) enum Work {
 }
 
 /// Every step, cheap ones first, so that a slip is reported in seconds.
-pub(crate) const STEPS: [Step; 13] = [
+pub(crate) const STEPS: [Step; 14] = [
     step("fmt", "rustfmt finds nothing to change", &[Tool::Rustfmt], fmt),
     step("tidy", "lengths, banned calls, unsafe rooms, arrows, links", &[], tidy),
     step("clippy", "no warning in any target", &[Tool::Clippy], clippy),
@@ -46,6 +46,7 @@ pub(crate) const STEPS: [Step; 13] = [
     step("miri", "no undefined behaviour in the no_std crates", &[Tool::Miri], miri),
     step("conformance", "one suite on every backend", &[], conformance),
     step("e2e", "the feed-handler binary, from outside", &[], e2e),
+    step("peers", "the races against public crates agree with them", &[], peers),
     step("vm", "VFIO and Linux in an emulated machine", &[Tool::Qemu, Tool::AptLists], guest),
 ];
 
@@ -77,6 +78,9 @@ const MIRI: [&str; 3] = ["hybrid-abi", "hybrid-shm", "core-runtime"];
 
 /// The package that holds the one suite for all backends.
 pub(crate) const CONFORMANCE: &str = "hybrid-conformance";
+
+/// The benchmark with peers; not in the workspace.
+pub(crate) const PEERS: &str = "benches/peers/Cargo.toml";
 
 /// The package with the binary that the end-to-end tests drive.
 pub(crate) const APP: &str = "feed-handler";
@@ -214,6 +218,23 @@ pub(crate) fn e2e(project: &Project) -> Work {
 
 fn guest(_: &Project) -> Work {
     Work::Guest
+}
+
+/// The crate outside the workspace that races against others': it must build, and agree with them.
+fn peers(project: &Project) -> Work {
+    let manifest = project.root.join(PEERS);
+    if !manifest.exists() {
+        return Work::Skip(format!("no {PEERS}"));
+    }
+    let run = |words: &str| {
+        let target = path(&project.target.join("peers"));
+        Run::new(words).env("CARGO_TARGET_DIR", target)
+    };
+    Work::Gates(vec![
+        run(&format!("cargo fmt --check --manifest-path {PEERS}")),
+        run(&format!("cargo clippy --locked --manifest-path {PEERS} -- -D warnings")),
+        run(&format!("cargo run --locked --manifest-path {PEERS} -- --quick")),
+    ])
 }
 
 fn present<'a>(project: &Project, names: &[&'a str]) -> Vec<&'a str> {

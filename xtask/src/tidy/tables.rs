@@ -12,6 +12,7 @@ pub(super) const UNSAFE_ROOMS: &[(&str, &str)] = &[
     ("core-runtime/src/crc", "the CRC instruction"),
     ("core-runtime/src/metrics/histogram.rs", "a bucket's word without a check; ADR 0002"),
     ("core-runtime/tests/", "what those rooms promise is tried from outside"),
+    ("benches/peers/src/pools", "what embassy-executor asks of who polls it"),
     ("host-bridge/src/sys", "system calls"),
     ("conformance/src/bin/", "the promise that a partition of the suite keeps nothing"),
     ("sysconfig/src/sys", "system calls"),
