@@ -13,5 +13,5 @@ pub(crate) mod tree;
 mod verbs;
 
 pub(crate) use verbs::{
-    BindArgs, StatusArgs, UnbindArgs, bind_command, status_command, unbind_command,
+    BindArgs, DeviceRow, UnbindArgs, bind_command, rows, table, unbind_command,
 };

@@ -43,26 +43,6 @@ pub(crate) struct UnbindArgs {
     devices: Vec<BdfPattern>,
 }
 
-/// The command line of `status`.
-#[derive(Args, Clone, Debug)]
-pub(crate) struct StatusArgs {
-    /// Print JSON (schema sysconfig-status/1)
-    #[arg(long)]
-    json: bool,
-}
-
-/// Prints the devices.
-pub(crate) fn status_command(tree: &dyn Tree, args: &StatusArgs) -> Result<Exit, Failure> {
-    let rows = rows(tree);
-    if args.json {
-        let all = serde_json::json!({ "schema": "sysconfig-status/1", "devices": rows });
-        output::result(format_args!("{all:#}\n"))?;
-    } else {
-        output::result(table(&rows))?;
-    }
-    Ok(Exit::Ok)
-}
-
 /// One row of the table, for JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct DeviceRow {
