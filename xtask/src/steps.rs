@@ -42,6 +42,12 @@ pub(crate) const STEPS: [Step; 14] = [
     step("unit", "unit and integration tests of all crates", &[], unit),
     step("doc", "examples in the documentation", &[], doc),
     step("release", "tests of the hot crates as they ship", &[], release),
+    step(
+        "instructions",
+        "the hot paths are no longer than before",
+        &[Tool::Valgrind],
+        instructions,
+    ),
     step("loom", "every interleaving of the ring and the waker", &[], loom),
     step("miri", "no undefined behaviour in the no_std crates", &[Tool::Miri], miri),
     step("conformance", "one suite on every backend", &[], conformance),
@@ -150,6 +156,15 @@ fn release(project: &Project) -> Work {
     }
     run.argv.extend(project.std_features(&hot));
     Work::Tests(vec![run])
+}
+
+/// Instruction counts against the baseline in `benches/instructions.txt`.
+fn instructions(project: &Project) -> Work {
+    let run = "cargo run --release -p hybrid-benches --example instructions";
+    match project.package("hybrid-benches") {
+        Some(_) => Work::Gates(vec![Run::new(run)]),
+        None => Work::Skip("no package hybrid-benches".to_owned()),
+    }
 }
 
 /// Loom tests are the files `tests/loom_*.rs` of any package.

@@ -17,6 +17,8 @@ pub(crate) enum Tool {
     Clippy,
     NoStdTarget,
     Miri,
+    /// Counts instructions.
+    Valgrind,
     /// The emulator of the guests.
     Qemu,
     /// What apt knows of Debian's packages; a guest is made of some, which are not installed.
@@ -46,6 +48,7 @@ impl Tool {
             Self::Clippy => "clippy checks the lints",
             Self::NoStdTarget => "the no_std crates are built for a target without std",
             Self::Miri => "Miri looks for undefined behaviour",
+            Self::Valgrind => "valgrind counts the instructions of the hot paths",
             Self::Qemu => "QEMU emulates the machine of the guests",
             Self::AptLists => "the guests are made of Debian packages, and apt knows of none",
         }
@@ -57,6 +60,7 @@ impl Tool {
             Self::Clippy => Run::new("cargo clippy --version"),
             Self::NoStdTarget => Run::new("rustc --print target-libdir --target").arg(Self::TARGET),
             Self::Miri => Run::new("cargo +nightly miri --version"),
+            Self::Valgrind => Run::new("valgrind --version"),
             Self::Qemu => Run::new(vm::QEMU).arg("--version"),
             Self::AptLists => Run::new("apt-cache show").arg(vm::KERNEL_PACKAGE),
         }
@@ -69,6 +73,9 @@ impl Tool {
             Self::NoStdTarget => Run::new("rustup target add").arg(Self::TARGET),
             Self::Miri => Run::new("rustup component add --toolchain nightly miri rust-src"),
             // A machine that is new has no lists.
+            Self::Valgrind => {
+                Run::shell("apt-get update && apt-get install -y --no-install-recommends valgrind")
+            }
             Self::Qemu => Run::shell(
                 "apt-get update && apt-get install -y --no-install-recommends qemu-system-x86",
             ),
@@ -98,7 +105,7 @@ impl Tool {
         if self.is_here(dir) {
             return Found::Yes;
         }
-        let needs_apt = matches!(self, Self::Qemu | Self::AptLists);
+        let needs_apt = matches!(self, Self::Valgrind | Self::Qemu | Self::AptLists);
         if needs_apt && !Run::new("apt-get --version").succeeds(dir) {
             return Found::No(format!("{}; this machine has no apt", self.why()));
         }
@@ -134,8 +141,15 @@ pub(crate) fn is_root() -> bool {
 mod tests {
     use super::*;
 
-    const ALL: [Tool; 6] =
-        [Tool::Rustfmt, Tool::Clippy, Tool::NoStdTarget, Tool::Miri, Tool::Qemu, Tool::AptLists];
+    const ALL: [Tool; 7] = [
+        Tool::Rustfmt,
+        Tool::Clippy,
+        Tool::NoStdTarget,
+        Tool::Miri,
+        Tool::Valgrind,
+        Tool::Qemu,
+        Tool::AptLists,
+    ];
 
     #[test]
     fn every_fix_is_a_command_that_can_be_typed() {
