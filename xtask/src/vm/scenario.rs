@@ -34,8 +34,11 @@ pub(crate) struct Part {
 }
 
 /// Every boot, in order.
-pub(crate) const BOOTS: &[Boot] =
-    &[Boot { name: "main", machine: main, parts: &[BOOTED, KERNEL_NVME, MODEL_REPLAY, HOTPLUG] }];
+pub(crate) const BOOTS: &[Boot] = &[Boot {
+    name: "main",
+    machine: main,
+    parts: &[BOOTED, KERNEL_NVME, MODEL_REPLAY, CONFORMANCE, HOTPLUG],
+}];
 
 /// Files of the repository that guests of the suite get.
 pub(crate) const FILES: [(&str, &str); 2] = [
@@ -78,6 +81,18 @@ const MODEL_REPLAY: Part = Part {
     programs: &["feed-handler"],
     tests: &["model_replay::bbo_is_exact_on_an_isolated_core_without_root"],
     limit_s: 60,
+};
+
+/// Two runs of the suite, which knows its own tests, follow the ones that are named.
+const CONFORMANCE: Part = Part {
+    name: "conformance",
+    script: include_str!("guest/suite/conformance"),
+    programs: &["conformance"],
+    tests: &[
+        "conformance::a_drive_that_carries_data_is_refused",
+        "conformance::a_zoned_namespace_is_refused_by_name",
+    ],
+    limit_s: 300,
 };
 
 const HOTPLUG: Part = Part {

@@ -73,7 +73,12 @@ fn no_space(cx: &Cx<'_>, rig: &Fixture<'_>, why: &str) -> String {
         Some(nsid) => {
             format!("namespace {nsid} cannot be used; those that can are {}", there.join(", "))
         }
-        None => why.to_owned(),
+        None => {
+            let refused = rig.controller.all_namespaces().filter_map(|ns| {
+                ns.refusal().map(|refusal| format!("; namespace {}: {refusal}", ns.nsid().0))
+            });
+            format!("{why}{}", refused.collect::<String>())
+        }
     }
 }
 
