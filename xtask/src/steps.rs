@@ -33,7 +33,7 @@ pub(crate) enum Work {
 }
 
 /// Every step, cheap ones first, so that a slip is reported in seconds.
-pub(crate) const STEPS: [Step; 14] = [
+pub(crate) const STEPS: [Step; 15] = [
     step("fmt", "rustfmt finds nothing to change", &[Tool::Rustfmt], fmt),
     step("tidy", "lengths, banned calls, unsafe rooms, arrows, links", &[], tidy),
     step("clippy", "no warning in any target", &[Tool::Clippy], clippy),
