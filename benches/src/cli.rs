@@ -17,6 +17,9 @@ pub struct Args {
     /// Print the report as JSON.
     #[arg(long)]
     pub json: bool,
+    /// Write the report as JSON to this file too.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<std::path::PathBuf>,
     /// CPU that is measured; by default the last one that this process may use.
     #[arg(long, value_name = "CPU")]
     pub core: Option<u32>,
@@ -67,6 +70,12 @@ pub fn main(bench: impl FnOnce(&Args) -> anyhow::Result<Report>) -> ExitCode {
         Ok(report) => {
             let text = if args.json { report.to_json() } else { report.to_text() };
             print!("{text}");
+            if let Some(path) = &args.out
+                && let Err(error) = std::fs::write(path, report.to_json())
+            {
+                eprintln!("error: {}: {error}", path.display());
+                return ExitCode::from(Exit::Error.code());
+            }
             if report.missed() && !args.quick { Exit::Threshold } else { Exit::Ok }
         }
         Err(error) => {

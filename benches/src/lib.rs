@@ -9,6 +9,8 @@
 pub mod cli;
 pub mod cross;
 pub mod figures;
+pub mod hist;
+pub mod pick;
 pub mod race;
 pub mod report;
 pub mod rng;

@@ -137,7 +137,15 @@ impl Sheet {
 struct Goal {
     what: String,
     reached: Option<f64>,
-    least: f64,
+    limit: f64,
+    /// At most the limit, not at least.
+    most: bool,
+}
+
+impl Goal {
+    fn is_missed(&self) -> bool {
+        self.reached.is_some_and(|x| if self.most { x > self.limit } else { x < self.limit })
+    }
 }
 
 /// All that a benchmark has to say.
@@ -151,6 +159,7 @@ pub struct Report {
     steal_ticks: Option<u64>,
     sheets: Vec<Sheet>,
     goals: Vec<Goal>,
+    lines: Vec<String>,
     checksum: u64,
 }
 
@@ -168,6 +177,7 @@ impl Report {
             steal_ticks: steal(),
             sheets: Vec::new(),
             goals: Vec::new(),
+            lines: Vec::new(),
             checksum: 0,
         }
     }
@@ -184,7 +194,17 @@ impl Report {
 
     /// Adds a goal: at least so much.
     pub fn goal(&mut self, what: impl Into<String>, reached: Option<f64>, least: f64) {
-        self.goals.push(Goal { what: what.into(), reached, least });
+        self.goals.push(Goal { what: what.into(), reached, limit: least, most: false });
+    }
+
+    /// Adds a goal: at most so much.
+    pub fn goal_most(&mut self, what: impl Into<String>, reached: Option<f64>, most: f64) {
+        self.goals.push(Goal { what: what.into(), reached, limit: most, most: true });
+    }
+
+    /// Adds a line of text below the tables.
+    pub fn line(&mut self, line: impl Into<String>) {
+        self.lines.push(line.into());
     }
 
     /// Mixes a part's checksum in.
@@ -195,7 +215,7 @@ impl Report {
     /// Whether a goal was missed; one that could not be measured is not.
     #[must_use]
     pub fn missed(&self) -> bool {
-        self.goals.iter().any(|goal| goal.reached.is_some_and(|reached| reached < goal.least))
+        self.goals.iter().any(Goal::is_missed)
     }
 
     /// Steal time since the report was begun, in hundredths of a second over all CPUs.
@@ -213,13 +233,22 @@ impl Report {
             sheet.write(&mut out);
         }
         out.push('\n');
-        for Goal { what, reached, least } in &self.goals {
-            let (verdict, reached) = match reached {
-                None => ("not measured", "-".to_owned()),
-                Some(x) if x < least => ("missed", format!("{x:.2}")),
-                Some(x) => ("met", format!("{x:.2}")),
+        for line in &self.lines {
+            let _ = writeln!(out, "{line}");
+        }
+        if !self.lines.is_empty() {
+            out.push('\n');
+        }
+        for goal in &self.goals {
+            let reached = goal.reached.map_or("-".to_owned(), |x| format!("{x:.2}"));
+            let verdict = match goal.reached {
+                None => "not measured",
+                Some(_) if goal.is_missed() => "missed",
+                Some(_) => "met",
             };
-            let _ = writeln!(out, "goal {verdict}: {what}: {reached}, wanted at least {least}");
+            let bound = if goal.most { "at most" } else { "at least" };
+            let (what, limit) = (&goal.what, goal.limit);
+            let _ = writeln!(out, "goal {verdict}: {what}: {reached}, wanted {bound} {limit}");
         }
         if let Some(stolen) = self.stolen() {
             let _ = writeln!(out, "stolen by the hypervisor meanwhile: {} ms", stolen * 10);
@@ -231,14 +260,20 @@ impl Report {
     /// For programs.
     #[must_use]
     pub fn to_json(&self) -> String {
+        format!("{:#}\n", self.to_value())
+    }
+
+    /// For programs that add to it.
+    #[must_use]
+    pub fn to_value(&self) -> Value {
         let sheets: Map<String, Value> =
             self.sheets.iter().map(|sheet| (sheet.name.to_owned(), sheet.json())).collect();
-        let goals: Vec<Value> = self
-            .goals
-            .iter()
-            .map(|goal| json!({"what": goal.what, "reached": goal.reached, "least": goal.least}))
-            .collect();
-        let value = json!({
+        let goal = |goal: &Goal| {
+            let bound = if goal.most { "most" } else { "least" };
+            json!({ "what": goal.what, "reached": goal.reached, bound: goal.limit,
+                    "missed": goal.is_missed() })
+        };
+        json!({
             "schema": self.schema,
             "title": self.title,
             "device": self.device,
@@ -246,14 +281,19 @@ impl Report {
             "tsc_hz": self.tsc_hz,
             "stolen_ms": self.stolen().map(|ticks| ticks * 10),
             "sheets": sheets,
-            "goals": goals,
+            "goals": self.goals.iter().map(goal).collect::<Vec<_>>(),
             "checksum": format!("{:016x}", self.checksum),
-        });
-        format!("{value:#}\n")
+        })
     }
 }
 
-/// Time that the hypervisor took from all CPUs since boot, in hundredths of a second.
+/// Time that the hypervisor took from all CPUs since boot, in milliseconds.
+#[must_use]
+pub fn steal_ms() -> Option<u64> {
+    steal().map(|hundredths| hundredths * 10)
+}
+
+/// As [`steal_ms`], in hundredths of a second.
 fn steal() -> Option<u64> {
     let stat = std::fs::read_to_string("/proc/stat").ok()?;
     stat.lines().next()?.split_ascii_whitespace().nth(8)?.parse().ok()

@@ -8,9 +8,9 @@ fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Runs a benchmark with `--quick` and these arguments; its standard output.
+/// Runs a benchmark with these arguments; its standard output.
 fn quick(program: &str, args: &[&str]) -> String {
-    let output = Command::new(program).arg("--quick").args(args).output().expect("it starts");
+    let output = Command::new(program).args(args).output().expect("it starts");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program}: {}\n{text}\n{error}", output.status);
@@ -26,21 +26,27 @@ fn checksum(text: &str) -> &str {
 }
 
 #[test]
-fn the_driver_bench_reads_the_same_right_data_each_time() {
-    let program = env!("CARGO_BIN_EXE_driver");
-    let text = quick(program, &[]);
-    assert_eq!(checksum(&text), checksum(&quick(program, &[])));
+fn the_suite_reads_the_same_right_data_each_time() {
+    if cpus() < 2 {
+        return hybrid_conventions::testing::skipped("suite", "this process may use one CPU only");
+    }
+    let program = env!("CARGO_BIN_EXE_storage-bench");
+    let text = quick(program, &["suite", "--quick"]);
+    assert_eq!(checksum(&text), checksum(&quick(program, &["suite", "--quick"])));
     assert!(text.contains("(on: model)"), "{text}");
     for sheet in ["stepped on one core", "reads, null", "latency, memory", "bursts, null"] {
-        assert!(text.contains(sheet) || cpus() < 2, "no {sheet} in:\n{text}");
+        assert!(text.contains(sheet), "no {sheet} in:\n{text}");
+    }
+    for sheet in ["depth 1 beside the floor", "shapes of load", "open loop", "the proposal"] {
+        assert!(text.contains(sheet), "no {sheet} in:\n{text}");
     }
 }
 
 #[test]
 fn the_runtime_bench_does_the_same_work_each_time() {
     let program = env!("CARGO_BIN_EXE_runtime");
-    let text = quick(program, &[]);
-    assert_eq!(checksum(&text), checksum(&quick(program, &[])));
+    let text = quick(program, &["--quick"]);
+    assert_eq!(checksum(&text), checksum(&quick(program, &["--quick"])));
     for row in ["ring: push + pop of a u64", "task: wake + poll", "arena:", "crc32c"] {
         assert!(text.contains(row), "no {row} in:\n{text}");
     }
@@ -48,16 +54,22 @@ fn the_runtime_bench_does_the_same_work_each_time() {
 
 #[test]
 fn reports_are_json_when_asked_for() {
-    for program in [env!("CARGO_BIN_EXE_driver"), env!("CARGO_BIN_EXE_runtime")] {
-        let text = quick(program, &["--json", "--only", "stepped"]);
-        let json: serde_json::Value = serde_json::from_str(&text).expect("json");
-        assert!(json["schema"].as_str().is_some_and(|schema| schema.starts_with("bench-")));
+    let suite = ["suite", "--quick", "--json", "--only", "stepped"];
+    let runtime = ["--quick", "--json", "--only", "stepped"];
+    for (program, args, schema) in [
+        (env!("CARGO_BIN_EXE_storage-bench"), &suite[..], "storage-bench/1"),
+        (env!("CARGO_BIN_EXE_runtime"), &runtime[..], "bench-runtime/1"),
+    ] {
+        let json: serde_json::Value = serde_json::from_str(&quick(program, args)).expect("json");
+        assert_eq!(json["schema"], schema);
         assert_eq!(json["checksum"].as_str().map(str::len), Some(16));
     }
 }
 
 #[test]
 fn usage_errors_end_with_one() {
-    let output = Command::new(env!("CARGO_BIN_EXE_driver")).arg("--nothing").output();
-    assert_eq!(output.expect("it starts").status.code(), Some(1));
+    for program in [env!("CARGO_BIN_EXE_storage-bench"), env!("CARGO_BIN_EXE_runtime")] {
+        let output = Command::new(program).arg("--nothing").output();
+        assert_eq!(output.expect("it starts").status.code(), Some(1));
+    }
 }

@@ -1,10 +1,15 @@
-//! `cargo xtask bench`: every benchmark, one after the other, output as it comes.
+//! `cargo xtask bench`: every benchmark, one after the other, output as it comes; results as JSON
+//! in `target/bench/`, and a table of every race with a peer at the end.
 //!
 //! They are the binaries of one package, the `[[bench]]` targets of the package on which nothing
 //! may depend, and the crate outside the workspace that races against public ones.
 
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context as _, Result, bail};
 use hybrid_conventions::Exit;
+use serde_json::{Value, json};
 
 use crate::command::Run;
 use crate::project::Project;
@@ -13,20 +18,102 @@ use crate::steps::{APP, PEERS};
 /// The package whose binaries are the benchmarks.
 const BENCHES: &str = "hybrid-benches";
 
+/// The benchmark that has a subcommand for all that it measures.
+const STORAGE: &str = "storage-bench";
+
+/// The bench target whose program has no `--out`.
+const NO_OUT: &str = "itch";
+
 /// Runs all benchmarks, or those whose name contains `filter`.
 ///
 /// A benchmark that exceeds its threshold ends with 2; so does this then, after running the rest.
 pub(crate) fn run(project: &Project, quick: bool, filter: Option<&str>) -> Result<Exit> {
     let mut worst = Exit::Ok;
+    let dir = project.target.join("bench");
+    std::fs::create_dir_all(&dir).with_context(|| format!("{}", dir.display()))?;
+    let mut results = Vec::new();
     for (name, mut run) in runs(project, filter)? {
         if quick {
             run = run.arg("--quick");
         }
+        let file = dir.join(format!("{name}.json"));
+        if name != NO_OUT {
+            run = run.arg("--out").arg(file.to_string_lossy());
+        }
         println!("== {name}");
         let status = run.command(&project.root).status().context("cargo did not start")?;
         worst = worse(worst, status.code());
+        results.push((name, status.code(), file));
     }
+    finish(project, &dir, quick, &results)?;
     Ok(worst)
+}
+
+/// The table of ratios, and all results in one file with the machine and the source they are of.
+fn finish(
+    project: &Project,
+    dir: &Path,
+    quick: bool,
+    results: &[(String, Option<i32>, PathBuf)],
+) -> Result<()> {
+    let mut all = Vec::new();
+    let mut ratios = Vec::new();
+    for (name, code, file) in results {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let value: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+        ratios.extend(races(&value));
+        all.push(json!({ "name": name, "exit": code, "result": value }));
+    }
+    let commit = Run::new("git describe --always --dirty").output(&project.root);
+    let summary = json!({
+        "schema": "bench-summary/1",
+        "quick": quick,
+        "source": commit.as_deref().map(str::trim),
+        "benchmarks": all,
+    });
+    let path = dir.join("summary.json");
+    std::fs::write(&path, format!("{summary:#}\n"))
+        .with_context(|| format!("{}", path.display()))?;
+    print!("{}", table(&ratios));
+    println!("results: {}", path.display());
+    Ok(())
+}
+
+/// A race: what, against whom, ours, theirs, and how many times faster we are.
+type Race = (String, String, f64, f64, f64);
+
+/// Rows of a report's sheets that name a peer.
+fn races(report: &Value) -> Vec<Race> {
+    let sheets = report["sheets"].as_object().into_iter().flatten();
+    let rows = sheets.flat_map(|(_, sheet)| sheet["rows"].as_array().into_iter().flatten());
+    rows.filter_map(|row| {
+        let peer = row["peer"].as_str().filter(|peer| !peer.is_empty())?;
+        let what = row["what"].as_str()?;
+        let (ours, theirs) = (row["ticks"].as_f64()?, row["peer ticks"].as_f64()?);
+        Some((what.to_owned(), peer.to_owned(), ours, theirs, row["ratio"].as_f64()?))
+    })
+    .collect()
+}
+
+fn table(races: &[Race]) -> String {
+    let mut out = String::new();
+    if races.is_empty() {
+        return out;
+    }
+    let width = races.iter().map(|race| race.0.chars().count()).max().unwrap_or(0);
+    let peers = races.iter().map(|race| race.1.chars().count()).max().unwrap_or(0);
+    let _ = writeln!(
+        out,
+        "== side by side, in TSC ticks\n{:<width$}  {:<peers$}  {:>10}  {:>10}  {:>7}",
+        "what", "peer", "ours", "peer's", "ratio"
+    );
+    for (what, peer, ours, theirs, ratio) in races {
+        let _ = writeln!(
+            out,
+            "{what:<width$}  {peer:<peers$}  {ours:>10.1}  {theirs:>10.1}  {ratio:>6.2}x"
+        );
+    }
+    out
 }
 
 /// Names and commands, the commands ending in the benchmark's own arguments.
@@ -41,7 +128,9 @@ fn runs(project: &Project, filter: Option<&str>) -> Result<Vec<(String, Run)>> {
         let targets = project.package(package)?.targets_of(kind);
         Some(targets.map(move |target| {
             let run = Run::new(command).arg("-p").arg(package).arg(flag).arg(&target.name);
-            (target.name.clone(), run.arg("--"))
+            let run = run.arg("--");
+            let run = if target.name == STORAGE { run.arg("suite") } else { run };
+            (target.name.clone(), run)
         }))
     })
     .flatten()
@@ -100,6 +189,30 @@ mod tests {
         project.packages.push(Package { name: APP.to_owned(), targets, ..Package::default() });
         let line = "cargo bench --quiet -p feed-handler --bench itch --";
         assert_eq!(lines(&project, Some("itch")), [line]);
+    }
+
+    #[test]
+    fn storage_bench_runs_its_suite() {
+        let mut project = Project::parse(METADATA).expect("metadata");
+        let target = Target { name: STORAGE.to_owned(), kind: "bin".to_owned() };
+        for package in project.packages.iter_mut().filter(|package| package.name == BENCHES) {
+            package.targets.push(target.clone());
+        }
+        let line = "cargo run --quiet --release -p hybrid-benches --bin storage-bench -- suite";
+        assert_eq!(lines(&project, Some(STORAGE)), [line]);
+    }
+
+    #[test]
+    fn rows_with_a_peer_are_races() {
+        let report = json!({ "sheets": { "one core": { "rows": [
+            { "what": "ring", "peer": "rtrb", "ticks": 5.0, "peer ticks": 10.0, "ratio": 2.0 },
+            { "what": "alone", "peer": "", "ticks": 5.0, "peer ticks": null, "ratio": null },
+        ] } } });
+        let races = races(&report);
+        assert_eq!(races, [("ring".to_owned(), "rtrb".to_owned(), 5.0, 10.0, 2.0)]);
+        let text = table(&races);
+        assert!(text.ends_with("ring  rtrb         5.0        10.0    2.00x\n"), "{text}");
+        assert_eq!(table(&[]), "");
     }
 
     #[test]

@@ -26,6 +26,7 @@ use super::{
 use crate::affinity::{confine_to, pin_to};
 use crate::memory::SharedMemory;
 use crate::runtime::iova_region;
+use crate::sys::alloc_guard::mark_hot_thread;
 use crate::sys::signals::with_signals_blocked;
 
 /// The mailbox has a page of the file to itself; the doorbells begin behind it.
@@ -115,6 +116,7 @@ impl ModelBackend {
             gauges: self.gauges.clone(),
             idle: self.idle.unwrap_or(default),
             on_start: Some(Box::new(move || {
+                mark_hot_thread();
                 // Both were checked against the runtime's set; elsewhere it would only be slower.
                 let _ = match pin {
                     Some(cpu) => pin_to(cpu),

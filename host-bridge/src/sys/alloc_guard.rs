@@ -15,6 +15,10 @@
 //! declaration the report says "not checked". In a thread that is not watched the cost is one
 //! thread-local load.
 //!
+//! Threads of the host that belong to a hot loop too (the model's, a benchmark's) are watched in
+//! another way: each marks itself once with [`mark_hot_thread`], and what any of them allocates
+//! between [`arm_hot`] and [`disarm_hot`] is counted for all of them together.
+//!
 //! Invariants, named in the SAFETY lines:
 //! 1. Every call is passed on unchanged to the allocator behind, whose contract is the caller's.
 //! 2. The thread-local state has no destructor and a constant initial value, so using it neither
@@ -22,15 +26,21 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use hybrid_shm::Word32;
 
 /// Set by the first call: a binary without the declaration leaves it false.
 static INSTALLED: AtomicBool = AtomicBool::new(false);
 
+/// Hot threads of the host are counted now.
+static ARMED: AtomicBool = AtomicBool::new(false);
+static HOT_CALLS: AtomicU64 = AtomicU64::new(0);
+static HOT_FIRST: AtomicUsize = AtomicUsize::new(0);
+
 thread_local! {
     static WATCH: Cell<Option<Watched>> = const { Cell::new(None) };
+    static HOT: Cell<bool> = const { Cell::new(false) };
 }
 
 /// What this thread counts, and when.
@@ -69,6 +79,36 @@ pub fn unwatch_this_thread() -> Option<AllocReport> {
     installed().then_some(AllocReport { calls: watched.calls, first_bytes: watched.first_bytes })
 }
 
+/// From now on this thread's calls count while the hot threads are watched.
+pub fn mark_hot_thread() {
+    HOT.set(true);
+}
+
+/// A hot loop begins.
+pub fn arm_hot() {
+    ARMED.store(true, Ordering::Relaxed);
+}
+
+/// A hot loop has ended.
+pub fn disarm_hot() {
+    ARMED.store(false, Ordering::Relaxed);
+}
+
+/// What the hot threads called since the last report; `None` if nothing could be seen.
+#[must_use]
+pub fn hot_report() -> Option<AllocReport> {
+    let calls = HOT_CALLS.swap(0, Ordering::Relaxed);
+    let first_bytes = HOT_FIRST.swap(0, Ordering::Relaxed);
+    installed().then_some(AllocReport { calls, first_bytes })
+}
+
+#[cold]
+fn note_hot(bytes: usize) {
+    if HOT_CALLS.fetch_add(1, Ordering::Relaxed) == 0 {
+        HOT_FIRST.store(bytes, Ordering::Relaxed);
+    }
+}
+
 /// Passes every call on to `A` and counts for the watched threads.
 #[derive(Debug)]
 pub struct CountingAllocator<A = System>(A);
@@ -90,6 +130,9 @@ impl<A> CountingAllocator<A> {
 
     #[inline]
     fn note(bytes: usize) {
+        if ARMED.load(Ordering::Relaxed) && HOT.get() {
+            note_hot(bytes);
+        }
         let Some(mut watched) = WATCH.get() else {
             if !INSTALLED.load(Ordering::Relaxed) {
                 INSTALLED.store(true, Ordering::Relaxed);
@@ -159,6 +202,24 @@ mod tests {
         // The scope's own bookkeeping does not pass through `guard`: it is not the global one here.
         assert_eq!(unwatch_this_thread(), Some(AllocReport { calls: 2, first_bytes: 48 }));
         assert_eq!(unwatch_this_thread(), None);
+    }
+
+    #[test]
+    fn hot_threads_are_counted_together_while_armed() {
+        let guard = CountingAllocator::system();
+        let layout = Layout::from_size_align(48, 8).expect("a layout");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                arm_hot();
+                guard_once(&guard, layout);
+                mark_hot_thread();
+                guard_once(&guard, layout);
+                disarm_hot();
+                guard_once(&guard, layout);
+            });
+        });
+        assert_eq!(hot_report(), Some(AllocReport { calls: 2, first_bytes: 48 }));
+        assert_eq!(hot_report(), Some(AllocReport::default()));
     }
 
     fn guard_once(guard: &CountingAllocator, layout: Layout) {

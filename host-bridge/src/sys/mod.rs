@@ -9,6 +9,7 @@ pub mod bar;
 pub mod mapping;
 pub mod memfd;
 pub mod partition_memory;
+pub mod perf;
 pub mod resident;
 pub mod signals;
 pub mod syscall_guard;

@@ -1,17 +1,19 @@
 //! The pure cost of the software: driver and model in turn on one core, nothing shared with
 //! another.
 //!
-//! A batch is submitted and rung, the model is stepped until it has posted all completions, and
-//! the batch is reaped. Only submit, ring and reap are timed; what reading the counter costs is
-//! measured and taken off. The median batch of each repetition counts, so that a core that was
-//! taken away matters only if it happens to half of all batches.
+//! A batch is submitted and rung, the model is stepped until it has posted all completions, and the
+//! batch is reaped. Only submit, ring and reap are timed; what reading the counter costs is
+//! measured and taken off. The slowest twentieth of each repetition's batches is left out
+//! (interrupts, a core that was taken away), the rest is averaged: the counter of some machines
+//! moves in steps of ten nanoseconds, and a median would be one of them.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use anyhow::{Context as _, Result, bail};
-use core_runtime::clock::{Clock, rdtsc};
+use core_runtime::clock::{Clock, rdtsc, rdtsc_ordered};
 use core_runtime::mem::{Bump, DmaArena, Iova};
+use host_bridge::sys::alloc_guard;
 use hybrid_benches::rng::Rng;
 use nvme_driver::{
     ControlRegs, Controller, ControllerConfig, ControllerState, DeviceParts, Lba, RawQueue,
@@ -19,7 +21,8 @@ use nvme_driver::{
 };
 use nvme_model::{Model, ModelConfig, NamespaceConfig};
 
-use crate::wire::READ_BYTES;
+/// Bytes of a read.
+const READ_BYTES: usize = 4096;
 
 /// Sizes of batches.
 pub(crate) const SIZES: [u16; 5] = [1, 4, 32, 128, 255];
@@ -74,7 +77,7 @@ pub(crate) struct Stepped {
     queue: RawQueue,
     target: Target,
     rng: Rng,
-    stamp: u64,
+    stamp: f64,
     pub(crate) done: u64,
 }
 
@@ -110,52 +113,53 @@ impl Stepped {
         for _ in 0..depth {
             queue.adopt(arena.alloc(READ_BYTES)?).ok().context("room for buffers")?;
         }
+        alloc_guard::mark_hot_thread();
         let rng = Rng::new(3);
         let stamp = stamp_cost();
         Ok(Self { model, controller, clock, queue, target, rng, stamp, done: 0 })
     }
 
     /// What two readings of the counter cost when nothing is between them.
-    pub(crate) const fn stamp(&self) -> u64 {
+    pub(crate) const fn stamp(&self) -> f64 {
         self.stamp
     }
 
-    /// The median of `batches` batches.
+    /// The mean of `batches` batches, the slowest twentieth left out.
     pub(crate) fn batches(&mut self, size: u16, batches: u64) -> Result<Cost> {
         let mut parts = [Vec::new(), Vec::new(), Vec::new()];
         for _ in 0..batches {
             let ticks = self.batch(size)?;
             for (part, ticks) in parts.iter_mut().zip(ticks) {
-                part.push(ticks.saturating_sub(self.stamp));
+                part.push(ticks);
             }
             // Keeps the watch of the commands' age; not timed.
             self.controller.poll(self.clock.now());
         }
-        let [submit, model, reap] = parts.map(|mut part| {
-            part.sort_unstable();
-            part.get(part.len() / 2).map_or(0.0, |ticks| *ticks as f64 / f64::from(size))
-        });
+        let each = |part| (trimmed_mean(part) - self.stamp).max(0.0) / f64::from(size);
+        let [submit, model, reap] = parts.map(each);
         Ok(Cost { submit, reap, model })
     }
 
     /// Submit and ring, model, reap; in ticks.
     fn batch(&mut self, size: u16) -> Result<[u64; 3]> {
         let Self { queue, target, rng, model, .. } = self;
-        let begin = rdtsc();
+        alloc_guard::arm_hot();
+        let begin = rdtsc_ordered();
         for buf in 0..size {
             queue.submit_read(target, Lba(rng.below(1 << 24)), 1, buf, buf.into())?;
         }
         queue.ring();
-        let rung = rdtsc();
+        let rung = rdtsc_ordered();
         let mut posted = 0;
         while posted < u32::from(size) {
             posted += model.borrow_mut().step(0).completions;
         }
-        let stepped = rdtsc();
+        let stepped = rdtsc_ordered();
         let mut failed = None;
-        let before = rdtsc();
+        let before = rdtsc_ordered();
         let taken = queue.reap(size, |_, result| failed = failed.or(result.err()));
-        let after = rdtsc();
+        let after = rdtsc_ordered();
+        alloc_guard::disarm_hot();
         self.done += u64::from(taken);
         match failed {
             Some(error) => Err(error.into()),
@@ -174,17 +178,34 @@ impl Stepped {
             }
             best = best.min(rdtsc() - begin);
         }
-        best.saturating_sub(self.stamp) as f64 / f64::from(POLLS)
+        best as f64 / f64::from(POLLS)
     }
 }
 
-fn stamp_cost() -> u64 {
-    let mut costs: Vec<u64> = (0..1001)
-        .map(|_| {
-            let begin = rdtsc();
-            rdtsc() - begin
-        })
-        .collect();
-    costs.sort_unstable();
-    costs[costs.len() / 2]
+fn stamp_cost() -> f64 {
+    let cost = |_| {
+        let begin = rdtsc_ordered();
+        rdtsc_ordered() - begin
+    };
+    trimmed_mean((0..20_000).map(cost).collect())
+}
+
+/// Without the greatest twentieth; 0 of none.
+fn trimmed_mean(mut values: Vec<u64>) -> f64 {
+    values.sort_unstable();
+    let kept = &values[..values.len() - values.len() / 20];
+    kept.iter().sum::<u64>() as f64 / kept.len().max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slowest_twentieth_is_left_out() {
+        let mut values = vec![10; 38];
+        values.extend([1_000_000, 2_000_000]);
+        assert_eq!(trimmed_mean(values), 10.0);
+        assert_eq!(trimmed_mean(Vec::new()), 0.0);
+    }
 }

@@ -1,0 +1,205 @@
+//! From the command line to a plan: which phases, how long, with how many buffers.
+
+use crate::cli::RunArgs;
+use crate::device;
+use crate::failure::Failure;
+use crate::launch::Setup;
+use crate::part::{IN_FLIGHT, TASKS};
+use crate::values::{Arrivals, Rate, Workload};
+use crate::wire::{BATCH, BURST, CLOSED, FUTURES, NOISE, OPEN, Phase, Plan, VERIFY};
+
+/// A window of a closed loop.
+pub(crate) const WINDOW_NS: u32 = 250_000;
+
+/// Largest burst that the driver's own cost is taken from.
+const COST_BURST: u32 = 64;
+
+/// Bursts of a repetition that it is taken from.
+const COST_BURSTS: u64 = 100;
+
+/// Reads of 65,536 in a workload of reads only.
+const ALL_READS: u32 = 65_536;
+
+/// Reads of a randrw without `-M`, in per cent, as spdk's tools have it.
+const DEFAULT_MIX: u32 = 70;
+
+/// Pieces of the course over time in a page.
+const INTERVALS: u64 = 240;
+
+/// Shortest piece: below, the histogram's own cost would show.
+const LEAST_INTERVAL_NS: u64 = 2_000_000;
+
+/// Longest look at the core alone in each repetition, and its share of the time.
+const NOISE_MOST_NS: u64 = 200_000_000;
+const NOISE_SHARE: u64 = 10;
+
+/// Slots of one queue, by the driver's limit.
+const SLOTS_MOST: u32 = 1023;
+
+/// The phases of a run and the device that they run on; and which phase the run is about.
+pub(crate) fn setup(args: &RunArgs) -> Result<(Setup, usize), Failure> {
+    let (load, mode) = (&args.load, &args.mode);
+    check(args)?;
+    let each_ns = load.time_ns / u64::from(load.repetitions);
+    let main = main_phase(args, each_ns);
+    let warm = Phase { kind: CLOSED, duration_ns: load.warm_up_ns, warm_up: 1, ..main };
+    let mut phases = Vec::new();
+    if load.warm_up_ns != 0 && main.kind != VERIFY {
+        phases.push(Phase { stamped: 0, interval_ns: 0, ..warm });
+    }
+    let noise_ns = (each_ns / NOISE_SHARE).min(NOISE_MOST_NS);
+    phases.push(Phase { kind: NOISE, duration_ns: noise_ns, ..Phase::default() });
+    if matches!(mode.rate, Some(Rate::OfCapacity(_))) {
+        let capacity = Phase { kind: CLOSED, stamped: 0, interval_ns: 0, ..main };
+        phases.push(Phase { duration_ns: each_ns / 4, ..capacity });
+    }
+    let about = phases.len();
+    phases.push(main);
+    if !matches!(main.kind, BURST | VERIFY) {
+        phases.push(cost_phase(&main));
+    }
+    let writes = load.workload.writes() || main.kind == VERIFY;
+    let device = device::device(&args.machine, load.bytes, writes)?;
+    if main.kind == VERIFY && device.null_pattern != 0 {
+        return Err(Failure::error("--verify needs blocks that are kept; leave --model-null out"));
+    }
+    let most = phases.iter().map(|phase| slots(phase, load.queues)).max().unwrap_or(1);
+    let gap_ns = device.gap_ns;
+    phases.iter_mut().for_each(|phase| phase.gap_ns = gap_ns);
+    let setup = Setup {
+        core: args.machine.core,
+        plan: Plan {
+            repetitions: load.repetitions,
+            nsid: args.machine.namespace,
+            queues: load.queues,
+            slots: most,
+            buffer_bytes: load.bytes,
+            fill: (device.fill && main.kind != VERIFY).into(),
+            watch_allocations: cfg!(feature = "allocation-tracking").into(),
+            null_pattern: device.null_pattern,
+            blocks: 0,
+        },
+        device,
+        phases,
+        quiet: args.output.quiet,
+    };
+    Ok((setup, about))
+}
+
+/// Contradictions that the grammar of the command line cannot know.
+fn check(args: &RunArgs) -> Result<(), Failure> {
+    let (load, mode) = (&args.load, &args.mode);
+    if load.workload != Workload::RandRw && load.mix.is_some() {
+        return Err(Failure::error(format_args!(
+            "-M is the read share of randrw; -w is {}",
+            load.workload.name()
+        )));
+    }
+    if load.queues > load.depth {
+        return Err(Failure::error(format_args!(
+            "--queues {} has more pairs than operations in flight, -q {}; raise -q",
+            load.queues, load.depth
+        )));
+    }
+    if load.depth.div_ceil(load.queues) > SLOTS_MOST {
+        return Err(Failure::error(format_args!(
+            "-q {} over {} queue pairs is more than {SLOTS_MOST} each; raise --queues",
+            load.depth, load.queues
+        )));
+    }
+    let depth = usize::try_from(load.depth).unwrap_or(usize::MAX);
+    if load.futures && depth > TASKS {
+        return Err(Failure::error(format_args!(
+            "--futures has a task for each operation, {TASKS} at most; -q is {}",
+            load.depth
+        )));
+    }
+    if mode.burst.is_some() && load.queues != 1 {
+        return Err(Failure::error("--burst uses one queue pair; leave --queues out"));
+    }
+    if load.time_ns < 1_000_000 * u64::from(load.repetitions) {
+        return Err(Failure::error(format_args!(
+            "-t leaves less than 1 ms for each of {} repetitions; lengthen it",
+            load.repetitions
+        )));
+    }
+    assert!(depth <= IN_FLIGHT, "the command line's limit is the partition's");
+    Ok(())
+}
+
+/// What the run is about.
+fn main_phase(args: &RunArgs, each_ns: u64) -> Phase {
+    let (load, mode) = (&args.load, &args.mode);
+    let mut phase = Phase {
+        kind: CLOSED,
+        depth: load.depth,
+        queues: load.queues,
+        bytes: load.bytes,
+        reads: reads(load.workload, load.mix),
+        window_ns: WINDOW_NS,
+        stamped: args.stamped().into(),
+        duration_ns: each_ns,
+        seed: load.seed,
+        ..Phase::default()
+    };
+    load.dist.put(load.workload.is_random(), &mut phase);
+    if args.output.report.is_some() {
+        let every = (load.time_ns / INTERVALS).max(LEAST_INTERVAL_NS);
+        phase.interval_ns = every.min(each_ns.max(1));
+    }
+    if let Some(rate) = mode.rate {
+        phase.kind = OPEN;
+        phase.poisson = (mode.arrivals == Arrivals::Poisson).into();
+        phase.group = mode.bursty;
+        phase.backlog = mode.backlog.unwrap_or(4 * load.depth);
+        (phase.rate_milli, phase.rate_of_capacity_ppm) = match rate {
+            Rate::Milli(rate) => (rate, 0),
+            Rate::OfCapacity(ppm) => (0, ppm),
+        };
+    } else if let Some(batch) = mode.batch {
+        phase.kind = BATCH;
+        phase.batch = batch;
+    } else if let Some(burst) = mode.burst {
+        phase.kind = BURST;
+        phase.batch = burst;
+        phase.doorbell_each = mode.doorbell_each.into();
+        phase.count = u64::MAX;
+    } else if mode.verify {
+        phase.kind = VERIFY;
+        if !load.workload.writes() {
+            phase.reads = ALL_READS / 100 * DEFAULT_MIX;
+        }
+    } else if load.futures {
+        phase.kind = FUTURES;
+    }
+    phase
+}
+
+/// Bursts of the same operations: what the driver itself takes.
+pub(crate) fn cost_phase(main: &Phase) -> Phase {
+    Phase {
+        kind: BURST,
+        batch: main.depth.div_ceil(main.queues).min(COST_BURST),
+        count: COST_BURSTS,
+        // Reads cost the driver what writes do, and disturb nobody's data.
+        duration_ns: 100_000_000,
+        interval_ns: 0,
+        doorbell_each: 0,
+        ..*main
+    }
+}
+
+/// Reads of 65,536 operations.
+pub(crate) fn reads(workload: Workload, mix: Option<u32>) -> u32 {
+    match workload {
+        Workload::RandRead | Workload::Read => ALL_READS,
+        Workload::RandWrite | Workload::Write => 0,
+        Workload::RandRw => mix.unwrap_or(DEFAULT_MIX) * ALL_READS / 100,
+    }
+}
+
+/// Buffers of each queue that a phase needs.
+pub(crate) fn slots(phase: &Phase, queues: u32) -> u32 {
+    let burst = if phase.kind == BURST { phase.batch } else { 0 };
+    phase.depth.div_ceil(queues.max(1)).max(burst).max(1)
+}

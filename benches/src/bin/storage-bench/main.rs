@@ -1,0 +1,169 @@
+//! `storage-bench`: NVMe I/O through this project's driver, measured.
+//!
+//! The host's side parses the command line, chooses the device, starts one partition, hears it and
+//! prints. What happens on the partition's core is in [`part`]. The same phases serve single runs,
+//! the proposal's table and the suite.
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod compare;
+mod device;
+mod echo;
+mod failure;
+mod fio;
+mod html;
+mod job;
+mod json;
+mod launch;
+mod part;
+mod proposal;
+mod stepped;
+mod stepped_run;
+mod suite;
+mod suite_sheets;
+mod summary;
+mod svg;
+mod text;
+mod values;
+mod wire;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use hybrid_conventions::Exit;
+
+use cli::{Cli, Command, RunArgs};
+use failure::{Failure, write_file};
+
+/// Counts what hot loops allocate, which must be nothing.
+#[cfg(feature = "allocation-tracking")]
+#[global_allocator]
+static ALLOCATOR: host_bridge::sys::alloc_guard::CountingAllocator =
+    host_bridge::sys::alloc_guard::CountingAllocator::system();
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; the stream is clap's choice.
+            let _ = error.print();
+            let exit = if error.use_stderr() { Exit::Error } else { Exit::Ok };
+            return ExitCode::from(exit.code());
+        }
+    };
+    let outcome = match &cli.command {
+        None => run(&cli.run),
+        Some(Command::Suite(args)) => suite::run(args),
+        Some(Command::Compare { a, b, json }) => compare::run(a, b, *json),
+    };
+    match outcome {
+        Ok(exit) => ExitCode::from(exit.code()),
+        Err(Failure { exit, line }) => {
+            eprintln!("storage-bench: {line}");
+            ExitCode::from(exit.code())
+        }
+    }
+}
+
+/// A single run.
+fn run(args: &RunArgs) -> Result<Exit, Failure> {
+    if args.mode.stepped {
+        return stepped(args);
+    }
+    if args.mode.proposal {
+        return proposal(args);
+    }
+    let (setup, about) = job::setup(args)?;
+    let ran = launch::run(setup)?;
+    let main = &ran.phases[about];
+    let output = &args.output;
+    let result = json::result(args, &ran, main);
+    if output.json {
+        println!("{result:#}");
+    } else if output.fio_json {
+        println!("{:#}", json::fio(args, &ran, main));
+    } else {
+        print!("{}", text::screen(args, &ran, main));
+    }
+    if let Some(path) = &output.out {
+        write_file(path, &format!("{result:#}\n"))?;
+    }
+    if let Some(path) = &output.csv {
+        write_file(path, &json::csv(&ran, main))?;
+    }
+    if let Some(path) = &output.report {
+        write_file(path, &html::page(args, &ran, main))?;
+    }
+    ran.check_allocations()?;
+    verdict(&ran, main)
+}
+
+/// What the exit code says: signals first, then findings.
+fn verdict(ran: &launch::Ran, main: &launch::PhaseRun) -> Result<Exit, Failure> {
+    let wrong: u64 =
+        main.samples.iter().map(|s| s.misdirected + s.torn + s.stale + s.corrupt).sum();
+    match ran.signal {
+        Some(signal) => Ok(signal.exit()),
+        None if wrong != 0 => {
+            Err(Failure::error(format_args!("{wrong} blocks hold other data than they should")))
+        }
+        None => Ok(Exit::Ok),
+    }
+}
+
+fn stepped(args: &RunArgs) -> Result<Exit, Failure> {
+    if args.machine.device != "model" {
+        return Err(Failure::error("--stepped is for the model alone; leave --device out"));
+    }
+    // Some 100 ns an operation, and five sizes.
+    let operations = args.load.time_ns / u64::from(args.load.repetitions) / 5 / 100;
+    let run = stepped_run::measure(args.machine.core, args.load.repetitions, operations)?;
+    let result = run.json();
+    if args.output.json {
+        println!("{result:#}");
+    } else {
+        print!("{}", run.screen());
+    }
+    if let Some(path) = &args.output.out {
+        write_file(path, &format!("{result:#}\n"))?;
+    }
+    stepped_run::SteppedRun::check_allocations()?;
+    Ok(Exit::Ok)
+}
+
+fn proposal(args: &RunArgs) -> Result<Exit, Failure> {
+    let fio =
+        (fio::Target::new(args.mode.baseline.as_deref()), proposal::fio_seconds(args.load.time_ns));
+    let ran = launch::run(proposal::setup(args)?)?;
+    let closed = |stamped| {
+        let wanted = |run: &&launch::PhaseRun| {
+            run.phase.kind == wire::CLOSED && run.phase.warm_up == 0 && run.phase.stamped == stamped
+        };
+        ran.phases.iter().find(wanted).ok_or_else(|| Failure::error("the run was stopped"))
+    };
+    let table = proposal::Proposal::new(&ran, (closed(1)?, closed(0)?), Some(fio));
+    let mut value = table.json();
+    if let Some(object) = value.as_object_mut() {
+        object.insert("schema".into(), "storage-bench-proposal/1".into());
+        object.insert("machine".into(), json::machine(&ran));
+    }
+    if args.output.json {
+        println!("{value:#}");
+    } else {
+        let mut out = String::new();
+        text::head(&mut out, "the proposal's table", &ran);
+        out.push_str(&table.text());
+        text::noise(&mut out, &ran);
+        print!("{out}");
+    }
+    if let Some(path) = &args.output.out {
+        write_file(path, &format!("{value:#}\n"))?;
+    }
+    ran.check_allocations()?;
+    Ok(match ran.signal {
+        Some(signal) => signal.exit(),
+        None if table.missed() => Exit::Threshold,
+        None => Exit::Ok,
+    })
+}

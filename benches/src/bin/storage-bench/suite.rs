@@ -1,0 +1,264 @@
+//! `storage-bench suite`: everything at once, on the model, for `cargo xtask bench`.
+//!
+//! Two partitions, one over a namespace without memory and one over memory of which every byte is
+//! copied, go through all phases in turn, repetition by repetition; then driver and model on one
+//! core; between them a bare cache line there and back, the floor of anything that crosses cores.
+
+use host_bridge::topology::Topology;
+use hybrid_benches::report::{Cell, Report};
+use serde_json::{Value, json};
+
+use hybrid_conventions::Exit;
+
+use crate::cli::{Cli, MachineArgs, SuiteArgs};
+use crate::device;
+use crate::echo;
+use crate::failure::{Failure, write_file};
+use crate::fio::Target;
+use crate::job::{self, WINDOW_NS};
+use crate::json;
+use crate::launch::{self, Ran, Setup};
+use crate::proposal::Proposal;
+use crate::stepped_run;
+use crate::suite_sheets::{self, Part};
+use crate::summary::{Cost, Figure, Load, cost_figures, load_figures};
+use crate::values::{Dist, Workload};
+use crate::wire::{BATCH, BURST, CLOSED, FUTURES, NOISE, OPEN, Phase, Plan};
+
+/// Depths of the raw queue; 255 is the default queue's.
+pub(crate) const DEPTHS: [u32; 5] = [1, 4, 32, 128, 255];
+/// Depths of the futures.
+const TASK_DEPTHS: [u32; 2] = [32, 128];
+const BURSTS: [u32; 4] = [1, 8, 32, 64];
+/// One doorbell a submit, at this size.
+const BELLS: u32 = 32;
+const QUEUES: [u32; 3] = [1, 2, 4];
+/// Of each pair.
+const QUEUE_DEPTH: u32 = 32;
+const BATCHES: [u32; 5] = [1, 64, 512, 4096, 8000];
+/// Arrivals as a share of the capacity, in millionths.
+const RATES: [u64; 2] = [500_000, 2_000_000];
+const READ_BYTES: u32 = 4096;
+
+/// Reads a second that the suite wants from the two namespaces, in millions.
+const NULL_GOAL: f64 = 2.0;
+const MEMORY_GOAL: f64 = 1.3;
+
+/// Round trips of a cache line, before and after.
+const ECHOES: u64 = 200_000;
+
+/// Seconds of fio at each depth.
+const FIO_S: f64 = 2.0;
+
+pub(crate) fn run(args: &SuiteArgs) -> Result<Exit, Failure> {
+    let title = "storage-bench suite: random 4 KiB I/O";
+    let mut report = Report::new(json::SCHEMA, title, "model");
+    let mut figures: Vec<Figure> = Vec::new();
+    let mut extra: Vec<(&str, Value)> = Vec::new();
+    for (name, null) in [("null", true), ("memory", false)] {
+        if !args.only.as_ref().is_none_or(|only| name.contains(only) || only == "proposal") {
+            continue;
+        }
+        let (ran, echoes) = on_two_cores(args, null)?;
+        ran.check_allocations()?;
+        report.tsc(ran.clock.hz());
+        report.checksum(ran.found.checksum);
+        let part = Part { name, ran: &ran, echoes: &echoes };
+        let best = suite_sheets::add(&mut report, &part);
+        let goal = if null { NULL_GOAL } else { MEMORY_GOAL };
+        report.goal(format!("M reads/s, {name} namespace, model on its own core"), best, goal);
+        figures.extend(figures_of(name, &ran));
+        extra.push(("machine", json::machine(&ran)));
+        if !null {
+            let proposal = proposal(args, &ran);
+            for line in proposal.text().lines() {
+                report.line(line);
+            }
+            extra.push(("proposal", proposal.json()));
+        }
+        if ran.signal.is_some() {
+            break;
+        }
+    }
+    if args.only.as_ref().is_none_or(|only| "stepped".contains(only.as_str())) {
+        let operations = if args.quick { 256 } else { 200_000 };
+        let run = stepped_run::measure(args.core, repetitions(args), operations)?;
+        stepped_run::SteppedRun::check_allocations()?;
+        suite_sheets::stepped(&mut report, &run);
+        report.checksum(run.done);
+        figures.extend(run.figures());
+        extra.push(("stepped", run.rows_json()));
+    }
+    print(args, &report, &figures, extra)
+}
+
+fn print(
+    args: &SuiteArgs,
+    report: &Report,
+    figures: &[Figure],
+    extra: Vec<(&str, Value)>,
+) -> Result<Exit, Failure> {
+    let mut value = report.to_value();
+    if let Some(object) = value.as_object_mut() {
+        object.insert("on".into(), json!("model"));
+        object.insert("version".into(), json!(env!("CARGO_PKG_VERSION")));
+        object.insert("job".into(), json!({ "mode": "suite", "quick": args.quick }));
+        object.insert("figures".into(), json::figures(figures));
+        extra.into_iter().for_each(|(key, value)| {
+            object.insert(key.to_owned(), value);
+        });
+    }
+    if args.json {
+        println!("{value:#}");
+    } else {
+        print!("{}", report.to_text());
+    }
+    if let Some(path) = &args.out {
+        write_file(path, &format!("{value:#}\n"))?;
+    }
+    Ok(if report.missed() && !args.quick { Exit::Threshold } else { Exit::Ok })
+}
+
+const fn repetitions(args: &SuiteArgs) -> u32 {
+    if args.quick { 1 } else { args.repetitions }
+}
+
+/// The partition, and a cache line's way before and after it.
+fn on_two_cores(
+    args: &SuiteArgs,
+    null: bool,
+) -> Result<(Ran, Vec<hybrid_benches::hist::Hist>), Failure> {
+    let topology = Topology::read();
+    let cpu = args.core.or(topology.suggested_core());
+    let other = topology.allowed.iter().find(|other| Some(*other) != cpu);
+    let rounds = if args.quick { 200 } else { ECHOES };
+    let echo = || cpu.zip(other).map(|(cpu, other)| echo::round_trips(cpu, other, rounds));
+    let before = echo();
+    let ran = launch::run(setup(args, null)?)?;
+    Ok((ran, before.into_iter().chain(echo()).collect()))
+}
+
+/// `--device model` with or without memory, everything else by default.
+fn machine_args(args: &SuiteArgs, null: bool) -> MachineArgs {
+    use clap::Parser as _;
+    let mut machine = Cli::parse_from(["storage-bench"]).run.machine;
+    machine.core = args.core;
+    machine.model_null = null;
+    if args.quick && !null {
+        machine.model_size = Some(2 << 20);
+    }
+    machine
+}
+
+fn setup(args: &SuiteArgs, null: bool) -> Result<Setup, Failure> {
+    let device = device::device(&machine_args(args, null), READ_BYTES, true)?;
+    let duration_ns = if args.quick { 300_000 } else { 60_000_000 };
+    let base = Phase {
+        kind: CLOSED,
+        queues: 1,
+        bytes: READ_BYTES,
+        reads: job::reads(Workload::RandRead, None),
+        window_ns: if args.quick { 20_000 } else { WINDOW_NS },
+        gap_ns: device.gap_ns,
+        duration_ns,
+        seed: 2,
+        ..Phase::default()
+    };
+    let phases = phases(&base, null);
+    Ok(Setup {
+        core: args.core,
+        plan: Plan {
+            repetitions: repetitions(args),
+            nsid: 1,
+            queues: QUEUES[QUEUES.len() - 1],
+            slots: DEPTHS[DEPTHS.len() - 1],
+            buffer_bytes: READ_BYTES,
+            fill: device.fill.into(),
+            watch_allocations: cfg!(feature = "allocation-tracking").into(),
+            null_pattern: device.null_pattern,
+            blocks: 0,
+        },
+        device,
+        phases,
+        quiet: false,
+    })
+}
+
+fn phases(base: &Phase, null: bool) -> Vec<Phase> {
+    let burst = |batch| Phase { kind: BURST, depth: 1, batch, count: 100, ..*base };
+    let mut phases = vec![Phase { depth: 32, warm_up: 1, ..*base }];
+    phases.push(Phase { kind: NOISE, duration_ns: base.duration_ns, ..Phase::default() });
+    for depth in DEPTHS {
+        phases.push(Phase { depth, ..*base });
+        phases.push(Phase { depth, stamped: 1, ..*base });
+    }
+    phases.extend(TASK_DEPTHS.map(|depth| Phase { kind: FUTURES, depth, ..*base }));
+    phases.extend(BURSTS.map(burst));
+    phases.push(Phase { doorbell_each: 1, ..burst(BELLS) });
+    phases.extend(QUEUES.map(|queues| Phase { queues, depth: QUEUE_DEPTH * queues, ..*base }));
+    if null {
+        return phases;
+    }
+    let deep = Phase { depth: 32, ..*base };
+    phases.push(Phase { reads: job::reads(Workload::RandRw, Some(70)), stamped: 1, ..deep });
+    for dist in [Dist::Zipf(990), Dist::Hot(20, 80)] {
+        let mut phase = Phase { stamped: 1, ..deep };
+        dist.put(true, &mut phase);
+        phases.push(phase);
+    }
+    phases.extend(BATCHES.map(|batch| Phase { kind: BATCH, batch, stamped: 1, ..deep }));
+    // The rates are shares of what the closed loop before them did.
+    phases.push(deep);
+    phases.extend(RATES.map(|rate| Phase {
+        kind: OPEN,
+        stamped: 1,
+        poisson: 1,
+        group: 1,
+        backlog: 128,
+        rate_of_capacity_ppm: rate,
+        ..deep
+    }));
+    phases
+}
+
+/// The table from the phases that were measured anyway.
+fn proposal(args: &SuiteArgs, ran: &Ran) -> Proposal {
+    let find = |depth: u32, stamped: u32| {
+        let wanted = |run: &&launch::PhaseRun| {
+            let phase = &run.phase;
+            (phase.kind, phase.depth, phase.stamped, phase.queues, phase.warm_up)
+                == (CLOSED, depth, stamped, 1, 0)
+        };
+        ran.phases.iter().find(wanted).expect("phases() has it")
+    };
+    let fio = (!args.quick).then(|| (Target::new(None), FIO_S));
+    Proposal::new(ran, (find(1, 1), find(128, 0)), fio)
+}
+
+fn figures_of(name: &str, ran: &Ran) -> Vec<Figure> {
+    let mut figures = Vec::new();
+    for run in ran.phases.iter().filter(|run| !run.samples.is_empty()) {
+        let what = format!("{name} {} ", suite_sheets::phase_name(&run.phase));
+        match run.phase.kind {
+            BURST => {
+                let bell = if run.phase.doorbell_each == 0 { "" } else { "doorbell each, " };
+                let prefix = format!("{name} {bell}");
+                figures.extend(Cost::of(run).iter().flat_map(|cost| cost_figures(&prefix, cost)));
+            }
+            NOISE => {}
+            _ => {
+                let load = Load::of(ran, run);
+                figures.extend(load.iter().flat_map(|load| load_figures(&what, load)));
+            }
+        }
+    }
+    // A phase that serves two tables comes twice; the first counts.
+    let mut seen = std::collections::BTreeSet::new();
+    figures.retain(|figure| seen.insert(figure.name.clone()));
+    figures
+}
+
+/// A cell of microseconds.
+pub(crate) fn us(ns: Option<f64>) -> Cell {
+    Cell::maybe(ns.map(|ns| ns / 1e3), 2)
+}

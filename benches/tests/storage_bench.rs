@@ -1,0 +1,342 @@
+//! Every flag of `storage-bench`, end to end, at a size that shows that it works.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use hybrid_conventions::testing::skipped;
+use serde_json::Value;
+
+/// Tiny, but long enough for a clean window on a machine that is busy.
+const SMALL: [&str; 6] = ["-t", "60ms", "--repetitions", "2", "-a", "2ms"];
+
+/// Whether two sides fit on this machine.
+fn two_cpus(test: &str) -> bool {
+    let enough = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
+    if !enough {
+        skipped(test, "this process may use one CPU only");
+    }
+    enough
+}
+
+fn run(line: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_storage-bench"));
+    command.args(line.split_ascii_whitespace());
+    command.output().expect("it starts")
+}
+
+/// A small run; it must end with 0.
+fn small(line: &str) -> String {
+    let output = run(&format!("{} --model-size 4M --quiet {line}", SMALL.join(" ")));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{line}\n{text}\n{error}");
+    text
+}
+
+fn json(line: &str) -> Value {
+    serde_json::from_str(&small(&format!("--json {line}"))).expect("json")
+}
+
+fn scratch(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+/// Paths of all values, numbers and texts by their kind: what readers rely on.
+fn shape(value: &Value, path: &str, out: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                let key = if key.parse::<f64>().is_ok() { "N" } else { key };
+                shape(value, &format!("{path}.{key}"), out);
+            }
+        }
+        Value::Array(list) => list.iter().for_each(|v| shape(v, &format!("{path}[]"), out)),
+        Value::Null => out.push(format!("{path} null")),
+        Value::Bool(_) => out.push(format!("{path} bool")),
+        Value::Number(n) if n.is_f64() => out.push(format!("{path} number")),
+        Value::Number(_) => out.push(format!("{path} integer")),
+        Value::String(_) => out.push(format!("{path} text")),
+    }
+}
+
+/// Fields that another machine, or one that was too busy for a clean window, gives otherwise.
+const OPEN: [&str; 11] = [
+    ".machine.governor",
+    ".machine.stolen_ms",
+    ".counters",
+    ".noise",
+    ".cost",
+    ".figures[].values",
+    ".result.average_ns",
+    ".result.empty_polls_percent",
+    ".result.latency.read_undisturbed",
+    ".result.model_busy_percent",
+    ".result.operations_per_pass",
+];
+
+/// A line of the shape, open fields by their name alone.
+fn settled(line: &str) -> String {
+    let open = OPEN.iter().find(|field| line.starts_with(**field));
+    open.map_or_else(|| line.to_owned(), |field| format!("{field} any"))
+}
+
+#[test]
+fn the_json_has_its_golden_shape() {
+    if !two_cpus("json") {
+        return;
+    }
+    let value = json("-L -q 4");
+    assert_eq!((&value["schema"], &value["on"]), (&"storage-bench/1".into(), &"model".into()));
+    let mut lines = Vec::new();
+    shape(&value, "", &mut lines);
+    let mut seen: Vec<String> = lines.iter().map(|line| settled(line)).collect();
+    seen.sort();
+    seen.dedup();
+    let golden = include_str!("data/storage-bench-1.shape");
+    assert_eq!(
+        seen.join("\n"),
+        golden.trim_end(),
+        "the format is a promise: see docs/benchmarks.md"
+    );
+}
+
+#[test]
+fn closed_loops_of_every_workload() {
+    if !two_cpus("closed loops") {
+        return;
+    }
+    for (line, reads) in [
+        ("-w randread", Some(100)),
+        ("-w randwrite", Some(0)),
+        ("-w randrw -M 30", Some(30)),
+        ("-w randrw", Some(70)),
+        ("-w read -o 16k", Some(100)),
+        ("-w write -o 128k -q 4", Some(0)),
+        ("--dist zipf:0.99 -q 1", None),
+        ("--dist hotspot:20/80 --queues 3 -q 48", None),
+        ("--futures -q 8 --seed 7", None),
+        ("--model-null --model-lba 512 -o 512", None),
+        ("--model-latency 20us -q 2", None),
+    ] {
+        let value = json(line.strip_suffix("--model-null").unwrap_or(line));
+        let result = &value["result"];
+        assert!(result["iops_with_everything"].as_f64() > Some(0.0), "{line}: {result}");
+        if let Some(reads) = reads {
+            assert_eq!(value["job"]["read_percent"], reads, "{line}");
+            let share = result["write_share"].as_f64().expect("a share") * 100.0;
+            assert!((share - f64::from(100 - reads)).abs() < 8.0, "{line}: {share} % writes");
+        }
+    }
+}
+
+#[test]
+fn latency_detail_comes_when_it_is_asked_for() {
+    if !two_cpus("latency") {
+        return;
+    }
+    let plain = small("-q 8");
+    assert!(plain.contains("average by Little's law") && !plain.contains("99.999 %"), "{plain}");
+    let detailed = small("-q 8 -L");
+    assert!(detailed.contains("99.999 %") && !detailed.contains("histogram"), "{detailed}");
+    assert!(small("-q 8 -LL").contains("histogram, from us"));
+    let single = small("-q 1");
+    assert!(single.contains("99.999 %"), "depth 1 is always timed:\n{single}");
+    for word in
+        ["on        model: a software controller", "our cost", "core      alone", "counters"]
+    {
+        assert!(single.contains(word), "no {word} in:\n{single}");
+    }
+}
+
+#[test]
+fn open_loops_keep_latency_bounded_and_count_who_was_turned_away() {
+    if !two_cpus("open loop") {
+        return;
+    }
+    let value = json("--rate 3x --backlog 16 -q 4");
+    let arrivals = &value["result"]["arrivals"];
+    assert!(arrivals["rejected"].as_u64() > Some(0), "three times the capacity: {arrivals}");
+    assert_eq!(arrivals["backlog_most"], 16);
+    let value = json("--rate 20k --arrivals fixed --bursty 4 -q 4");
+    let arrivals = &value["result"]["arrivals"];
+    let rate = arrivals["rate"].as_f64().expect("a rate");
+    assert!((18_000.0..22_000.0).contains(&rate), "{rate} of 20,000 arrivals a second");
+    let latency = &value["result"]["latency"]["read"];
+    assert!(latency["count"].as_u64() > Some(100), "{latency}");
+}
+
+#[test]
+fn bursts_batches_and_the_stepped_model_are_measured() {
+    if !two_cpus("bursts") {
+        return;
+    }
+    let value = json("--burst 16");
+    assert_eq!(value["result"]["burst"], 16);
+    assert!(value["result"]["submit_ticks"].as_f64() > Some(0.0), "{value:#}");
+    let each = small("--burst 8 --doorbell-each");
+    assert!(each.contains("a doorbell each") && each.contains("empty poll"), "{each}");
+    for batch in [1, 8000] {
+        let value = json(&format!("--batch {batch} -q 16"));
+        assert!(value["result"]["latency"]["read"]["count"].as_u64() > Some(0), "{value:#}");
+    }
+    let value = json("--stepped");
+    let rows = value["result"]["rows"].as_array().expect("rows");
+    assert!(rows.iter().all(|row| row["sum_ticks"].as_f64() > Some(0.0)), "{rows:#?}");
+}
+
+#[test]
+fn verification_passes_and_notices_every_fault() {
+    if !two_cpus("verify") {
+        return;
+    }
+    let value = json("--verify -w randrw -M 50 -q 16");
+    let result = &value["result"];
+    assert!(result["compared"].as_u64() > Some(1000), "{result}");
+    for fault in ["misdirected", "torn", "stale", "corrupt"] {
+        assert_eq!(result[fault], 0, "{result}");
+    }
+    for (fault, found) in
+        [("misdirect", "misdirected"), ("torn", "torn"), ("lost", "stale"), ("flip", "corrupt")]
+    {
+        let line = format!(
+            "-t 30ms --repetitions 1 --model-size 16M --quiet --json --verify \
+             --model-fault {fault}"
+        );
+        let output = run(&line);
+        assert_eq!(output.status.code(), Some(1), "{fault}");
+        let value: Value = serde_json::from_slice(&output.stdout).expect("json");
+        assert!(value["result"][found].as_u64() > Some(0), "{fault}: {}", value["result"]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(error.contains("blocks hold other data than they should"), "{error}");
+    }
+}
+
+#[test]
+fn files_are_written_and_compared() {
+    if !two_cpus("files") {
+        return;
+    }
+    let [out, csv, page] = ["out.json", "out.csv", "out.html"].map(scratch);
+    small(&format!(
+        "-q 4 --out {} --csv {} --report {}",
+        out.display(),
+        csv.display(),
+        page.display()
+    ));
+    let csv = std::fs::read_to_string(csv).expect("written");
+    assert!(csv.starts_with("kind,series,value,latency_ns\n"), "{csv}");
+    assert!(csv.contains("percentile,all,99.999,") && csv.contains("ecdf,undisturbed,1.000"));
+    let page = std::fs::read_to_string(page).expect("written");
+    for word in ["<!doctype html>", "<svg", "prefers-color-scheme", "viewport", "p99.9"] {
+        assert!(page.contains(word), "no {word} in the page");
+    }
+    for word in ["http://", "https://", "src="] {
+        let own = page.replace("http://www.w3.org/2000/svg", "");
+        assert!(!own.contains(word), "the page reaches out: {word}");
+    }
+
+    let compare = |a: &PathBuf, b: &PathBuf| {
+        run(&format!("compare {} {}", a.display(), b.display())).status.code()
+    };
+    assert_eq!(compare(&out, &out), Some(0));
+    let mut worse: Value =
+        serde_json::from_str(&std::fs::read_to_string(&out).expect("written")).expect("json");
+    for value in worse["figures"][0]["values"].as_array_mut().expect("values") {
+        *value = (value.as_f64().expect("a rate") / 3.0).into();
+    }
+    let slow = scratch("worse.json");
+    std::fs::write(&slow, worse.to_string()).expect("written");
+    assert_eq!(compare(&out, &slow), Some(2), "a third of the rate is a regression");
+    assert_eq!(compare(&slow, &out), Some(0), "and the other way round it is none");
+    assert_eq!(compare(&out, &scratch("nothing.json")), Some(1));
+}
+
+#[test]
+fn fios_layout_has_what_plot_scripts_read() {
+    if !two_cpus("fio layout") {
+        return;
+    }
+    let value: Value = serde_json::from_str(&small("--fio-json -q 4 -w randrw")).expect("json");
+    for side in ["read", "write"] {
+        let clat = &value["jobs"][0][side]["clat_ns"];
+        for name in ["50.000000", "99.000000", "99.990000"] {
+            assert!(clat["percentile"][name].as_u64() > Some(0), "{side} {name}: {clat}");
+        }
+        assert!(value["jobs"][0][side]["iops"].as_f64() > Some(0.0));
+    }
+}
+
+#[test]
+fn an_image_is_read_and_written_only_when_permitted() {
+    if !two_cpus("image") {
+        return;
+    }
+    let image = scratch("bench.img");
+    std::fs::File::create(&image).and_then(|file| file.set_len(4 << 20)).expect("an image");
+    let line = |more: &str| {
+        run(&format!("{} --quiet --device model:{} {more}", SMALL.join(" "), image.display()))
+    };
+    assert_eq!(line("-w randread").status.code(), Some(0));
+    let refused = line("-w randwrite");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--allow-writes permits it"));
+    assert_eq!(line("-w randwrite --allow-writes").status.code(), Some(0));
+}
+
+#[test]
+fn the_proposals_table_says_pass_or_fail() {
+    if !two_cpus("proposal") {
+        return;
+    }
+    let file = scratch("baseline.tmp");
+    let output = run(&format!(
+        "{} --model-size 4M --quiet --proposal --baseline {}",
+        SMALL.join(" "),
+        file.display()
+    ));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(matches!(output.status.code(), Some(0 | 2)), "{text}");
+    for row in ["average latency", "p99 latency", "throughput", "jitter", "on the model"] {
+        assert!(text.contains(row), "no {row} in:\n{text}");
+    }
+    assert!(text.contains("fio reads") || text.contains("no baseline: "), "{text}");
+    assert!(!file.exists(), "what was made for fio is removed");
+}
+
+#[test]
+fn bad_input_is_one_line_and_an_exit_code() {
+    for (line, code, says) in [
+        ("-q 4 --queues 8", 1, "raise -q"),
+        ("-q 4096", 1, "raise --queues"),
+        ("-M 50", 1, "-M is the read share of randrw"),
+        ("--futures -q 1000", 1, "256 at most"),
+        ("-t 1ms", 1, "lengthen it"),
+        ("--verify --model-null", 1, "leave --model-null out"),
+        ("--burst 8 --queues 2", 1, "leave --queues out"),
+        ("--device nothing", 1, "is not understood"),
+        ("--device uring:/tmp/x", 3, "not built into this version"),
+        ("--device vfio-user:/nowhere/cntrl -w randwrite", 1, "--allow-writes permits it"),
+        ("--stepped --device vfio-user:/x", 1, "leave --device out"),
+        ("--proposal -w randwrite", 1, "leave -w and -o out"),
+        ("compare /nothing.json /nothing.json", 1, "/nothing.json"),
+    ] {
+        let output = run(line);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{line}: {error}");
+        assert!(error.contains(says), "{line}: {error}");
+        assert_eq!(error.trim_end().lines().count(), 1, "{line}: {error}");
+    }
+    if !two_cpus("limits of the device") {
+        return;
+    }
+    for (line, says) in [
+        ("-o 512", "no multiple of the namespace's blocks"),
+        ("-o 1M -q 1", "lower -o"),
+        ("--namespace 0", "namespace"),
+    ] {
+        let output = run(&format!("-t 20ms --repetitions 1 --quiet --model-size 4M {line}"));
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{line}: {error}");
+        assert!(error.contains(says), "{line}: {error}");
+    }
+}
