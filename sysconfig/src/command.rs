@@ -83,18 +83,27 @@ pub(crate) struct Prepared {
     pub(crate) plan: Plan,
 }
 
-/// Reads, checks and compares; changes nothing.
-pub(crate) fn prepare(what: &What, journal: Journal) -> Result<Prepared, Failure> {
-    let root = Root::at(&what.place.root);
-    prepare_at(&root, what, journal)
+/// For the verbs that look: flags say what to compare with, and need not be kept.
+pub(crate) fn look_at(root: &Root, what: &What, journal: Journal) -> Result<Prepared, Failure> {
+    prepare(root, what, journal, false)
 }
 
-/// The same on a root that is there already.
+/// For the verbs that change, or show what would be changed: flags are kept in a drop-in.
 pub(crate) fn prepare_at(root: &Root, what: &What, journal: Journal) -> Result<Prepared, Failure> {
+    prepare(root, what, journal, true)
+}
+
+/// Reads, checks and compares; changes nothing.
+fn prepare(
+    root: &Root,
+    what: &What,
+    journal: Journal,
+    keep_flags: bool,
+) -> Result<Prepared, Failure> {
     let machine = Machine::read(root, &journal);
     let files = Asked::from_files(root, what.config.as_deref())?;
     let flags = what.asked.clone();
-    let kept = if flags == Asked::default() {
+    let kept = if !keep_flags || flags == Asked::default() {
         None
     } else {
         Some(flags.clone().over(Asked::kept(root)?).to_toml())
@@ -155,8 +164,8 @@ pub(crate) fn needs_wishes(prepared: &Prepared) -> Result<(), Failure> {
 
 /// `plan`.
 pub(crate) fn plan(args: &PlanArgs) -> Result<Exit, Failure> {
-    let journal = Journal::read(&Root::at(&args.what.place.root))?;
-    let prepared = prepare(&args.what, journal)?;
+    let root = Root::at(&args.what.place.root);
+    let prepared = prepare_at(&root, &args.what, Journal::read(&root)?)?;
     needs_wishes(&prepared)?;
     if args.what.place.json {
         output::result(report::plan_json(&prepared)?)?;
@@ -170,7 +179,7 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<Exit, Failure> {
 pub(crate) fn apply(args: &PlanArgs) -> Result<Exit, Failure> {
     let root = Root::at(&args.what.place.root);
     // Refusals come before the first byte is written.
-    let prepared = prepare(&args.what, Journal::read(&root)?)?;
+    let prepared = prepare_at(&root, &args.what, Journal::read(&root)?)?;
     needs_wishes(&prepared)?;
     let outcome = apply_at(&root, &args.what)?;
     let json = args.what.place.json;

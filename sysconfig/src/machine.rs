@@ -1,7 +1,8 @@
 //! The machine as the settings need it: CPUs, who shares a core, nodes, kernel, boot.
 //!
 //! Read once for each command. A CPU that is off has no topology in sysfs; what the journal knows
-//! of one that we took off ourselves is filled in, so that a second `apply` sees what the first saw.
+//! of one that we took off ourselves is filled in, so that a second `apply` sees what the first
+//! saw.
 
 use std::collections::BTreeMap;
 

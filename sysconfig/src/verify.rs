@@ -95,7 +95,7 @@ fn finding(what: impl Into<String>, is: Judgement, line: impl Into<String>) -> F
 /// Compares, measures, prints, and exits with what it found.
 pub(crate) fn command(args: &VerifyArgs) -> Result<Exit, Failure> {
     let root = Root::at(&args.what.place.root);
-    let prepared = command::prepare(&args.what, Journal::read(&root)?)?;
+    let prepared = command::look_at(&root, &args.what, Journal::read(&root)?)?;
     command::needs_wishes(&prepared)?;
     let mut findings = compare(&prepared);
     findings.extend(checks(&prepared));

@@ -4,8 +4,6 @@
 //! out is a [`Config`]: sets of CPUs that exist, sizes and names that can be used as they are.
 
 pub(crate) mod file;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
 

@@ -35,7 +35,7 @@ struct Row {
 pub(crate) fn command(args: &StatusArgs) -> Result<Exit, Failure> {
     let root = Root::at(&args.what.place.root);
     let journal = Journal::read(&root)?;
-    let prepared = command::prepare(&args.what, journal)?;
+    let prepared = command::look_at(&root, &args.what, journal)?;
     let facts = facts(&prepared);
     let rows = rows(&prepared);
     let devices = device::rows(&root);

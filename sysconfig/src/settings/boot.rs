@@ -145,6 +145,10 @@ fn loader(root: &Root) -> Option<Loader> {
 /// The drop-in, or the line for another loader.
 pub(super) fn wishes(machine: &Machine, config: &Config) -> Result<Wishes, Failure> {
     let mut wishes = Wishes::default();
+    let nothing = config.isolated.is_empty() && config.devices.is_empty() && config.huge.is_empty();
+    if nothing {
+        return Ok(wishes);
+    }
     let words = parameters(machine, config);
     for off in ["intel_iommu=off", "amd_iommu=off", "iommu=off"] {
         if machine.cmdline.iter().any(|word| word == off) {

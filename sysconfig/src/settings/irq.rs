@@ -1,7 +1,7 @@
 //! Interrupts: where each may fire, where new ones start, and irqbalance, which would move them.
 //!
 //! Managed interrupts (an NVMe drive's queues) are placed by the kernel, which answers EIO: they
-//! are reported. They fire on an isolated CPU only if that CPU submits to the drive's kernel driver.
+//! are reported. They fire on an isolated CPU only if that CPU submits to the drive's driver.
 
 use hybrid_conventions::CpuSet;
 
