@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`runtime`] | cores, launch, handle, report: the documented way in |
 //! | [`backend`] | devices: the model now; each backend returns the same ingredients |
+//! | [`vfio_user`], [`vfio_user_server`] | the vfio-user protocol; the model behind it |
 //! | [`memory`] | page sizes, the fall-back with its one warning, locking |
 //! | [`calibration`] | the clock's frequency |
 //! | [`topology`], [`facts`], [`affinity`] | the machine |
@@ -25,6 +26,8 @@ pub mod memory;
 pub mod runtime;
 pub mod sys;
 pub mod topology;
+pub mod vfio_user;
+pub mod vfio_user_server;
 pub mod warnings;
 
 #[cfg(test)]

@@ -81,6 +81,12 @@ impl MemorySource {
         Self { preferred, whole_run_bytes, warnings, root: PathBuf::from("/") }
     }
 
+    /// Where its warnings go.
+    #[must_use]
+    pub const fn warnings(&self) -> &Warnings {
+        &self.warnings
+    }
+
     /// Reserved, touched and locked memory that several parties write: size sealed.
     ///
     /// # Errors

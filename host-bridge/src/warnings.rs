@@ -20,6 +20,10 @@ pub enum WarningKind {
     Clock,
     /// A core that other work shares.
     SharedCore,
+    /// A device's server that is gone.
+    ServerLost,
+    /// A device's server that came back.
+    ServerBack,
 }
 
 /// One warning: a line without a full stop that says what is so, and what to do.

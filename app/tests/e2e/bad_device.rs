@@ -26,11 +26,9 @@ fn flip(path: &Path, at: usize) {
 
 #[test]
 fn devices_that_are_not_built_in_are_refused_by_name() {
-    for (device, needs) in [
-        ("vfio-user:/run/cntrl", "vfio-user"),
-        ("uring:/dev/nvme0n1", "io_uring"),
-        ("uring-cmd:/dev/ng0n1", "passthrough"),
-    ] {
+    for (device, needs) in
+        [("uring:/dev/nvme0n1", "io_uring"), ("uring-cmd:/dev/ng0n1", "passthrough")]
+    {
         for command in [&["list"][..], &["replay"], &[]] {
             let args = [command, &["--device", device]].concat();
             let words = [needs, "not built into this version", "model:IMAGE"];

@@ -23,3 +23,4 @@ mod signals;
 mod silence;
 mod symbols;
 mod temp;
+mod vfio_user;

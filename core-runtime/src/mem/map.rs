@@ -8,8 +8,9 @@ use super::error::DmaError;
 use super::iova::Iova;
 use super::region::DmaRegion;
 
-/// Regions that can be mapped at once: a partition has one, with room for fallback and tests.
-const MAX_REGIONS: usize = 16;
+/// Regions that can be mapped at once: a partition has one, a virtual machine or another driver as
+/// many as it has pieces of huge pages.
+const MAX_REGIONS: usize = 64;
 
 /// An access of a device that no mapped region covers: a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

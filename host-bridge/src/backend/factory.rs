@@ -11,6 +11,7 @@ use nvme_model::{Backing, Idle, ModelConfig, ModelGauges, NamespaceConfig};
 
 use super::model::ModelBackend;
 use super::vfio::{VfioBackend, VfioOptions};
+use super::vfio_user::{VfioUserBackend, VfioUserOptions};
 use super::{Backend, BackendError};
 
 /// What goes with `--device`: each backend takes its own part and leaves the others alone.
@@ -20,6 +21,8 @@ pub struct DeviceOptions {
     pub model: ModelOptions,
     /// For a PCI address.
     pub vfio: VfioOptions,
+    /// For `vfio-user:SOCKET`.
+    pub vfio_user: VfioUserOptions,
 }
 
 /// What the model is like.
@@ -65,7 +68,9 @@ pub fn from_spec(
     let needs = match *device {
         DeviceSpec::Model { image } => return Ok(Box::new(options.model.backend(image)?)),
         DeviceSpec::Pci(bdf) => return Ok(Box::new(VfioBackend::new(bdf, options.vfio))),
-        DeviceSpec::VfioUser { .. } => "the vfio-user client",
+        DeviceSpec::VfioUser { socket } => {
+            return Ok(Box::new(VfioUserBackend::new(socket, options.vfio_user)));
+        }
         DeviceSpec::Uring { .. } => "the io_uring block backend",
         DeviceSpec::UringCmd { .. } => "the io_uring nvme passthrough backend",
     };
@@ -106,11 +111,9 @@ mod tests {
 
     #[test]
     fn devices_without_a_backend_are_refused_by_name_with_what_they_need() {
-        for (device, needs) in [
-            ("vfio-user:/run/cntrl", "vfio-user client"),
-            ("uring:/dev/nvme0n1", "io_uring block"),
-            ("uring-cmd:/dev/ng0n1", "passthrough"),
-        ] {
+        for (device, needs) in
+            [("uring:/dev/nvme0n1", "io_uring block"), ("uring-cmd:/dev/ng0n1", "passthrough")]
+        {
             let Err(error) = made(device) else { panic!("{device} is not built in") };
             let line = error.to_string();
             assert!(line.starts_with(&format!("device {device}: ")), "{line}");
@@ -122,6 +125,12 @@ mod tests {
     #[test]
     fn an_address_is_a_vfio_device_in_its_full_form() {
         assert_eq!(made("03:00.0").expect("a backend").describe(), "vfio 0000:03:00.0");
+    }
+
+    #[test]
+    fn a_server_is_named_by_its_socket_and_not_looked_for_before_it_is_attached() {
+        let server = made("vfio-user:/nowhere/cntrl").expect("a backend").describe();
+        assert_eq!(server, "vfio-user:/nowhere/cntrl");
     }
 
     #[test]

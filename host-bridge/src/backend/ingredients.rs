@@ -10,6 +10,7 @@ use nvme_spec::registers::{Cap, Register};
 
 use super::vfio::bar::DOORBELLS_AT;
 use super::vfio::regs::BarRegs;
+use super::vfio_user::registers::WatchedRegs;
 
 /// How the partition reaches the control registers. More ways come with more backends.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +23,11 @@ enum Registers {
     Bar {
         bar: Span<'static>,
         gone: Span<'static>,
+    },
+    /// A mailbox, and CSTS published beside it.
+    Session {
+        span: Span<'static>,
+        timeout_ns: u64,
     },
 }
 
@@ -76,6 +82,18 @@ impl DeviceIngredients {
         Ok(Self { registers: Registers::Bar { bar, gone }, doorbells, dma })
     }
 
+    /// Registers behind the mailbox of a session that also publishes the status: looks at it do not
+    /// wait.
+    #[must_use]
+    pub const fn by_session(
+        shared: Span<'static>,
+        timeout_ns: u64,
+        doorbells: Span<'static>,
+        dma: DmaRegion,
+    ) -> Self {
+        Self { registers: Registers::Session { span: shared, timeout_ns }, doorbells, dma }
+    }
+
     /// The memory that the device reaches.
     #[must_use]
     pub const fn dma(&self) -> DmaRegion {
@@ -117,6 +135,10 @@ impl Registers {
                 Ok(partition.bump().alloc(client)?)
             }
             Self::Bar { bar, gone } => Ok(partition.bump().alloc(BarRegs::new(bar, gone)?)?),
+            Self::Session { span, timeout_ns } => {
+                let client = MailboxClient::new(span, clock, timeout_ns)?;
+                Ok(partition.bump().alloc(WatchedRegs::new(client, span)?)?)
+            }
         }
     }
 }

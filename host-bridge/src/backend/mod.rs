@@ -4,19 +4,21 @@
 //! DMA memory, makes it reachable for the device, and returns [`DeviceIngredients`]: everything the
 //! partition needs to make its driver's parts on its own core, as values that may cross threads
 //! (and, later, an `execve`). What must stay on the host's side while the partition runs is the
-//! *keeper*: the model's thread now, a vfio-user socket's thread later. [`from_spec`] makes a
+//! *keeper*: the model's thread, the thread of a vfio-user socket. [`from_spec`] makes a
 //! backend of what `--device` names.
 //!
 //! | `--device` | registers | doorbells | state here |
 //! |---|---|---|---|
 //! | `model[:IMAGE]` | mailbox | shared memory | [`model::ModelBackend`] |
 //! | a PCI address | BAR 0, mapped | BAR 0, mapped | [`vfio::VfioBackend`] |
-//! | `vfio-user:`, `uring:`, `uring-cmd:` | | | refused by name |
+//! | `vfio-user:SOCKET` | mailbox, status published | the server's, mapped | [`vfio_user`] |
+//! | `uring:`, `uring-cmd:` | | | refused by name |
 
 pub mod factory;
 pub mod ingredients;
 pub mod model;
 pub mod vfio;
+pub mod vfio_user;
 
 use core_runtime::mem::IovaError;
 use hybrid_conventions::{CpuSet, Exit};
@@ -28,6 +30,7 @@ pub use factory::{DeviceOptions, ModelOptions, from_spec};
 pub use ingredients::DeviceIngredients;
 pub use model::ModelBackend;
 pub use vfio::VfioBackend;
+pub use vfio_user::{VfioUserBackend, VfioUserError, VfioUserOptions};
 
 /// What a backend is given to attach its device to.
 #[derive(Debug)]
@@ -105,7 +108,7 @@ pub enum BackendError {
     /// A form of `--device` for which this version has no backend.
     #[error(
         "device {device}: {needs} is not built into this version; model and model:IMAGE are \
-         (a software nvme controller in this process)"
+         (a software nvme controller in this process), vfio-user:SOCKET, and pci addresses"
     )]
     NotBuiltIn {
         /// What was asked for.
@@ -136,6 +139,17 @@ pub enum BackendError {
         /// The CPUs that it may use.
         housekeeping: Box<CpuSet>,
     },
+    /// A vfio-user server cannot be had, or is not what it should be.
+    #[error("device {device}: {source}")]
+    VfioUser {
+        /// What was asked for.
+        device: String,
+        /// Why.
+        source: Box<VfioUserError>,
+    },
+    /// No descriptor or address space for what the device shares with us.
+    #[error("nothing to share the device's memory with: {0}")]
+    Descriptors(std::io::Error),
     /// The device's thread could not be started.
     #[error("the device's thread cannot be started: {0}")]
     Thread(std::io::Error),
@@ -148,6 +162,7 @@ impl BackendError {
         match self {
             Self::NotBuiltIn { .. } | Self::Memory(_) => Exit::Missing,
             Self::Vfio(error) => error.exit(),
+            Self::VfioUser { source, .. } => source.exit(),
             _ => Exit::Error,
         }
     }

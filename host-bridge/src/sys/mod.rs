@@ -15,3 +15,4 @@ pub mod signals;
 pub mod syscall_guard;
 pub mod usage;
 pub mod vfio;
+pub mod window;

@@ -87,6 +87,7 @@ pub(crate) fn controller(
 
 /// Each test binary uses its part; this one says that all are meant.
 const _: EntryFn = idle;
+const _: fn() -> ModelBackend = model;
 
 /// What is planted into the loop of [`work`].
 pub(crate) type Plant = fn();

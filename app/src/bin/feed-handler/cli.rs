@@ -4,13 +4,14 @@
 //! spelled as everywhere in the project (`hybrid_conventions`). Usage errors exit with 1.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use feed_handler::synth::MAX_STOCKS;
 
 use crate::values::{
-    parse_block, parse_count, parse_cpu, parse_mdts, parse_orders, parse_size, parse_symbols,
-    parse_time_ns, parse_transfer,
+    parse_block, parse_count, parse_cpu, parse_mdts, parse_message_time, parse_orders,
+    parse_reconnect_time, parse_size, parse_symbols, parse_time_ns, parse_transfer,
 };
 
 /// Reads a NASDAQ ITCH 5.0 feed from an NVMe controller on a core of its own and keeps the books.
@@ -135,8 +136,9 @@ pub(crate) struct IdNsArgs {
 /// Device, core and output: the same for every command.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct MachineArgs {
-    /// The NVMe controller: `model` (in memory), `model:IMAGE` (blocks kept in a file), or the PCI
-    /// address of a function on vfio-pci (`0000:03:00.0`, `03:00.0`)
+    /// The NVMe controller: `model` (in memory), `model:IMAGE` (blocks kept in a file),
+    /// `vfio-user:SOCKET` (a server in another process), or the PCI address of a function on
+    /// vfio-pci (`0000:03:00.0`, `03:00.0`)
     #[arg(long, value_name = "DEVICE", default_value = "model", help_heading = "Machine")]
     pub(crate) device: String,
     /// The CPU that the partition takes for itself [default: the last isolated CPU, else the last]
@@ -171,6 +173,21 @@ pub(crate) struct MachineArgs {
     pub(crate) vfio: VfioArgs,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) vfio_user: VfioUserArgs,
+}
+
+/// How patient the client of a vfio-user server is.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "vfio-user")]
+pub(crate) struct VfioUserArgs {
+    /// How long a message to the server may take, 1ms to 1m
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_message_time)]
+    pub(crate) vfio_user_timeout: Duration,
+    /// How long another server is waited for at the same socket when one dies, up to 1h; 0 does not
+    /// wait
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_reconnect_time)]
+    pub(crate) vfio_user_reconnect: Duration,
 }
 
 /// What goes with a PCI address.

@@ -4,13 +4,15 @@ use std::path::Path;
 
 use host_bridge::backend::model::{LatencyModel, ModelConfig, NamespaceConfig};
 use host_bridge::backend::vfio::VfioOptions;
-use host_bridge::backend::{Backend, BackendError, DeviceOptions, ModelOptions, from_spec};
+use host_bridge::backend::{
+    Backend, BackendError, DeviceOptions, ModelOptions, VfioUserOptions, from_spec,
+};
 use hybrid_conventions::DeviceSpec;
 
 use feed_handler::handler::CHUNK_BYTES;
 use hybrid_abi::feed::Shape;
 
-use crate::cli::{MachineArgs, VfioArgs};
+use crate::cli::{MachineArgs, VfioArgs, VfioUserArgs};
 use crate::failure::Failure;
 
 /// Least size of a model's namespace: the order of magnitude of a day, and sparse until written.
@@ -32,7 +34,10 @@ pub(crate) fn backend(machine: &MachineArgs, need: Need) -> Result<Box<dyn Backe
     let device = DeviceSpec::parse(&machine.device).map_err(Failure::error)?;
     let VfioArgs { give_back } = machine.vfio;
     let vfio = VfioOptions { give_back, ..VfioOptions::default() };
-    let mut options = DeviceOptions { vfio, ..DeviceOptions::default() };
+    let VfioUserArgs { vfio_user_timeout: timeout, vfio_user_reconnect: reconnect } =
+        machine.vfio_user;
+    let vfio_user = VfioUserOptions { timeout, reconnect };
+    let mut options = DeviceOptions { vfio, vfio_user, ..DeviceOptions::default() };
     if let DeviceSpec::Model { image } = device {
         options.model = model(machine, image, need)?;
     }

@@ -2,6 +2,8 @@
 //!
 //! Called by clap for each option. An error says what was seen and what is allowed.
 
+use std::time::Duration;
+
 use hybrid_conventions::{Bytes, Nanos, TimeUnit};
 
 use crate::cli::Symbols;
@@ -54,6 +56,25 @@ pub(crate) fn parse_mdts(text: &str) -> Result<u8, String> {
 /// `500us`, `10s`, or plain nanoseconds.
 pub(crate) fn parse_time_ns(text: &str) -> Result<u64, String> {
     Nanos::parse(text, TimeUnit::Nano).map(Nanos::get).map_err(|error| error.to_string())
+}
+
+/// A time from `least` to `most`.
+fn parse_time(text: &str, least: Nanos, most: Nanos) -> Result<Duration, String> {
+    let ns = parse_time_ns(text)?;
+    if (least.get()..=most.get()).contains(&ns) {
+        return Ok(Duration::from_nanos(ns));
+    }
+    Err(format!("allowed are {least} to {most}"))
+}
+
+/// How long a message may take.
+pub(crate) fn parse_message_time(text: &str) -> Result<Duration, String> {
+    parse_time(text, Nanos(1_000_000), Nanos(60_000_000_000))
+}
+
+/// How long a server is waited for.
+pub(crate) fn parse_reconnect_time(text: &str) -> Result<Duration, String> {
+    parse_time(text, Nanos(0), Nanos(3_600_000_000_000))
 }
 
 /// One CPU number.
@@ -115,6 +136,16 @@ mod tests {
         for text in ["", "M", "1.5M", "-1", "5 k", "99999999999G"] {
             assert!(parse_count(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn times_of_a_server_are_bounded() {
+        assert_eq!(parse_message_time("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_reconnect_time("0"), Ok(Duration::ZERO));
+        for text in ["0", "1us", "2m", "1h", "x"] {
+            assert!(parse_message_time(text).is_err(), "{text}");
+        }
+        assert!(parse_reconnect_time("2h").is_err());
     }
 
     #[test]

@@ -1,0 +1,294 @@
+//! A partition over vfio-user: against our server in this process and in one of its own, which may
+//! be killed under load.
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use core_runtime::partition::{Partition, PartitionExit, StopReason, run_until_stopped};
+use core_runtime::task::{TaskOptions, yield_now};
+use host_bridge::PartitionHandle;
+use host_bridge::backend::model::{Idle, ModelConfig, ModelGauges, NamespaceConfig};
+use host_bridge::backend::{VfioUserBackend, VfioUserOptions};
+use host_bridge::vfio_user_server::{ServerOptions, VfioUserServer};
+use nvme_driver::{Controller, DeviceParts, Failed, IoError, Lba, WriteFlags};
+
+/// A directory that goes with the test.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("vfu-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a directory");
+        Self(path)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.0.join("cntrl")
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn options() -> ServerOptions {
+    let namespaces = vec![NamespaceConfig::memory(1, 4096)];
+    ServerOptions {
+        model: ModelConfig { namespaces, ..ModelConfig::default() },
+        // One CPU of two is the partition's: the server shares the other with everybody.
+        idle: Idle::Yield { after_steps: 64 },
+        ..ServerOptions::default()
+    }
+}
+
+fn backend(socket: &Path) -> VfioUserBackend {
+    VfioUserBackend::new(socket, VfioUserOptions::default())
+}
+
+fn few_blocks(partition: &'static Partition, device: Option<DeviceParts>) -> PartitionExit {
+    common::work(partition, device, 200, common::no_plant)
+}
+
+#[test]
+fn a_partition_writes_and_reads_through_a_server_in_this_process() {
+    let Some(only) = common::runtime("vfio-user in process") else { return };
+    let dir = Dir::new("same");
+    let server = VfioUserServer::start(&dir.socket(), options()).expect("a server");
+    for client in 1..=3 {
+        let spec = common::spec("blocks", few_blocks).with_device(backend(&dir.socket()));
+        let report = only.runtime.spawn(spec).expect("a partition").join();
+        assert!(report.exit.is_done(), "{:?}", report.exit);
+        let device = report.device.expect("a device");
+        assert_eq!(device.problem, None);
+        assert_eq!(server.clients(), client);
+    }
+    let mut model = server.stop().expect("the model");
+    model.assert_no_mistakes();
+    assert!(model.stats().completions > 3 * 400);
+    assert!(!dir.socket().exists(), "the socket goes with the server");
+}
+
+/// Writes for ever, counts what ends, and goes on after a reset: each command must end once.
+fn survivor(partition: &'static Partition, device: Option<DeviceParts>) -> PartitionExit {
+    let controller = match common::controller(partition, device) {
+        Ok(controller) => controller,
+        Err(exit) => return exit,
+    };
+    for writer in 0..WRITERS {
+        let task = async move {
+            let exit = writes(partition, controller, writer).await;
+            // The first one looks after the others' end.
+            if writer == 0 || !exit.is_done() {
+                partition.finish(exit);
+            }
+        };
+        match partition.spawner().spawn(TaskOptions::normal("writes"), task) {
+            Ok(task) => task.detach(),
+            Err(error) => return PartitionExit::failed(1, format_args!("{error}")),
+        }
+    }
+    run_until_stopped(partition, controller)
+}
+
+/// Tasks of [`survivor`].
+const WRITERS: u64 = 8;
+/// Exit code of [`survivor`] after an error that no reset explains.
+const WRONG: u32 = 7;
+
+async fn writes(
+    partition: &'static Partition,
+    controller: &'static Controller,
+    writer: u64,
+) -> PartitionExit {
+    let failed =
+        |error: &dyn std::fmt::Display| PartitionExit::failed(WRONG, format_args!("{error}"));
+    if let Err(error) = controller.ready().await {
+        return failed(&error);
+    }
+    let Some(namespace) = controller.namespaces().next() else { return failed(&"no namespace") };
+    let mut round = 0_u64;
+    while partition.stop_requested().is_none() {
+        round += 1;
+        let Ok(mut buffer) = partition.arena().alloc(4096) else { return failed(&"no memory") };
+        buffer.as_mut_slice().fill(round.to_le_bytes()[0]);
+        let lba = Lba(writer * 64 + round % 64);
+        match namespace.write(lba, buffer, WriteFlags::default()).await {
+            Ok(_) => {}
+            // The typed end of a command that a dead server had; the controller comes up again.
+            Err(Failed { error: IoError::Reset(_) | IoError::NotReady, .. }) => {
+                if let Err(error) = controller.ready().await {
+                    return failed(&error);
+                }
+            }
+            Err(Failed { error, .. }) => return failed(&error),
+        }
+        yield_now().await;
+    }
+    if writer != 0 {
+        return PartitionExit::done();
+    }
+    // The others' last commands, then the sums: nothing was lost twice or not at all.
+    while controller.stats().io.in_flight > 0 {
+        yield_now().await;
+    }
+    let io = controller.stats().io;
+    if io.submitted != io.completed + io.lost {
+        return failed(&format_args!(
+            "{} submitted, {} + {} ended",
+            io.submitted, io.completed, io.lost
+        ));
+    }
+    match controller.shutdown().await {
+        Ok(()) => PartitionExit::done(),
+        Err(error) => failed(&error),
+    }
+}
+
+/// Waits until the partition has completed `more` commands than now.
+fn until_more(handle: &mut PartitionHandle, more: u64) {
+    let done = |handle: &PartitionHandle| handle.metrics().number("io_completed").unwrap_or(0);
+    let (begun, goal) = (Instant::now(), done(handle) + more);
+    handle.wait(LOOK, |handle| {
+        assert!(begun.elapsed() < LIMIT, "{} of {goal} commands; {handle:?}", done(handle));
+        if done(handle) < goal { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    assert!(done(handle) >= goal, "it ended: {handle:?}");
+}
+
+/// A bound for what must come.
+const LIMIT: Duration = Duration::from_secs(30);
+/// How often it is looked for.
+const LOOK: Duration = Duration::from_millis(1);
+
+#[test]
+fn a_server_of_this_process_that_restarts_is_found_again() {
+    let Some(only) = common::runtime("vfio-user restart in process") else { return };
+    let dir = Dir::new("again");
+    let mut server = VfioUserServer::start(&dir.socket(), options()).expect("a server");
+    let spec = common::spec("survivor", survivor).with_device(backend(&dir.socket()));
+    let mut handle = only.runtime.spawn(spec).expect("a partition");
+    for _ in 0..3 {
+        until_more(&mut handle, 2_000);
+        let model = server.stop().expect("the model");
+        server = VfioUserServer::serve(
+            &dir.socket(),
+            *model,
+            Idle::Yield { after_steps: 64 },
+            None,
+            ModelGauges::default(),
+        )
+        .expect("a server");
+    }
+    until_more(&mut handle, 2_000);
+    handle.request_stop(StopReason::Signal);
+    let report = handle.join();
+    assert!(report.exit.is_done(), "{:?}", report.exit);
+    assert_eq!(report.device.expect("a device").problem, None, "a loss made good is none");
+    server.stop().expect("the model").assert_no_mistakes();
+}
+
+/// A server in a process of its own.
+struct Process(Child);
+
+impl Process {
+    fn start(socket: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nvme-vfio-user-server"));
+        command.arg("--socket").arg(socket).args(["--size", "16M", "--idle", "yield"]);
+        let child = command.stderr(Stdio::piped()).spawn().expect("the program");
+        let mut started = Self(child);
+        // It says so when it listens.
+        let mut line = String::new();
+        let stderr = started.0.stderr.as_mut().expect("piped");
+        BufReader::new(stderr).read_line(&mut line).expect("a line");
+        assert!(line.contains("16.0 MiB in blocks of 4.0 KiB"), "{line}");
+        started
+    }
+
+    fn kill(mut self) {
+        self.0.kill().expect("a child of ours");
+        self.0.wait().expect("a child of ours");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_server_process_that_is_killed_under_load_and_started_again_is_found_again() {
+    let Some(only) = common::runtime("vfio-user SIGKILL") else { return };
+    let dir = Dir::new("killed");
+    let mut server = Process::start(&dir.socket());
+    let spec = common::spec("survivor", survivor).with_device(backend(&dir.socket()));
+    let mut handle = only.runtime.spawn(spec).expect("a partition");
+    for _ in 0..3 {
+        until_more(&mut handle, 2_000);
+        server.kill();
+        server = Process::start(&dir.socket());
+    }
+    until_more(&mut handle, 2_000);
+    handle.request_stop(StopReason::Signal);
+    let report = handle.join();
+    assert!(report.exit.is_done(), "{:?}", report.exit);
+    assert_eq!(report.device.expect("a device").problem, None);
+    drop(server);
+}
+
+#[test]
+fn a_server_that_does_not_come_back_is_a_device_that_is_gone() {
+    let Some(only) = common::runtime("vfio-user for good") else { return };
+    let dir = Dir::new("gone");
+    let server = Process::start(&dir.socket());
+    let reconnect = Duration::from_millis(100);
+    let patience = VfioUserOptions { reconnect, ..VfioUserOptions::default() };
+    let backend = VfioUserBackend::new(dir.socket(), patience);
+    let spec = common::spec("survivor", survivor).with_device(backend);
+    let mut handle = only.runtime.spawn(spec).expect("a partition");
+    until_more(&mut handle, 2_000);
+    server.kill();
+    let begun = Instant::now();
+    handle.wait(LOOK, |handle| {
+        assert!(begun.elapsed() < LIMIT, "{handle:?}");
+        ControlFlow::Continue(())
+    });
+    let report = handle.join();
+    assert_eq!(report.exit.code, WRONG, "{:?}", report.exit);
+    assert!(report.exit.text.as_str().contains("gone"), "{:?}", report.exit);
+    let problem = report.device.expect("a device").problem.expect("it was lost");
+    for words in
+        ["was lost: the peer closed the connection", "no other server came", "no vfio-user"]
+    {
+        assert!(problem.contains(words), "{problem}");
+    }
+}
+
+#[test]
+fn an_interrupted_server_ends_in_order_and_its_image_is_whole() {
+    let dir = Dir::new("image");
+    let image = dir.0.join("blocks.img");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nvme-vfio-user-server"));
+    command.arg("--socket").arg(dir.socket()).arg("--image").arg(&image).args(["--size", "1M"]);
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("the program");
+    let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
+    let mut line = String::new();
+    stderr.read_line(&mut line).expect("a line");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a child of ours");
+    let status = child.wait().expect("a child of ours");
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut stderr, &mut rest).expect("text");
+    assert_eq!(status.code(), Some(143), "{line}{rest}");
+    assert!(rest.contains("0 clients, 0 completions; the blocks are synced"), "{rest}");
+    assert_eq!(std::fs::metadata(&image).expect("the image").len(), 1 << 20);
+    assert!(!dir.socket().exists());
+}
