@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hybrid_shm::Span;
-use nvme_model::{Model, ModelThread};
+use nvme_model::{ControllerFault, Model, ModelThread};
 use nvme_spec::registers::{Cc, Csts, Register};
 use rustix::io::Errno;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -96,23 +96,29 @@ impl Device {
         self.show_doorbells()
     }
 
-    /// The client has gone: disables the controller and forgets the client's memory.
+    /// The client has gone, or shall: disables the controller behind its back and forgets its
+    /// memory. What it still rings reaches nobody.
     pub(super) fn farewell(&mut self) {
-        // Should it not become disabled, the windows turn blank all the same.
-        let _ = self.reset();
+        let own = self.own_doorbells;
+        self.thread.call(move |model| {
+            let enabled = is_ready(model) || model.read_reg(Cc::OFFSET, 4) & 1 != 0;
+            if enabled {
+                model.inject(ControllerFault::SubsystemReset);
+            }
+            // They were its own before, so they fit.
+            let _ = model.set_doorbells(own);
+            if enabled {
+                let seen = Csts::new().with_nssro(true).into_raw();
+                model.write_reg(Csts::OFFSET, 4, seen.into());
+            }
+        });
+        self.config.reset();
         for gone in self.memory.all() {
             self.take_away(&gone);
         }
         if self.is_disabled() {
             self.memory.cool_down();
         }
-    }
-
-    /// The end of the server: the model is as it came.
-    pub(super) fn close(&self) {
-        let own = self.own_doorbells;
-        // They were its own before.
-        self.thread.call(move |model| model.set_doorbells(own).is_ok());
     }
 
     /// Does what a message wants. Files in the reply are the doorbells'.
@@ -312,10 +318,13 @@ impl Device {
     }
 
     fn is_disabled(&self) -> bool {
-        let csts = |model: &mut Model| model.read_reg(Csts::OFFSET, 4);
-        let raw = self.thread.call(csts).and_then(|raw| u32::try_from(raw).ok());
-        raw.is_some_and(|raw| !Csts::from_raw(raw).rdy())
+        self.thread.call(is_ready) == Some(false)
     }
+}
+
+fn is_ready(model: &mut Model) -> bool {
+    // What a 4-byte read returns fits.
+    u32::try_from(model.read_reg(Csts::OFFSET, 4)).is_ok_and(|raw| Csts::from_raw(raw).rdy())
 }
 
 fn new_doorbells(bytes: usize) -> Result<Memfd, ServerError> {

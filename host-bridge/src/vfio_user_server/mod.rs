@@ -17,6 +17,9 @@ mod config_space;
 mod device;
 mod memory;
 
+#[cfg(test)]
+mod tests;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -250,7 +253,6 @@ impl Control {
                 self.device.farewell();
             }
         }
-        self.device.close();
     }
 
     /// Waits for something from `other`; false when the server shall end.
