@@ -34,11 +34,15 @@ pub(crate) struct Part {
 }
 
 /// Every boot, in order.
-pub(crate) const BOOTS: &[Boot] = &[Boot {
-    name: "main",
-    machine: main,
-    parts: &[BOOTED, KERNEL_NVME, MODEL_REPLAY, CONFORMANCE, HOTPLUG],
-}];
+pub(crate) const BOOTS: &[Boot] = &[
+    Boot {
+        name: "main",
+        machine: main,
+        parts: &[BOOTED, KERNEL_NVME, MODEL_REPLAY, VFIO_REPLAY, QUIET, UNPLUG, REFUSALS, HOTPLUG],
+    },
+    Boot { name: "fresh-drives", machine: fresh_drives, parts: &[CONFORMANCE] },
+    Boot { name: "without-iommu", machine: without_iommu, parts: &[NO_IOMMU] },
+];
 
 /// Files of the repository that guests of the suite get.
 pub(crate) const FILES: [(&str, &str); 2] = [
@@ -83,6 +87,58 @@ const MODEL_REPLAY: Part = Part {
     limit_s: 60,
 };
 
+const VFIO_REPLAY: Part = Part {
+    name: "vfio-replay",
+    script: include_str!("guest/suite/vfio-replay"),
+    programs: &["feed-handler"],
+    tests: &[
+        "vfio_replay::bbo_is_exact_over_vfio_without_root_on_the_isolated_core",
+        "vfio_replay::the_kernel_reads_what_we_wrote",
+        "vfio_replay::we_read_what_the_kernel_wrote",
+    ],
+    limit_s: 90,
+};
+
+const QUIET: Part = Part {
+    name: "quiet",
+    script: include_str!("guest/suite/quiet"),
+    programs: &["feed-handler", "sysconfig"],
+    tests: &[
+        "quiet::no_tick_and_no_device_interrupt_reaches_the_partitions_core",
+        "quiet::jitter_measures_and_names_what_reached_the_core",
+    ],
+    limit_s: 90,
+};
+
+const UNPLUG: Part = Part {
+    name: "unplug",
+    script: include_str!("guest/suite/unplug"),
+    programs: &["feed-handler"],
+    tests: &[
+        "unplug::reads_of_a_drive_that_is_pulled_end_in_an_error_that_says_so",
+        "unplug::a_drive_that_comes_back_still_has_its_feed",
+    ],
+    limit_s: 90,
+};
+
+const REFUSALS: Part = Part {
+    name: "refusals",
+    script: include_str!("guest/suite/refusals"),
+    programs: &["feed-handler"],
+    tests: &[
+        "refusals::a_device_that_is_not_there",
+        "refusals::a_device_that_is_no_nvme_controller",
+        "refusals::a_drive_that_the_kernel_has",
+        "refusals::a_group_with_a_neighbour_of_the_kernels",
+        "refusals::a_zoned_namespace",
+        "refusals::too_little_memory_that_may_be_locked",
+        "refusals::a_group_that_belongs_to_somebody_else",
+        "refusals::modules_that_are_not_loaded",
+        "refusals::cores_that_make_no_sense",
+    ],
+    limit_s: 60,
+};
+
 /// Two runs of the suite, which knows its own tests, follow the ones that are named.
 const CONFORMANCE: Part = Part {
     name: "conformance",
@@ -93,6 +149,14 @@ const CONFORMANCE: Part = Part {
         "conformance::a_zoned_namespace_is_refused_by_name",
     ],
     limit_s: 300,
+};
+
+const NO_IOMMU: Part = Part {
+    name: "no-iommu",
+    script: include_str!("guest/suite/no-iommu"),
+    programs: &["feed-handler"],
+    tests: &["no_iommu::vfio_is_refused_and_says_what_to_turn_on"],
+    limit_s: 30,
 };
 
 const HOTPLUG: Part = Part {
@@ -107,10 +171,23 @@ const HOTPLUG: Part = Part {
     limit_s: 60,
 };
 
-/// Drives of every kind that we meet: blocks of 512 and of 4096, an odd namespace number, one
-/// page a command, a controller memory buffer, and a zoned one, which is refused.
+/// Drives of every kind that we meet: blocks of 512 and of 4096, an odd namespace number, two pages
+/// a command, a controller memory buffer, a zoned one, which is refused, and one that shares its
+/// IOMMU group.
 fn main() -> Machine {
-    let drives = ["64M+32M/4096@7", "64M,mdts=1,cmb=16", "32M/4096z"];
+    with(&["64M+32M/4096@7", "64M,mdts=1,cmb=16", "32M/4096z", "16M,beside"])
+}
+
+/// Drives that nobody wrote to, for a suite that refuses to overwrite data.
+fn fresh_drives() -> Machine {
+    with(&["64M+32M/4096@7+16M/4096@9z,mdts=10", "64M,mdts=1,cmb=16,queues=3", "32M/4096z"])
+}
+
+fn without_iommu() -> Machine {
+    Machine { iommu: false, cpus: 2, isolated: "1".to_owned(), ..with(&["64M"]) }
+}
+
+fn with(drives: &[&str]) -> Machine {
     let drives = drives.iter().map(|line| line.parse::<Drive>().expect("a line of this table"));
     Machine { drives: drives.collect(), ..Machine::default() }
 }
