@@ -342,9 +342,14 @@ fn wait_for_nodes(tree: &dyn Tree, bdf: Bdf, group: u32) -> Result<Vec<String>, 
 }
 
 /// `vfio0`: the function's own character device, where the kernel has them.
+///
+/// Linux 6.1 has the folder and no device; only one with a number has a node.
 fn cdev(tree: &dyn Tree, bdf: Bdf) -> Option<String> {
-    let names = tree.list(&format!("{}/vfio-dev", pci::folder(bdf))).ok()?;
-    names.into_iter().find(|name| name.starts_with("vfio"))
+    let folder = format!("{}/vfio-dev", pci::folder(bdf));
+    let names = tree.list(&folder).ok()?;
+    names
+        .into_iter()
+        .find(|name| name.starts_with("vfio") && tree.exists(&format!("{folder}/{name}/dev")))
 }
 
 /// Looks again and again, for at most [`APPEARS`].

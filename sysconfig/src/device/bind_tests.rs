@@ -204,3 +204,19 @@ fn driverctl_does_the_writes_where_it_is_installed() {
     assert!(kernel.writes.borrow().is_empty());
     assert_eq!(kernel.driver(BDF).as_deref(), Some("nvme"));
 }
+
+#[test]
+fn the_devices_own_node_is_waited_for_where_the_kernel_has_one() {
+    let folder = format!("/sys/bus/pci/devices/{BDF}/vfio-dev/vfio0");
+    // Linux 6.1: a folder without a device number.
+    let kernel = FakeKernel::with_drive();
+    kernel.file(&format!("{folder}/uevent"), "");
+    assert_eq!(bind(&kernel, bdf(), false).expect("bound").nodes, ["/dev/vfio/7"]);
+    let kernel = FakeKernel::with_drive();
+    kernel.file(&format!("{folder}/dev"), "511:0\n");
+    let error = bind(&kernel, bdf(), false).expect_err("its node never comes").to_string();
+    assert!(error.contains("/dev/vfio/devices/vfio0 did not appear"), "{error}");
+    kernel.file("/dev/vfio/devices/vfio0", "");
+    let nodes = bind(&kernel, bdf(), false).expect("bound").nodes;
+    assert_eq!(nodes, ["/dev/vfio/7", "/dev/vfio/devices/vfio0"]);
+}

@@ -300,8 +300,10 @@ pub(crate) fn openers(tree: &dyn Tree, folder: &str, nodes: &[String]) -> Vec<(S
     if nodes.is_empty() {
         return found;
     }
+    // What we inherited is its parent's to close, and the parent is named.
+    let own = std::process::id().to_string();
     for pid in tree.list("/proc").unwrap_or_default() {
-        if !pid.bytes().all(|byte| byte.is_ascii_digit()) {
+        if !pid.bytes().all(|byte| byte.is_ascii_digit()) || pid == own {
             continue;
         }
         let fds = format!("/proc/{pid}/fd");

@@ -20,6 +20,8 @@ pub(crate) struct Report {
     /// How long was asked for, and how long was measured.
     pub(crate) asked_ns: u64,
     pub(crate) measured_ns: u64,
+    /// Time between the two looks at the kernel's counters, a little longer: what rates refer to.
+    pub(crate) counted_ns: u64,
     /// The threshold of exit code 2.
     pub(crate) threshold_ns: Option<u64>,
     /// Gaps above this are counted as `over`: the threshold, else a default.
@@ -132,7 +134,8 @@ impl Report {
             Column::right("over"),
             Column::right("lost"),
         ]);
-        let cells: Vec<[String; 13]> = self.cpus.iter().map(CpuReport::cells).collect();
+        let cells: Vec<[String; 13]> =
+            self.cpus.iter().map(|cpu| cpu.cells(self.counted_ns)).collect();
         let rows: Vec<[&dyn Display; 13]> =
             cells.iter().map(|row| row.each_ref().map(|cell| cell as &dyn Display)).collect();
         table.write(f, &rows)
@@ -146,7 +149,8 @@ impl Report {
             Column::right("count"),
             Column::right("rate"),
         ]);
-        let cells: Vec<[String; 5]> = self.cpus.iter().flat_map(CpuReport::who).collect();
+        let cells: Vec<[String; 5]> =
+            self.cpus.iter().flat_map(|cpu| cpu.who(self.counted_ns)).collect();
         let rows: Vec<[&dyn Display; 5]> =
             cells.iter().map(|row| row.each_ref().map(|cell| cell as &dyn Display)).collect();
         table.write(f, &rows)
@@ -186,13 +190,13 @@ impl Report {
 }
 
 impl CpuReport {
-    fn cells(&self) -> [String; 13] {
+    fn cells(&self, counted_ns: u64) -> [String; 13] {
         let time = |ns: u64| HumanNanos(ns).to_string();
         let per_10_000 = u128::from(self.over_ns) * 10_000 / u128::from(self.spun_ns.max(1));
         [
             self.cpu.to_string(),
             (if self.isolated { "yes" } else { "no" }).to_owned(),
-            rate(self.disturbers.timer_interrupts, self.spun_ns).unwrap_or("none".to_owned()),
+            rate(self.disturbers.timer_interrupts, counted_ns).unwrap_or("none".to_owned()),
             Si(self.samples).to_string(),
             time(self.min_ns),
             time(self.avg_ns),
@@ -207,7 +211,7 @@ impl CpuReport {
     }
 
     /// One line for each disturber: CPU, kind, name, count, rate.
-    fn who(&self) -> Vec<[String; 5]> {
+    fn who(&self, counted_ns: u64) -> Vec<[String; 5]> {
         let cpu = self.cpu.to_string();
         let line = |who: String, name: &str, count: u64, last: String| {
             [cpu.clone(), who, name.to_owned(), Count(count).to_string(), last]
@@ -215,7 +219,7 @@ impl CpuReport {
         let counted = |kind: &'static str| {
             let line = &line;
             move |row: &Counted| {
-                let rate = rate(row.count, self.spun_ns).unwrap_or_default();
+                let rate = rate(row.count, counted_ns).unwrap_or_default();
                 line(format!("{kind} {}", row.id), &row.name, row.count, rate)
             }
         };
@@ -234,7 +238,7 @@ impl CpuReport {
             lines.push([cpu.clone(), "stolen".to_owned(), name, String::new(), stolen]);
         }
         if let Some(count) = self.involuntary_switches.filter(|count| *count > 0) {
-            let rate = rate(count, self.spun_ns).unwrap_or_default();
+            let rate = rate(count, counted_ns).unwrap_or_default();
             lines.push(line("switches".to_owned(), "the spinner was preempted", count, rate));
         }
         if lines.is_empty() {
@@ -323,6 +327,7 @@ mod tests {
             schema: Report::SCHEMA,
             asked_ns: 10_000_000_000,
             measured_ns: 10_000_000_000,
+            counted_ns: 10_000_000_000,
             threshold_ns,
             counted_over_ns: threshold_ns.unwrap_or(1_000),
             rt_priority: None,

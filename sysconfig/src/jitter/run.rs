@@ -143,6 +143,7 @@ struct Measured {
     before: Picture,
     after: Picture,
     pace: Frequency,
+    counted: Duration,
     interrupted: bool,
 }
 
@@ -161,12 +162,14 @@ fn measure(
     }
     wait_until_ready(&mut spinners)?;
     let before = Picture::take(root);
+    let counted = Instant::now();
     let first = Reading::now();
     shared.go.store(true, Ordering::Release); // SYNC spinner-go
     let interrupted = watch(plan, pace, &spinners, shared, stopped, show);
     shared.stop.store(true, Ordering::Relaxed);
     let second = Reading::now();
     let after = Picture::take(root);
+    let counted = counted.elapsed();
     shared.leave.store(true, Ordering::Release); // SYNC spinner-leave
     let mut done = Vec::new();
     for spinner in spinners {
@@ -174,7 +177,7 @@ fn measure(
         done.push((cpu, spinner.thread.join().map_err(|_| RunError::Panicked { cpu })??));
     }
     let pace = Frequency::between(first, second).unwrap_or(pace);
-    Ok(Measured { spinners: done, before, after, pace, interrupted })
+    Ok(Measured { spinners: done, before, after, pace, counted, interrupted })
 }
 
 /// Moves the calling thread off the measured CPUs, if another is left to it.
@@ -326,6 +329,7 @@ impl Measured {
             schema: Report::SCHEMA,
             asked_ns: plan.duration_ns,
             measured_ns: cpus.iter().map(|cpu| cpu.spun_ns).max().unwrap_or(0),
+            counted_ns: u64::try_from(self.counted.as_nanos()).unwrap_or(u64::MAX),
             threshold_ns: plan.threshold_ns,
             counted_over_ns: over_ns,
             rt_priority: plan.rt_priority,
