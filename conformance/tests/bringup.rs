@@ -1,18 +1,17 @@
 //! Bring-up: every legal controller comes up, every broken one ends in a named error, in bounded
 //! time, and nothing is lost on the way.
 
-use core_runtime::mem::Bump;
 use hybrid_conformance::{Backend, Oracle, Rig, Stepped, quick};
 use nvme_driver::{
-    Controller, ControllerConfig, ControllerError, ControllerState, IoError, Lba, Refusal,
-    RegsError, Step, WriteFlags,
+    ControllerConfig, ControllerError, ControllerState, IoError, Lba, Refusal, RegsError, Step,
+    WriteFlags,
 };
 use nvme_model::{
-    ControllerFault, FaultAction, FaultPlan, FaultRule, LatencyModel, ModelConfig, NamespaceConfig,
-    OnQueue, Patch, When,
+    ControllerFault, FaultAction, FaultPlan, FaultRule, ModelConfig, NamespaceConfig, OnQueue,
+    Patch, When,
 };
 use nvme_spec::registers::Cap;
-use nvme_spec::{AdminOpcode, LogPageId, Nsid, StatusCode};
+use nvme_spec::{AdminOpcode, Nsid, StatusCode};
 
 const S: u64 = 1_000_000_000;
 
@@ -76,15 +75,6 @@ fn a_matrix_of_legal_controllers_comes_up_and_moves_data() {
             }
         }
     }
-}
-
-#[test]
-fn fewer_queues_than_asked_for_are_lived_with() {
-    let mut m = model();
-    m.max_io_queues = 2;
-    let rig = quick(m, ControllerConfig { io_queues: 8, ..config() });
-    assert_eq!(rig.controller.io_queues(), 2);
-    works(&rig);
 }
 
 #[test]
@@ -304,23 +294,6 @@ fn an_admin_command_that_is_never_answered_costs_less_than_five_seconds() {
 }
 
 #[test]
-fn a_controller_that_a_predecessor_left_enabled_is_taken_over() {
-    let first = quick(model(), config());
-    let buf = first.filled(512, 9);
-    first.run(first.ns().write(Lba(0), buf, WriteFlags::empty())).expect("written");
-    // The predecessor just stops. The next one gets the same registers and memory.
-    let parts = first.backend.parts();
-    let next = Controller::new(parts, &Bump::leak(8 << 20), config()).expect("a controller");
-    first.with_controller(next, |rig| {
-        rig.bring_up().expect("ready");
-        let buf = rig.filled(512, 0);
-        let buf = rig.run(rig.ns().read(Lba(0), buf)).expect("read");
-        assert!(buf.iter().all(|byte| *byte == 9));
-        rig.assert_no_mistakes();
-    });
-}
-
-#[test]
 fn controllers_that_cannot_be_used_are_refused_by_name() {
     let with_cap = |cap: Cap| {
         let stepped =
@@ -361,32 +334,6 @@ fn a_shutdown_that_the_controller_never_confirms_is_bounded() {
 }
 
 #[test]
-fn a_shutdown_waits_for_what_is_in_flight_and_refuses_what_is_new() {
-    let rig = quick(
-        ModelConfig {
-            latency: LatencyModel::FixedNs(20_000_000),
-            shutdown_delay_ns: 5_000_000,
-            ..model()
-        },
-        config(),
-    );
-    let ns = rig.ns();
-    let reads: Vec<_> = (0..10).map(|i| ns.read(Lba(i), rig.filled(512, 1))).collect();
-    rig.controller.ring();
-    let shutdown = rig.controller.shutdown();
-    rig.controller.request_shutdown();
-    rig.until(|c| c.state() == ControllerState::ShuttingDown);
-    let late = rig.run(ns.read(Lba(0), rig.filled(512, 1)));
-    assert_eq!(late.expect_err("too late").error, IoError::NotReady);
-    rig.run(shutdown).expect("off");
-    for read in reads {
-        let buf = rig.run(read).expect("it was in flight before");
-        assert!(buf.iter().all(|byte| *byte == 0));
-    }
-    rig.finish();
-}
-
-#[test]
 fn a_shutdown_ends_what_never_completes_and_gives_its_buffer_back() {
     let rig = quick(with_rule(FaultRule::on(OnQueue::Io, FaultAction::Drop)), config());
     let read = rig.ns().read(Lba(0), rig.filled(512, 1));
@@ -397,23 +344,4 @@ fn a_shutdown_ends_what_never_completes_and_gives_its_buffer_back() {
     drop(failed);
     rig.assert_no_leak();
     rig.assert_no_mistakes();
-}
-
-#[test]
-fn log_pages_and_identify_data_are_what_the_controller_says() {
-    let rig = quick(model(), config());
-    let id = rig.controller.identify();
-    assert_eq!(nvme_spec::fixed_text(&id.sn), "MODEL0001");
-    assert_eq!(rig.controller.identify_bytes()[..2], id.vid.get().to_le_bytes());
-    assert_eq!(rig.ns().identify_bytes()[..8], 1024_u64.to_le_bytes());
-    let smart = rig.run(rig.controller.smart_log()).expect("a log");
-    assert_eq!(smart.critical_warning, 0);
-    rig.run(rig.controller.firmware_log()).expect("a log");
-    let log = rig.run(rig.controller.error_log(rig.filled(4096, 1))).expect("a log");
-    assert_eq!(log.len(), 4096);
-    let bad = rig.controller.get_log_page(LogPageId(0xC5), Nsid::ALL, rig.filled(512, 1));
-    let failed = rig.run(bad).expect_err("no such page");
-    assert_eq!(failed.error.status_code(), Some(StatusCode::INVALID_LOG_PAGE));
-    drop((failed, log));
-    works(&rig);
 }

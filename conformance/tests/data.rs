@@ -1,6 +1,6 @@
 //! Data: what is read is what was written, whatever the queue, the block size or the order.
 
-use hybrid_conformance::{Oracle, Rig, Stepped, Threaded, operations, quick, seed};
+use hybrid_conformance::{Oracle, Rig, Stepped, operations, quick, seed};
 use nvme_driver::ControllerConfig;
 use nvme_model::{LatencyModel, ModelConfig, NamespaceConfig};
 
@@ -52,35 +52,6 @@ fn every_block_size_depth_and_transfer_limit_moves_data() {
 }
 
 #[test]
-fn requests_far_above_mdts_are_one_future_even_at_depth_one() {
-    for depth in [1, 3] {
-        let mut config_of_model = model(8192, 512);
-        config_of_model.mdts = 1;
-        let rig = quick(config_of_model, config(depth));
-        let mut buf = rig.arena.alloc(1 << 20).expect("memory");
-        let ns = rig.ns();
-        assert_eq!(ns.max_transfer_bytes(), 8192);
-        for (i, byte) in buf.as_mut_slice().iter_mut().enumerate() {
-            *byte = u8::try_from(i / 512 % 251).expect("below 251");
-        }
-        let buf = rig
-            .run(ns.write(nvme_driver::Lba(3), buf, nvme_driver::WriteFlags::empty()))
-            .expect("written");
-        drop(buf);
-        let back = rig.arena.alloc_zeroed(1 << 20).expect("memory");
-        let back = rig.run(ns.read(nvme_driver::Lba(3), back)).expect("read");
-        let wrong = back
-            .as_slice()
-            .iter()
-            .enumerate()
-            .find(|(i, byte)| usize::from(**byte) != i / 512 % 251);
-        assert_eq!(wrong, None);
-        drop(back);
-        rig.finish();
-    }
-}
-
-#[test]
 fn pages_of_8_to_64_kib_move_data() {
     for mpsmin in 1..=4 {
         let mut config_of_model = model(4096, 4096);
@@ -91,31 +62,6 @@ fn pages_of_8_to_64_kib_move_data() {
         oracle.run(&rig, 300);
         rig.finish();
     }
-}
-
-#[test]
-fn several_queues_share_the_work() {
-    let rig = quick(
-        model(8192, 4096),
-        ControllerConfig { io_queues: 4, queue_depth: 3, ..ControllerConfig::default() },
-    );
-    let mut oracle = Oracle::new(rig.ns(), 64, 4);
-    oracle.run(&rig, 20_000);
-    for queue in 0..4 {
-        let stats = rig.controller.queue_stats(queue).expect("a queue");
-        assert!(stats.completed > 1000, "queue {queue}: {stats:?}");
-    }
-    rig.finish();
-}
-
-#[test]
-fn the_model_on_its_own_thread_behind_the_mailbox() {
-    let backend = Threaded::new(model(8192, 512), 64 << 20);
-    let rig = Rig::new(backend, config(63)).expect("a controller");
-    rig.bring_up().expect("ready");
-    let mut oracle = Oracle::new(rig.ns(), 80, seed());
-    oracle.run(&rig, operations(1_000_000) / 20);
-    rig.finish();
 }
 
 #[test]

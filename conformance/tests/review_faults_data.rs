@@ -202,32 +202,6 @@ fn round_trip(rig: &Rig<Stepped>, lba: u64, len: usize, epoch: u64) {
 }
 
 #[test]
-fn transfers_of_mdts_one_block_less_and_more_and_many_times_it_are_whole() {
-    for mdts in [1, 2, 5, 8] {
-        let rig = small(ModelConfig { mdts, ..model() }, config());
-        let most = (4096 << mdts).min(512 << 10);
-        assert_eq!(rig.ns().max_transfer_bytes(), most);
-        let most = most as usize;
-        for (epoch, len) in (1..).zip([
-            BLOCK,
-            4096 - BLOCK,
-            4096,
-            4096 + BLOCK,
-            8192,
-            8192 + BLOCK,
-            most - BLOCK,
-            most,
-            most + BLOCK,
-            most + 4096,
-            2 * most + 3 * BLOCK,
-        ]) {
-            round_trip(&rig, 3, len, epoch);
-        }
-        rig.finish();
-    }
-}
-
-#[test]
 fn pieces_that_start_anywhere_in_a_page_are_whole() {
     // A limit that is no multiple of the page: the pieces after the first have an offset.
     for most in [4096 + 512, 8192 - 512, 3 * 4096 + 1536, 9 * 4096 - 1024, 5 * 4096 + 2560_u32] {
@@ -239,23 +213,4 @@ fn pieces_that_start_anywhere_in_a_page_are_whole() {
         }
         rig.finish();
     }
-}
-
-#[test]
-fn small_buffers_anywhere_in_a_page_are_whole() {
-    let rig = small(model(), config());
-    let mut held = Vec::new();
-    let mut offsets = std::collections::BTreeSet::new();
-    for n in 0..32_u64 {
-        let buf = stamped(&rig, 100 + n, 1, n);
-        offsets.insert(buf.iova().0 % 4096);
-        let buf = rig.run(rig.ns().write(Lba(100 + n), buf, WriteFlags::empty())).expect("written");
-        held.push(buf);
-    }
-    assert!(offsets.len() >= 8, "{offsets:?}");
-    for n in 0..32 {
-        assert_eq!(read(&rig, 100 + n, 1, n), [Ok(())]);
-    }
-    drop(held);
-    rig.finish();
 }
