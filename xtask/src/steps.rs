@@ -218,6 +218,13 @@ pub(crate) fn conformance(project: &Project) -> Work {
                 .arg("--")
                 .arg("--device")
                 .arg("model"),
+            // The same over the vfio-user protocol, against the model behind our own server.
+            Run::new("cargo run --release --quiet --bin conformance -p")
+                .arg(CONFORMANCE)
+                .arg("--")
+                .arg("--own-server")
+                .arg("--device")
+                .arg(format!("vfio-user:{}", path(&project.target.join("conformance.sock")))),
         ]),
     }
 }

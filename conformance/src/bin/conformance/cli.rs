@@ -16,6 +16,9 @@ pub(crate) struct Cli {
     /// The device: model[:IMAGE], a PCI address such as 0000:03:00.0, vfio-user:SOCKET
     #[arg(long, value_name = "DEVICE", default_value = "model")]
     pub(crate) device: String,
+    /// With vfio-user:SOCKET: serve the software model at that socket for the time of the run
+    #[arg(long)]
+    pub(crate) own_server: bool,
     /// Print the names of the cases and what they need, and run none
     #[arg(long)]
     pub(crate) list: bool,

@@ -65,7 +65,7 @@ pub(crate) fn all(cli: &Cli) -> Result<Exit, Failure> {
     let spec = DeviceSpec::parse(&cli.device).map_err(Failure::error)?;
     let mut host = Host {
         runtime: runtime(cli.core)?,
-        device: Device::new(spec),
+        device: if cli.own_server { Device::served(spec)? } else { Device::new(spec) },
         signals: StopSignals::install().map_err(Failure::error)?,
         hangs: false,
     };
