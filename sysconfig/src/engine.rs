@@ -111,7 +111,9 @@ impl Plan {
 }
 
 fn verdict(wish: &Wish, now: &State) -> Verdict {
-    let gone = matches!(wish.place, Place::Thread { .. }) && *now == State::Absent;
+    // A thread that ended, an interrupt that its driver took along.
+    let goes = matches!(wish.place, Place::Thread { .. } | Place::Value { .. }) && wish.may_refuse;
+    let gone = goes && *now == State::Absent;
     match &wish.fixed {
         _ if gone || wish.is_met_by(now) => Verdict::Met,
         Some(reason) => Verdict::Fixed(reason.clone()),

@@ -198,16 +198,23 @@ impl Place {
         }
     }
 
+    /// The CPUs of a state, where it is of CPUs.
+    pub(crate) fn cpus(&self, state: &State) -> Option<CpuSet> {
+        match (self, state) {
+            (Self::Value { format: Format::Mask, .. }, State::Text { text }) => {
+                CpuSet::parse_mask(text).ok()
+            }
+            (Self::Value { format: Format::List, .. }, State::Text { text })
+            | (Self::Thread { .. }, State::Cpus { cpus: text }) => text.parse().ok(),
+            _ => None,
+        }
+    }
+
     /// Whether two states of this place say the same.
     pub(crate) fn same(&self, a: &State, b: &State) -> bool {
-        let cpus = |format, text: &str| match format {
-            Format::Mask => CpuSet::parse_mask(text).ok(),
-            Format::List => text.parse().ok(),
-            Format::Text | Format::Choice | Format::Cpuset => None,
-        };
         match (self, a, b) {
-            (Self::Value { format, .. }, State::Text { text: a }, State::Text { text: b }) => {
-                a == b || cpus(*format, a).is_some_and(|set: CpuSet| cpus(*format, b) == Some(set))
+            (Self::Value { .. }, State::Text { .. }, State::Text { .. }) => {
+                a == b || self.cpus(a).is_some_and(|set| self.cpus(b) == Some(set))
             }
             // A folder that is there is there; whose it is, is its maker's choice.
             (Self::Dir { .. }, State::Folder { .. }, State::Folder { .. }) => true,

@@ -3,6 +3,8 @@
 //! Everything that `plan` shows, `apply` changes, `verify` compares and `reset` restores comes
 //! through [`Setting`]. A setting reads, decides, and touches nothing; the engine does the rest.
 
+use hybrid_conventions::CpuSet;
+
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::journal::Hook;
@@ -57,6 +59,8 @@ pub(crate) enum Accept {
     Same,
     /// A number that is at least the wanted one: what others need is not taken from them.
     AtLeast,
+    /// CPUs, none of which is among these: a narrower set is not widened.
+    Off(CpuSet),
 }
 
 impl Wishes {
@@ -109,6 +113,12 @@ impl Wish {
         self
     }
 
+    /// Any CPUs are good, if none of these is among them.
+    pub(crate) fn off(mut self, cpus: CpuSet) -> Self {
+        self.accept = Accept::Off(cpus);
+        self
+    }
+
     /// Kept in the journal beside the change.
     pub(crate) fn detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());
@@ -120,11 +130,16 @@ impl Wish {
         if self.place.same(now, &self.wanted) {
             return true;
         }
-        let number = |state: &State| match state {
-            State::Text { text } => text.parse::<u64>().ok(),
-            _ => None,
-        };
-        let both = number(now).zip(number(&self.wanted));
-        self.accept == Accept::AtLeast && both.is_some_and(|(now, least)| now >= least)
+        match (self.accept, now, &self.wanted) {
+            (Accept::AtLeast, State::Text { text: now }, State::Text { text: least }) => {
+                let both = now.parse::<u64>().ok().zip(least.parse::<u64>().ok());
+                both.is_some_and(|(now, least)| now >= least)
+            }
+            (Accept::Off(cpus), now, _) => {
+                let now = self.place.cpus(now);
+                now.is_some_and(|now| !now.is_empty() && now.intersection(cpus).is_empty())
+            }
+            _ => false,
+        }
     }
 }

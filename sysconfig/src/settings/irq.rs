@@ -28,7 +28,8 @@ pub(super) fn wishes(machine: &Machine, config: &Config) -> Result<Wishes, Failu
     }
     if root.exists("/proc/irq/default_smp_affinity") {
         let place = Place::formatted("/proc/irq/default_smp_affinity", Format::Mask);
-        wishes.push(Wish::new(place, State::text(rest.kernel_mask().to_string())));
+        let wanted = State::text(rest.kernel_mask().to_string());
+        wishes.push(Wish::new(place, wanted).off(config.isolated));
     }
     for irq in root.numbered("/proc/irq", "") {
         let path = format!("/proc/irq/{irq}/smp_affinity_list");
@@ -39,6 +40,7 @@ pub(super) fn wishes(machine: &Machine, config: &Config) -> Result<Wishes, Failu
         let wanted = if left.is_empty() { rest } else { left };
         let place = Place::formatted(path, Format::List);
         let mut wish = Wish::new(place, State::text(wanted.to_string())).may_refuse();
+        wish = wish.off(config.isolated);
         wish.detail = users(root, irq);
         if is_managed(root, irq) {
             wish = wish.fixed("a managed interrupt: the kernel places it");

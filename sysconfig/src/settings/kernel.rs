@@ -38,7 +38,8 @@ pub(super) fn wishes(machine: &Machine, config: &Config) -> Result<Wishes, Failu
     let watchdog = "/proc/sys/kernel/watchdog_cpumask";
     if root.exists(watchdog) {
         let wanted = State::text(config.housekeeping.to_string());
-        wishes.push(Wish::new(Place::formatted(watchdog, Format::List), wanted).may_refuse());
+        let wish = Wish::new(Place::formatted(watchdog, Format::List), wanted);
+        wishes.push(wish.may_refuse().off(config.isolated));
     }
     let thp = "/sys/kernel/mm/transparent_hugepage/enabled";
     let wanted = match config.thp {

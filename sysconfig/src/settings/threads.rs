@@ -32,7 +32,7 @@ pub(super) fn wishes(machine: &Machine, config: &Config) -> Result<Wishes, Failu
         }
         let Thread { tid, started, name, .. } = thread;
         let wish = Wish::new(Place::Thread { tid, started, name }, State::cpus(left));
-        wishes.push(wish.may_refuse());
+        wishes.push(wish.may_refuse().off(config.isolated));
     }
     if !there.is_empty() {
         let more = there.len().saturating_sub(NAMED);

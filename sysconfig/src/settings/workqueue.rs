@@ -20,7 +20,7 @@ pub(super) fn wishes(machine: &Machine, config: &Config) -> Result<Wishes, Failu
         if machine.root.exists(&path) {
             let wanted = State::text(config.housekeeping.kernel_mask().to_string());
             let place = Place::formatted(path, Format::Mask);
-            wishes.push(Wish::new(place, wanted).may_refuse());
+            wishes.push(Wish::new(place, wanted).may_refuse().off(config.isolated));
         }
     }
     Ok(wishes)
