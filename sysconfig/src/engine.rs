@@ -115,7 +115,7 @@ fn verdict(wish: &Wish, now: &State) -> Verdict {
     let goes = matches!(wish.place, Place::Thread { .. } | Place::Value { .. }) && wish.may_refuse;
     let gone = goes && *now == State::Absent;
     match &wish.fixed {
-        _ if gone || wish.is_met_by(now) => Verdict::Met,
+        _ if gone || wish.remember || wish.is_met_by(now) => Verdict::Met,
         Some(reason) => Verdict::Fixed(reason.clone()),
         None => Verdict::Change,
     }
@@ -138,11 +138,14 @@ pub(crate) fn apply(
 ) -> Result<Outcome, Failure> {
     let mut outcome = Outcome::default();
     for steps in plan.steps.chunk_by(|a, b| a.setting == b.setting) {
-        let mut batch = Vec::new();
+        let (mut batch, mut remembered) = (Vec::new(), Vec::new());
         for step in steps {
             // What the steps before changed may have changed this too.
             let now = look(root, &step.wish.place)?;
             match verdict(&step.wish, &now) {
+                Verdict::Met if step.wish.remember => {
+                    remembered.push(Record::Change(change(boot, step, &now)));
+                }
                 Verdict::Met => {}
                 Verdict::Fixed(reason) => outcome.refused.push((step.wish.place.clone(), reason)),
                 Verdict::Change => batch.push((step, now)),
@@ -151,8 +154,8 @@ pub(crate) fn apply(
         if batch.is_empty() {
             continue;
         }
-        let records: Vec<Record> =
-            batch.iter().map(|(step, now)| Record::Change(change(boot, step, now))).collect();
+        let mut records = remembered;
+        records.extend(batch.iter().map(|(step, now)| Record::Change(change(boot, step, now))));
         journal.append(root, &records)?;
         let refused = outcome.refused.len();
         for (step, now) in batch {
@@ -185,7 +188,10 @@ fn change(boot: &str, step: &Step, now: &State) -> Change {
         boot: boot.to_owned(),
         setting: step.setting.to_owned(),
         place: step.wish.place.clone(),
-        old: now.clone(),
+        old: match &step.wish.before {
+            Some(before) if *now == State::Absent => before.clone(),
+            _ => now.clone(),
+        },
         new: step.wish.wanted.clone(),
         hook: step.wish.hook,
         detail: step.wish.detail.clone(),

@@ -50,6 +50,10 @@ pub(crate) struct Wish {
     /// Whether the kernel may refuse: reported, and no failure.
     pub(crate) may_refuse: bool,
     pub(crate) detail: Option<String>,
+    /// Kept in the journal although it is met: another change of its setting may disturb it.
+    pub(crate) remember: bool,
+    /// What `reset` puts there, of a value that is made together with its folder.
+    pub(crate) before: Option<State>,
 }
 
 /// When a state is good enough.
@@ -86,6 +90,8 @@ impl Wish {
             fixed: None,
             may_refuse: false,
             detail: None,
+            remember: false,
+            before: None,
         }
     }
 
@@ -111,6 +117,11 @@ impl Wish {
     pub(crate) fn at_least(mut self) -> Self {
         self.accept = Accept::AtLeast;
         self
+    }
+
+    /// What is there is good, and is put back by `reset` whoever changes it.
+    pub(crate) fn remember(place: Place, now: State) -> Self {
+        Self { remember: true, ..Self::new(place, now) }
     }
 
     /// Any CPUs are good, if none of these is among them.

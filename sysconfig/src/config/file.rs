@@ -59,7 +59,7 @@ pub(crate) struct Asked {
     #[arg(long, value_name = "SIZE=COUNT[@NODE]", value_parser = huge)]
     #[serde(deserialize_with = "huge_list")]
     pub(crate) hugepages: Option<Vec<HugePages>>,
-    /// NVMe controllers for user space (vfio-pci): 0000:03:00.0; again for more
+    /// NVMe controllers for user space (vfio-pci): 0000:03:00.0; again for more (key: devices)
     #[arg(long = "device", value_name = "BDF")]
     #[serde(deserialize_with = "bdfs")]
     pub(crate) devices: Option<Vec<Bdf>>,

@@ -7,6 +7,7 @@ use crate::config::{Config, Cpuset};
 use crate::failure::Failure;
 use crate::machine::Machine;
 use crate::place::{Format, Place, State};
+use crate::threads::Thread;
 use crate::wish::{Wish, Wishes};
 
 const V2: &str = "/sys/fs/cgroup";
@@ -50,13 +51,22 @@ fn set(wishes: &mut Wishes, path: String, format: Format, value: impl Into<Strin
 
 fn version_2(machine: &Machine, config: &Config) -> Wishes {
     let mut wishes = Wishes::default();
+    // When a partition ends, the kernel gives the threads outside it all CPUs, whatever they had.
+    for thread in Thread::all(&machine.root).into_iter().filter(|thread| !thread.bound) {
+        let Thread { tid, started, name, cpus, .. } = thread;
+        wishes.push(Wish::remember(Place::Thread { tid, started, name }, State::cpus(cpus)));
+    }
     let group_path = format!("{V2}/hybrid");
     set(&mut wishes, format!("{V2}/cgroup.subtree_control"), Format::Cpuset, "+cpuset");
     group(&mut wishes, &group_path);
     let cpus = config.isolated.to_string();
     set(&mut wishes, format!("{group_path}/cpuset.cpus"), Format::List, cpus);
     let kind = if machine.kernel >= ISOLATED_SINCE { "isolated" } else { "root" };
-    set(&mut wishes, format!("{group_path}/cpuset.cpus.partition"), Format::Text, kind);
+    // Ended before its folder goes: a partition that goes with it is ended some time later.
+    let partition = Place::value(format!("{group_path}/cpuset.cpus.partition"));
+    let mut wish = Wish::new(partition, State::text(kind));
+    wish.before = Some(State::text("member"));
+    wishes.push(wish);
     wishes.note(format!(
         "only programs in {group_path} can use cpus {}: start the runtime there, as root: \
          echo $$ > {group_path}/cgroup.procs",
