@@ -97,6 +97,18 @@ impl Sheet {
         self.notes.push(line.into());
     }
 
+    /// The number under `title` in the first row whose text under `key` is `text`.
+    #[must_use]
+    pub fn number(&self, key: &str, text: &str, title: &str) -> Option<f64> {
+        let column = |title: &str| self.titles.iter().position(|t| *t == title);
+        let (key, title) = (column(key)?, column(title)?);
+        let row = self.rows.iter().find(|row| row[key].text() == text)?;
+        match row[title] {
+            Cell::Float(value, _) => Some(value),
+            Cell::Int(_) | Cell::Text(_) | Cell::None => None,
+        }
+    }
+
     fn write(&self, out: &mut String) {
         let mut lines = vec![self.titles.iter().map(ToString::to_string).collect::<Vec<_>>()];
         lines.extend(self.rows.iter().map(|row| row.iter().map(Cell::text).collect()));
@@ -309,6 +321,8 @@ mod tests {
         sheet.row(vec!["null".into(), Cell::Float(12.5, 2)]);
         sheet.row(vec!["memory of 256 MiB".into(), Cell::None]);
         let mut report = Report::new("bench-x/1", "x", "model");
+        assert_eq!(sheet.number("what", "null", "M/s"), Some(12.5));
+        assert_eq!(sheet.number("what", "nothing", "M/s"), None);
         report.add(sheet);
         report.goal("speed", Some(1.0), 2.0);
         let text = report.to_text();

@@ -97,17 +97,10 @@ fn section(out: &mut String, title: &str, chart: &str, words: &str, load: &Load)
     );
 }
 
-fn us(ns: f64) -> String {
-    match ns / 1e3 {
-        us if us >= 100.0 => format!("{us:.0}"),
-        us if us >= 10.0 => format!("{us:.1}"),
-        us => format!("{us:.2}"),
-    }
-}
-
 fn tiles(out: &mut String, ran: &Ran, main: &PhaseRun, load: &Load) {
     let hist = load.everything();
-    let at = |ppm| format!("{} us", us(ran.ns(hist.quantile(ppm) as f64)));
+    let time = |ticks: u64| HumanNanos(whole(ran.ns(ticks as f64))).to_string();
+    let at = |ppm| time(hist.quantile(ppm));
     let rate = load.rate();
     let bytes = rate * f64::from(main.phase.bytes);
     let tiles = [
@@ -115,7 +108,7 @@ fn tiles(out: &mut String, ran: &Ran, main: &PhaseRun, load: &Load) {
         ("p50", at(500_000), format!("{} operations", Count(hist.count()))),
         ("p99", at(990_000), "one in 100 is slower".into()),
         ("p99.9", at(999_000), "one in 1,000 is slower".into()),
-        ("max", format!("{} us", us(ran.ns(hist.max() as f64))), "stolen time included".into()),
+        ("max", time(hist.max()), "stolen time included".into()),
     ];
     out.push_str("<div class=tiles>\n");
     for (name, value, below) in tiles {
@@ -195,10 +188,7 @@ fn tail(ran: &Ran, load: &Load) -> String {
     let floor = 10_f64.powf(-most.log10().ceil());
     let words = "share of operations above each latency";
     let mut chart = Chart::new(Scale::Log(low, high), Scale::Log(floor, 1.0), words);
-    let share = |value: f64| match value {
-        v if v >= 0.01 => format!("{:.0} %", v * 100.0),
-        v => format!("1 in {}", Si(whole((1.0 / v).round())).to_string().replace(".00", "")),
-    };
+    let share = |value: f64| format!("{} %", (value * 1e8).round() / 1e6);
     let shares: Vec<_> = decades(floor, 1.0)
         .into_iter()
         .filter(|v| (v.log10() - v.log10().round()).abs() < 1e-6)

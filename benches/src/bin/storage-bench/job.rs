@@ -75,7 +75,9 @@ pub(crate) fn setup(args: &RunArgs) -> Result<(Setup, usize), Failure> {
             slots: most,
             buffer_bytes: load.bytes,
             fill: (device.fill && main.kind != VERIFY).into(),
-            watch_allocations: cfg!(feature = "allocation-tracking").into(),
+            // A verification is not a measurement.
+            watch_allocations: (cfg!(feature = "allocation-tracking") && main.kind != VERIFY)
+                .into(),
             null_pattern: device.null_pattern,
             blocks: 0,
         },

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 340.0;
-const LEFT: f64 = 76.0;
-const RIGHT: f64 = 20.0;
+const LEFT: f64 = 104.0;
+const RIGHT: f64 = 40.0;
 const TOP: f64 = 18.0;
 const BOTTOM: f64 = 56.0;
 
@@ -126,7 +126,7 @@ impl Chart {
              opacity={:.2}><title>{tip}</title></rect>",
             (right - left).max(1.0),
             HEIGHT - TOP - BOTTOM,
-            strength.clamp(0.08, 1.0),
+            (0.4 * strength).clamp(0.05, 0.4),
         );
     }
 
