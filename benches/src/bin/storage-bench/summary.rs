@@ -134,7 +134,8 @@ impl Load {
         Self {
             iops: Series::default(),
             wall_iops: rate(ran, done, ticks).unwrap_or(0.0),
-            write_share: sum(&|s| s.writes) as f64 / done.max(1) as f64,
+            // Those in flight at the end were counted as writes already.
+            write_share: (sum(&|s| s.writes) as f64 / done.max(1) as f64).min(1.0),
             average_ns: Series::default(),
             p50_ns: Series::default(),
             p99_ns: Series::default(),
