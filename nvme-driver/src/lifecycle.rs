@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  Start --EN := 0--> Settling (a quirk's delay) --> Disabling --RDY = 0, all fenced--+
-//!    ^ \--EN = 1, RDY = 0--> AwaitReady --RDY = 1 or limit, EN := 0--^                |
+//!    ^ \--EN = 1, RDY = 0--> AwaitReady --RDY = 1 or limit, EN := 0--^  (Resting first |
+//!    |                                                      after a failed attempt)   |
 //!    |                                                                                v
 //!    |<-- attempt failed, tries left --- Admin(step) <------ RDY = 1 ------------ Enabling
 //!    |                                      |
@@ -43,6 +44,9 @@ use crate::stats::Count;
 /// costs a microsecond or two, a controller's reset milliseconds.
 const POLL_NS: u64 = 100_000;
 
+/// Rest between two attempts to bring the controller up: whoever watches over the function (its bus
+/// mastering, its reset) looks many times a second.
+const ATTEMPT_REST_NS: u64 = 250_000_000;
 /// Housekeeping while ready; deadlines and retries need no better.
 const READY_NS: u64 = 1_000_000;
 
@@ -95,6 +99,8 @@ pub(crate) enum Phase {
     Disabling,
     /// A quirk's delay; then CSTS is looked at again.
     Settling,
+    /// Between two attempts; the controller is disabled.
+    Resting,
     Enabling,
     Admin(Ask),
     Ready,
@@ -120,6 +126,8 @@ pub(crate) struct Life {
     /// What the commands in flight are told when the device is fenced.
     reason: Cell<ResetReason>,
     attempts: Cell<u8>,
+    /// No attempt before this, on the driver's clock.
+    rest_until: Cell<u64>,
     failures: Count,
     error: Cell<Option<ControllerError>>,
     was_ready: Cell<bool>,
@@ -144,6 +152,7 @@ impl Life {
             answer: Cell::new(None),
             reason: Cell::new(ResetReason::Requested),
             attempts: Cell::new(0),
+            rest_until: Cell::new(0),
             failures: Count::new(),
             error: Cell::new(None),
             was_ready: Cell::new(false),
@@ -214,6 +223,7 @@ impl Controller {
             Phase::AwaitReady => self.await_ready(),
             Phase::Disabling => self.disabling(),
             Phase::Settling => self.settling(),
+            Phase::Resting => self.resting(),
             Phase::Enabling => self.enabling(),
             Phase::Admin(ask) => self.admin_step(ask),
             Phase::Ready => {
@@ -321,6 +331,7 @@ impl Controller {
         if hopeless || attempts >= self.config.bringup_attempts || self.life.shutdown.get() {
             self.die(error);
         } else {
+            self.life.rest_until.set(self.time_in(ATTEMPT_REST_NS));
             self.enter(Phase::Start);
         }
     }
@@ -416,7 +427,20 @@ impl Controller {
             self.finish_shutdown();
             return Ok(());
         }
+        if self.time() < self.life.rest_until.get() {
+            self.enter(Phase::Resting);
+            return Ok(());
+        }
         self.enable()
+    }
+
+    fn resting(&'static self) -> Outcome {
+        if self.life.shutdown.get() {
+            self.finish_shutdown();
+        } else if self.time() >= self.life.rest_until.get() {
+            return self.enable();
+        }
+        Ok(())
     }
 
     // ---- up --------------------------------------------------------------------------------

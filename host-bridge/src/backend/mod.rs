@@ -74,6 +74,8 @@ pub struct DeviceReport {
     pub description: String,
     /// The driver's mistakes that the device noticed: must be empty.
     pub mistakes: Vec<String>,
+    /// What is worth a line although nothing failed by it: transfers that an IOMMU stopped.
+    pub notes: Vec<String>,
     /// What went wrong on the device's side at the end: an image that could not be synced.
     pub problem: Option<String>,
     /// The model itself, to be used again or looked into.

@@ -218,8 +218,7 @@ impl DeviceKeeper for ModelKeeper {
         let mut report = DeviceReport {
             description: self.description,
             mistakes: mistakes.unwrap_or_default(),
-            problem: None,
-            model: None,
+            ..DeviceReport::default()
         };
         match self.thread.stop() {
             Ok(mut model) => {

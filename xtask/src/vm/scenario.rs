@@ -41,6 +41,7 @@ pub(crate) const BOOTS: &[Boot] = &[
         parts: &[BOOTED, KERNEL_NVME, MODEL_REPLAY, VFIO_REPLAY, QUIET, UNPLUG, REFUSALS, HOTPLUG],
     },
     Boot { name: "fresh-drives", machine: fresh_drives, parts: &[CONFORMANCE] },
+    Boot { name: "vfio", machine: shared_group, parts: &[VFIO, VFIO_ENDS] },
     Boot { name: "without-iommu", machine: without_iommu, parts: &[NO_IOMMU] },
 ];
 
@@ -159,6 +160,46 @@ const NO_IOMMU: Part = Part {
     limit_s: 30,
 };
 
+const VFIO: Part = Part {
+    name: "vfio",
+    script: include_str!("guest/suite/vfio"),
+    programs: &["feed-handler", "vfio-drill"],
+    tests: &[
+        "vfio::an_absent_function_is_refused_with_those_that_are_there",
+        "vfio::a_function_that_is_not_nvme_is_refused_by_its_class",
+        "vfio::a_drive_of_the_kernels_is_refused_with_the_command",
+        "vfio::a_neighbour_of_the_kernels_is_refused_by_name",
+        "vfio::a_group_of_somebody_else_is_refused_with_chown",
+        "vfio::too_little_memlock_is_refused_with_what_is_missing",
+        "vfio::a_drive_is_listed_without_root",
+        "vfio::bbo_is_exact_on_an_isolated_core_without_root",
+        "vfio::blocks_are_stamped",
+        "vfio::a_window_of_reads_is_right_without_root",
+        "vfio::a_stray_write_is_stopped_and_told_with_its_address",
+        "vfio::what_the_kernel_wrote_is_read",
+        "vfio::what_was_written_the_kernel_reads_when_it_has_the_drive_back",
+    ],
+    limit_s: 120,
+};
+
+const VFIO_ENDS: Part = Part {
+    name: "vfio-ends",
+    script: include_str!("guest/suite/vfio-ends"),
+    programs: &["vfio-drill"],
+    tests: &[
+        "vfio_ends::bus_mastering_cleared_under_load_loses_no_read_for_good",
+        "vfio_ends::a_busy_group_is_refused_after_a_deadline",
+        "vfio_ends::a_drive_pulled_in_a_read_storm_ends_every_read_with_gone",
+        "vfio_ends::a_drive_that_comes_back_is_found_and_driven",
+        "vfio_ends::a_surprise_removal_ends_every_read_with_gone",
+        "vfio_ends::after_a_surprise_removal_the_drive_is_driven_again",
+        "vfio_ends::a_bus_reset_behind_our_back_ends_every_read_with_gone",
+        "vfio_ends::after_a_bus_reset_the_drive_is_driven_again",
+        "vfio_ends::a_function_removed_under_load_is_let_go_and_found_again",
+    ],
+    limit_s: 180,
+};
+
 const HOTPLUG: Part = Part {
     name: "hotplug",
     script: include_str!("guest/suite/hotplug"),
@@ -181,6 +222,11 @@ fn main() -> Machine {
 /// Drives that nobody wrote to, for a suite that refuses to overwrite data.
 fn fresh_drives() -> Machine {
     with(&["64M+32M/4096@7+16M/4096@9z,mdts=10", "64M,mdts=1,cmb=16,queues=3", "32M/4096z"])
+}
+
+/// One drive alone in its IOMMU group, and two that share one.
+fn shared_group() -> Machine {
+    with(&["128M", "64M", "64M,beside"])
 }
 
 fn without_iommu() -> Machine {

@@ -33,7 +33,7 @@ pub(crate) enum Need {
 pub(crate) fn backend(machine: &MachineArgs, need: Need) -> Result<Box<dyn Backend>, Failure> {
     let device = DeviceSpec::parse(&machine.device).map_err(Failure::error)?;
     let VfioArgs { give_back } = machine.vfio;
-    let vfio = VfioOptions { give_back, ..VfioOptions::default() };
+    let vfio = VfioOptions { give_back };
     let VfioUserArgs { vfio_user_timeout: timeout, vfio_user_reconnect: reconnect } =
         machine.vfio_user;
     let vfio_user = VfioUserOptions { timeout, reconnect };

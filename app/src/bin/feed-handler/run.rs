@@ -213,6 +213,10 @@ pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
     progress.clear();
     let figures = summary::Measured::read(&partition);
     let report = partition.join();
+    let notes = report.device.iter().flat_map(|device| &device.notes);
+    if !machine.quiet {
+        notes.for_each(|note| output::note(format_args!("warning: {note}")));
+    }
     if let Some(error) = feed_error {
         return Err(Failure::error(format_args!("the feed could not be read to its end: {error}")));
     }

@@ -30,7 +30,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use super::bar::{Area, mappable};
 use super::config_space::{self, Command, ConfigAccess};
 use super::error::VfioError;
-use super::probe::{self, Found, Way};
+use super::probe::{self, Found};
 use crate::memory::SharedMemory;
 use crate::sys::bar::MappedBar;
 use crate::sys::mapping::ALIGNMENT;
@@ -55,6 +55,17 @@ pub struct Device {
     command_before: Command,
     dma: Option<DmaRegion>,
     cap: Cap,
+}
+
+/// What a look at the command register showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// As it should be.
+    Well,
+    /// Bus mastering or memory space was off; on again.
+    Repaired,
+    /// Nobody answers.
+    Gone,
 }
 
 /// What the kernel says through eventfds.
@@ -248,6 +259,22 @@ impl Device {
         Ok(notices)
     }
 
+    /// Looks whether the function still answers and may reach memory; puts right what is not.
+    pub fn watch(&self) -> Seen {
+        let config = Config(&self.device);
+        let ours = Command::MEMORY | Command::BUS_MASTER | Command::NO_INTX;
+        match config_space::command(&config) {
+            Ok(command) if command.bits() == u16::MAX => Seen::Gone,
+            Err(_) => Seen::Gone,
+            Ok(command) if command.contains(ours) => Seen::Well,
+            // The kernel restores the BARs with it, where a reset has cleared them.
+            Ok(command) => match config_space::set_command(self.bdf, &config, command | ours) {
+                Ok(()) => Seen::Repaired,
+                Err(_) => Seen::Gone,
+            },
+        }
+    }
+
     /// Stops the controller, puts back what was there, and lets go of everything. `gone`: the
     /// function was removed, or is being removed, so its registers are left alone. Returns what did
     /// not go as it should.
@@ -333,10 +360,10 @@ fn open_until(
             Some(Errno::BUSY) if begun.elapsed() < limit => std::thread::sleep(BUSY_PAUSE),
             Some(Errno::BUSY) => {
                 let waited_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-                return Err(VfioError::Busy { bdf, path: found.way.node(), waited_ms });
+                return Err(VfioError::Busy { bdf, path: probe::node(found.group), waited_ms });
             }
             Some(Errno::ACCESS | Errno::PERM) => {
-                return Err(probe::no_permission(std::path::Path::new("/"), &found.way));
+                return Err(probe::no_permission(std::path::Path::new("/"), found.group));
             }
             _ => return Err(VfioError::Vfio { bdf, source: error }),
         }
@@ -344,14 +371,9 @@ fn open_until(
 }
 
 fn open_once(found: &Found) -> Result<(Arc<VfioContainer>, VfioDevice), IoctlError> {
-    match &found.way {
-        Way::Group { .. } => {
-            let container = Arc::new(VfioContainer::new(None)?);
-            let device = VfioDevice::new(&found.sysfs, container.clone(), false)?;
-            Ok((container, device))
-        }
-        Way::NoIommu { .. } | Way::Cdev { .. } => Err(IoctlError::VfioInvalidType),
-    }
+    let container = Arc::new(VfioContainer::new(None)?);
+    let device = VfioDevice::new(&found.sysfs, container.clone(), false)?;
+    Ok((container, device))
 }
 
 /// What the kernel said, where the crate keeps it.

@@ -49,14 +49,6 @@ pub enum VfioError {
         /// The function.
         bdf: Bdf,
     },
-    /// The no-IOMMU mode needs what this run does not have.
-    #[error("{bdf} cannot be driven without an iommu: {why}")]
-    NoIommuImpossible {
-        /// The function.
-        bdf: Bdf,
-        /// What is missing, and how to get it.
-        why: String,
-    },
     /// The kernel's part of VFIO is not loaded.
     #[error("kernel module {module} is not loaded; as root: modprobe {module}")]
     NoModule {
@@ -82,7 +74,7 @@ pub enum VfioError {
     /// A neighbour in the IOMMU group belongs to the kernel.
     #[error(
         "{bdf} shares iommu group {group} with {neighbour}, which driver {driver} has: the whole \
-         group must be on vfio-pci or unbound; as root: {}", bind(*.neighbour)
+         group must be on vfio-pci or unbound; as root: driverctl set-override {neighbour} vfio-pci"
     )]
     Neighbour {
         /// The function.
@@ -107,7 +99,7 @@ pub enum VfioError {
     /// The file is somebody else's.
     #[error(
         "{path} may not be opened by user {user}; as root: chown {user} {path}, or for good: \
-         echo 'SUBSYSTEM==\"{subsystem}\", OWNER=\"{user}\"' > \
+         echo 'SUBSYSTEM==\"vfio\", OWNER=\"{user}\"' > \
          /etc/udev/rules.d/70-hybrid-vfio.rules"
     )]
     NoPermission {
@@ -115,8 +107,6 @@ pub enum VfioError {
         path: String,
         /// Who may not.
         user: String,
-        /// udev's name for what it belongs to.
-        subsystem: &'static str,
     },
     /// Somebody holds the group or the device.
     #[error(
@@ -232,7 +222,6 @@ impl VfioError {
             Self::NotThere { .. }
             | Self::NoIommu { .. }
             | Self::NoIommuRefused { .. }
-            | Self::NoIommuImpossible { .. }
             | Self::NoModule { .. }
             | Self::InUse { .. }
             | Self::Unbound { .. }
@@ -253,7 +242,7 @@ impl VfioError {
 
 /// The command that gives a function to vfio-pci, until it is given back.
 pub(super) fn bind(bdf: Bdf) -> String {
-    format!("driverctl set-override {bdf} vfio-pci")
+    format!("sysconfig bind {bdf}")
 }
 
 fn others(nvme: &[Bdf]) -> String {

@@ -15,8 +15,8 @@ use super::probe::link_name;
 pub enum GiveBackError {
     /// Mostly for want of root.
     #[error(
-        "{bdf} was not given back to the kernel's driver ({step}: {source}); as root: driverctl \
-         unset-override {bdf}"
+        "{bdf} was not given back to the kernel's driver ({step}: {source}); as root: sysconfig \
+         unbind {bdf}"
     )]
     Refused {
         /// The function.
@@ -91,6 +91,6 @@ mod tests {
         let root = TempDir::new("give-back");
         let bdf: Bdf = "03:00.0".parse().expect("an address");
         let line = give_back(root.path(), bdf).expect_err("no such file").to_string();
-        assert!(line.ends_with("as root: driverctl unset-override 0000:03:00.0"), "{line}");
+        assert!(line.ends_with("as root: sysconfig unbind 0000:03:00.0"), "{line}");
     }
 }

@@ -6,19 +6,23 @@
 //! look at CSTS, 10 ms later at most, and the partition ends. The kernel waits for us meanwhile, so
 //! a partition that does not end is not waited for: after [`RELEASE_LIMIT`] the registers are
 //! mapped over with ones and the device is let go under its feet.
+//!
+//! Every [`WATCH`] it also looks at the command register, which only system calls reach: bus
+//! mastering that somebody switched off is switched on again, and told at the end.
 
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hybrid_conventions::CpuSet;
+use hybrid_conventions::{Bdf, CpuSet};
 use hybrid_shm::Word32;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::device::{Device, Notices};
+use super::device::{Device, Notices, Seen};
 use super::error::VfioError;
+use super::faults::{FaultLog, in_words};
 use super::give_back;
 use crate::affinity::confine_to;
 use crate::backend::{Detached, DeviceKeeper, DeviceReport};
@@ -29,11 +33,16 @@ use crate::sys::vfio::borrow;
 /// How long a partition may take to end after the kernel asked for its device.
 pub const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 
-/// What the kernel asked.
+/// How often the command register is looked at: below what the driver's bring-up after a reset
+/// takes patience for.
+const WATCH: Duration = Duration::from_millis(20);
+
+/// What the kernel asked, or the command register showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Notice {
     Removal,
     BusError,
+    Vanished,
 }
 
 impl Notice {
@@ -41,6 +50,7 @@ impl Notice {
         match self {
             Self::Removal => "the kernel asked for it back: it was unplugged or its driver unbound",
             Self::BusError => "an uncorrectable error on the bus",
+            Self::Vanished => "it does not answer any more: it was pulled out",
         }
     }
 }
@@ -50,6 +60,8 @@ struct Left {
     device: Option<Device>,
     notice: Option<Notice>,
     problems: Vec<String>,
+    /// Times that bus mastering or memory space was off.
+    repairs: u64,
 }
 
 /// The host's side of a VFIO device.
@@ -59,7 +71,8 @@ pub struct VfioKeeper {
     description: String,
     gone: SharedMemory,
     give_back: bool,
-    bdf: hybrid_conventions::Bdf,
+    bdf: Bdf,
+    faults: FaultLog,
 }
 
 impl VfioKeeper {
@@ -75,6 +88,7 @@ impl VfioKeeper {
         give_back: bool,
     ) -> Result<Self, VfioError> {
         let bdf = device.found().bdf;
+        let faults = FaultLog::new(std::path::Path::new("/"), bdf);
         let notices = match device.notices() {
             Ok(notices) => notices,
             Err(error) => {
@@ -96,7 +110,7 @@ impl VfioKeeper {
             Ok(thread) => {
                 // The thread waits for it.
                 let _ = hand_over.send(device);
-                Ok(Self { thread, stop, description, gone, give_back, bdf })
+                Ok(Self { thread, stop, description, gone, give_back, bdf, faults })
             }
             Err(error) => {
                 device.close(false);
@@ -112,8 +126,20 @@ fn listen(
     stop: &EventFd,
     gone: Word32<'static>,
 ) -> Left {
-    let mut left = Left { device: taken.recv().ok(), notice: None, problems: Vec::new() };
-    left.notice = first_notice(notices, stop);
+    let mut left =
+        Left { device: taken.recv().ok(), notice: None, problems: Vec::new(), repairs: 0 };
+    left.notice = loop {
+        match first_word(notices, stop, WATCH) {
+            Some(Word::Stop) => break None,
+            Some(Word::Notice(notice)) => break Some(notice),
+            None => {}
+        }
+        match left.device.as_ref().map(Device::watch) {
+            Some(Seen::Repaired) => left.repairs += 1,
+            Some(Seen::Gone) => break Some(Notice::Vanished),
+            Some(Seen::Well) | None => {}
+        }
+    };
     if left.notice.is_none() {
         return left;
     }
@@ -132,12 +158,19 @@ fn listen(
     left
 }
 
-/// Waits for the kernel or for the host's word to stop; `None` is the latter.
-fn first_notice(notices: &Notices, stop: &EventFd) -> Option<Notice> {
-    match wait_for(&[stop, &notices.request, &notices.error], None)? {
-        1 => Some(Notice::Removal),
-        2 => Some(Notice::BusError),
-        _ => None,
+/// Who spoke first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    Stop,
+    Notice(Notice),
+}
+
+/// Waits for the host's word to stop or the kernel's notice; `None` when the time is over.
+fn first_word(notices: &Notices, stop: &EventFd, limit: Duration) -> Option<Word> {
+    match wait_for(&[stop, &notices.request, &notices.error], Some(limit))? {
+        0 => Some(Word::Stop),
+        1 => Some(Word::Notice(Notice::Removal)),
+        _ => Some(Word::Notice(Notice::BusError)),
     }
 }
 
@@ -156,7 +189,7 @@ fn wait_for(fds: &[&EventFd], limit: Option<Duration>) -> Option<usize> {
 }
 
 impl DeviceKeeper for VfioKeeper {
-    fn stop(self: Box<Self>) -> Detached {
+    fn stop(mut self: Box<Self>) -> Detached {
         // An eventfd takes a 1 whenever it does not hold the largest number.
         let _ = self.stop.write(1);
         let mut report = DeviceReport { description: self.description, ..DeviceReport::default() };
@@ -167,12 +200,14 @@ impl DeviceKeeper for VfioKeeper {
                 problems
                     .extend(left.notice.map(|notice| format!("{}: {}", self.bdf, notice.text())));
                 problems.extend(left.problems);
+                report.notes.extend(repaired(self.bdf, left.repairs));
                 if let Some(device) = left.device {
                     problems.extend(device.close(gone));
                 }
             }
             Err(_) => problems.push("the device's keeper panicked".to_owned()),
         }
+        report.notes.extend(in_words(self.bdf, &self.faults.take()));
         if self.give_back {
             let back = give_back::give_back(std::path::Path::new("/"), self.bdf);
             problems.extend(back.err().map(|error| error.to_string()));
@@ -180,6 +215,15 @@ impl DeviceKeeper for VfioKeeper {
         report.problem = (!problems.is_empty()).then(|| problems.join("; "));
         Detached { report, memory: vec![self.gone] }
     }
+}
+
+fn repaired(bdf: Bdf, times: u64) -> Option<String> {
+    let times = match times {
+        0 => return None,
+        1 => "once".to_owned(),
+        times => format!("{times} times"),
+    };
+    Some(format!("{bdf}: somebody switched bus mastering off, {times}; it was switched on again"))
 }
 
 #[cfg(test)]
@@ -191,15 +235,16 @@ mod tests {
     }
 
     #[test]
-    fn the_first_word_counts_and_the_hosts_before_the_kernels() {
-        let (stop, request, error) = (eventfd(), eventfd(), eventfd());
-        let notices = Notices { request, error };
+    fn the_hosts_word_counts_before_the_kernels() {
+        let notices = Notices { request: eventfd(), error: eventfd() };
+        let stop = eventfd();
+        let word = || first_word(&notices, &stop, Duration::ZERO);
+        assert_eq!(word(), None);
         notices.error.write(1).expect("room");
-        assert_eq!(first_notice(&notices, &stop), Some(Notice::BusError));
+        assert_eq!(word(), Some(Word::Notice(Notice::BusError)));
         notices.request.write(1).expect("room");
-        assert_eq!(first_notice(&notices, &stop), Some(Notice::Removal));
+        assert_eq!(word(), Some(Word::Notice(Notice::Removal)));
         stop.write(1).expect("room");
-        assert_eq!(first_notice(&notices, &stop), None);
-        assert_eq!(wait_for(&[&eventfd()], Some(Duration::ZERO)), None);
+        assert_eq!(word(), Some(Word::Stop));
     }
 }

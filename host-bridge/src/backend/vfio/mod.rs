@@ -13,6 +13,7 @@
 //! | `bar`, `config_space` | which part of BAR 0 is mapped; the command register |
 //! | `regs` | control registers as the driver wants them |
 //! | `keeper` | hears of removals and errors, stops the device at the end |
+//! | `faults` | what the IOMMU stopped, from the kernel's log |
 //! | `give_back` | back to the kernel's driver, on request |
 //!
 //! The hot path knows nothing of all that: queues and doorbells are plain mapped memory.
@@ -21,6 +22,7 @@ pub mod bar;
 pub mod config_space;
 pub mod device;
 pub mod error;
+pub mod faults;
 pub mod give_back;
 pub mod keeper;
 pub mod memlock;
@@ -35,7 +37,6 @@ use hybrid_conventions::Bdf;
 use self::device::Device;
 use self::keeper::VfioKeeper;
 use self::memlock::Budget;
-use self::probe::Allowed;
 use super::{Attached, Backend, BackendError, DeviceIngredients, DeviceSeat};
 use crate::memory::{MemorySource, SharedMemory};
 
@@ -47,8 +48,6 @@ const NODE_LIMIT: Duration = Duration::from_secs(2);
 /// What a run wants of its device beyond its address.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct VfioOptions {
-    /// Accept a device that no IOMMU holds back.
-    pub unsafe_noiommu: bool,
     /// Give the function to the kernel's driver at the end.
     pub give_back: bool,
 }
@@ -73,34 +72,20 @@ impl VfioBackend {
 ///
 /// # Errors
 /// [`VfioError`]; nothing is left behind then.
-pub fn open(
-    bdf: Bdf,
-    dma: &SharedMemory,
-    memory: &MemorySource,
-    options: VfioOptions,
-) -> Result<Device, VfioError> {
+pub fn open(bdf: Bdf, dma: &SharedMemory, memory: &MemorySource) -> Result<Device, VfioError> {
     let root = Path::new("/");
-    let found = look_until(root, bdf, allowed(options), NODE_LIMIT)?;
+    let found = look_until(root, bdf, NODE_LIMIT)?;
     let needed = dma.mapped.len() as u64;
     let for_all = (memory.locked_in_all() as u64).saturating_add(needed);
     Budget::of_this_process(root).check(root, needed, for_all)?;
     Device::open(found, dma)
 }
 
-const fn allowed(options: VfioOptions) -> Allowed {
-    Allowed { iommufd: false, noiommu: options.unsafe_noiommu }
-}
-
 /// Looks again while the only thing missing is a file that udev is about to make.
-fn look_until(
-    root: &Path,
-    bdf: Bdf,
-    allowed: Allowed,
-    limit: Duration,
-) -> Result<probe::Found, VfioError> {
+fn look_until(root: &Path, bdf: Bdf, limit: Duration) -> Result<probe::Found, VfioError> {
     let begun = Instant::now();
     loop {
-        match probe::look(root, bdf, allowed) {
+        match probe::look(root, bdf) {
             Err(VfioError::NoNode { .. }) if begun.elapsed() < limit => {
                 std::thread::sleep(Duration::from_millis(20));
             }
@@ -115,12 +100,12 @@ impl Backend for VfioBackend {
     }
 
     fn look(&self) -> Result<(), BackendError> {
-        look_until(Path::new("/"), self.bdf, allowed(self.options), NODE_LIMIT)?;
+        look_until(Path::new("/"), self.bdf, NODE_LIMIT)?;
         Ok(())
     }
 
     fn attach(self: Box<Self>, seat: &DeviceSeat<'_>) -> Result<Attached, BackendError> {
-        let device = open(self.bdf, seat.dma, seat.memory, self.options)?;
+        let device = open(self.bdf, seat.dma, seat.memory)?;
         let gone = match seat.memory.shared("hybrid-vfio", 4096) {
             Ok(gone) => gone,
             Err(error) => {

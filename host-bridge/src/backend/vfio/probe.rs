@@ -1,5 +1,5 @@
 //! What sysfs says of a PCI function, before anything is opened: is it there, is it NVMe, who has
-//! it, and which way into VFIO there is.
+//! it, and which way into VFIO is taken.
 //!
 //! Called by [`super::open`]. It changes nothing. The root is a parameter, so that tests bring a
 //! machine of their own. What sysfs says may change right after; opening finds that out.
@@ -21,45 +21,6 @@ const NVME: u32 = 0x01_0802;
 /// Class code of PCI bridges, without the programming interface: they may keep their driver.
 const BRIDGE: u32 = 0x0604;
 
-/// A way into VFIO.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// The legacy container and the group's file.
-    Group {
-        /// The group's number.
-        group: u32,
-    },
-    /// A group without an IOMMU.
-    NoIommu {
-        /// The group's number.
-        group: u32,
-    },
-    /// `iommufd` and the device's own file.
-    Cdev {
-        /// Its name: `vfio0`.
-        name: String,
-    },
-}
-
-impl Way {
-    /// The file that is opened.
-    #[must_use]
-    pub fn node(&self) -> String {
-        match self {
-            Self::Group { group } => format!("/dev/vfio/{group}"),
-            Self::NoIommu { group } => format!("/dev/vfio/noiommu-{group}"),
-            Self::Cdev { name } => format!("/dev/vfio/devices/{name}"),
-        }
-    }
-
-    const fn subsystem(&self) -> &'static str {
-        match self {
-            Self::Group { .. } | Self::NoIommu { .. } => "vfio",
-            Self::Cdev { .. } => "vfio-dev",
-        }
-    }
-}
-
 /// A function that can be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
@@ -69,26 +30,23 @@ pub struct Found {
     pub sysfs: PathBuf,
     /// Vendor and device.
     pub id: (u16, u16),
-    /// The way in.
-    pub way: Way,
+    /// Its IOMMU group.
+    pub group: u32,
     /// Which way, and why this one.
     pub why: String,
 }
 
-/// What this build and this run allow.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Allowed {
-    /// `iommufd` is built in.
-    pub iommufd: bool,
-    /// A device without an IOMMU is accepted.
-    pub noiommu: bool,
+/// The file of a group.
+#[must_use]
+pub fn node(group: u32) -> String {
+    format!("/dev/vfio/{group}")
 }
 
 /// Looks at `bdf` below `root`.
 ///
 /// # Errors
 /// [`VfioError`]: the first thing that is not as it must be.
-pub fn look(root: &Path, bdf: Bdf, allowed: Allowed) -> Result<Found, VfioError> {
+pub fn look(root: &Path, bdf: Bdf) -> Result<Found, VfioError> {
     let sysfs = root.join(format!("sys/bus/pci/devices/{bdf}"));
     if !sysfs.exists() {
         return Err(VfioError::NotThere { bdf, nvme: nvme_functions(root) });
@@ -106,10 +64,10 @@ pub fn look(root: &Path, bdf: Bdf, allowed: Allowed) -> Result<Found, VfioError>
     check_driver(&sysfs, bdf)?;
     let group = group.ok_or(VfioError::NoIommu { bdf })?;
     check_neighbours(root, bdf, group)?;
-    let (way, why) = choose(root, &sysfs, bdf, group, allowed)?;
-    check_node(root, bdf, &way)?;
+    let why = choose(root, &sysfs, bdf, group)?;
+    check_node(root, bdf, group)?;
     let id = |name| hex(&sysfs.join(name)).and_then(|id| u16::try_from(id).ok()).unwrap_or(0);
-    Ok(Found { bdf, id: (id("vendor"), id("device")), sysfs, way, why })
+    Ok(Found { bdf, id: (id("vendor"), id("device")), sysfs, group, why })
 }
 
 fn no_iommu_mode(root: &Path) -> bool {
@@ -181,65 +139,40 @@ fn check_neighbours(root: &Path, bdf: Bdf, group: u32) -> Result<(), VfioError> 
     Ok(())
 }
 
-/// The device's own file where there is one and this build can use it, else the group's.
-fn choose(
-    root: &Path,
-    sysfs: &Path,
-    bdf: Bdf,
-    group: u32,
-    allowed: Allowed,
-) -> Result<(Way, String), VfioError> {
+/// Refuses a group that no IOMMU holds back; says that the group is the way in, and why.
+fn choose(root: &Path, sysfs: &Path, bdf: Bdf, group: u32) -> Result<String, VfioError> {
     let name = read_line(&root.join(format!("sys/kernel/iommu_groups/{group}/name")));
     if name.is_some_and(|name| name == "vfio-noiommu") {
-        if !allowed.noiommu {
-            return Err(VfioError::NoIommuRefused { bdf });
-        }
-        let why = format!("group {group} WITHOUT an iommu: the device may write anywhere");
-        return Ok((Way::NoIommu { group }, why));
+        return Err(VfioError::NoIommuRefused { bdf });
     }
-    let cdev = names(&sysfs.join("vfio-dev")).into_iter().next();
+    if !root.join("dev/vfio/vfio").exists() {
+        return Err(VfioError::NoModule { module: "vfio" });
+    }
     let has_iommufd = root.join("dev/iommu").exists();
-    let has_container = root.join("dev/vfio/vfio").exists();
-    match (cdev, has_iommufd) {
-        (Some(name), true) if allowed.iommufd => {
-            let why = format!("iommufd and device file {name}: this kernel has both");
-            Ok((Way::Cdev { name }, why))
-        }
-        _ if !has_container => Err(VfioError::NoModule { module: "vfio" }),
-        (Some(_), true) => {
-            let why = "this kernel has iommufd too, this build not (--features iommufd)";
-            Ok((Way::Group { group }, format!("container and group {group}: {why}")))
-        }
-        (None, true) => {
-            let why = "this kernel has iommufd but no file for the device";
-            Ok((Way::Group { group }, format!("container and group {group}: {why}")))
-        }
-        (_, false) => {
-            let why = "this kernel has no iommufd";
-            Ok((Way::Group { group }, format!("container and group {group}: {why}")))
-        }
-    }
+    let has_file = !names(&sysfs.join("vfio-dev")).is_empty();
+    let why = match (has_iommufd, has_file) {
+        (false, _) => "this kernel has no iommufd",
+        (true, false) => "this kernel has iommufd but no file for the device",
+        (true, true) => "this version does not use the kernel's iommufd",
+    };
+    Ok(format!("container and group {group}: {why}"))
 }
 
-fn check_node(root: &Path, bdf: Bdf, way: &Way) -> Result<(), VfioError> {
-    let path = way.node();
+fn check_node(root: &Path, bdf: Bdf, group: u32) -> Result<(), VfioError> {
+    let path = node(group);
     let node = root.join(&path[1..]);
     if !node.exists() {
         return Err(VfioError::NoNode { bdf, path });
     }
     if rustix::fs::access(&node, Access::READ_OK | Access::WRITE_OK).is_err() {
-        return Err(no_permission(root, way));
+        return Err(no_permission(root, group));
     }
     Ok(())
 }
 
 /// The error of a file that this user may not open.
-pub(super) fn no_permission(root: &Path, way: &Way) -> VfioError {
-    VfioError::NoPermission {
-        path: way.node(),
-        user: crate::memory::user_name(root),
-        subsystem: way.subsystem(),
-    }
+pub(super) fn no_permission(root: &Path, group: u32) -> VfioError {
+    VfioError::NoPermission { path: node(group), user: crate::memory::user_name(root) }
 }
 
 /// All NVMe functions, in order.

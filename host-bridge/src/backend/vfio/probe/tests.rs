@@ -46,7 +46,7 @@ impl Machine {
     }
 
     fn look(&self, bdf: &str) -> Result<Found, VfioError> {
-        look(self.0.path(), bdf.parse().expect("an address"), Allowed::default())
+        look(self.0.path(), bdf.parse().expect("an address"))
     }
 
     /// The one line and its exit code.
@@ -63,10 +63,10 @@ fn a_function_on_vfio_pci_is_found_by_its_short_address_too() {
     let machine = Machine::well();
     for bdf in ["0000:03:00.0", "03:00.0"] {
         let found = machine.look(bdf).expect("all well");
-        assert_eq!(found.way, Way::Group { group: 7 });
+        assert_eq!(found.group, 7);
         assert_eq!(found.id, (0x1b36, 0x0010));
         assert_eq!(found.why, "container and group 7: this kernel has no iommufd");
-        assert_eq!(found.way.node(), "/dev/vfio/7");
+        assert_eq!(node(found.group), "/dev/vfio/7");
     }
 }
 
@@ -106,8 +106,8 @@ fn a_function_of_another_driver_is_refused_with_its_disks_and_the_command() {
     let (line, exit) = machine.refusal("04:00.0");
     assert_eq!(
         line,
-        "0000:04:00.0 is in use by driver nvme as nvme0n1, nvme0n2; as root: driverctl \
-         set-override 0000:04:00.0 vfio-pci"
+        "0000:04:00.0 is in use by driver nvme as nvme0n1, nvme0n2; as root: sysconfig \
+         bind 0000:04:00.0"
     );
     assert_eq!(exit, Exit::Missing);
 }
@@ -117,7 +117,7 @@ fn a_function_without_a_driver_is_refused_with_the_command() {
     let machine = Machine::well();
     machine.function("0000:05:00.0", "0x010802", Some(9), None);
     let (line, exit) = machine.refusal("05:00.0");
-    assert!(line.starts_with("0000:05:00.0 is bound to no driver; as root: driverctl"), "{line}");
+    assert!(line.starts_with("0000:05:00.0 is bound to no driver; as root: sysconfig"), "{line}");
     assert_eq!(exit, Exit::Missing);
 }
 
@@ -175,7 +175,7 @@ fn a_file_that_may_not_be_opened_comes_with_chown_and_a_udev_rule() {
     let machine = Machine::well();
     let uid = rustix::process::getuid().as_raw();
     machine.0.write("etc/passwd", &format!("trader:x:{uid}:100::/:/bin/sh\n"));
-    let line = no_permission(machine.0.path(), &Way::Group { group: 7 }).to_string();
+    let line = no_permission(machine.0.path(), 7).to_string();
     assert_eq!(
         line,
         "/dev/vfio/7 may not be opened by user trader; as root: chown trader /dev/vfio/7, or for \
@@ -185,7 +185,7 @@ fn a_file_that_may_not_be_opened_comes_with_chown_and_a_udev_rule() {
 }
 
 #[test]
-fn without_an_iommu_the_flag_decides_and_the_report_shouts() {
+fn a_group_that_no_iommu_holds_back_is_refused() {
     let machine = Machine::well();
     machine.0.write("sys/kernel/iommu_groups/7/name", "vfio-noiommu\n");
     machine.0.write("sys/module/vfio/parameters/enable_unsafe_noiommu_mode", "Y\n");
@@ -194,32 +194,17 @@ fn without_an_iommu_the_flag_decides_and_the_report_shouts() {
     assert!(line.contains("it could write anywhere in memory"), "{line}");
     assert!(line.contains("boot with intel_iommu=on"), "{line}");
     assert_eq!(exit, Exit::Missing);
-    let allowed = Allowed { noiommu: true, iommufd: false };
-    let bdf = "03:00.0".parse().expect("an address");
-    let found = look(machine.0.path(), bdf, allowed).expect("accepted");
-    assert_eq!(found.way, Way::NoIommu { group: 7 });
-    assert!(found.why.contains("WITHOUT an iommu"), "{}", found.why);
 }
 
 #[test]
-fn the_devices_own_file_is_taken_where_kernel_and_build_have_it() {
+fn the_report_says_what_the_kernel_has_and_what_is_used() {
     let machine = Machine::well();
-    let bdf = "03:00.0".parse().expect("an address");
-    let root = machine.0.path();
-    let look_with = |iommufd| look(root, bdf, Allowed { iommufd, noiommu: false });
     machine.0.write("dev/iommu", "");
-    let found = look_with(true).expect("by group");
-    assert!(found.why.ends_with("this kernel has iommufd but no file for the device"));
+    let why = || machine.look("03:00.0").expect("by group").why;
+    assert!(why().ends_with("this kernel has iommufd but no file for the device"));
     machine.0.write("sys/bus/pci/devices/0000:03:00.0/vfio-dev/vfio3/dev", "");
-    let found = look_with(false).expect("by group");
-    assert!(found.why.ends_with("this build not (--features iommufd)"), "{}", found.why);
-    let error = look_with(true).expect_err("udev has not made it");
-    assert!(error.to_string().starts_with("/dev/vfio/devices/vfio3 is not there"), "{error}");
-    machine.0.write("dev/vfio/devices/vfio3", "");
-    let found = look_with(true).expect("by its own file");
-    assert_eq!(found.way, Way::Cdev { name: "vfio3".into() });
+    assert!(why().ends_with("this version does not use the kernel's iommufd"));
     machine.remove("dev/vfio/vfio");
-    assert!(look_with(true).is_ok(), "no container needed");
-    let line = look_with(false).expect_err("no way").to_string();
+    let line = machine.refusal("03:00.0").0;
     assert_eq!(line, "kernel module vfio is not loaded; as root: modprobe vfio");
 }
