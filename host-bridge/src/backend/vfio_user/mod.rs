@@ -26,6 +26,9 @@ mod peer;
 pub(in crate::backend) mod registers;
 mod session;
 
+#[cfg(test)]
+mod tests;
+
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;

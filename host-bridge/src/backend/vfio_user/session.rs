@@ -474,7 +474,7 @@ fn check_same(
 }
 
 /// Disables the controller, and unmaps the memory.
-fn close(server: &mut Server, region: &DmaRegion) -> Result<(), VfioUserError> {
+pub(super) fn close(server: &mut Server, region: &DmaRegion) -> Result<(), VfioUserError> {
     let client = &mut server.client;
     let cc = Cc::from_raw(client.read32(Cc::OFFSET)?);
     if cc.en() {
