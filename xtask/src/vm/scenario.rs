@@ -40,6 +40,7 @@ pub(crate) const BOOTS: &[Boot] = &[
         machine: main,
         parts: &[BOOTED, KERNEL_NVME, MODEL_REPLAY, VFIO_REPLAY, QUIET, UNPLUG, REFUSALS, HOTPLUG],
     },
+    Boot { name: "devices", machine: main, parts: &[SYSCONFIG_DEVICES] },
     Boot { name: "fresh-drives", machine: fresh_drives, parts: &[CONFORMANCE] },
     Boot { name: "vfio", machine: shared_group, parts: &[VFIO, VFIO_ENDS] },
     Boot { name: "without-iommu", machine: without_iommu, parts: &[NO_IOMMU] },
@@ -198,6 +199,33 @@ const VFIO_ENDS: Part = Part {
         "vfio_ends::a_function_removed_under_load_is_let_go_and_found_again",
     ],
     limit_s: 180,
+};
+
+const SYSCONFIG_DEVICES: Part = Part {
+    name: "sysconfig-devices",
+    script: include_str!("guest/suite/sysconfig-devices"),
+    programs: &["sysconfig"],
+    tests: &[
+        "sysconfig_devices::the_table_shows_drives_and_drivers",
+        "sysconfig_devices::a_drive_is_bound_to_vfio_pci_and_given_back",
+        "sysconfig_devices::short_addresses_and_patterns_work",
+        "sysconfig_devices::what_is_no_drive_is_refused",
+        "sysconfig_devices::a_partition_table_is_refused",
+        "sysconfig_devices::a_filesystem_is_refused",
+        "sysconfig_devices::a_disk_at_work_is_refused_even_with_force",
+        "sysconfig_devices::an_open_disk_is_refused_even_with_force",
+        "sysconfig_devices::data_at_rest_is_bound_with_force",
+        "sysconfig_devices::a_user_may_not_bind",
+        "sysconfig_devices::a_user_binds_through_the_helper_and_gives_back",
+        "sysconfig_devices::the_helper_refuses_what_is_not_listed",
+        "sysconfig_devices::the_helper_logs_each_request",
+        "sysconfig_devices::the_helper_ends_in_order",
+        "sysconfig_devices::the_isolated_core_has_no_tick",
+        "sysconfig_devices::a_housekeeping_core_has_one",
+        "sysconfig_devices::a_threshold_is_exit_2",
+        "sysconfig_devices::a_trace_names_what_is_in_a_gap",
+    ],
+    limit_s: 120,
 };
 
 const HOTPLUG: Part = Part {
