@@ -4,7 +4,7 @@ use core_runtime::clock::{Instant, Ticks};
 use nvme_driver::IoError;
 
 use super::desk::{Course, Desk};
-use super::lane::{Engine, Stamp, slot_of};
+use super::lane::{Engine, REAP, Stamp, slot_of};
 use super::window::Windows;
 use crate::wire::{CLEAN_READS, EXTRA, Phase, Sample};
 
@@ -13,9 +13,6 @@ const UNSTAMPED: u64 = 128;
 
 /// Windows between two turns of the partition's loop, which keeps the controller's watch.
 const WINDOWS_A_TURN: u32 = 8;
-
-/// Most completions of one pass whose latency is taken at once.
-const PASS: usize = nvme_driver::MAX_SLOTS as usize;
 
 /// Latencies of one window: one of 250 us at 32 M operations a second.
 pub(crate) const SCRATCH: usize = 8192;
@@ -57,8 +54,9 @@ impl Desk {
         Ok(sample)
     }
 
-    /// A window with the latency of each operation: from before the pass that submits it to after
-    /// the pass that reaps it; one reading of the clock a pass. Returns what completed.
+    /// A window with the latency of each operation: from just before its submit to when its
+    /// completion is taken, before the next one is submitted; one reading of the clock an
+    /// operation is the end of one and the begin of the next. Returns what completed.
     fn latencies(
         &self,
         engine: &Engine<'_>,
@@ -90,8 +88,9 @@ impl Desk {
     }
 }
 
-/// One turn over the lanes; `now` is when the turn before ended. Latencies of operations that were
-/// submitted in the window go to `scratch`: an earlier one may have waited for anything.
+/// One turn over the lanes; `now` is when the turn before ended, returned if there is no lane.
+/// Latencies of operations that were submitted in the window go to `scratch`: an earlier one may
+/// have waited for anything.
 #[inline(always)]
 fn stamped_pass(
     engine: &Engine<'_>,
@@ -102,26 +101,24 @@ fn stamped_pass(
     let mut reaped = 0;
     let mut after = now;
     for lane in engine.lanes {
-        let mut old = heapless::Vec::<Stamp, PASS>::new();
-        reaped += u64::from(lane.queue.reap(u16::MAX, |token, result| {
-            let slot = slot_of(token);
-            // At most as many as are in flight.
-            let _ = old.push(lane.stamp(slot));
+        reaped += u64::from(lane.queue.reap(REAP, |token, result| {
+            let (slot, at) = (slot_of(token), engine.clock.now());
+            let stamp = lane.stamp(slot);
+            if stamp.at >= window {
+                let mark = if stamp.write { WRITE } else { 0 };
+                // What is beyond the scratch is not sampled, which is counted.
+                let _ = scratch.push(at.since(stamp.at).get() | mark);
+            }
             match result {
                 Ok(()) => {
                     let write = engine.submit(lane, slot);
-                    lane.set_stamp(slot, Stamp { at: now, due: now, write });
+                    lane.set_stamp(slot, Stamp { at, due: at, write });
                 }
                 Err(error) => engine.fail(error),
             }
         }));
         lane.queue.ring();
         after = engine.clock.now();
-        for stamp in old.iter().filter(|stamp| stamp.at >= window) {
-            let mark = if stamp.write { WRITE } else { 0 };
-            // What is beyond the scratch is not sampled, which is counted.
-            let _ = scratch.push(after.since(stamp.at).get() | mark);
-        }
     }
     (reaped, after)
 }

@@ -13,6 +13,11 @@ use nvme_driver::{Controller, IoError, Lba, RawQueue, Target};
 
 use crate::wire::{Phase, Plan};
 
+/// Completions of one turn: a cache line of them. More wait for the next one, after the doorbell
+/// for what they made room for, so that the device is never without work because we follow it. On
+/// a vfio-user target at depth 32 it was 25 % more reads than to take all that there are.
+pub(crate) const REAP: u16 = 4;
+
 /// When an operation on a slot began, and what it is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stamp {
@@ -177,7 +182,7 @@ impl<'a> Engine<'a> {
     pub(crate) fn pass(&self) -> u64 {
         let mut reaped = 0;
         for lane in self.lanes {
-            reaped += u64::from(lane.queue.reap(u16::MAX, |token, result| match result {
+            reaped += u64::from(lane.queue.reap(REAP, |token, result| match result {
                 Ok(()) => {
                     self.submit(lane, slot_of(token));
                 }
