@@ -56,7 +56,7 @@ fn symbols_and_days_beyond_what_is_possible_are_refused_with_what_is_allowed() {
 }
 
 /// Every option, and the test that shows what it does. A new one needs a line here and a test.
-const OPTIONS: [(&str, &str); 25] = [
+const OPTIONS: [(&str, &str); 27] = [
     ("--allow-writes", "bad_device::a_device_that_carries_something_else_is_..."),
     ("--bbo", "real_data"),
     ("--check-silence", "silence"),
@@ -82,6 +82,8 @@ const OPTIONS: [(&str, &str); 25] = [
     ("--stocks", "options::a_day_is_as_long_and_as_wide_as_was_asked_for"),
     ("--symbols", "symbols"),
     ("--version", "command_line"),
+    ("--vfio-user-reconnect", "vfio_user::a_server_that_goes_is_waited_for_as_long_as_was_said"),
+    ("--vfio-user-timeout", "vfio_user::a_server_that_never_answers_is_waited_for_..."),
 ];
 
 #[test]

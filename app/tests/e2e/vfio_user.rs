@@ -1,8 +1,10 @@
 //! The program on a vfio-user server: the model behind a socket, in this process.
 
+use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use host_bridge::backend::model::{Idle, ModelConfig, NamespaceConfig};
+use host_bridge::backend::model::{Idle, LatencyModel, ModelConfig, NamespaceConfig};
 use host_bridge::vfio_user_server::{ServerOptions, VfioUserServer};
 
 use crate::feeds;
@@ -95,4 +97,61 @@ fn what_a_server_carries_is_overwritten_only_when_asked_to() {
     machine.run(&ingest).refused(1, &["no feed of ours", "--allow-writes"]);
     machine.run(&[&ingest[..], &["--allow-writes"]].concat()).ok();
     server.stop().expect("the model").assert_no_mistakes();
+}
+
+#[test]
+fn a_server_that_never_answers_is_waited_for_as_long_as_was_said() {
+    let name = "a_server_that_never_answers_is_waited_for_as_long_as_was_said";
+    let Some(machine) = Machine::of(name) else { return };
+    let dir = TempDir::new();
+    let socket = dir.path("silent");
+    // The kernel lets clients in; nobody ever reads what they say.
+    let _listener = UnixListener::bind(&socket).expect("a listener");
+    let device = format!("vfio-user:{}", text(&socket));
+    let time = |limit: &str| {
+        let begun = Instant::now();
+        let run = machine.run(&["list", "--device", &device, "--vfio-user-timeout", limit]);
+        run.refused(1, &[&device, "VERSION: no answer in time"]);
+        begun.elapsed()
+    };
+    // The longer one is beyond the 2 s that are the default.
+    let (short, long) = (time("1ms"), time("2100ms"));
+    assert!(long >= Duration::from_millis(2_100), "{long:?}");
+    assert!(short < long, "{short:?}, {long:?}");
+}
+
+#[test]
+fn a_server_that_goes_is_waited_for_as_long_as_was_said() {
+    let name = "a_server_that_goes_is_waited_for_as_long_as_was_said";
+    let Some(machine) = Machine::of(name) else { return };
+    let dir = TempDir::new();
+    let socket = dir.path("cntrl");
+    let device = format!("vfio-user:{}", text(&socket));
+    for (limit, ms) in [("0", 0), ("700ms", 700)] {
+        let model = ModelConfig {
+            namespaces: vec![NamespaceConfig::memory(1, 1 << 16).lba_bytes(4096)],
+            // The probe's 20,000 single reads alone take 100 s: it goes while it is needed.
+            latency: LatencyModel::FixedNs(5_000_000),
+            ..ModelConfig::default()
+        };
+        let idle = Idle::Yield { after_steps: 64 };
+        let options = ServerOptions { model, idle, ..ServerOptions::default() };
+        let gauges = options.gauges.clone();
+        let server = VfioUserServer::start(&socket, options).expect("a server");
+        let args = ["--device", &device, "--vfio-user-reconnect", limit];
+        let run = machine.start(&args);
+        while gauges.completions() < 100 {
+            assert!(run.runs_for(Duration::from_millis(1)), "{}", run.wait().stderr);
+        }
+        let gone = Instant::now();
+        drop(server);
+        let run = run.wait();
+        let took = gone.elapsed();
+        assert_eq!(run.code(), Some(1), "{run:?}");
+        let waited = format!("another one is waited for, {ms} ms (--vfio-user-reconnect)");
+        assert!(run.warnings().iter().any(|line| line.contains(&waited)), "{run:?}");
+        run.one_error(&["was lost: the peer closed the connection", "no other server came"]);
+        // Not longer than the 10 s that are the default.
+        assert!((Duration::from_millis(ms)..Duration::from_secs(10)).contains(&took), "{took:?}");
+    }
 }

@@ -11,7 +11,6 @@ use crate::values::{Arrivals, Dist, Fault, Rate, Workload, block_size, long_size
 #[command(
     name = "storage-bench",
     version,
-    about,
     after_long_help = AFTER,
     args_conflicts_with_subcommands = true
 )]
