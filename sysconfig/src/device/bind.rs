@@ -54,8 +54,8 @@ pub(crate) enum BindError {
     Neighbour { bdf: Bdf, group: u32, neighbour: Box<Function>, driver: String },
     /// No IOMMU.
     #[error(
-        "{0} is in no IOMMU group: no IOMMU is on; switch it on in the firmware (VT-d, AMD-Vi) \
-         and boot with intel_iommu=on or amd_iommu=on (sysconfig apply writes that)"
+        "{0} is in no IOMMU group: no IOMMU is on; switch it on in the firmware (VT-d, AMD-Vi), \
+         and on Intel boot with intel_iommu=on (sysconfig apply --skip devices writes that)"
     )]
     NoIommu(Bdf),
     /// No driver.
