@@ -47,6 +47,8 @@ pub struct ControllerConfig {
     /// After a batch of so many commands the next ones are written past the caches, which is faster
     /// against a controller that polls on another core; on a drive it was not measured. 0 is never.
     pub stream_from: u16,
+    /// Shadow doorbells where the controller offers them (OACS bit 8).
+    pub shadow_doorbells: bool,
     /// Tries after the first for a command that failed without DNR.
     pub retries: u8,
     /// Asynchronous event requests kept outstanding, at most 8 (AERL may make it fewer).
@@ -87,6 +89,7 @@ impl Default for ControllerConfig {
             latency_sampling: 64,
             // Below, the longer way to memory is felt; from eight on it is less than half.
             stream_from: 4,
+            shadow_doorbells: true,
             retries: 3,
             async_events: 4,
             events_per_second: 16,

@@ -15,7 +15,7 @@ use core::future::poll_fn;
 use core::task::Poll;
 
 use core_runtime::clock::{Clock, Instant};
-use core_runtime::mem::{Bump, DmaArena, DmaBuf, DoorbellRegion, Iova, SharedDma};
+use core_runtime::mem::{Bump, DmaArena, DmaBuf, DoorbellRegion, Iova, ShadowDoorbells, SharedDma};
 use core_runtime::task::WakeSlot;
 use nvme_spec::registers::{Cap, Version};
 use nvme_spec::{
@@ -127,6 +127,8 @@ pub struct Controller {
     pub(crate) plan: bringup::Plan,
     pub(crate) quirks: Quirks,
     pub(crate) namespaces: &'static [Namespace],
+    /// Shadow doorbells, if they are wanted.
+    pub(crate) shadows: Option<&'static ShadowDoorbells>,
     /// 4,096 bytes for identify data and internal log reads.
     pub(crate) scratch: SharedDma,
     pub(crate) identify: RefCell<[u8; IDENTIFY_BYTES]>,
@@ -198,6 +200,7 @@ impl Controller {
             plan,
             quirks,
             namespaces,
+            shadows: Self::make_shadows(&parts, &config, (cap.dstrd(), page), bump)?,
             scratch,
             identify: RefCell::new([0; IDENTIFY_BYTES]),
             life: Life::new(),
@@ -208,6 +211,22 @@ impl Controller {
             waiters: [const { WakeSlot::new() }; STATE_WAITERS],
         })
         .map_err(no_memory("the controller"))
+    }
+
+    /// A page each of shadow and event words.
+    fn make_shadows(
+        parts: &DeviceParts,
+        config: &ControllerConfig,
+        (dstrd, page): (u8, usize),
+        bump: &Bump,
+    ) -> Result<Option<&'static ShadowDoorbells>, ControllerError> {
+        if !config.shadow_doorbells {
+            return Ok(None);
+        }
+        let no_memory = ControllerError::NoMemory("shadow doorbells");
+        let words = || parts.arena.alloc_shared(page, page).map_err(|_| no_memory);
+        let shadows = ShadowDoorbells::new(words()?, words()?, dstrd);
+        bump.alloc(shadows).map(Some).map_err(|_| no_memory)
     }
 
     fn make_queues(

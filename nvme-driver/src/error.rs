@@ -157,6 +157,8 @@ pub enum Step {
     IdentifyNamespace,
     /// Set Features, Asynchronous Event Configuration.
     EventConfig,
+    /// Doorbell Buffer Config.
+    ShadowDoorbells,
     /// Create I/O Completion Queue.
     CreateCq,
     /// Create I/O Submission Queue.
@@ -175,6 +177,7 @@ impl fmt::Display for Step {
             Self::NamespaceList => "listing namespaces",
             Self::IdentifyNamespace => "identify namespace",
             Self::EventConfig => "configuring asynchronous events",
+            Self::ShadowDoorbells => "configuring shadow doorbells",
             Self::CreateCq => "creating a completion queue",
             Self::CreateSq => "creating a submission queue",
             Self::Shutdown => "shutting the controller down",

@@ -23,9 +23,10 @@ mod shutdown;
 
 use core::cell::Cell;
 
+use core_runtime::mem::Iova;
 use nvme_spec::registers::{Acq, Aqa, Asq, Cc, Crto, Csts, Shn};
 use nvme_spec::{
-    AsyncEventConfig, Cid, Cns, CreateCq, CreateSq, FeatureId, Nsid, NumberOfQueues,
+    AdminOpcode, AsyncEventConfig, Cid, Cns, CreateCq, CreateSq, FeatureId, Nsid, NumberOfQueues,
     OptionalAsyncEvents, QueueGrant, Sqe, Status, StatusCode,
 };
 
@@ -72,6 +73,7 @@ pub(crate) enum Ask {
     /// One namespace, by counting up to NN.
     Scan(u32),
     EventConfig,
+    ShadowDoorbells,
     CreateCq(u16),
     CreateSq(u16),
     DeleteSq(u16),
@@ -86,6 +88,7 @@ impl Ask {
             Self::List(_) => Step::NamespaceList,
             Self::CommandSet(_) | Self::Namespace(_) | Self::Scan(_) => Step::IdentifyNamespace,
             Self::EventConfig => Step::EventConfig,
+            Self::ShadowDoorbells => Step::ShadowDoorbells,
             Self::CreateCq(_) | Self::DeleteCq(_) => Step::CreateCq,
             Self::CreateSq(_) | Self::DeleteSq(_) => Step::CreateSq,
         }
@@ -447,6 +450,8 @@ impl Controller {
 
     fn enable(&self) -> Outcome {
         let admin = self.admin.qp();
+        // A reset makes the controller forget them.
+        self.use_shadows(false);
         admin.clear();
         let (sq, cq) = admin.iovas();
         self.regs.write(Aqa::of(ADMIN_ENTRIES))?;
@@ -508,6 +513,11 @@ impl Controller {
             Ask::EventConfig => {
                 let wanted = self.wanted_events();
                 Sqe::set_feature(CID, Nsid::NONE, FeatureId::ASYNC_EVENT_CONFIG, wanted.into())
+            }
+            Ask::ShadowDoorbells => {
+                let (shadow, event) = self.shadows.map_or((Iova(0), Iova(0)), |s| s.iovas());
+                Sqe::admin(AdminOpcode::DOORBELL_BUFFER_CONFIG, CID, Nsid::NONE)
+                    .with_prps(shadow.0, event.0)
             }
             Ask::CreateCq(i) => queue(i).map_or(Sqe::default(), |qp| {
                 let spec = CreateCq {
@@ -585,7 +595,11 @@ impl Controller {
                 self.take_scanned(nsid, answer.is_ok())?;
             }
             // Not every controller takes it, and nothing depends on it.
-            (Ask::EventConfig, _) => self.create_from(0),
+            (Ask::EventConfig, _) => self.offer_shadows(),
+            (Ask::ShadowDoorbells, answer) => {
+                self.use_shadows(answer.is_ok());
+                self.create_from(0);
+            }
             (Ask::CreateCq(i), Ok(_)) => self.ask(Ask::CreateSq(i)),
             (Ask::CreateSq(i), Ok(_)) => self.create_from(i + 1),
             // The first queue is needed; with fewer than were granted we can live.

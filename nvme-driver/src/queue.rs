@@ -27,7 +27,8 @@ use core::cell::Cell;
 
 use core_runtime::clock::Clock;
 use core_runtime::mem::{
-    Bump, CqMem, DmaArena, Doorbell, DoorbellRegion, Iova, OutOfMemory, PrpList, SqMem,
+    Bump, CqMem, DmaArena, Doorbell, DoorbellRegion, Iova, OutOfMemory, PrpList, ShadowDoorbell,
+    SqMem,
 };
 use nvme_spec::{Cqe, QueueId, Status};
 
@@ -135,6 +136,8 @@ pub struct QueuePair {
     cq: CqMem,
     sq_doorbell: Doorbell,
     cq_doorbell: Doorbell,
+    /// Shadows of both, where the controller has been told of them.
+    shadows: Cell<Option<(ShadowDoorbell, ShadowDoorbell)>>,
     lists: Option<PrpList>,
     list_stride: usize,
     // The rest is for rare events.
@@ -192,11 +195,10 @@ impl QueuePair {
         bump: &Bump,
     ) -> Result<Self, ControllerError> {
         let no_memory = ControllerError::NoMemory("queues");
-        let qid = spec.qid;
-        let depth = spec.entries.saturating_sub(1);
+        let (qid, depth) = (spec.qid, spec.entries.saturating_sub(1));
         let layout = CidLayout::new(depth).ok_or(ControllerError::Config("queue depth"))?;
         // First, so that nothing was taken if there are none.
-        let no_doorbell = ControllerError::NoDoorbell(QueueId(qid));
+        let no_doorbell = ControllerError::NoDoorbell(QueueId(spec.qid));
         let sq_doorbell = doorbells.sq_tail(qid).map_err(|_| no_doorbell)?;
         let cq_doorbell = doorbells.cq_head(qid).map_err(|_| no_doorbell)?;
         let align = usize::try_from(spec.page_bytes).map_err(|_| no_memory)?;
@@ -239,6 +241,7 @@ impl QueuePair {
             cq: cq.map_err(|_| no_memory)?,
             sq_doorbell,
             cq_doorbell,
+            shadows: Cell::new(None),
             lists,
             list_stride,
             max_len: spec.max_len,
@@ -379,16 +382,21 @@ impl QueuePair {
             if self.stream.get() {
                 self.sq.settle();
             }
-            self.stream.set(self.distance(self.sq_rung.get(), tail) >= self.stream_from);
-            self.sq_rung.set(tail);
+            let rung = self.sq_rung.replace(tail);
+            self.stream.set(self.distance(rung, tail) >= self.stream_from);
             let unknown = self.unacknowledged();
             // Both are less than the ring, so the sum has 16 bits.
             let most = unknown.wrapping_add(self.in_flight.get());
             if unknown > self.entries / ACKNOWLEDGE_SHARE || most >= self.entries {
                 self.acknowledge();
             }
-            self.sq_doorbell.ring(u32::from(tail));
-            self.cold.sq_doorbells.add(1);
+            match self.shadows.get() {
+                Some((shadow, _)) if !shadow.store(rung, tail) && self.qid != 0 => {}
+                _ => {
+                    self.sq_doorbell.ring(u32::from(tail));
+                    self.cold.sq_doorbells.add(1);
+                }
+            }
             // Commands in flight only get more between two reaps: here is where they are the most.
             let depth = self.in_flight.get();
             if depth > self.cold.high_water.get() {
@@ -463,9 +471,15 @@ impl QueuePair {
     /// Tells the device what was taken.
     #[inline(always)]
     fn acknowledge(&self) {
-        self.cq_rung.set(self.cq_head.get());
-        self.cq_doorbell.ring(u32::from(self.cq_head.get()));
-        self.cold.cq_doorbells.add(1);
+        let head = self.cq_head.get();
+        let rung = self.cq_rung.replace(head);
+        match self.shadows.get() {
+            Some((_, shadow)) if !shadow.store(rung, head) && self.qid != 0 => {}
+            _ => {
+                self.cq_doorbell.ring(u32::from(head));
+                self.cold.cq_doorbells.add(1);
+            }
+        }
     }
 
     #[inline(always)]

@@ -59,6 +59,7 @@ mod mmio;
 mod prefetch;
 mod queue;
 mod region;
+mod shadow;
 
 pub use arena::{DmaArena, DmaStats};
 pub use buf::{DeviceBuf, DmaBuf, SharedDma};
@@ -72,3 +73,4 @@ pub use mmio::Mmio;
 pub use prefetch::{prefetch_read, prefetch_write};
 pub use queue::{CqMem, DeviceCq, DeviceSq, PrpList, SqMem};
 pub use region::{DmaRegion, PAGE_1G, PAGE_2M, PAGE_4K};
+pub use shadow::{ShadowDoorbell, ShadowDoorbells};

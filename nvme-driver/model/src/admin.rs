@@ -10,8 +10,8 @@ use crate::namespace::apply;
 use crate::transfer::Stop;
 use nvme_spec::{
     AdminOpcode, Cid, Cns, FeatureId, FeatureSelect, IdentifyController, LogPageId, Nsid, NsidList,
-    NumberOfQueues, OptionalAsyncEvents, OptionalNvmCommands, QueueGrant, QueueId, Sqe, Status,
-    StatusCode, VolatileWriteCache,
+    NumberOfQueues, OptionalAdminCommands, OptionalAsyncEvents, OptionalNvmCommands, QueueGrant,
+    QueueId, Sqe, Status, StatusCode, VolatileWriteCache,
 };
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -37,6 +37,9 @@ impl Model {
             AdminOpcode::GET_FEATURES => self.get_features(sqe),
             AdminOpcode::ABORT => self.abort(sqe),
             AdminOpcode::ASYNC_EVENT_REQUEST => return self.async_event_request(sqe),
+            AdminOpcode::DOORBELL_BUFFER_CONFIG if self.config.shadow_doorbells => {
+                self.doorbell_buffer_config(sqe).into()
+            }
             AdminOpcode(opcode) => {
                 let (sqid, cid) = (QueueId::ADMIN, sqe.cid());
                 self.mistakes.add(HostMistake::Opcode { sqid, cid, opcode });
@@ -131,6 +134,9 @@ impl Model {
             OptionalAsyncEvents::NAMESPACE_ATTRIBUTE | OptionalAsyncEvents::FIRMWARE_ACTIVATION;
         id.oaes = events.bits().into();
         id.cntrltype = 1;
+        if config.shadow_doorbells {
+            id.oacs = OptionalAdminCommands::DOORBELL_BUFFER.bits().into();
+        }
         id.crdt = config.retry_delays_100ms.map(Into::into);
         id.acl_z = 3;
         id.aerl_z = zero_based(u32::from(config.async_event_limit)).to_le_bytes()[0];

@@ -83,11 +83,12 @@ impl Model {
                 }
                 self.check_queue_memory(qid, place.iova, place.span.len());
                 self.scan_doorbell(index);
-                let cq = Cq::new(qid, new.entries(), place, self.config.paranoid);
+                let mut cq = Cq::new(qid, new.entries(), place, self.config.paranoid);
                 if let Some(index) = cq.stale_phase() {
                     self.mistakes.add(HostMistake::CqNotZeroed { qid, index });
                 }
                 place.doorbell.store(0);
+                cq.set_shadow(self.new_shadow(index, true));
                 self.cqs[index] = Some(cq);
                 Status::SUCCESS
             }
@@ -119,7 +120,9 @@ impl Model {
                 self.scan_doorbell(index);
                 place.doorbell.store(0);
                 let paranoid = self.config.paranoid;
-                self.sqs[index] = Some(Sq::new(qid, new.cqid, new.entries(), place, paranoid));
+                let mut sq = Sq::new(qid, new.cqid, new.entries(), place, paranoid);
+                sq.set_shadow(self.new_shadow(index, false));
+                self.sqs[index] = Some(sq);
                 self.active.push(qid);
                 if let Some(cq) = &mut self.cqs[cq_index] {
                     cq.sqs += 1;

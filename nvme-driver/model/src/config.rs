@@ -113,6 +113,8 @@ pub struct Patch {
 pub struct ModelConfig {
     /// Namespaces, in any order.
     pub namespaces: Vec<NamespaceConfig>,
+    /// Offers shadow doorbells (OACS bit 8).
+    pub shadow_doorbells: bool,
     /// Serial number, at most 20 bytes of ASCII.
     pub serial: String,
     /// Maximum transfer, as a power of two of the smallest pages; 0 for no limit.
@@ -177,6 +179,7 @@ impl Default for ModelConfig {
     fn default() -> Self {
         Self {
             namespaces: Vec::new(),
+            shadow_doorbells: false,
             serial: "MODEL0001".to_owned(),
             // 128 KiB with 4 KiB pages: what common drives report.
             mdts: 5,

@@ -38,6 +38,7 @@ mod namespace;
 mod queues;
 mod registers;
 mod rng;
+mod shadow;
 mod stats;
 mod store;
 mod thread;

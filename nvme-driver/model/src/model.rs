@@ -10,6 +10,7 @@ use crate::namespace::Namespace;
 use crate::queues::{Cq, Sq};
 use crate::registers::Registers;
 use crate::rng::Rng;
+use crate::shadow::Shadows;
 use crate::stats::ModelStats;
 use core_runtime::mem::{DmaError, DmaMap, DmaRegion, DoorbellRegion, Iova};
 use hybrid_shm::{Span, Word32};
@@ -37,6 +38,8 @@ pub struct Model {
     pub(crate) active: Vec<QueueId>,
     /// Where the next step starts in `active`.
     pub(crate) turn: usize,
+    /// Shadow doorbells, once the host has given them.
+    pub(crate) shadows: Option<Shadows>,
     /// Which missing queue's doorbells are looked at next.
     pub(crate) scan: usize,
     /// What each doorbell held when EN or SHN was written; tail and head in turn.
@@ -165,6 +168,7 @@ impl Model {
             cqs: (0..queues).map(|_| None).collect(),
             active: Vec::with_capacity(queues),
             turn: 0,
+            shadows: None,
             scan: 0,
             frozen: Vec::with_capacity(2 * queues),
             namespaces,

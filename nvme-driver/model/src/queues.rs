@@ -4,6 +4,7 @@
 //! queue knows its memory as a span that was translated when it was made.
 
 use crate::mistake::{DoorbellKind, HostMistake};
+use crate::shadow::Shadow;
 use core_runtime::mem::{DeviceCq, DeviceSq, Iova, prefetch_read};
 use hybrid_shm::{Span, Word32};
 use nvme_spec::{CQE_BYTES, Cid, Cqe, QueueId, SQE_BYTES, Sqe, Status};
@@ -45,6 +46,7 @@ pub(crate) struct Sq {
     memory: DeviceSq,
     span: Span<'static>,
     doorbell: Word32<'static>,
+    shadow: Option<Shadow>,
     /// A bad doorbell stops a queue: it is not served until it is deleted.
     stopped: bool,
     /// What each entry held when it was rung for, or at creation; empty unless paranoid.
@@ -80,6 +82,7 @@ impl Sq {
             memory: DeviceSq::new(place.span),
             span: place.span,
             doorbell: place.doorbell,
+            shadow: None,
             stopped: false,
             copies: Vec::new(),
             copied: 0,
@@ -157,11 +160,19 @@ impl Sq {
         }
     }
 
+    /// From now on the doorbell is read from its shadow.
+    pub(crate) fn set_shadow(&mut self, shadow: Option<Shadow>) {
+        self.shadow = shadow;
+    }
+
     /// Takes a new tail from the doorbell.
     // SYNC doorbell: entries stored before the doorbell was rung are visible after this.
     #[inline]
     pub(crate) fn poll(&mut self) -> Result<(), HostMistake> {
-        let value = self.doorbell.load_acquire();
+        let value = match &mut self.shadow {
+            None => self.doorbell.load_acquire(),
+            Some(shadow) => shadow.look(self.doorbell, self.tail),
+        };
         if value == self.tail || self.stopped {
             return Ok(());
         }
@@ -221,6 +232,7 @@ pub(crate) struct Cq {
     memory: DeviceCq,
     span: Span<'static>,
     doorbell: Word32<'static>,
+    shadow: Option<Shadow>,
     /// What was last written, per entry; empty unless the model is paranoid.
     written: Vec<Cqe>,
     stopped: bool,
@@ -248,6 +260,7 @@ impl Cq {
             memory: DeviceCq::new(place.span),
             span: place.span,
             doorbell: place.doorbell,
+            shadow: None,
             written: vec![Cqe::default(); written],
             stopped: false,
             overrun: false,
@@ -281,10 +294,18 @@ impl Cq {
         self.entries - 1 - used
     }
 
+    /// From now on the doorbell is read from its shadow.
+    pub(crate) fn set_shadow(&mut self, shadow: Option<Shadow>) {
+        self.shadow = shadow;
+    }
+
     /// Takes a new head from the doorbell.
     #[inline]
     pub(crate) fn poll(&mut self) -> Result<(), HostMistake> {
-        let value = self.doorbell.load_acquire();
+        let value = match &mut self.shadow {
+            None => self.doorbell.load_acquire(),
+            Some(shadow) => shadow.look(self.doorbell, self.head),
+        };
         if value == self.head || self.stopped {
             return Ok(());
         }

@@ -364,6 +364,7 @@ impl Model {
             *queue = None;
         }
         self.active.clear();
+        self.shadows = None;
         self.turn = 0;
         self.flights.clear();
         self.events = crate::model::Events::default();

@@ -2,11 +2,14 @@
 //!
 //! Steps of [`super`].
 
+use nvme_spec::OptionalAdminCommands;
+
 use super::{Ask, Phase};
 use crate::controller::Controller;
 use crate::error::ResetReason;
 use crate::hub::Gate;
 use crate::queue::Mode;
+use crate::quirks::Quirks;
 use crate::requests::Requests;
 use crate::watchdog::Finding;
 
@@ -18,6 +21,33 @@ impl Controller {
                 self.ask(Ask::CreateCq(i));
             }
             _ => self.go_live(i),
+        }
+    }
+
+    /// Tells the controller of the shadow doorbells, if it knows such.
+    pub(super) fn offer_shadows(&'static self) {
+        let offered = self.identify().admin_commands();
+        let admin = !self.quirks.contains(Quirks::NO_ADMIN_DBBUF);
+        match self.shadows {
+            Some(shadows) if offered.contains(OptionalAdminCommands::DOORBELL_BUFFER) => {
+                shadows.clear();
+                // The controller may look at the admin queue's as soon as it knows of them.
+                self.admin.qp().shadow(if admin { shadows.pair(0) } else { None });
+                self.ask(Ask::ShadowDoorbells);
+            }
+            _ => self.create_from(0),
+        }
+    }
+
+    /// The controller has taken the shadow doorbells, or has none.
+    pub(super) fn use_shadows(&self, taken: bool) {
+        let shadows = self.shadows.filter(|_| taken);
+        for queue in &self.hub.queues {
+            let qp = queue.qp();
+            qp.shadow(shadows.and_then(|shadows| shadows.pair(qp.qid().0)));
+        }
+        if !taken {
+            self.admin.qp().shadow(None);
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a queue pair does rarely: retries, deadlines, closing, fencing, opening, counting.
 
-use core_runtime::mem::Iova;
+use core_runtime::mem::{Iova, ShadowDoorbell};
 use nvme_spec::{Cqe, QueueId};
 
 use super::{EPOCHS_PER_DEADLINE, Mode, PostError, QueuePair};
@@ -124,6 +124,20 @@ impl QueuePair {
     pub(crate) fn clear(&self) {
         self.sq.clear();
         self.cq.clear();
+        if let Some((tail, head)) = self.shadows.get() {
+            tail.reset(0);
+            head.reset(0);
+        }
+    }
+
+    /// Uses these shadow doorbells from now on, or none. The admin queue's registers are written in
+    /// any case: not every controller looks at its shadows (NVMe Base 2.0, section 5.8 wants both).
+    pub(crate) fn shadow(&self, shadows: Option<(ShadowDoorbell, ShadowDoorbell)>) {
+        if let Some((tail, head)) = shadows {
+            tail.reset(self.sq_rung.get());
+            head.reset(self.cq_rung.get());
+        }
+        self.shadows.set(shadows);
     }
 
     /// Closes the queue: nothing is posted, rung or reaped from now on.
