@@ -38,7 +38,17 @@ pub(crate) const BOOTS: &[Boot] = &[
     Boot {
         name: "main",
         machine: main,
-        parts: &[BOOTED, KERNEL_NVME, MODEL_REPLAY, VFIO_REPLAY, QUIET, UNPLUG, REFUSALS, HOTPLUG],
+        parts: &[
+            BOOTED,
+            KERNEL_NVME,
+            MODEL_REPLAY,
+            VFIO_REPLAY,
+            QUIET,
+            UNPLUG,
+            REFUSALS,
+            SYSCONFIG,
+            HOTPLUG,
+        ],
     },
     Boot { name: "devices", machine: main, parts: &[SYSCONFIG_DEVICES] },
     Boot { name: "fresh-drives", machine: fresh_drives, parts: &[CONFORMANCE] },
@@ -224,6 +234,23 @@ const SYSCONFIG_DEVICES: Part = Part {
         "sysconfig_devices::a_housekeeping_core_has_one",
         "sysconfig_devices::a_threshold_is_exit_2",
         "sysconfig_devices::a_trace_names_what_is_in_a_gap",
+    ],
+    limit_s: 120,
+};
+
+const SYSCONFIG: Part = Part {
+    name: "sysconfig",
+    script: include_str!("guest/suite/sysconfig"),
+    programs: &["sysconfig"],
+    tests: &[
+        "sysconfig::bad_input_is_one_line_and_a_code",
+        "sysconfig::plan_changes_nothing",
+        "sysconfig::apply_makes_what_was_asked",
+        "sysconfig::a_second_apply_writes_nothing",
+        "sysconfig::verify_tells_what_the_boot_lacks",
+        "sysconfig::the_isolated_core_is_left_alone",
+        "sysconfig::reset_restores_everything",
+        "sysconfig::killed_applies_are_undone",
     ],
     limit_s: 120,
 };
