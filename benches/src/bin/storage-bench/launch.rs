@@ -27,8 +27,8 @@ use crate::wire::{
     KIND_SAMPLE, Phase, Plan, Sample,
 };
 
-/// How often the host looks at its partition: rarely, for each look takes some 20 us from a model or
-/// a target that shares its CPU.
+/// How often the host looks at its partition: rarely, for each look takes some 20 us from a model
+/// or a target that shares its CPU.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Private memory: driver, scheduler, histograms, zipf draws or versions, room for arrivals.
