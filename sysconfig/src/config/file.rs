@@ -33,7 +33,7 @@ pub(crate) struct HugePages {
 #[serde(deny_unknown_fields, default)]
 #[command(next_help_heading = "What to prepare (each is a key of machine.toml, _ for -)")]
 pub(crate) struct Asked {
-    /// CPUs that partitions get: 2-5,8 or [2,3] or 0x3c. Never CPU 0
+    /// CPUs that partitions get: `2-5,8` or `[2,3]` or `0x3c`. Never CPU 0
     #[arg(short = 'c', long, value_name = "CPUS", value_parser = cpus)]
     pub(crate) isolated_cores: Option<Cpus>,
     /// CPUs that Linux keeps [default: all others]

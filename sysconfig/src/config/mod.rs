@@ -1,6 +1,6 @@
 //! What the operator asked for, checked against the machine.
 //!
-//! Flags go over drop-ins, drop-ins over `/etc/hybrid-runtime/machine.toml` ([`file`]). What comes
+//! Flags go over drop-ins, drop-ins over `/etc/hybrid-runtime/machine.toml` ([`mod@file`]). What comes
 //! out is a [`Config`]: sets of CPUs that exist, sizes and names that can be used as they are.
 
 pub(crate) mod file;

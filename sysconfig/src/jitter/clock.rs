@@ -1,6 +1,6 @@
 //! What a tick is worth, and whether the counter may be believed.
 //!
-//! Read twice by [`super::run`], before and after the measurement: the frequency comes from the
+//! Read twice by [`super::run()`], before and after the measurement: the frequency comes from the
 //! whole run, and a counter whose pace changed meanwhile is found out.
 
 use rustix::time::{ClockId, clock_gettime};

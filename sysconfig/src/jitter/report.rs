@@ -1,6 +1,6 @@
 //! What a measurement found: the numbers, their JSON and their screen.
 //!
-//! Filled by [`super::run`], printed by the verbs. Times are nanoseconds; `sysconfig-jitter/1` is
+//! Filled by [`super::run()`], printed by the verbs. Times are nanoseconds; `sysconfig-jitter/1` is
 //! the JSON's schema, and the golden files hold both forms.
 
 use std::fmt::{self, Display};

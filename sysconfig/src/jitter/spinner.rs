@@ -1,6 +1,6 @@
 //! The loop that looks at the clock and nothing else, on a core that should be left alone.
 //!
-//! Called on its own pinned thread by [`super::run`]; tests call it with a clock of their own.
+//! Called on its own pinned thread by [`super::run()`]; tests call it with a clock of their own.
 //! While it spins it makes no system call and allocates nothing: what it misses was taken by
 //! others.
 //!

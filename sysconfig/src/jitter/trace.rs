@@ -1,7 +1,7 @@
 //! The kernel's own trace, to name what lies within the largest gaps: interrupts, soft interrupts,
 //! NMIs and the threads that were switched to.
 //!
-//! Used by [`super::run`] with `--trace`: an instance of its own in tracefs (nobody else's tracing
+//! Used by [`super::run()`] with `--trace`: an instance of its own in tracefs (nobody else's tracing
 //! is touched), limited to the measured CPUs, with the time-stamp counter as its clock, so that its
 //! times and the spinners' are the same numbers. The events cost the measured core a little each.
 //! The buffer keeps the newest events; the gaps of a long run's beginning may find theirs gone.

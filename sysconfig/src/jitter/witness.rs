@@ -1,6 +1,6 @@
 //! Two pictures of the kernel's counters, and what moved between them on one CPU.
 //!
-//! Taken by [`super::run`] while the spinners already spin and still spin, so that neither their
+//! Taken by [`super::run()`] while the spinners already spin and still spin, so that neither their
 //! start nor their end is in the difference.
 
 use serde::Serialize;

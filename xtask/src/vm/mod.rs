@@ -117,9 +117,9 @@ pub(crate) struct Options {
     /// Leave the IOMMU out.
     #[arg(long)]
     no_iommu: bool,
-    /// A drive (may be repeated): NAMESPACE[+NAMESPACE...][,mdts=N][,cmb=MIB][,queues=N][,beside],
-    /// with namespaces SIZE[/LBA][@NSID][z for zoned]; `beside` shares slot and IOMMU group with
-    /// the drive before.
+    /// A drive (may be repeated): `NAMESPACE[+NAMESPACE...][,mdts=N][,cmb=MIB][,queues=N][,beside]`
+    /// with namespaces `SIZE[/LBA][@NSID]` and `z` for zoned; `beside` shares slot and IOMMU group
+    /// with the drive before.
     #[arg(long = "drive", value_name = "DRIVE", default_value = "256M")]
     drives: Vec<Drive>,
     /// More words for the kernel's command line.

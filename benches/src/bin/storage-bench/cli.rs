@@ -175,7 +175,7 @@ pub(crate) struct ModeArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Machine")]
 pub(crate) struct MachineArgs {
-    /// The controller: model[:IMAGE], vfio-user:SOCKET, or a PCI address
+    /// The controller: `model[:IMAGE]`, `vfio-user:SOCKET`, or a PCI address
     #[arg(long, value_name = "DEVICE", default_value = "model")]
     pub(crate) device: String,
     /// The namespace

@@ -13,7 +13,7 @@ use clap::Parser;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "conformance", version)]
 pub(crate) struct Cli {
-    /// The device: model[:IMAGE], a PCI address such as 0000:03:00.0, vfio-user:SOCKET
+    /// The device: `model[:IMAGE]`, a PCI address such as 0000:03:00.0, `vfio-user:SOCKET`
     #[arg(long, value_name = "DEVICE", default_value = "model")]
     pub(crate) device: String,
     /// With vfio-user:SOCKET: serve the software model at that socket for the time of the run
