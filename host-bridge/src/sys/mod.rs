@@ -6,6 +6,7 @@
 
 pub mod alloc_guard;
 pub mod bar;
+pub mod iommufd;
 pub mod mapping;
 pub mod memfd;
 pub mod partition_memory;

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use core_runtime::mem::IovaRange;
 use rustix::io::Errno;
 use vfio_bindings::bindings::vfio as abi;
-use vfio_ioctls::{VfioContainer, VfioDevice};
+use vfio_ioctls::VfioDevice;
 
 use super::mapping::Mapped;
 
@@ -120,7 +120,7 @@ fn ranges(bytes: &[u8], at: usize) -> Result<Vec<IovaRange>, BadInfo> {
 }
 
 /// The size of a request's structure, as the structure itself says it.
-const fn argsz<T>() -> u32 {
+pub(super) const fn argsz<T>() -> u32 {
     assert!(size_of::<T>() < 4096);
     #[expect(clippy::cast_possible_truncation, reason = "below 4096, as asserted")]
     let bytes = size_of::<T>() as u32;
@@ -166,7 +166,7 @@ pub fn reset_device(device: BorrowedFd<'_>) -> Result<(), Errno> {
     ioctl(device, DEVICE_RESET, std::ptr::null_mut()).map(drop)
 }
 
-fn ioctl(
+pub(super) fn ioctl(
     fd: BorrowedFd<'_>,
     request: u64,
     argument: *mut std::ffi::c_void,
@@ -187,14 +187,12 @@ pub fn borrow<T: AsRawFd>(owner: &T) -> BorrowedFd<'_> {
     unsafe { BorrowedFd::borrow_raw(owner.as_raw_fd()) }
 }
 
-/// Lets go of a device whose function was taken out of the machine. The crate's own way looks for
-/// it in sysfs and panics; so the values are leaked, and with them the group's descriptor, which is
-/// all that stays open until the process ends. The mappings were taken away before.
-pub fn close_device_and_container(
-    device: ManuallyDrop<VfioDevice>,
-    container: ManuallyDrop<Arc<VfioContainer>>,
-) {
-    for fd in [device.as_raw_fd(), container.as_raw_fd()] {
+/// Lets go of a device by its descriptors, `space` being the one that holds its mappings. The
+/// crate's own way looks for a function in sysfs, or detaches it, and panics where that fails; so
+/// the values are leaked, and with them a group's descriptor, which is all that stays open until
+/// the process ends. The mappings were taken away before.
+pub fn close_device_and<T: AsRawFd>(device: ManuallyDrop<VfioDevice>, space: ManuallyDrop<Arc<T>>) {
+    for fd in [device.as_raw_fd(), space.as_raw_fd()] {
         // SAFETY: both values are leaked here, so that nobody else closes or uses the descriptors.
         let _ = unsafe { libc::close(fd) };
     }

@@ -1,7 +1,7 @@
 //! An open function: container, registers, interrupts of its own kind, and the way back.
 //!
 //! ```text
-//!  open    container, group, device   (busy: tried again until a deadline)
+//!  open    by the group or by iommufd   (busy: tried again until a deadline)
 //!  map     addresses from the IOMMU's ranges, one mapping of the whole DMA memory
 //!  reset   VFIO_DEVICE_RESET where there is one; CC.EN cleared where it was left set
 //!  start   memory space and bus master on, INTx off, each read back
@@ -11,12 +11,11 @@
 //! our memory.
 //!
 //! `vfio-ioctls` opens and describes. Its `Drop` looks for the function in sysfs and panics when it
-//! was unplugged meanwhile, so [`Device::close`] drops it only while it is there, and otherwise
+//! was unplugged meanwhile, so [`Space::let_go`] drops it only while it is there, and otherwise
 //! closes the descriptors and leaks the rest.
 
 use std::mem::ManuallyDrop;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use core_runtime::mem::{DmaRegion, Iova, IovaAllocator, IovaRange, MSI_WINDOW, Mmio, PAGE_4K};
@@ -24,13 +23,14 @@ use hybrid_conventions::Bdf;
 use nvme_spec::registers::{Cap, Cc, Csts, Register, Version};
 use rustix::io::Errno;
 use vfio_bindings::bindings::vfio as abi;
-use vfio_ioctls::{VfioContainer, VfioDevice, VfioError as IoctlError, VfioRegionInfoCap};
+use vfio_ioctls::{VfioDevice, VfioRegionInfoCap};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::bar::{Area, mappable};
 use super::config_space::{self, Command, ConfigAccess};
 use super::error::VfioError;
-use super::probe::{self, Found};
+use super::probe::Found;
+use super::way::{Space, open_until};
 use crate::memory::SharedMemory;
 use crate::sys::bar::MappedBar;
 use crate::sys::mapping::ALIGNMENT;
@@ -39,8 +39,6 @@ use crate::sys::vfio as sys;
 /// How long a busy group is tried again: its last owner's end takes a function reset, 100 ms and
 /// more.
 pub const BUSY_LIMIT: Duration = Duration::from_secs(5);
-/// Between two tries.
-const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// Least time for a controller to stop, whatever CAP.TO says.
 const LEAST_STOP_MS: u64 = 2_000;
 
@@ -48,7 +46,7 @@ const LEAST_STOP_MS: u64 = 2_000;
 pub struct Device {
     bdf: Bdf,
     found: Found,
-    container: Arc<VfioContainer>,
+    space: Space,
     device: ManuallyDrop<VfioDevice>,
     bar: MappedBar,
     mmio: Mmio,
@@ -83,15 +81,11 @@ impl Device {
     /// [`VfioError`]; what was opened is closed again.
     pub fn open(found: Found, memory: &SharedMemory) -> Result<Self, VfioError> {
         let bdf = found.bdf;
-        let (container, device) = open_until(&found, BUSY_LIMIT)?;
-        let config = Config(&device);
-        let step = VfioError::step(bdf, "reading the command register");
-        let command_before = config_space::command(&config).map_err(step)?;
-        let prepared = Self::map_registers(bdf, &device, &config);
-        let bar = match prepared {
-            Ok(bar) => bar,
+        let (space, device) = open_until(&found, BUSY_LIMIT)?;
+        let (command_before, bar) = match Self::look_and_map(bdf, &device) {
+            Ok(seen) => seen,
             Err(error) => {
-                drop(device);
+                space.let_go(device, found.is_there());
                 return Err(error);
             }
         };
@@ -99,8 +93,8 @@ impl Device {
             bdf,
             mmio: Mmio::new(bar.span()),
             found,
-            container,
-            device: ManuallyDrop::new(device),
+            space,
+            device,
             bar,
             command_before,
             dma: None,
@@ -114,6 +108,14 @@ impl Device {
                 Err(error)
             }
         }
+    }
+
+    /// The command register as it was, and BAR 0.
+    fn look_and_map(bdf: Bdf, device: &VfioDevice) -> Result<(Command, MappedBar), VfioError> {
+        let config = Config(device);
+        let step = VfioError::step(bdf, "reading the command register");
+        let command_before = config_space::command(&config).map_err(step)?;
+        Ok((command_before, Self::map_registers(bdf, device, &config)?))
     }
 
     /// BAR 0, as far as it may be mapped.
@@ -166,17 +168,15 @@ impl Device {
 
     fn map_memory(&mut self, memory: &SharedMemory) -> Result<(), VfioError> {
         let bdf = self.bdf;
-        let container = sys::borrow(&*self.container);
-        let info = sys::iommu_info(container)
-            .map_err(VfioError::step(bdf, "asking for the iommu's addresses"))?;
+        let info =
+            self.space.info().map_err(VfioError::step(bdf, "asking for the iommu's addresses"))?;
         if info.page_sizes & PAGE_4K == 0 {
             return Err(VfioError::PageSizes { bdf, sizes: info.page_sizes });
         }
         let mapped = &memory.mapped;
         let iova = address_for(&info.ranges, mapped.len() as u64, mapped.page().bytes())
             .map_err(|source| VfioError::Iova { bdf, source })?;
-        sys::map_dma(container, iova.0, mapped)
-            .map_err(VfioError::step(bdf, "mapping the dma memory"))?;
+        self.space.map(iova.0, mapped).map_err(VfioError::step(bdf, "mapping the dma memory"))?;
         let page_bytes = mapped.page().bytes();
         self.dma = Some(DmaRegion { span: mapped.span(), iova, page_bytes });
         Ok(())
@@ -310,7 +310,7 @@ impl Device {
     fn unmap(&self, dma: &DmaRegion) -> Option<String> {
         let wanted = dma.len() as u64;
         let bdf = self.bdf;
-        match sys::unmap_dma(sys::borrow(&*self.container), dma.iova.0, wanted) {
+        match self.space.unmap(dma.iova.0, wanted) {
             Ok(len) if len == wanted => None,
             Ok(len) => Some(format!("{bdf}: {len} of {wanted} bytes of dma memory were unmapped")),
             Err(errno) => Some(format!("{bdf}: unmapping the dma memory failed: {errno}")),
@@ -318,13 +318,9 @@ impl Device {
     }
 
     fn release(self, gone: bool) {
-        let Self { container, device, bar, found, .. } = self;
+        let Self { space, device, bar, found, .. } = self;
         drop(bar);
-        if !gone && found.sysfs.join("iommu_group").exists() {
-            drop((ManuallyDrop::into_inner(device), container));
-            return;
-        }
-        sys::close_device_and_container(device, ManuallyDrop::new(container));
+        space.let_go(device, !gone && found.is_there());
     }
 }
 
@@ -342,49 +338,6 @@ pub fn address_for(
     let mut addresses = IovaAllocator::new(if ranges.is_empty() { &UNKNOWN } else { ranges })?;
     addresses.reserve(MSI_WINDOW)?;
     addresses.alloc(len, page_bytes.max(ALIGNMENT) as u64)
-}
-
-/// Opens container, group and device, again while somebody else has them.
-fn open_until(
-    found: &Found,
-    limit: Duration,
-) -> Result<(Arc<VfioContainer>, VfioDevice), VfioError> {
-    let begun = Instant::now();
-    loop {
-        let error = match open_once(found) {
-            Ok(opened) => return Ok(opened),
-            Err(error) => error,
-        };
-        let bdf = found.bdf;
-        match kind_of(&error) {
-            Some(Errno::BUSY) if begun.elapsed() < limit => std::thread::sleep(BUSY_PAUSE),
-            Some(Errno::BUSY) => {
-                let waited_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-                return Err(VfioError::Busy { bdf, path: probe::node(found.group), waited_ms });
-            }
-            Some(Errno::ACCESS | Errno::PERM) => {
-                return Err(probe::no_permission(std::path::Path::new("/"), found.group));
-            }
-            _ => return Err(VfioError::Vfio { bdf, source: error }),
-        }
-    }
-}
-
-fn open_once(found: &Found) -> Result<(Arc<VfioContainer>, VfioDevice), IoctlError> {
-    let container = Arc::new(VfioContainer::new(None)?);
-    let device = VfioDevice::new(&found.sysfs, container.clone(), false)?;
-    Ok((container, device))
-}
-
-/// What the kernel said, where the crate keeps it.
-fn kind_of(error: &IoctlError) -> Option<Errno> {
-    match error {
-        IoctlError::OpenGroup(error, _) | IoctlError::OpenContainer(error) => {
-            Errno::from_io_error(error)
-        }
-        IoctlError::GroupGetDeviceFD(error) => Some(Errno::from_raw_os_error(error.errno())),
-        _ => None,
-    }
 }
 
 /// Configuration space, through the device's file; short reads and writes are errors.

@@ -99,7 +99,7 @@ pub enum VfioError {
     /// The file is somebody else's.
     #[error(
         "{path} may not be opened by user {user}; as root: chown {user} {path}, or for good: \
-         echo 'SUBSYSTEM==\"vfio\", OWNER=\"{user}\"' > \
+         echo '{files}, OWNER=\"{user}\"' > \
          /etc/udev/rules.d/70-hybrid-vfio.rules"
     )]
     NoPermission {
@@ -107,6 +107,8 @@ pub enum VfioError {
         path: String,
         /// Who may not.
         user: String,
+        /// What udev calls such files.
+        files: &'static str,
     },
     /// Somebody holds the group or the device.
     #[error(

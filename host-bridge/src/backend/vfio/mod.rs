@@ -9,7 +9,8 @@
 //! |---|---|
 //! | `probe` | sysfs: is it there, is it NVMe, who has it, which way in |
 //! | `memlock` | may its memory be pinned |
-//! | `device` | container, addresses, registers, reset, and the way back |
+//! | `way` | by the group's container, or by iommufd and the device's file |
+//! | `device` | addresses, registers, reset, and the way back |
 //! | `bar`, `config_space` | which part of BAR 0 is mapped; the command register |
 //! | `regs` | control registers as the driver wants them |
 //! | `keeper` | hears of removals and errors, stops the device at the end |
@@ -28,6 +29,7 @@ pub mod keeper;
 pub mod memlock;
 pub mod probe;
 pub mod regs;
+pub mod way;
 
 use std::path::Path;
 use std::time::{Duration, Instant};

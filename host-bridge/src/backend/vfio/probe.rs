@@ -32,13 +32,44 @@ pub struct Found {
     pub id: (u16, u16),
     /// Its IOMMU group.
     pub group: u32,
-    /// Which way, and why this one.
+    /// Which way.
+    pub way: Way,
+    /// The way in words, and why this one.
     pub why: String,
 }
 
-/// The file of a group.
-#[must_use]
-pub fn node(group: u32) -> String {
+impl Found {
+    /// The file that is opened for this function alone.
+    #[must_use]
+    pub fn node(&self) -> String {
+        match &self.way {
+            Way::Group => group_node(self.group),
+            Way::Iommufd { node } => node.clone(),
+        }
+    }
+
+    /// Whether sysfs still has it, in its group.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.sysfs.join("iommu_group").exists()
+    }
+}
+
+/// A way into VFIO.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The legacy container, and the group's file.
+    Group,
+    /// The kernel's iommufd, and the device's own file.
+    Iommufd {
+        /// The device's file.
+        node: String,
+    },
+}
+
+const IOMMUFD: &str = "/dev/iommu";
+
+fn group_node(group: u32) -> String {
     format!("/dev/vfio/{group}")
 }
 
@@ -64,10 +95,9 @@ pub fn look(root: &Path, bdf: Bdf) -> Result<Found, VfioError> {
     check_driver(&sysfs, bdf)?;
     let group = group.ok_or(VfioError::NoIommu { bdf })?;
     check_neighbours(root, bdf, group)?;
-    let why = choose(root, &sysfs, bdf, group)?;
-    check_node(root, bdf, group)?;
+    let (way, why) = choose(root, &sysfs, bdf, group, may_open)?;
     let id = |name| hex(&sysfs.join(name)).and_then(|id| u16::try_from(id).ok()).unwrap_or(0);
-    Ok(Found { bdf, id: (id("vendor"), id("device")), sysfs, group, why })
+    Ok(Found { bdf, id: (id("vendor"), id("device")), sysfs, group, way, why })
 }
 
 fn no_iommu_mode(root: &Path) -> bool {
@@ -75,11 +105,15 @@ fn no_iommu_mode(root: &Path) -> bool {
     read_line(&switch).is_some_and(|line| line == "Y")
 }
 
-/// The modules that the legacy way needs; `iommufd` asks for its own.
+/// The modules that the ways need; a kernel with `/dev/iommu` has iommufd's.
 fn check_modules(root: &Path) -> Result<(), VfioError> {
     if !root.join("sys/bus/pci/drivers/vfio-pci").exists() {
         return Err(VfioError::NoModule { module: "vfio-pci" });
     }
+    if root.join(&IOMMUFD[1..]).exists() { Ok(()) } else { check_type1(root) }
+}
+
+fn check_type1(root: &Path) -> Result<(), VfioError> {
     let container = root.join("dev/vfio/vfio").exists();
     let type1 = ["sys/module/vfio_iommu_type1", "sys/module/iommufd"]
         .iter()
@@ -139,40 +173,99 @@ fn check_neighbours(root: &Path, bdf: Bdf, group: u32) -> Result<(), VfioError> 
     Ok(())
 }
 
-/// Refuses a group that no IOMMU holds back; says that the group is the way in, and why.
-fn choose(root: &Path, sysfs: &Path, bdf: Bdf, group: u32) -> Result<String, VfioError> {
+/// Refuses a group that no IOMMU holds back; else the way in, and why it is this one: iommufd where
+/// the kernel has it and this user may open it, the group otherwise.
+fn choose(
+    root: &Path,
+    sysfs: &Path,
+    bdf: Bdf,
+    group: u32,
+    may_open: impl Fn(&Path, &str) -> bool,
+) -> Result<(Way, String), VfioError> {
     let name = read_line(&root.join(format!("sys/kernel/iommu_groups/{group}/name")));
     if name.is_some_and(|name| name == "vfio-noiommu") {
         return Err(VfioError::NoIommuRefused { bdf });
     }
-    if !root.join("dev/vfio/vfio").exists() {
-        return Err(VfioError::NoModule { module: "vfio" });
-    }
-    let has_iommufd = root.join("dev/iommu").exists();
-    let has_file = !names(&sysfs.join("vfio-dev")).is_empty();
-    let why = match (has_iommufd, has_file) {
-        (false, _) => "this kernel has no iommufd",
-        (true, false) => "this kernel has iommufd but no file for the device",
-        (true, true) => "this version does not use the kernel's iommufd",
+    let lacking = match iommufd(root, sysfs, &may_open) {
+        Ok(node) => {
+            let why = format!("iommufd and {node}: this kernel has both");
+            return Ok((Way::Iommufd { node }, why));
+        }
+        Err(lacking) => lacking,
     };
-    Ok(format!("container and group {group}: {why}"))
+    if !root.join("dev/vfio/vfio").exists() {
+        return Err(match lacking {
+            Lacking::Permission { path } => no_permission(root, path),
+            Lacking::Iommufd | Lacking::DeviceFile => VfioError::NoModule { module: "vfio" },
+        });
+    }
+    check_type1(root)?;
+    check_node(root, bdf, group, may_open)?;
+    let why = match lacking {
+        Lacking::Iommufd => "this kernel has no iommufd".to_owned(),
+        Lacking::DeviceFile => "this kernel has iommufd but no file for the device".to_owned(),
+        Lacking::Permission { path } => {
+            format!("{path} may not be opened by user {}", crate::memory::user_name(root))
+        }
+    };
+    Ok((Way::Group, format!("container and group {group}: {why}")))
 }
 
-fn check_node(root: &Path, bdf: Bdf, group: u32) -> Result<(), VfioError> {
-    let path = node(group);
-    let node = root.join(&path[1..]);
-    if !node.exists() {
+/// What iommufd lacks.
+#[derive(Debug)]
+enum Lacking {
+    Iommufd,
+    DeviceFile,
+    Permission { path: String },
+}
+
+/// The device's own file, if the kernel has iommufd and both may be opened. Kernels without such
+/// files have the directory too, but no `dev` in it.
+fn iommufd(
+    root: &Path,
+    sysfs: &Path,
+    may_open: impl Fn(&Path, &str) -> bool,
+) -> Result<String, Lacking> {
+    if !root.join(&IOMMUFD[1..]).exists() {
+        return Err(Lacking::Iommufd);
+    }
+    let dir = sysfs.join("vfio-dev");
+    let names = names(&dir);
+    let [name] = &names[..] else { return Err(Lacking::DeviceFile) };
+    let node = format!("/dev/vfio/devices/{name}");
+    if !dir.join(name).join("dev").exists() || !root.join(&node[1..]).exists() {
+        return Err(Lacking::DeviceFile);
+    }
+    for path in [IOMMUFD, &node] {
+        if !may_open(root, path) {
+            return Err(Lacking::Permission { path: path.to_owned() });
+        }
+    }
+    Ok(node)
+}
+
+fn may_open(root: &Path, path: &str) -> bool {
+    rustix::fs::access(root.join(&path[1..]), Access::READ_OK | Access::WRITE_OK).is_ok()
+}
+
+fn check_node(
+    root: &Path,
+    bdf: Bdf,
+    group: u32,
+    may_open: impl Fn(&Path, &str) -> bool,
+) -> Result<(), VfioError> {
+    let path = group_node(group);
+    if !root.join(&path[1..]).exists() {
         return Err(VfioError::NoNode { bdf, path });
     }
-    if rustix::fs::access(&node, Access::READ_OK | Access::WRITE_OK).is_err() {
-        return Err(no_permission(root, group));
-    }
-    Ok(())
+    if may_open(root, &path) { Ok(()) } else { Err(no_permission(root, path)) }
 }
 
-/// The error of a file that this user may not open.
-pub(super) fn no_permission(root: &Path, group: u32) -> VfioError {
-    VfioError::NoPermission { path: node(group), user: crate::memory::user_name(root) }
+/// The error of a file that this user may not open, with udev's match for files of its kind.
+pub(super) fn no_permission(root: &Path, path: String) -> VfioError {
+    let is_group = path.rsplit('/').next().is_some_and(is_number);
+    let files = if is_group { "SUBSYSTEM==\"vfio\"" } else { "KERNEL==\"iommu|vfio[0-9]*\"" };
+    VfioError::NoPermission { path, user: crate::memory::user_name(root), files }
 }
 
 /// All NVMe functions, in order.

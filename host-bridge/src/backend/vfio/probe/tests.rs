@@ -66,7 +66,7 @@ fn a_function_on_vfio_pci_is_found_by_its_short_address_too() {
         assert_eq!(found.group, 7);
         assert_eq!(found.id, (0x1b36, 0x0010));
         assert_eq!(found.why, "container and group 7: this kernel has no iommufd");
-        assert_eq!(node(found.group), "/dev/vfio/7");
+        assert_eq!((found.node().as_str(), found.way), ("/dev/vfio/7", Way::Group));
     }
 }
 
@@ -175,7 +175,7 @@ fn a_file_that_may_not_be_opened_comes_with_chown_and_a_udev_rule() {
     let machine = Machine::well();
     let uid = rustix::process::getuid().as_raw();
     machine.0.write("etc/passwd", &format!("trader:x:{uid}:100::/:/bin/sh\n"));
-    let line = no_permission(machine.0.path(), 7).to_string();
+    let line = no_permission(machine.0.path(), group_node(7)).to_string();
     assert_eq!(
         line,
         "/dev/vfio/7 may not be opened by user trader; as root: chown trader /dev/vfio/7, or for \
@@ -196,15 +196,91 @@ fn a_group_that_no_iommu_holds_back_is_refused() {
     assert_eq!(exit, Exit::Missing);
 }
 
-#[test]
-fn the_report_says_what_the_kernel_has_and_what_is_used() {
+/// A kernel with iommufd and a file for the device.
+fn newer() -> Machine {
     let machine = Machine::well();
     machine.0.write("dev/iommu", "");
-    let why = || machine.look("03:00.0").expect("by group").why;
-    assert!(why().ends_with("this kernel has iommufd but no file for the device"));
-    machine.0.write("sys/bus/pci/devices/0000:03:00.0/vfio-dev/vfio3/dev", "");
-    assert!(why().ends_with("this version does not use the kernel's iommufd"));
-    machine.remove("dev/vfio/vfio");
+    machine.0.write("sys/bus/pci/devices/0000:03:00.0/vfio-dev/vfio3/dev", "240:3");
+    machine.0.write("dev/vfio/devices/vfio3", "");
+    machine
+}
+
+#[test]
+fn iommufd_is_taken_where_the_kernel_has_it_and_needs_nothing_of_the_older_way() {
+    let machine = newer();
+    for gone in ["", "sys/module/vfio_iommu_type1", "dev/vfio/7", "dev/vfio/vfio"] {
+        if !gone.is_empty() {
+            machine.remove(gone);
+        }
+        let found = machine.look("03:00.0").expect("by iommufd");
+        assert_eq!(found.why, "iommufd and /dev/vfio/devices/vfio3: this kernel has both");
+        assert_eq!(found.way, Way::Iommufd { node: "/dev/vfio/devices/vfio3".to_owned() });
+        assert_eq!(found.node(), "/dev/vfio/devices/vfio3");
+    }
+}
+
+#[test]
+fn without_iommufd_or_the_devices_file_the_group_is_taken() {
+    let no_file = "container and group 7: this kernel has iommufd but no file for the device";
+    let no_iommufd = "container and group 7: this kernel has no iommufd";
+    for (gone, why) in [
+        ("dev/iommu", no_iommufd),
+        ("dev/vfio/devices", no_file),
+        ("sys/bus/pci/devices/0000:03:00.0/vfio-dev", no_file),
+        // Kernels since 6.1 have the directory, those before 6.6 or built without files no number.
+        ("sys/bus/pci/devices/0000:03:00.0/vfio-dev/vfio3/dev", no_file),
+    ] {
+        let machine = newer();
+        machine.remove(gone);
+        let found = machine.look("03:00.0").expect("by group");
+        assert_eq!((found.why.as_str(), found.way), (why, Way::Group), "{gone}");
+        machine.remove("dev/vfio/vfio");
+        let line = machine.refusal("03:00.0").0;
+        assert_eq!(line, "kernel module vfio is not loaded; as root: modprobe vfio");
+    }
+}
+
+#[test]
+fn an_iommufd_without_the_devices_file_still_needs_the_older_ways_module() {
+    let machine = newer();
+    machine.remove("dev/vfio/devices");
+    machine.remove("sys/module/vfio_iommu_type1");
     let line = machine.refusal("03:00.0").0;
-    assert_eq!(line, "kernel module vfio is not loaded; as root: modprobe vfio");
+    assert!(line.ends_with("as root: modprobe vfio_iommu_type1"), "{line}");
+}
+
+#[test]
+fn a_group_that_no_iommu_holds_back_is_refused_with_iommufd_too() {
+    let machine = newer();
+    machine.0.write("sys/kernel/iommu_groups/7/name", "vfio-noiommu\n");
+    assert!(machine.refusal("03:00.0").0.contains("it could write anywhere in memory"));
+}
+
+#[test]
+fn the_devices_file_has_a_udev_rule_of_its_own() {
+    let machine = newer();
+    let line = no_permission(machine.0.path(), "/dev/vfio/devices/vfio3".to_owned()).to_string();
+    assert!(line.contains("echo 'KERNEL==\"iommu|vfio[0-9]*\", OWNER="), "{line}");
+}
+
+#[test]
+fn a_user_who_may_open_only_the_group_goes_through_it() {
+    let machine = newer();
+    machine.0.write("etc/passwd", "");
+    let root = machine.0.path();
+    let bdf: Bdf = "03:00.0".parse().expect("an address");
+    let sysfs = root.join("sys/bus/pci/devices/0000:03:00.0");
+    let user = crate::memory::user_name(root);
+    for shut in ["/dev/iommu", "/dev/vfio/devices/vfio3"] {
+        let (way, why) = choose(root, &sysfs, bdf, 7, |_, path| path != shut).expect("by group");
+        assert_eq!(way, Way::Group);
+        let wanted = format!("container and group 7: {shut} may not be opened by user {user}");
+        assert_eq!(why, wanted);
+    }
+    let shut = |_: &Path, _: &str| false;
+    let line = choose(root, &sysfs, bdf, 7, shut).expect_err("no way").to_string();
+    assert!(line.starts_with("/dev/vfio/7 may not be opened by user"), "{line}");
+    machine.remove("dev/vfio/vfio");
+    let line = choose(root, &sysfs, bdf, 7, shut).expect_err("no way").to_string();
+    assert!(line.starts_with("/dev/iommu may not be opened by user"), "{line}");
 }
