@@ -28,6 +28,9 @@ pub(crate) const VFIO: &str = "vfio-pci";
 const APPEARS: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(10);
 
+/// Longest that the kernel's driver takes to show a drive's namespaces.
+const SCANNED: Duration = Duration::from_secs(5);
+
 /// Where driverctl may be.
 const DRIVERCTL: &[&str] = &["/usr/sbin/driverctl", "/sbin/driverctl", "/usr/bin/driverctl"];
 const MODPROBE: &[&str] = &["/usr/sbin/modprobe", "/sbin/modprobe", "/usr/bin/modprobe"];
@@ -55,7 +58,7 @@ pub(crate) enum BindError {
     /// No IOMMU.
     #[error(
         "{0} is in no IOMMU group: no IOMMU is on; switch it on in the firmware (VT-d, AMD-Vi), \
-         and on Intel boot with intel_iommu=on (sysconfig apply --skip devices writes that)"
+         and on Intel boot with intel_iommu=on (sysconfig apply writes that)"
     )]
     NoIommu(Bdf),
     /// No driver.
@@ -152,6 +155,10 @@ pub(crate) fn check(tree: &dyn Tree, bdf: Bdf, force: bool) -> Result<Function, 
     }
     let group = function.group.ok_or(BindError::NoIommu(bdf))?;
     if !function.is_on_vfio() {
+        if function.driver.as_deref() == Some("nvme") {
+            // What has not come by then is a reason.
+            let _ = wait(tree, SCANNED, || in_use::is_scanned(tree, bdf));
+        }
         let mut reasons = in_use::reasons(tree, bdf);
         reasons.retain(|reason| !(force && reason.can_be_overridden()));
         if !reasons.is_empty() {
@@ -316,7 +323,7 @@ fn run_first(tree: &dyn Tree, programs: &[&str], args: &[&str]) -> bool {
 fn wait_for_driver(tree: &dyn Tree, bdf: Bdf, wanted: &str) -> Result<(), BindError> {
     let path = format!("{}/driver", pci::folder(bdf));
     let there = || tree.link_name(&path).as_deref() == Some(wanted);
-    if wait(tree, there) {
+    if wait(tree, APPEARS, there) {
         return Ok(());
     }
     let (driver, wanted) = (tree.link_name(&path), wanted.to_owned());
@@ -334,7 +341,7 @@ fn wait_for_nodes(tree: &dyn Tree, bdf: Bdf, group: u32) -> Result<Vec<String>, 
         nodes
     };
     let missing = || expected().into_iter().find(|node| !tree.exists(node));
-    if wait(tree, || missing().is_none()) {
+    if wait(tree, APPEARS, || missing().is_none()) {
         return Ok(expected());
     }
     let node = missing().unwrap_or(group);
@@ -352,9 +359,9 @@ fn cdev(tree: &dyn Tree, bdf: Bdf) -> Option<String> {
         .find(|name| name.starts_with("vfio") && tree.exists(&format!("{folder}/{name}/dev")))
 }
 
-/// Looks again and again, for at most [`APPEARS`].
-fn wait(tree: &dyn Tree, there: impl Fn() -> bool) -> bool {
-    let looks = APPEARS.as_millis() / LOOK.as_millis();
+/// Looks again and again, for at most this time.
+fn wait(tree: &dyn Tree, longest: Duration, there: impl Fn() -> bool) -> bool {
+    let looks = longest.as_millis() / LOOK.as_millis();
     for _ in 0..looks {
         if there() {
             return true;

@@ -181,7 +181,9 @@ fn restore_brings_back_a_function_without_a_driver_and_its_override() {
     kernel.function(BDF, "0x010802", None, Some(7));
     kernel.links.borrow_mut().remove(&format!("/sys/bus/pci/devices/{BDF}/driver"));
     kernel.file(&format!("/sys/bus/pci/devices/{BDF}/driver_override"), "mine\n");
-    let before = bind(&kernel, bdf(), false).expect("free").before;
+    let (_, line) = refused(&kernel, false);
+    assert!(line.contains("no namespace could be looked at, no driver has it"), "{line}");
+    let before = bind(&kernel, bdf(), true).expect("forced").before;
     assert_eq!(before, Binding { driver: None, driver_override: Some("mine".to_owned()) });
     restore(&kernel, bdf(), &before).expect("nobody has it open");
     let function = Function::read(&kernel, bdf()).expect("there");
@@ -219,4 +221,55 @@ fn the_devices_own_node_is_waited_for_where_the_kernel_has_one() {
     kernel.file("/dev/vfio/devices/vfio0", "");
     let nodes = bind(&kernel, bdf(), false).expect("bound").nodes;
     assert_eq!(nodes, ["/dev/vfio/7", "/dev/vfio/devices/vfio0"]);
+}
+
+const NVME: &str = "/sys/bus/pci/devices/0000:03:00.0/nvme";
+
+/// A drive that the kernel's driver has taken and not yet looked through.
+fn unscanned() -> FakeKernel {
+    let kernel = FakeKernel::with_drive();
+    kernel.files.borrow_mut().retain(|path, _| !path.starts_with(NVME));
+    kernel
+}
+
+#[test]
+fn a_namespace_that_comes_late_is_waited_for_and_looked_at() {
+    let kernel = unscanned();
+    let mark = vec![(1080, b"\x53\xef".to_vec())];
+    kernel.disks.borrow_mut().insert("/dev/nvme0n1".to_owned(), mark);
+    kernel.file(&format!("{NVME}/nvme0/state"), "connecting\n");
+    kernel.later.borrow_mut().extend([
+        (20, format!("{NVME}/nvme0/state"), "live\n".to_owned()),
+        (40, format!("{NVME}/nvme0/nvme0n1/x"), String::new()),
+    ]);
+    let (exit, line) = refused(&kernel, false);
+    assert_eq!(exit, Exit::Error);
+    assert!(line.contains("ext2/3/4 filesystem (nvme0n1)"), "{line}");
+    assert!(!line.contains("no namespace"), "{line}");
+    assert_eq!(kernel.pauses.get(), 40, "not longer than needed");
+}
+
+#[test]
+fn a_drive_whose_namespaces_never_come_needs_force() {
+    for state in [None, Some("connecting"), Some("live")] {
+        let kernel = unscanned();
+        if let Some(state) = state {
+            kernel.file(&format!("{NVME}/nvme0/state"), &format!("{state}\n"));
+        }
+        let (exit, line) = refused(&kernel, false);
+        assert_eq!((exit, kernel.pauses.get()), (Exit::Error, 500), "{state:?}: 5 s");
+        assert!(line.contains("no namespace could be looked at"), "{line}");
+        assert!(line.contains("--force-in-use"), "{line}");
+        bind(&kernel, bdf(), true).expect("forced");
+        // There it stays fine, though nobody sees its namespaces.
+        bind(&kernel, bdf(), false).expect("idempotent");
+    }
+}
+
+#[test]
+fn a_controller_that_is_not_live_may_have_more_namespaces() {
+    let kernel = FakeKernel::with_drive();
+    kernel.file(&format!("{NVME}/nvme0/state"), "resetting\n");
+    let (_, line) = refused(&kernel, false);
+    assert!(line.contains("its controller is not live"), "{line}");
 }

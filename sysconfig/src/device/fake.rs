@@ -31,6 +31,8 @@ pub(crate) struct FakeKernel {
     /// Looks until the nodes of vfio appear; [`None`] for never.
     pub(crate) nodes_after: Cell<Option<u32>>,
     pub(crate) pauses: Cell<u32>,
+    /// Pauses until these files are there: what the kernel makes in its own time.
+    pub(crate) later: RefCell<Vec<(u32, String, String)>>,
     /// Programs that were run.
     pub(crate) runs: RefCell<Vec<String>>,
     /// Modules that modprobe finds: the driver's folder appears.
@@ -89,7 +91,9 @@ impl FakeKernel {
     }
 
     pub(crate) fn disk(&self, bdf: &str, controller: &str, disk: &str) {
-        self.file(&format!("/sys/bus/pci/devices/{bdf}/nvme/{controller}/{disk}/x"), "");
+        let folder = format!("/sys/bus/pci/devices/{bdf}/nvme/{controller}");
+        self.file(&format!("{folder}/{disk}/x"), "");
+        self.file(&format!("{folder}/state"), "live\n");
         self.block(disk, "259:0");
     }
 
@@ -245,5 +249,10 @@ impl Tree for FakeKernel {
 
     fn pause(&self, _: Duration) {
         self.pauses.set(self.pauses.get() + 1);
+        let due = |(after, ..): &mut (u32, String, String)| *after <= self.pauses.get();
+        let due: Vec<_> = self.later.borrow_mut().extract_if(.., due).collect();
+        for (_, path, text) in due {
+            self.file(&path, &text);
+        }
     }
 }

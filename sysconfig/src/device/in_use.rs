@@ -10,7 +10,7 @@ use std::io::ErrorKind;
 
 use hybrid_conventions::Bdf;
 
-use super::pci;
+use super::pci::{self, Function};
 use super::signature::{Signature, probe};
 use super::tree::Tree;
 
@@ -34,12 +34,14 @@ pub(crate) enum Reason {
     Carries { device: String, what: Signature },
     /// It could not be looked at.
     Unknown { device: String, why: String },
+    /// The kernel shows no namespace of the drive, or may not show all of them yet.
+    Unseen { bdf: String, why: String, fix: String },
 }
 
 impl Reason {
     /// Whether the override flag may pass over it: data at rest, but nothing that is at work.
     pub(crate) const fn can_be_overridden(&self) -> bool {
-        matches!(self, Self::Carries { .. } | Self::Unknown { .. })
+        matches!(self, Self::Carries { .. } | Self::Unknown { .. } | Self::Unseen { .. })
     }
 
     /// What a person does about it.
@@ -63,6 +65,9 @@ impl Reason {
                 "--force-in-use binds it all the same; what is on it stays".to_owned()
             }
             Self::Unknown { .. } => "look again as root".to_owned(),
+            Self::Unseen { fix, .. } => {
+                format!("{fix}; --force-in-use binds it unseen, with whatever is on it")
+            }
         }
     }
 }
@@ -79,6 +84,9 @@ impl Display for Reason {
                 write!(f, "{} {} ({device})", what.name, what.kind.word())
             }
             Self::Unknown { device, why } => write!(f, "unknown: {why} ({device})"),
+            Self::Unseen { bdf, why, .. } => {
+                write!(f, "unknown: no namespace could be looked at, {why} ({bdf})")
+            }
         }
     }
 }
@@ -88,9 +96,10 @@ pub(crate) fn reasons(tree: &dyn Tree, bdf: Bdf) -> Vec<Reason> {
     let disks = namespaces(tree, bdf);
     let Some(machine) = Machine::read(tree) else {
         let why = "/proc/self/mountinfo cannot be read".to_owned();
-        return disks.into_iter().map(|device| unknown(device, &why)).collect();
+        let unread = disks.into_iter().map(|device| unknown(device, &why));
+        return unread.chain(unseen(tree, bdf)).collect();
     };
-    let mut reasons = BTreeSet::new();
+    let mut reasons: BTreeSet<Reason> = unseen(tree, bdf).into_iter().collect();
     for disk in &disks {
         let mut devices = vec![disk.clone()];
         devices.extend(partitions(tree, disk));
@@ -107,6 +116,45 @@ pub(crate) fn reasons(tree: &dyn Tree, bdf: Bdf) -> Vec<Reason> {
         .any(|reason| !reason.can_be_overridden() && !matches!(reason, Reason::Claimed { .. }));
     reasons.retain(|reason| !(busy && named && matches!(reason, Reason::Claimed { .. })));
     reasons.into_iter().collect()
+}
+
+/// Whether the kernel's driver has started the controller and shows a namespace of it.
+///
+/// The driver has the drive before its controller is live, and looks for namespaces after that.
+pub(crate) fn is_scanned(tree: &dyn Tree, bdf: Bdf) -> bool {
+    let folder = format!("{}/nvme", pci::folder(bdf));
+    let controllers = tree.list(&folder).unwrap_or_default();
+    let live = |controller: &String| {
+        let state = tree.read(&format!("{folder}/{controller}/state"));
+        state.is_ok_and(|state| state.trim() == "live")
+    };
+    !controllers.is_empty() && controllers.iter().all(live) && !namespaces(tree, bdf).is_empty()
+}
+
+/// That a drive's namespaces are not there to be looked at. On vfio-pci they need not be.
+fn unseen(tree: &dyn Tree, bdf: Bdf) -> Option<Reason> {
+    let function = Function::read(tree, bdf)?;
+    if !function.is_nvme() || function.is_on_vfio() {
+        return None;
+    }
+    let (why, fix) = match function.driver.as_deref() {
+        Some("nvme") if is_scanned(tree, bdf) => return None,
+        Some("nvme") => (
+            "its controller is not live or shows none".to_owned(),
+            format!("cat {}/nvme/*/state tells, and nvme list", pci::folder(bdf)),
+        ),
+        None => (
+            "no driver has it".to_owned(),
+            format!("sysconfig unbind {bdf} gives it to the kernel's driver, which looks"),
+        ),
+        Some(driver) => (
+            format!("the driver {driver} has it"),
+            format!(
+                "echo {bdf} > /sys/bus/pci/drivers/{driver}/unbind, then sysconfig unbind {bdf}"
+            ),
+        ),
+    };
+    Some(Reason::Unseen { bdf: bdf.to_string(), why, fix })
 }
 
 /// The block devices of an NVMe controller's namespaces: `nvme0n1`.
