@@ -172,7 +172,7 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<Exit, Failure> {
     } else {
         output::result(report::plan(&prepared, Style::of_stdout(), args.all))?;
     }
-    Ok(Exit::Ok)
+    Ok(tell(prepared.plan.failed.iter().map(|(_, failure)| failure)))
 }
 
 /// `apply`.
@@ -197,15 +197,18 @@ pub(crate) fn apply_at(root: &Root, what: &What) -> Result<Outcome, Failure> {
         let Prepared { machine, plan, mut journal, .. } = prepare_at(root, what, journal)?;
         engine::apply(root, &machine.boot, &plan, &mut journal)?
     };
-    let Prepared { machine, config, plan, .. } = &before;
+    let Prepared { machine, config, plan, .. } = before;
+    // Told once: among the failures.
+    outcome.refused.retain(|(_, reason)| plan.failure(reason).is_none());
     outcome.notes.extend(plan.notes.iter().map(|(setting, note)| format!("{setting}: {note}")));
     let wants_pages = what.only.is_empty() || what.only.iter().any(|name| name == "hugepages");
     if root.is_live() && wants_pages && !what.skip.iter().any(|name| name == "hugepages") {
-        match settings::try_pages(machine, config) {
+        match settings::try_pages(&machine, &config) {
             Ok(tried) => outcome.notes.extend(tried),
             Err(failure) => outcome.failed.push(failure),
         }
     }
+    outcome.failed.extend(plan.failed.into_iter().map(|(_, failure)| failure));
     Ok(outcome)
 }
 
@@ -235,13 +238,17 @@ fn finish(verb: &str, outcome: &Outcome, json: bool, all: bool) -> Result<Exit, 
         report::outcome(verb, outcome, all)
     };
     output::result(text)?;
-    for failure in &outcome.failed {
+    Ok(tell(outcome.failed.iter()))
+}
+
+/// Prints a line for each failure; the exit code of the gravest.
+fn tell<'a>(failures: impl Iterator<Item = &'a Failure>) -> Exit {
+    let mut exit = Exit::Ok;
+    for failure in failures {
         output::note(format_args!("sysconfig: {}", failure.line));
+        if exit != Exit::Error {
+            exit = failure.exit;
+        }
     }
-    let error = outcome.failed.iter().any(|failure| failure.exit != Exit::Missing);
-    Ok(match outcome.failed.is_empty() {
-        true => Exit::Ok,
-        false if error => Exit::Error,
-        false => Exit::Missing,
-    })
+    exit
 }

@@ -48,6 +48,8 @@ pub(crate) enum Verdict {
 pub(crate) struct Plan {
     pub(crate) steps: Vec<Step>,
     pub(crate) notes: Vec<(&'static str, String)>,
+    /// What was asked for and cannot be had: in the steps it is [`Verdict::Fixed`].
+    pub(crate) failed: Vec<(&'static str, Failure)>,
 }
 
 /// What an `apply` or a `reset` did.
@@ -75,6 +77,7 @@ impl Plan {
         let mut plan = Self::default();
         for (setting, wishes) in wishes {
             plan.notes.extend(wishes.notes.into_iter().map(|note| (setting, note)));
+            plan.failed.extend(wishes.failed.into_iter().map(|failure| (setting, failure)));
             for mut wish in wishes.list {
                 if let Some(reason) = journal.refusal(&machine.boot, &wish.place) {
                     wish.fixed.get_or_insert_with(|| format!("refused before: {reason}"));
@@ -102,6 +105,11 @@ impl Plan {
             let verdict = verdict(&wish, &now);
             self.steps.push(Step { setting: NO_LONGER, wish, now, verdict });
         }
+    }
+
+    /// What was asked for and cannot be had, if that is why a step is fixed.
+    pub(crate) fn failure(&self, reason: &str) -> Option<&Failure> {
+        self.failed.iter().map(|(_, failure)| failure).find(|failure| failure.line == reason)
     }
 
     /// Steps that would change something.

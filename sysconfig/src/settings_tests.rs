@@ -47,7 +47,6 @@ fn bad_input_is_one_line_with_what_is_allowed() {
         (&["-c", "1", "--hugepages", "2M=1@3"], Exit::Error, "this machine has node 0"),
         (&["-c", "1", "--only", "irqs"], Exit::Error, "no setting is called irqs; there are"),
         (&["-c", "1", "--group", "a b"], Exit::Error, "is no group's name"),
-        (&["-c", "1", "--device", "03:00.0"], Exit::Missing, "is not there"),
         (&["-c", "1", "--config", "/none.toml"], Exit::Missing, "--config names a file"),
     ] {
         let (code, line) = refusal(&fake, flags);
@@ -275,4 +274,65 @@ fn a_plan_reads_like_a_diff() {
     assert_eq!(json["schema"], "sysconfig-plan/1");
     assert_eq!(json["isolated_cores"], "3");
     assert!(json["changes"].as_array().is_some_and(|changes| changes.len() > 10));
+}
+
+/// An NVMe controller on `nvme`; in a group where the machine has an IOMMU.
+fn drive(fake: &Fake, bdf: &str, group: Option<u32>, state: &str) {
+    let base = format!("/sys/bus/pci/devices/{bdf}");
+    for (file, text) in [
+        ("class", "0x010802"),
+        ("vendor", "0x1b36"),
+        ("device", "0x0010"),
+        ("driver_override", "(null)"),
+        ("nvme/nvme0/state", state),
+    ] {
+        fake.file(&format!("{base}/{file}"), text);
+    }
+    let link = |target: &str, name: &str| {
+        let path = fake.root.path(format!("{base}/{name}"));
+        std::os::unix::fs::symlink(target, path).expect("a link");
+    };
+    link("../../../../bus/pci/drivers/nvme", "driver");
+    if let Some(group) = group {
+        link(&format!("../../../../kernel/iommu_groups/{group}"), "iommu_group");
+    }
+}
+
+#[test]
+fn a_drive_that_cannot_be_bound_keeps_nothing_else_from_being_made() {
+    let fake = Fake::debian();
+    drive(&fake, "0000:03:00.0", None, "live");
+    let flags = what(&["-c", "3", "--smt", "keep", "--device", "03:00.0", "--device", "04:00.0"]);
+    let plan = report::plan(&prepared(&fake.root, &flags), Style::Plain, false);
+    assert!(plan.contains("driver of 0000:03:00.0: 0000:03:00.0 is in no IOMMU group"), "{plan}");
+    assert!(plan.contains("driver of 0000:04:00.0: 0000:04:00.0 is not there"), "{plan}");
+    for again in [false, true] {
+        let outcome = command::apply_at(&fake.root, &flags).expect("the rest is applied");
+        let failed: Vec<Exit> = outcome.failed.iter().map(|failure| failure.exit).collect();
+        assert_eq!(failed, [Exit::Missing, Exit::Missing], "{:?}", outcome.failed);
+        assert_eq!(outcome.changed.is_empty(), again);
+        assert!(outcome.refused.iter().all(|(place, _)| !matches!(place, Place::Driver { .. })));
+    }
+    let text = |path: &str| fake.root.text(path).unwrap_or_default();
+    assert!(text("/etc/default/grub.d/50-hybrid-runtime.cfg").contains("intel_iommu=on"));
+    assert_eq!(text("/proc/irq/24/smp_affinity_list"), "0-2");
+    let found = crate::verify::compare(&prepared(&fake.root, &flags));
+    let missing = found.iter().filter(|f| f.is == crate::verify::Judgement::Missing);
+    assert_eq!(missing.count(), 2, "{found:?}");
+}
+
+#[test]
+fn a_drive_in_use_is_refused_with_1_and_the_rest_is_made() {
+    let fake = Fake::debian();
+    drive(&fake, "0000:03:00.0", Some(7), "live");
+    let base = "/sys/bus/pci/devices/0000:03:00.0";
+    fake.file(&format!("{base}/nvme/nvme0/nvme0n1/x"), "");
+    fake.file("/sys/class/block/nvme0n1/dev", "259:0");
+    fake.file("/proc/self/mountinfo", "36 35 259:0 / /data rw - ext4 /dev/nvme0n1 rw");
+    let flags = what(&["-c", "3", "--smt", "keep", "--device", "03:00.0"]);
+    let outcome = command::apply_at(&fake.root, &flags).expect("the rest is applied");
+    assert_eq!(outcome.failed.len(), 1);
+    assert_eq!(outcome.failed[0].exit, Exit::Error);
+    assert!(outcome.failed[0].line.contains("mounted at /data"), "{}", outcome.failed[0].line);
+    assert_eq!(fake.root.text("/proc/irq/24/smp_affinity_list").as_deref(), Some("0-2"));
 }

@@ -13,7 +13,7 @@ use crate::command::{self, Prepared, What};
 use crate::engine::Verdict;
 use crate::failure::Failure;
 use crate::jitter::report::Report;
-use crate::jitter::run::{self, run};
+use crate::jitter::run::{self, RunError, run};
 use crate::journal::Journal;
 use crate::machine::Machine;
 use crate::root::Root;
@@ -88,6 +88,11 @@ impl Judgement {
     }
 }
 
+/// What a failure with this exit code is among the findings.
+fn judgement(exit: Exit) -> Judgement {
+    if exit == Exit::Missing { Judgement::Missing } else { Judgement::Differs }
+}
+
 fn finding(what: impl Into<String>, is: Judgement, line: impl Into<String>) -> Finding {
     Finding { what: what.into(), is, line: line.into() }
 }
@@ -101,7 +106,7 @@ pub(crate) fn command(args: &VerifyArgs) -> Result<Exit, Failure> {
     findings.extend(checks(&prepared));
     let signals =
         StopSignals::install().map_err(|error| Failure::error(format_args!("signals: {error}")))?;
-    let measured = measure(args, &prepared, signals, &mut findings)?;
+    let measured = measure(args, &prepared, signals, &mut findings);
     let text = if args.what.place.json {
         json_text(&findings, measured.as_ref())?
     } else {
@@ -133,6 +138,8 @@ pub(crate) fn compare(prepared: &Prepared) -> Vec<Finding> {
             let (place, now, wanted) = (&step.wish.place, &step.now, &step.wish.wanted);
             match &step.verdict {
                 Verdict::Met => {}
+                // It is told below.
+                Verdict::Fixed(reason) if prepared.plan.failure(reason).is_some() => differs += 1,
                 Verdict::Fixed(reason) => {
                     findings.push(finding(name, Judgement::Note, format!("{place}: {reason}")));
                 }
@@ -146,6 +153,9 @@ pub(crate) fn compare(prepared: &Prepared) -> Vec<Finding> {
         if differs == 0 {
             findings.push(finding(name, Judgement::Ok, format!("{met} as asked")));
         }
+    }
+    for (name, failure) in &prepared.plan.failed {
+        findings.push(finding(*name, judgement(failure.exit), failure.line.as_str()));
     }
     findings
 }
@@ -253,11 +263,11 @@ fn measure(
     prepared: &Prepared,
     signals: StopSignals,
     findings: &mut Vec<Finding>,
-) -> Result<Option<Report>, Failure> {
+) -> Option<Report> {
     let Prepared { machine, config, .. } = prepared;
     let cpus = config.isolated.intersection(machine.online);
     if args.no_measure || cpus.is_empty() || !machine.root.is_live() {
-        return Ok(None);
+        return None;
     }
     let plan = run::Plan {
         cpus,
@@ -268,7 +278,13 @@ fn measure(
         trace: false,
         trust_tsc: args.trust_tsc,
     };
-    let report = run(&machine.root, &plan, &|| signals.pending(), &mut |_| ())?;
+    let report = match run(&machine.root, &plan, &|| signals.pending(), &mut |_| ()) {
+        Ok(report) => report,
+        Err(error) => {
+            findings.push(not_measured(error));
+            return None;
+        }
+    };
     for cpu in &report.cpus {
         let line =
             format!("cpu {}: longest gap {}", cpu.cpu, hybrid_conventions::HumanNanos(cpu.max_ns));
@@ -276,7 +292,22 @@ fn measure(
         let is = if over { Judgement::Exceeded } else { Judgement::Ok };
         findings.push(finding("quiet", is, line));
     }
-    Ok(Some(report))
+    Some(report)
+}
+
+/// The comparison is told all the same. The kernel refuses CPUs outside our own control group.
+fn not_measured(error: RunError) -> Finding {
+    if let RunError::Thread { cpu, error, .. } = &error
+        && error.raw_os_error() == Some(libc::EINVAL)
+    {
+        let line = format!(
+            "not measured: cpu {cpu} is not this control group's; run it inside the partition's \
+             (sysconfig/scripts/hybrid-shell sysconfig verify), or leave it out: --no-measure"
+        );
+        return finding("quiet", Judgement::Missing, line);
+    }
+    let failure = Failure::from(error);
+    finding("quiet", judgement(failure.exit), format!("not measured: {}", failure.line))
 }
 
 fn text(findings: &[Finding], measured: Option<&Report>) -> String {
@@ -320,4 +351,27 @@ fn json_text(findings: &[Finding], measured: Option<&Report>) -> Result<String, 
         "findings": findings,
         "measured": measured,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cpu_of_another_control_group_is_missing_and_keeps_the_findings() {
+        let pinned = |code| {
+            let error = std::io::Error::from_raw_os_error(code);
+            RunError::Thread { cpu: 3, what: "be pinned", error }
+        };
+        let found = not_measured(pinned(libc::EINVAL));
+        assert_eq!(found.is, Judgement::Missing);
+        assert!(found.line.contains("cpu 3") && found.line.contains("hybrid-shell"), "{found:?}");
+        let ok = finding("irq", Judgement::Ok, "4 as asked");
+        assert!(text(&[ok.clone(), found.clone()], None).starts_with("ok       irq    4 as asked"));
+        assert_eq!(exit(&[ok.clone(), found.clone()]), Exit::Missing);
+        let differs = finding("irq", Judgement::Differs, "is 3");
+        assert_eq!(exit(&[differs, found]), Exit::Error);
+        assert_eq!(not_measured(pinned(libc::EPERM)).is, Judgement::Differs);
+        assert_eq!(not_measured(RunError::Clock).is, Judgement::Differs);
+    }
 }

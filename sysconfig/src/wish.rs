@@ -36,6 +36,9 @@ pub(crate) struct Wishes {
     pub(crate) list: Vec<Wish>,
     /// What the operator should know and no change says: printed by `plan` and `apply`.
     pub(crate) notes: Vec<String>,
+    /// What was asked for and cannot be had, with what fixes it: the rest is made all the same, and
+    /// the exit code tells.
+    pub(crate) failed: Vec<Failure>,
 }
 
 /// One place and the state that it shall have.

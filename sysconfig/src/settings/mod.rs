@@ -109,10 +109,19 @@ fn devices(machine: &Machine, config: &Config) -> Result<Wishes, Failure> {
     use crate::device::bind;
     let mut wishes = Wishes::default();
     for bdf in &config.devices {
-        bind::check(&machine.root, *bdf, config.force_in_use)?;
         let driver = Some(bind::VFIO.to_owned());
         let wanted = State::Driver { forced: driver.clone(), driver };
-        wishes.push(Wish::new(Place::Driver { bdf: bdf.to_string() }, wanted));
+        let wish = Wish::new(Place::Driver { bdf: bdf.to_string() }, wanted);
+        // One drive that cannot be bound, or an IOMMU that the boot parameters would switch on,
+        // keeps nothing else from being made.
+        match bind::check(&machine.root, *bdf, config.force_in_use) {
+            Ok(_) => wishes.push(wish),
+            Err(error) => {
+                let failure = Failure::from(error);
+                wishes.push(wish.fixed(failure.line.as_str()));
+                wishes.failed.push(failure);
+            }
+        }
     }
     Ok(wishes)
 }
