@@ -1,6 +1,8 @@
 //! From the command line to a plan: which phases, how long, with how many buffers.
 
-use crate::cli::RunArgs;
+use hybrid_conventions::DeviceSpec;
+
+use crate::cli::{MachineArgs, RunArgs};
 use crate::device;
 use crate::failure::Failure;
 use crate::launch::Setup;
@@ -10,6 +12,12 @@ use crate::wire::{BATCH, BURST, CLOSED, FUTURES, NOISE, OPEN, Phase, Plan, VERIF
 
 /// A window of a closed loop.
 pub(crate) const WINDOW_NS: u32 = 250_000;
+
+/// The same on a drive, whose slow operations take milliseconds.
+const DRIVE_WINDOW_NS: u32 = 20_000_000;
+
+/// The longest that a model with a latency of its own gets.
+const LONGEST_WINDOW_NS: u64 = 1_000_000_000;
 
 /// Largest burst that the driver's own cost is taken from.
 const COST_BURST: u32 = 64;
@@ -129,6 +137,14 @@ fn check(args: &RunArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A window that is long beside one operation: a latency counts only if it lies in one window.
+fn window_ns(machine: &MachineArgs) -> u32 {
+    let spec = DeviceSpec::parse(&machine.device);
+    let least = if matches!(spec, Ok(DeviceSpec::Pci(_))) { DRIVE_WINDOW_NS } else { WINDOW_NS };
+    let of_latency = machine.model_latency.saturating_mul(100).min(LONGEST_WINDOW_NS);
+    least.max(u32::try_from(of_latency).unwrap_or(least))
+}
+
 /// What the run is about.
 fn main_phase(args: &RunArgs, each_ns: u64) -> Phase {
     let (load, mode) = (&args.load, &args.mode);
@@ -138,7 +154,7 @@ fn main_phase(args: &RunArgs, each_ns: u64) -> Phase {
         queues: load.queues,
         bytes: load.bytes,
         reads: reads(load.workload, load.mix),
-        window_ns: WINDOW_NS,
+        window_ns: window_ns(&args.machine),
         stamped: args.stamped().into(),
         duration_ns: each_ns,
         seed: load.seed,

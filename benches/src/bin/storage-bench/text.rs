@@ -163,10 +163,11 @@ fn table(out: &mut String, ran: &Ran, run: &PhaseRun, load: &Load) {
     if run.phase.kind == CLOSED || run.phase.kind == crate::wire::FUTURES {
         let _ = writeln!(
             out,
-            "          median of {} repetitions, windows of 250 us; {share:.1} % of them dropped: \
+            "          median of {} repetitions, windows of {}; {share:.1} % of them dropped: \
              a core was taken away\n          {:.0} IOPS with everything counted, dropped windows \
              and our own bookkeeping too",
             load.iops.0.len(),
+            HumanNanos(run.phase.window_ns.into()),
             load.wall_iops,
         );
     }
@@ -245,7 +246,12 @@ fn histogram(out: &mut String, ran: &Ran, hist: &Hist) {
 }
 
 fn cost(out: &mut String, ran: &Ran, run: &PhaseRun, load: &Load) {
-    if let Some(cost) = ran.phases.iter().rev().find_map(Cost::of) {
+    let cost = ran.phases.iter().rev().find_map(Cost::of);
+    if cost.as_ref().is_some_and(|cost| cost.kept == 0) {
+        out.push_str(
+            "\nour cost  - (no burst had all completed after 100 us, or a core was taken away)\n",
+        );
+    } else if let Some(cost) = cost {
         let each = |series: &hybrid_benches::figures::Series| series.median().unwrap_or(0.0);
         let (submit, reap) = (each(&cost.submit), each(&cost.reap));
         let _ = writeln!(
