@@ -1,7 +1,8 @@
 //! What the operator asked for, checked against the machine.
 //!
-//! Flags go over drop-ins, drop-ins over `/etc/hybrid-runtime/machine.toml` ([`mod@file`]). What comes
-//! out is a [`Config`]: sets of CPUs that exist, sizes and names that can be used as they are.
+//! Flags go over drop-ins, drop-ins over `/etc/hybrid-runtime/machine.toml` ([`mod@file`]).
+//! What comes out is a [`Config`]: sets of CPUs that exist, sizes and names that can be used as
+//! they are.
 
 pub(crate) mod file;
 

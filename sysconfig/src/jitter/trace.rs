@@ -1,9 +1,9 @@
 //! The kernel's own trace, to name what lies within the largest gaps: interrupts, soft interrupts,
 //! NMIs and the threads that were switched to.
 //!
-//! Used by [`super::run()`] with `--trace`: an instance of its own in tracefs (nobody else's tracing
-//! is touched), limited to the measured CPUs, with the time-stamp counter as its clock, so that its
-//! times and the spinners' are the same numbers. The events cost the measured core a little each.
+//! Used by [`super::run()`] with `--trace`: an instance of its own in tracefs (nobody else's
+//! tracing is touched), limited to the measured CPUs, with the time-stamp counter as its clock, so
+//! that its
 //! The buffer keeps the newest events; the gaps of a long run's beginning may find theirs gone.
 
 use std::io::ErrorKind;
