@@ -3,8 +3,9 @@
 //!
 //! Used by [`super::run()`] with `--trace`: an instance of its own in tracefs (nobody else's
 //! tracing is touched), limited to the measured CPUs, with the time-stamp counter as its clock, so
-//! that its times and the spinners' are the same numbers. The events cost the measured core a little
-//! each. The buffer keeps the newest events; the gaps of a long run's beginning may find theirs gone.
+//! that its times and the spinners' are the same numbers. The events cost the measured core a
+//! little each. The buffer keeps the newest events; the gaps of a long run's beginning may find
+//! theirs gone.
 
 use std::io::ErrorKind;
 
