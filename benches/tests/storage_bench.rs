@@ -229,7 +229,7 @@ fn files_are_written_and_compared() {
     ));
     let csv = std::fs::read_to_string(csv).expect("written");
     assert!(csv.starts_with("kind,series,value,latency_ns\n"), "{csv}");
-    assert!(csv.contains("percentile,all,99.999,") && csv.contains("ecdf,all,1.000"));
+    assert!(csv.contains("percentile,all,99.999,") && csv.contains("ecdf,undisturbed,1.000"));
     let page = std::fs::read_to_string(page).expect("written");
     for word in ["<!doctype html>", "<svg", "prefers-color-scheme", "viewport", "p99.9"] {
         assert!(page.contains(word), "no {word} in the page");
