@@ -12,6 +12,7 @@
 
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -250,13 +251,22 @@ fn lock(root: &Root) -> Result<OwnedFd, Failure> {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
     let folder = rustix::fs::open(root.path(FOLDER), flags, Mode::empty())
         .map_err(|errno| needs_root(FOLDER, &errno.into()))?;
-    rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        Failure::error(format_args!(
-            "{FOLDER} is locked: another sysconfig is at work; wait for it to end"
-        ))
-    })?;
+    let begun = Instant::now();
+    while rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if begun.elapsed() >= LOCK_PATIENCE {
+            return Err(Failure::error(format_args!(
+                "{FOLDER} is locked: another sysconfig is at work; wait for it to end"
+            )));
+        }
+        std::thread::sleep(LOCK_LOOK);
+    }
     Ok(folder)
 }
+
+/// How long the lock is waited for: one that is ending goes on, and a program that was started by
+/// a holder shares the lock until its own `execve`.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+const LOCK_LOOK: Duration = Duration::from_millis(10);
 
 fn at_file(error: &io::Error) -> Failure {
     needs_root(FILE, error)

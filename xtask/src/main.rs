@@ -17,7 +17,8 @@ mod tidy;
 mod tools;
 mod vm;
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -123,10 +124,15 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
+/// Where the project is: cargo says it to what it runs. The folder of the build would be another
+/// checkout's if the target directory was copied.
+fn home(cargo_says: Option<OsString>) -> PathBuf {
+    cargo_says.map_or_else(|| PathBuf::from("."), PathBuf::from)
+}
+
 /// Runs a command and gives the exit code.
 fn run(command: Command) -> Result<u8> {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let load = || Project::load(if here.is_dir() { here } else { Path::new(".") });
+    let load = || Project::load(&home(std::env::var_os("CARGO_MANIFEST_DIR")));
     let exit = match command {
         Command::Test { list: true, .. } => {
             test::list();
@@ -147,6 +153,12 @@ fn run(command: Command) -> Result<u8> {
 mod tests {
     use super::*;
     use clap::CommandFactory as _;
+
+    #[test]
+    fn the_project_is_where_cargo_says() {
+        assert_eq!(home(Some("/else/xtask".into())), PathBuf::from("/else/xtask"));
+        assert_eq!(home(None), PathBuf::from("."));
+    }
 
     #[test]
     fn the_command_line_is_well_formed() {
