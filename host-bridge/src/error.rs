@@ -7,6 +7,7 @@ use hybrid_conventions::{CpuSet, Exit};
 use crate::affinity::PinError;
 use crate::backend::BackendError;
 use crate::memory::MemoryError;
+use crate::sys::realtime::RtRefused;
 use crate::sys::syscall_guard::GuardUnavailable;
 
 /// Why [`crate::Runtime`] said no. Each is one line that names what was seen and what to do.
@@ -73,6 +74,9 @@ pub enum RuntimeError {
     /// Pinning.
     #[error(transparent)]
     Pin(#[from] PinError),
+    /// A real-time priority.
+    #[error(transparent)]
+    Realtime(#[from] RtRefused),
     /// The device.
     #[error(transparent)]
     Backend(#[from] BackendError),
@@ -124,6 +128,7 @@ impl RuntimeError {
             | Self::NoneLeftForLinux { .. }
             | Self::Memory(_)
             | Self::Pin(_)
+            | Self::Realtime(_)
             | Self::Guard(_) => Exit::Missing,
             Self::Backend(error) => error.exit(),
             _ => Exit::Error,

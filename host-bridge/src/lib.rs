@@ -7,6 +7,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`runtime`] | cores, launch, handle, report: the documented way in |
+//! | [`alert`] | errors that a partition survived, and who hears of them |
 //! | [`backend`] | devices: the model now; each backend returns the same ingredients |
 //! | [`vfio_user`], [`vfio_user_server`] | the vfio-user protocol; the model behind it |
 //! | [`memory`] | page sizes, the fall-back with its one warning, locking |
@@ -18,6 +19,7 @@
 //! changes to the system's settings (it prints the command instead).
 
 pub mod affinity;
+pub mod alert;
 pub mod backend;
 pub mod calibration;
 pub mod error;

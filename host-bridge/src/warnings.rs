@@ -24,6 +24,10 @@ pub enum WarningKind {
     ServerLost,
     /// A device's server that came back.
     ServerBack,
+    /// Time that the kernel takes from a real-time thread.
+    RtThrottled,
+    /// An error that a partition survived; each one is said.
+    Alert,
 }
 
 /// One warning: a line without a full stop that says what is so, and what to do.
@@ -76,6 +80,12 @@ impl Warnings {
         if first {
             (self.sink)(&Warning { kind, line: line() });
         }
+    }
+
+    /// Says it whatever was said before: for what is news each time.
+    pub fn say_each(&self, kind: WarningKind, line: impl FnOnce() -> String) {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).insert(kind);
+        (self.sink)(&Warning { kind, line: line() });
     }
 
     /// The kinds said so far, for reports.

@@ -311,6 +311,7 @@ mod tests {
             Status::KIND,
             Text::KIND,
             Pong::KIND,
+            crate::alert::KIND_ALERT,
             crate::command::KIND_STOP,
             crate::command::KIND_PING,
             crate::command::KIND_START,

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), no_std)]
 
+pub mod alert;
 pub mod command;
 pub mod crash;
 pub mod crc;

@@ -25,6 +25,7 @@
 //!    `!Sync`); what is shared with the host goes through the two regions only.
 //! 2. Each shared word has one writer; what the host writes is checked where it is read.
 
+mod alerts;
 mod exit;
 mod parts;
 mod run;
@@ -79,6 +80,7 @@ pub struct Partition {
     metrics_writer: RefCell<MetricsWriter>,
     more: telemetry::More,
     events: RecordProducer,
+    alerts: alerts::Alerts,
     commands: RecordConsumer,
     command_buffer: RefCell<&'static mut [u8]>,
     config: PartitionConfig,
@@ -298,6 +300,7 @@ impl Partition {
         if let Some(reason) = self.stop.get() {
             self.note_stop(reason, now);
         }
+        self.send_waiting_alert();
         if self.take_commands(now) || did_something {
             self.scheduler.explain_until(self.clock.now());
         }

@@ -204,6 +204,7 @@ impl PartitionParts {
             arena: DmaArena::new(self.dma, bump)?,
             scheduler,
             events,
+            alerts: super::alerts::Alerts::new(),
             commands,
             command_buffer: core::cell::RefCell::new(bump.slice_with(COMMAND_BYTES, |_| 0)?),
             more: super::telemetry::More::register(&mut metrics_writer)?,

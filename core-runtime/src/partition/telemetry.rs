@@ -26,13 +26,15 @@ pub(super) struct More {
     timers_full: Counter,
     command_ring_depth: Gauge,
     command_ring_high_water: Gauge,
+    alerts: Counter,
+    alerts_lost: Counter,
     poll_to_poll: CopiedHistogram,
     stolen: CopiedHistogram,
     exceeded: CopiedHistogram,
 }
 
 /// Entries of [`More`], which [`super::PartitionConfig`]'s `more_metrics` comes on top of.
-pub(super) const MORE_METRICS: u32 = 13;
+pub(super) const MORE_METRICS: u32 = 15;
 
 impl More {
     pub(super) fn register(writer: &mut MetricsWriter) -> Result<Self, MetricsError> {
@@ -50,6 +52,8 @@ impl More {
             timers_full: writer.counter("timers_full", MetricUnit::COUNT)?,
             command_ring_depth: writer.gauge("command_ring_depth", MetricUnit::BYTES)?,
             command_ring_high_water: writer.gauge("command_ring_high_water", MetricUnit::BYTES)?,
+            alerts: writer.counter("alerts", MetricUnit::COUNT)?,
+            alerts_lost: writer.counter("alerts_lost", MetricUnit::COUNT)?,
             poll_to_poll: CopiedHistogram::default(),
             stolen: CopiedHistogram::default(),
             exceeded: CopiedHistogram::default(),
@@ -118,6 +122,9 @@ impl Partition {
         more.timers_full.set(stats.timers_full);
         more.command_ring_depth.set(self.commands.ready() as u64);
         more.command_ring_high_water.set(self.commands.high_water() as u64);
+        let (alerts, alerts_lost) = self.alert_counts();
+        more.alerts.set(alerts.into());
+        more.alerts_lost.set(alerts_lost.into());
         let scheduler = self.scheduler;
         more.poll_to_poll.copy(scheduler.poll_to_poll(), &metrics.poll_to_poll_ns, clock);
         more.stolen.copy(scheduler.stolen(), &metrics.stolen_gap_ns, clock);

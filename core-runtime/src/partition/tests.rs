@@ -4,6 +4,7 @@ use core::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::vec::Vec;
 
+use hybrid_abi::alert::{Alert, KIND_ALERT, Severity};
 use hybrid_abi::command::{Ping, STOP_FINISHED, Stop};
 use hybrid_abi::event::{KIND_PONG, Pong};
 use hybrid_abi::region::PartKind;
@@ -430,4 +431,54 @@ fn sizes_that_nothing_holds_are_too_large_and_no_overflow() {
     let config = PartitionConfig { more_metrics: u32::MAX, more_histograms: u32::MAX, ..small() };
     assert_eq!(rings.region_bytes(&config), usize::MAX);
     assert_eq!(rings.host_region_bytes(), usize::MAX);
+}
+
+/// Takes the alerts among the waiting events.
+fn take_alerts(rig: &Rig) -> Vec<Alert> {
+    let mut buffer = [0; 4096];
+    let mut alerts = Vec::new();
+    while let Ok(header) = rig.events.read(&mut buffer) {
+        if header.kind == KIND_ALERT {
+            alerts.push(Alert::parse(&buffer[..header.len.into()]).unwrap());
+        }
+    }
+    alerts
+}
+
+#[test]
+fn an_alert_names_its_task_its_code_and_its_line() {
+    let rig = rig(small());
+    let partition = rig.partition;
+    spawn(&rig, "journal", async move {
+        assert!(partition.alert(Severity::ERROR, 7, format_args!("block {} is torn", 12)));
+        partition.finish(PartitionExit::done());
+    });
+    run_until_stopped(partition, ());
+    assert!(partition.alert(Severity::WARNING, 1, format_args!("{}", "é".repeat(200))));
+    let alerts = take_alerts(&rig);
+    assert_eq!((alerts[0].code, alerts[0].severity, alerts[0].number), (7, Severity::ERROR, 1));
+    assert_eq!((alerts[0].task.as_str(), alerts[0].line()), ("journal", "block 12 is torn"));
+    assert_eq!((alerts[1].task.as_str(), alerts[1].line()), ("", "é".repeat(96).as_str()));
+}
+
+#[test]
+fn an_alert_that_finds_the_ring_full_is_written_later_and_a_gap_tells_of_those_lost() {
+    let rig = rig(small());
+    let partition = rig.partition;
+    while partition.events().write(7, 0, &[0; 400]).is_ok() {}
+    for code in 1..=3 {
+        let sent = partition.alert(Severity::CRITICAL, code, format_args!("alert {code}"));
+        assert!(!sent);
+    }
+    assert_eq!(partition.alert_counts(), (3, 2));
+    assert_eq!(take_alerts(&rig), []);
+    spawn(&rig, "end", async move { partition.finish(PartitionExit::done()) });
+    run_until_stopped(partition, ());
+    assert!(partition.alert(Severity::CRITICAL, 4, format_args!("again")));
+    let numbers: Vec<_> = take_alerts(&rig).iter().map(|alert| alert.number).collect();
+    assert_eq!(numbers, [1, 4]);
+    assert_eq!(
+        (rig.metrics.number("alerts"), rig.metrics.number("alerts_lost")),
+        (Some(3), Some(2))
+    );
 }

@@ -17,6 +17,7 @@ use super::cores::TakenCore;
 use super::launch::Ended;
 use super::pump::{EventPump, EventQueue};
 use super::report::PartitionReport;
+use crate::alert::AlertTap;
 use crate::backend::DeviceKeeper;
 use crate::memory::SharedMemory;
 use crate::sys::partition_memory::{KeepsNothing, MemoryFacts, PartitionMemory};
@@ -48,6 +49,7 @@ pub struct PartitionHandle {
     pub(super) events: Option<RecordConsumer>,
     /// Producer's and consumer's part, for figures.
     pub(super) event_parts: (ReadSpan<'static>, ReadSpan<'static>),
+    pub(super) alerts: AlertTap,
     pub(super) pump: Option<EventPump>,
     pub(super) commands: RecordProducer,
     pub(super) metrics: MetricsReader,
@@ -158,10 +160,15 @@ impl PartitionHandle {
     pub fn poll_events(
         &mut self,
         most: u32,
-        each: impl FnMut(RecordHeader, &[u8]),
+        mut each: impl FnMut(RecordHeader, &[u8]),
     ) -> Result<u32, Closed> {
+        let alerts = &self.alerts;
+        let with_alerts = |header: RecordHeader, payload: &[u8]| {
+            alerts.look(header, payload);
+            each(header, payload);
+        };
         match &self.events {
-            Some(ring) => drain(ring, most, each),
+            Some(ring) => drain(ring, most, with_alerts),
             None => Ok(0),
         }
     }
@@ -173,7 +180,7 @@ impl PartitionHandle {
     /// If the thread cannot be started; the events stay in the ring, which nobody reads then.
     pub fn pump_events(&mut self, capacity: usize) -> std::io::Result<Option<EventQueue>> {
         let Some(ring) = self.events.take() else { return Ok(None) };
-        let (pump, queue) = EventPump::start(ring, capacity)?;
+        let (pump, queue) = EventPump::start(ring, capacity, self.alerts.clone())?;
         self.pump = Some(pump);
         Ok(Some(queue))
     }

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!  host                              partition's thread
-//!  spawn ------ parts -------------> pin, lock the stack
+//!  spawn ------ parts -------------> pin, priority, lock the stack
 //!                                    assemble, lay out the region
 //!  Ready: state word <-------------- (or why not)
 //!  start the syscall listener
@@ -27,6 +27,7 @@ use super::spec::Entry;
 use crate::affinity::{PinError, pin_to};
 use crate::backend::DeviceIngredients;
 use crate::sys::alloc_guard::{AllocReport, unwatch_this_thread, watch_this_thread};
+use crate::sys::realtime::{RtPriority, RtRefused};
 use crate::sys::resident::LockedStack;
 use crate::sys::syscall_guard::{Arming, GuardUnavailable};
 use crate::sys::usage::ThreadUsage;
@@ -38,6 +39,7 @@ pub(super) struct Launch {
     pub(super) entry: Entry,
     pub(super) device: Option<DeviceIngredients>,
     pub(super) cpu: u32,
+    pub(super) rt_priority: Option<RtPriority>,
     pub(super) ready: SyncSender<Result<Ready, NotReady>>,
     pub(super) go: Receiver<Go>,
 }
@@ -53,6 +55,7 @@ pub(super) struct Ready {
 #[derive(Debug)]
 pub(super) enum NotReady {
     Pin(PinError),
+    Realtime(RtRefused),
     Assembly(PartitionError),
 }
 
@@ -72,9 +75,13 @@ pub(super) struct Ended {
 
 /// The thread's body; `None` if it never ran because the host gave up or was told why not.
 pub(super) fn run(launch: Launch) -> Option<Ended> {
-    let Launch { parts, args, entry, device, cpu, ready, go } = launch;
+    let Launch { parts, args, entry, device, cpu, rt_priority, ready, go } = launch;
     if let Err(error) = pin_to(cpu) {
         let _ = ready.send(Err(NotReady::Pin(error)));
+        return None;
+    }
+    if let Some(Err(refused)) = rt_priority.map(RtPriority::set_for_this_thread) {
+        let _ = ready.send(Err(NotReady::Realtime(refused)));
         return None;
     }
     let stack = LockedStack::of_this_thread();

@@ -38,6 +38,7 @@ mod spec;
 mod start;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::thread::ThreadId;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -57,6 +58,7 @@ use crate::facts::{MachineFacts, boot_id, build_id};
 use crate::memory::MemorySource;
 use crate::sys::mapping::ALIGNMENT;
 use crate::sys::partition_memory::{MemorySizes, PartitionMemory};
+use crate::sys::realtime::throttles;
 use crate::sys::resident::read_program_in;
 use crate::topology::Topology;
 use crate::warnings::{WarningKind, Warnings};
@@ -169,6 +171,11 @@ impl Runtime {
     /// [`RuntimeError`]; the core is free again then.
     pub fn spawn(&self, spec: PartitionSpec) -> Result<PartitionHandle, RuntimeError> {
         let core = self.cores.take(spec.core)?;
+        if spec.rt_priority.is_some() {
+            for line in throttles(Path::new("/"), core.cpu()) {
+                self.warnings.say(WarningKind::RtThrottled, || line);
+            }
+        }
         let rings = RingSizes { events: spec.event_ring_bytes, commands: spec.command_ring_bytes };
         let sizes = MemorySizes {
             dma: spec.dma_bytes,

@@ -14,6 +14,7 @@ use core_runtime::ring::{PopError, RecordConsumer};
 use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
 
+use crate::alert::AlertTap;
 use crate::sys::signals::with_signals_blocked;
 
 /// Largest payload that an [`Event`] holds: a line of text (`hybrid_abi::event::Text`) is the
@@ -113,6 +114,7 @@ impl EventPump {
     pub(super) fn start(
         ring: RecordConsumer,
         capacity: usize,
+        alerts: AlertTap,
     ) -> std::io::Result<(Self, EventQueue)> {
         let queue = Arc::new(ArrayQueue::new(capacity.max(1)));
         let counters = Arc::new(Counters::default());
@@ -120,7 +122,8 @@ impl EventPump {
         let end = EventQueue { queue, counters: Arc::clone(&counters) };
         let (theirs, give_up) = (end.clone(), Arc::clone(&abandon));
         let builder = std::thread::Builder::new().name("event-pump".into());
-        let thread = with_signals_blocked(|| builder.spawn(move || pump(ring, &theirs, &give_up)))?;
+        let thread =
+            with_signals_blocked(|| builder.spawn(move || pump(ring, &theirs, &give_up, &alerts)))?;
         Ok((Self { thread: Some(thread), counters, abandon }, end))
     }
 
@@ -139,7 +142,12 @@ impl EventPump {
     }
 }
 
-fn pump(ring: RecordConsumer, end: &EventQueue, abandon: &AtomicBool) -> RecordConsumer {
+fn pump(
+    ring: RecordConsumer,
+    end: &EventQueue,
+    abandon: &AtomicBool,
+    alerts: &AlertTap,
+) -> RecordConsumer {
     let counters = &end.counters;
     loop {
         // Looked at before the ring: what was written before the stop is read after it.
@@ -150,6 +158,7 @@ fn pump(ring: RecordConsumer, end: &EventQueue, abandon: &AtomicBool) -> RecordC
                 event.kind = header.kind;
                 event.len = header.len;
                 event.tag = header.tag;
+                alerts.look(header, event.payload());
                 if !push(end, event, abandon) {
                     return ring;
                 }
@@ -186,8 +195,14 @@ fn add(counter: &AtomicU64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::alert::AlertSink;
     use core_runtime::ring::{RingSpec, record_pair};
     use hybrid_shm::leak_zeroed;
+
+    fn nobody() -> AlertTap {
+        let sink = AlertSink::new(|_| unreachable!("there is no alert"));
+        AlertTap { partition: String::new(), cpu: 0, sink }
+    }
 
     #[test]
     fn records_arrive_in_order_through_a_queue_smaller_than_their_number() {
@@ -199,7 +214,7 @@ mod tests {
             producer.write(7, number, &number.to_le_bytes()).expect("room");
         }
         producer.write(8, 0, &[0; EVENT_BYTES + 1]).expect("room");
-        let (pump, queue) = EventPump::start(consumer, 16).expect("a thread");
+        let (pump, queue) = EventPump::start(consumer, 16, nobody()).expect("a thread");
         let mut seen = 0_u32;
         while seen < 1000 {
             let Some(event) = queue.pop() else {
@@ -224,7 +239,7 @@ mod tests {
         for _ in 0..10 {
             producer.write(7, 0, &[]).expect("room");
         }
-        let (pump, queue) = EventPump::start(consumer, 2).expect("a thread");
+        let (pump, queue) = EventPump::start(consumer, 2, nobody()).expect("a thread");
         pump.finish();
         assert_eq!(queue.len(), 2);
     }

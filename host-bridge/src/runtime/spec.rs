@@ -4,9 +4,11 @@ use core_runtime::partition::{Partition, PartitionConfig, PartitionExit};
 use core_runtime::ring::capacity_for;
 use nvme_driver::DeviceParts;
 
+use crate::alert::AlertSink;
 use crate::backend::Backend;
 use crate::sys::memfd::PageSize;
 use crate::sys::partition_memory::KeepsNothing;
+use crate::sys::realtime::RtPriority;
 
 /// A partition's program: runs on its core, from assembled partition to exit.
 ///
@@ -83,6 +85,10 @@ pub struct PartitionSpec {
     pub config: PartitionConfig,
     /// Whether the kernel reports each system call that the partition makes while it runs.
     pub check_syscalls: bool,
+    /// Its priority under SCHED_FIFO; without one it runs as every thread does. Default: none.
+    pub rt_priority: Option<RtPriority>,
+    /// Who hears of its alerts. Default: each is a line among the runtime's warnings.
+    pub on_alert: Option<AlertSink>,
 }
 
 /// A ring's bytes for records of `words` words, so many a second, while its reader is away for
@@ -116,6 +122,8 @@ impl PartitionSpec {
             command_ring_bytes: COMMAND_RING_BYTES,
             config: PartitionConfig::default(),
             check_syscalls: false,
+            rt_priority: None,
+            on_alert: None,
         }
     }
 

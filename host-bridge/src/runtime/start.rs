@@ -28,6 +28,7 @@ use super::handle::PartitionHandle;
 use super::launch::{self, Ended, Go, Launch, NotReady, Ready};
 use super::spec::PartitionSpec;
 use super::{Runtime, iova_region};
+use crate::alert::{AlertSink, AlertTap};
 use crate::backend::{Attached, BackendError, DeviceIngredients, DeviceKeeper, DeviceSeat};
 use crate::error::RuntimeError;
 use crate::memory::MemorySource;
@@ -115,6 +116,7 @@ impl Plan<'_> {
         mut self,
         mut memory: PartitionMemory,
     ) -> Result<PartitionHandle, RuntimeError> {
+        let alerts = self.alerts();
         let promise = self.spec.entry.promise;
         let prepared = match self.prepare(&memory) {
             Ok(prepared) => prepared,
@@ -132,6 +134,7 @@ impl Plan<'_> {
                 stop: ends.stop,
                 events: Some(ends.events),
                 event_parts: ends.event_parts,
+                alerts,
                 pump: None,
                 commands: ends.commands,
                 metrics: ends.metrics,
@@ -159,6 +162,12 @@ impl Plan<'_> {
                 Err(error)
             }
         }
+    }
+
+    fn alerts(&self) -> AlertTap {
+        let default = || AlertSink::to_warnings(&self.runtime.warnings);
+        let sink = self.spec.on_alert.clone().unwrap_or_else(default);
+        AlertTap { partition: self.spec.name.clone(), cpu: self.core.cpu(), sink }
     }
 
     fn prepare(&mut self, memory: &PartitionMemory) -> Result<Prepared, RuntimeError> {
@@ -239,6 +248,7 @@ impl Plan<'_> {
             entry: self.spec.entry,
             device,
             cpu: self.core.cpu(),
+            rt_priority: self.spec.rt_priority,
             ready,
             go: start,
         };
@@ -266,6 +276,7 @@ impl Plan<'_> {
         match word.recv_timeout(ASSEMBLY_LIMIT) {
             Ok(Ok(ready)) => Ok(ready),
             Ok(Err(NotReady::Pin(error))) => Err(error.into()),
+            Ok(Err(NotReady::Realtime(error))) => Err(error.into()),
             Ok(Err(NotReady::Assembly(source))) => Err(self.not_assembled(source)),
             Err(RecvTimeoutError::Disconnected) => {
                 Err(self.not_started("its thread ended without a word"))

@@ -11,6 +11,7 @@ pub mod mapping;
 pub mod memfd;
 pub mod partition_memory;
 pub mod perf;
+pub mod realtime;
 pub mod resident;
 pub mod signals;
 pub mod syscall_guard;

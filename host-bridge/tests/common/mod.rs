@@ -88,6 +88,8 @@ pub(crate) fn controller(
 /// Each test binary uses its part; this one says that all are meant.
 const _: EntryFn = idle;
 const _: fn() -> ModelBackend = model;
+const _: fn(&'static Partition, Option<DeviceParts>, u64, Plant) -> PartitionExit = work;
+const _: Plant = no_plant;
 
 /// What is planted into the loop of [`work`].
 pub(crate) type Plant = fn();

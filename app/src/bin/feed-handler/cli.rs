@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use feed_handler::synth::MAX_STOCKS;
+use host_bridge::sys::realtime::RtPriority;
 
 use crate::values::{
     parse_block, parse_count, parse_cpu, parse_mdts, parse_message_time, parse_orders,
@@ -144,6 +145,10 @@ pub(crate) struct MachineArgs {
     /// The CPU that the partition takes for itself [default: the last isolated CPU, else the last]
     #[arg(long, value_name = "CPU", value_parser = parse_cpu, help_heading = "Machine")]
     pub(crate) core: Option<u32>,
+    /// Run the partition under SCHED_FIFO with this priority, 1 to 99 (needs RLIMIT_RTPRIO or
+    /// root); what the kernel's throttling takes from it is a warning with the fix
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    pub(crate) rt_priority: Option<RtPriority>,
     /// Commands kept in flight, 1 to 1023
     #[arg(long, value_name = "N", default_value_t = 32, help_heading = "Machine",
           value_parser = clap::value_parser!(u16).range(1..=1023))]

@@ -190,6 +190,7 @@ pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
     let runtime = Runtime::with_warnings(partition_cpu(machine.core)?, warnings)?;
     let mut spec = spec(&job, feed.as_ref()).with_device(backend);
     spec.check_syscalls = machine.check_silence;
+    spec.rt_priority = machine.rt_priority;
     let mut partition = runtime.spawn(spec)?;
 
     let mut progress = Progress::new(machine.quiet, feed.as_ref().map_or(0, Feed::expected));
