@@ -1,9 +1,10 @@
 //! A partition's alerts on the host's side: who hears of an error that a partition survived.
 //!
 //! The handle of a partition takes alerts out of its event ring wherever it reads it (by polling,
-//! or by the pump's thread) and tells the sink of its [`crate::PartitionSpec`]; without one they are
-//! lines among the runtime's warnings, each of them. The event stays an event: a program that reads
-//! the ring finds it there as well. A critical alert is for a supervisor what a death is: the sink
+//! or by the pump's thread) and tells the sink of its [`crate::PartitionSpec`]; without one
+//! they are lines among the runtime's warnings, each of them. The event stays an event: a program
+//! that reads the ring finds it there as well. A critical alert is for a supervisor what a death
+//! is: the sink
 //! starts the same steps. What the record says is the partition's word and not believed further
 //! than as text.
 
