@@ -5,6 +5,7 @@
 
 pub mod channel;
 pub mod clock;
+pub mod crash;
 pub mod crc;
 pub mod mailbox;
 pub mod mem;

@@ -89,6 +89,8 @@ impl PartKind {
     pub const STATE: Self = Self(6);
     /// Register accesses by mailbox.
     pub const MAILBOX: Self = Self(7);
+    /// Where the queue pairs lie, [`crate::crash::device::QueuePlace`].
+    pub const QUEUES: Self = Self(8);
     /// Bytes whose meaning the application defines; kinds from here on are its own.
     pub const APPLICATION: Self = Self(0x1_0000);
 }

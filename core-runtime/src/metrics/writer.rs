@@ -92,6 +92,11 @@ impl MetricsWriter {
         Ok(Self { part, header, count_word: part.word32(COUNT_OFFSET)?, next_value: values_offset })
     }
 
+    /// The part, for whoever copies it.
+    pub(crate) const fn part(&self) -> Span<'static> {
+        self.part
+    }
+
     /// Adds a counter.
     ///
     /// # Errors

@@ -44,13 +44,14 @@ use hybrid_shm::Word32;
 
 pub use exit::{PartitionError, PartitionExit};
 pub use parts::{
-    COMMAND_BYTES, COMMANDS_RING, EVENTS_RING, HostParts, METRICS_PART, PartitionConfig,
-    PartitionParts, RingSizes, STATE_PART, lay_out_host_region,
+    COMMAND_BYTES, COMMANDS_RING, CRASH_PART, EVENTS_RING, HostParts, METRICS_PART,
+    PartitionConfig, PartitionParts, QUEUES_PART, RingSizes, STATE_PART, lay_out_host_region,
 };
 pub use run::{Devices, run_until_stopped};
 pub use state::{PartitionState, StopReason};
 
 use crate::clock::{Clock, Instant, Ticks};
+use crate::crash::{CrashPart, CrashSources};
 use crate::mem::{Bump, DmaArena};
 use crate::metrics::{MetricsError, MetricsWriter, RuntimeMetrics};
 use crate::ring::{PopError, RecordConsumer, RecordProducer};
@@ -85,6 +86,7 @@ pub struct Partition {
     command_buffer: RefCell<&'static mut [u8]>,
     config: PartitionConfig,
     state: state::StateWriter,
+    crash: CrashPart,
     stop: state::StopWord,
     run: RunState,
 }
@@ -212,6 +214,21 @@ impl Partition {
     #[must_use]
     pub const fn state_word(&self) -> Word32<'static> {
         self.state.word()
+    }
+
+    /// For drivers: what they add to a crash record, and where their queues lie.
+    #[must_use]
+    pub const fn crash_sources(&'static self) -> &'static CrashSources {
+        self.crash.sources()
+    }
+
+    pub(crate) const fn crash_part(&self) -> &CrashPart {
+        &self.crash
+    }
+
+    /// Passes of the loop, and when the last one began.
+    pub(crate) fn last_beat(&self) -> (u64, Instant) {
+        (self.state.passes(), self.state.last_beat())
     }
 
     /// Where it is in its life.

@@ -6,6 +6,8 @@
 
 use core::cell::OnceCell;
 
+use hybrid_abi::crash::CRASH_PART_BYTES;
+use hybrid_abi::crash::device::QUEUE_PART_BYTES;
 use hybrid_abi::region::PartKind;
 use hybrid_shm::{ReadSpan, Span};
 
@@ -16,6 +18,7 @@ use super::state::{
 };
 use super::telemetry::MORE_METRICS;
 use crate::clock::Clock;
+use crate::crash::CrashPart;
 use crate::mem::{Bump, DmaArena, DmaRegion};
 use crate::metrics::{MetricsWriter, RuntimeMetrics};
 use crate::region::{RegionFacts, RegionReader, RegionWriter, Writer};
@@ -26,13 +29,17 @@ use crate::task::{Scheduler, SchedulerConfig};
 pub const STATE_PART: &str = "state";
 /// The metrics part of the partition's region.
 pub const METRICS_PART: &str = "metrics";
+/// The crash part of the partition's region.
+pub const CRASH_PART: &str = "crash";
+/// Where the partition's queue pairs lie.
+pub const QUEUES_PART: &str = "queues";
 /// The ring from the partition to the host.
 pub const EVENTS_RING: &str = "events";
 /// The ring from the host to the partition.
 pub const COMMANDS_RING: &str = "commands";
 
-/// Parts of the partition's region: state, metrics, events, commands.
-const PARTS: u32 = 4;
+/// Parts of the partition's region: state, metrics, events, commands, crash, queues.
+const PARTS: u32 = 6;
 /// Parts of the host's region: state, commands, events.
 const HOST_PARTS: u32 = 3;
 
@@ -106,7 +113,7 @@ impl RingSizes {
     pub const fn region_bytes(&self, config: &PartitionConfig) -> usize {
         let metrics = metrics_bytes(config);
         // Each part may leave a gap of up to a line before it: the directory's page has them all.
-        let fixed = 2 * DIRECTORY_BYTES + STATE_PART_BYTES;
+        let fixed = 2 * DIRECTORY_BYTES + STATE_PART_BYTES + CRASH_PART_BYTES + QUEUE_PART_BYTES;
         metrics.saturating_add(self.events).saturating_add(fixed)
     }
 
@@ -190,6 +197,7 @@ impl PartitionParts {
         let state = StateWriter::new(state)?;
         let (mut metrics_writer, metrics) = make_metrics(&mut writer, &self.config)?;
         let rings = OwnRings::make(&mut writer, &self.facts, self.rings)?;
+        let crash = make_crash(&mut writer, &self.facts, metrics_writer.part().read_only())?;
         state.set(PartitionState::Starting);
         writer.publish()?;
         let host = RegionReader::new(self.host_region)?;
@@ -214,6 +222,7 @@ impl PartitionParts {
             clock: self.clock,
             config: self.config,
             state,
+            crash,
             stop,
             run: super::RunState::new(&self.clock, &self.config),
         };
@@ -243,6 +252,16 @@ fn make_metrics(
     let mut metrics_writer = MetricsWriter::new(part, entries)?;
     let metrics = RuntimeMetrics::register(&mut metrics_writer)?;
     Ok((metrics_writer, metrics))
+}
+
+fn make_crash(
+    writer: &mut RegionWriter,
+    facts: &RegionFacts,
+    metrics: ReadSpan<'static>,
+) -> Result<CrashPart, PartitionError> {
+    let part = writer.add_part(PartKind::CRASH, CRASH_PART, CRASH_PART_BYTES)?;
+    let queues = writer.add_part(PartKind::QUEUES, QUEUES_PART, QUEUE_PART_BYTES)?;
+    Ok(CrashPart::new(part, metrics, queues, facts)?)
 }
 
 /// The partition's parts of its rings.

@@ -197,6 +197,11 @@ impl StateWriter {
         self.heartbeat.load()
     }
 
+    /// When the last pass began.
+    pub(crate) fn last_beat(&self) -> Instant {
+        Instant::from_ticks(self.heartbeat_tsc.load())
+    }
+
     /// Where the scheduler stores which task is being polled, since when.
     #[must_use]
     pub const fn current_words(&self) -> CurrentWords {

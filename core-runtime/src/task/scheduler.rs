@@ -6,6 +6,7 @@
 use core::cell::Cell;
 use core::fmt;
 use core::marker::PhantomData;
+use core::sync::atomic::{Ordering, compiler_fence};
 use core::task::Context;
 
 use hybrid_shm::{Word32, Word64};
@@ -446,6 +447,8 @@ impl Scheduler {
         let full = SpawnError::TableFull { capacity: self.table.len() };
         let place = self.table.get(index).ok_or(full)?;
         header.id.set(TaskId(u32::try_from(index).map_err(|_| full)?));
+        // A crash handler that interrupts this thread sees whole headers in the table.
+        compiler_fence(Ordering::Release);
         place.set(Some(task));
         self.table_len.set(index + 1);
         Ok(())
@@ -455,11 +458,15 @@ impl Scheduler {
     pub(super) fn start(&'static self, task: TaskRef, options: &super::TaskOptions) {
         let header = task.header();
         let counters = &self.counters;
+        // A crash handler that interrupts this thread looks at the meter of tasks that are not
+        // free: a name is two words, which it must not see half changed.
+        compiler_fence(Ordering::Release);
         header.meter.restart(options.name, options.class, options.budget(&self.clock));
         header.queue.set(&raw const self.queues[options.class.index()]);
         header.handle_held.set(true);
         header.join.clear();
         task.open(self, (&raw const self.remote).cast_mut());
+        compiler_fence(Ordering::Release);
         header.state.set(State::Live);
         task.enqueue();
         bump(&counters.spawned);
