@@ -26,6 +26,7 @@ pub mod error;
 pub mod facts;
 pub mod memory;
 pub mod runtime;
+pub mod supervisor;
 pub mod sys;
 pub mod topology;
 pub mod vfio_user;

@@ -1,0 +1,4 @@
+//! Supervision.
+
+pub mod policy;
+pub mod restart;
