@@ -188,9 +188,21 @@ pub enum Cause {
     NotRunning,
     /// It did not come to its end.
     NotEnding,
+    /// It said so itself: an alert of the highest severity, which it survived.
+    Critical,
 }
 
 impl Cause {
+    /// All of them, for tables and counters.
+    pub const ALL: [Self; 6] = [
+        Self::Silent,
+        Self::Crawling,
+        Self::Task,
+        Self::NotRunning,
+        Self::NotEnding,
+        Self::Critical,
+    ];
+
     /// In a word, for lines and labels.
     #[must_use]
     pub const fn word(self) -> &'static str {
@@ -200,6 +212,7 @@ impl Cause {
             Self::Task => "task-overrun",
             Self::NotRunning => "not-running",
             Self::NotEnding => "not-ending",
+            Self::Critical => "critical-alert",
         }
     }
 }
@@ -305,6 +318,8 @@ pub struct Policy {
     /// Since when its process is stopped.
     stopped: Option<Duration>,
     stop_asked: bool,
+    /// The partition has called itself critically ill.
+    critical: bool,
     ending: Ending,
 }
 
@@ -398,8 +413,15 @@ impl Policy {
             watch: Watch::new(now),
             stopped: None,
             stop_asked: false,
+            critical: false,
             ending: Ending::Killed,
         }
+    }
+
+    /// The partition itself says that something is critically wrong: it goes the way of one that
+    /// is accused, from its next look on.
+    pub const fn critical(&mut self) {
+        self.critical = matches!(self.state, State::Watching | State::Alarmed(..));
     }
 
     /// The deadlines.
@@ -450,6 +472,10 @@ impl Policy {
             return action;
         }
         self.watch.see(seen);
+        if std::mem::take(&mut self.critical) {
+            self.state = State::Asked(Cause::Critical, seen.now);
+            return Action::AskDump(Cause::Critical);
+        }
         match self.state {
             State::Watching => self.step_watching(seen),
             State::Alarmed(cause, since) => self.step_alarmed(cause, since, seen),
@@ -528,7 +554,8 @@ impl Policy {
         let moved = self.watch.moved > since;
         match cause {
             Cause::Silent => moved || seen.phase != Phase::Running,
-            Cause::Task => moved,
+            // These two are never only alarmed.
+            Cause::Task | Cause::Critical => moved,
             Cause::NotRunning => seen.phase != Phase::Starting,
             Cause::NotEnding => seen.phase != Phase::Stopping,
             // A whole window without another accusation.
@@ -606,7 +633,7 @@ impl Policy {
         if running {
             self.state = State::Watching;
             self.watch = Watch::new(now);
-            self.stopped = None;
+            (self.stopped, self.critical) = (None, false);
             return Action::Wait;
         }
         self.ending = Ending::NotStarted;

@@ -246,6 +246,25 @@ fn a_host_that_slept_accuses_nobody() {
 }
 
 #[test]
+fn one_that_calls_itself_critically_ill_goes_the_way_up_at_once() {
+    let mut rig = Rig::new();
+    rig.policy.critical();
+    rig.seen.stopped = true;
+    assert!(matches!(rig.look(), Action::Alarm { what: Alarm::Stopped, .. }));
+    rig.seen.stopped = false;
+    assert!(matches!(rig.look(), Action::Clear { .. }));
+    assert_eq!(rig.look(), Action::AskDump(Cause::Critical));
+    assert_eq!(rig.until_action(), (300, Action::Kill(Cause::Critical)));
+    rig.policy.critical();
+    rig.end(Ending::Killed);
+    rig.policy.saved(rig.seen.now, None);
+    assert_eq!(rig.look(), Action::Start);
+    rig.policy.started(rig.seen.now, true);
+    rig.seen.ended = false;
+    rig.beat(9);
+}
+
+#[test]
 fn starting_and_stopping_have_deadlines_of_their_own() {
     let mut rig = Rig::new();
     rig.seen.phase = Phase::Stopping;
