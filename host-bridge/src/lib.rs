@@ -10,6 +10,7 @@
 //! | [`alert`] | errors that a partition survived, and who hears of them |
 //! | [`backend`] | devices: the model now; each backend returns the same ingredients |
 //! | [`vfio_user`], [`vfio_user_server`] | the vfio-user protocol; the model behind it |
+//! | [`supervisor`] | hangs and deaths: alarm, dump, fence, restart |
 //! | [`memory`] | page sizes, the fall-back with its one warning, locking |
 //! | [`calibration`] | the clock's frequency |
 //! | [`topology`], [`facts`], [`affinity`] | the machine |

@@ -53,6 +53,14 @@ pub struct Attached {
 
 /// The host's side of an attached device.
 pub trait DeviceKeeper: Send {
+    /// Makes the device quiet, the partition having ended: from its success on nothing of the
+    /// device reaches the DMA memory. It waits for a moment at most, and is asked again until it
+    /// succeeds or its caller gives up.
+    ///
+    /// # Errors
+    /// Why not yet.
+    fn fence(&mut self) -> Result<(), String>;
+
     /// Ends what serves the device; the partition has ended before. After it returns, nobody but
     /// the caller looks at the DMA memory.
     fn stop(self: Box<Self>) -> Detached;

@@ -42,6 +42,9 @@ const REGISTER_TIMEOUT_NS: u64 = 2_000_000_000;
 /// How long the controller may take to become disabled at the end.
 const DISABLE_LIMIT: Duration = Duration::from_secs(2);
 
+/// How long one try of the fence waits for that.
+const FENCE_TRY: Duration = Duration::from_millis(2);
+
 /// Steps without work before the model's thread lets others run, where it shares its CPU: about
 /// 100 us, longer than any pause inside a burst.
 const YIELD_AFTER_STEPS: u32 = 2_000;
@@ -151,7 +154,15 @@ impl Backend for ModelBackend {
                 let ingredients =
                     DeviceIngredients::by_mailbox(mailbox, REGISTER_TIMEOUT_NS, doorbells, region);
                 let iova = region.iova;
-                let keeper = ModelKeeper { thread, description, shared, own_doorbells, iova };
+                let keeper = ModelKeeper {
+                    thread,
+                    description,
+                    shared,
+                    own_doorbells,
+                    iova,
+                    mistakes: None,
+                    fenced: false,
+                };
                 Ok(Attached { ingredients, keeper: Box::new(keeper) })
             }
             Err(error) => {
@@ -206,20 +217,45 @@ struct ModelKeeper {
     shared: SharedMemory,
     own_doorbells: Span<'static>,
     iova: Iova,
+    /// The driver's, taken before the host itself touches a register.
+    mistakes: Option<Vec<String>>,
+    fenced: bool,
+}
+
+impl ModelKeeper {
+    fn take_mistakes(&mut self) -> Vec<String> {
+        let taken = self.mistakes.take().or_else(|| {
+            self.thread.call(|model| {
+                let all = model.take_mistakes();
+                all.iter().map(ToString::to_string).collect()
+            })
+        });
+        taken.unwrap_or_default()
+    }
 }
 
 impl DeviceKeeper for ModelKeeper {
-    fn stop(self: Box<Self>) -> Detached {
-        let mistakes = self.thread.call(|model| {
-            let all = model.take_mistakes();
-            all.iter().map(ToString::to_string).collect()
-        });
-        let disabled = disable(&self.thread);
-        let mut report = DeviceReport {
-            description: self.description,
-            mistakes: mistakes.unwrap_or_default(),
-            ..DeviceReport::default()
-        };
+    fn fence(&mut self) -> Result<(), String> {
+        if self.fenced {
+            return Ok(());
+        }
+        let mistakes = self.take_mistakes();
+        self.mistakes = Some(mistakes);
+        // A model without its thread does nothing any more.
+        if self.thread.is_running() && !disable(&self.thread, FENCE_TRY) {
+            return Err("the model's controller is not disabled yet".to_owned());
+        }
+        let iova = self.iova;
+        self.thread.call(move |model| model.unmap(iova));
+        self.fenced = true;
+        Ok(())
+    }
+
+    fn stop(mut self: Box<Self>) -> Detached {
+        let mistakes = self.take_mistakes();
+        let disabled = self.fenced || disable(&self.thread, DISABLE_LIMIT);
+        let mut report =
+            DeviceReport { description: self.description, mistakes, ..DeviceReport::default() };
         match self.thread.stop() {
             Ok(mut model) => {
                 model.unmap(self.iova);
@@ -237,14 +273,14 @@ impl DeviceKeeper for ModelKeeper {
     }
 }
 
-/// Clears CC.EN and waits for CSTS.RDY = 0: no transfer comes after that.
-fn disable(thread: &ModelThread) -> bool {
+/// Clears CC.EN and waits for CSTS.RDY = 0, for `limit` at most: no transfer comes after that.
+fn disable(thread: &ModelThread, limit: Duration) -> bool {
     let begun = Instant::now();
     let mut ready = thread.call(|model| {
         model.write_reg(Cc::OFFSET, 4, Cc::new().into_raw().into());
         is_ready(model)
     });
-    while ready == Some(true) && begun.elapsed() < DISABLE_LIMIT {
+    while ready == Some(true) && begun.elapsed() < limit {
         std::thread::sleep(Duration::from_micros(100));
         ready = thread.call(is_ready);
     }

@@ -1,7 +1,8 @@
 //! What is told when a partition is in trouble, and to whom: a line, systemd, a command.
 //!
-//! Called by [`super::Supervisor`]. One line says what died, why, which task was being polled, where
-//! the dump is, and what happens next. Nothing here waits: the command has a thread of its own.
+//! Called by [`super::Supervisor`]. One line says what died, why, which task was being polled,
+//! where the dump is, and what happens next. Nothing here waits: the command has a thread of
+//! its own.
 
 use std::fmt;
 use std::io::{self, Write};

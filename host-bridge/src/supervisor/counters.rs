@@ -130,7 +130,8 @@ impl Counters {
         }
     }
 
-    pub(super) fn spare_used(&self, ready: bool) {
+    /// An incarnation was started, with memory that was ready or with memory made for it.
+    pub fn spare_used(&self, ready: bool) {
         add(if ready { &self.0.spare_hits } else { &self.0.spare_misses });
     }
 

@@ -246,7 +246,8 @@ mod tests {
     #[test]
     fn supervision_never_waits_for_it() {
         let counters = Counters::default();
-        let options = HookOptions { timeout: Duration::from_secs(1), ..HookOptions::new("sleep 9") };
+        let options =
+            HookOptions { timeout: Duration::from_secs(1), ..HookOptions::new("sleep 9") };
         let hook = Hook::start(options, counters.clone(), Box::new(drop)).expect("a thread");
         let begun = Instant::now();
         (0..100).for_each(|_| hook.run(&alert()));

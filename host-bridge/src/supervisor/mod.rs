@@ -1,5 +1,5 @@
-//! Supervision: a partition that dies or hangs is noticed, its evidence kept, its device fenced, and
-//! the next incarnation started.
+//! Supervision: a partition that dies or hangs is noticed, its evidence kept, its device fenced,
+//! and the next incarnation started.
 //!
 //! [`Supervisor`] owns the incarnation that runs. Whoever serves the partition (sends it commands,
 //! takes its events) calls [`Supervisor::poll`] in the same loop, every millisecond or so; it waits

@@ -1,9 +1,9 @@
 //! Whether a partition is started again, and after how long.
 //!
-//! Called by [`super::policy`]. Pure; times are since any fixed moment. The first restart comes at
-//! once: a crash is rare, and its users wait. Each one that follows within the window waits twice as
-//! long as the one before, up to a cap, and one crash too many in the window is the last: a
-//! partition that cannot run must not keep a machine busy with its deaths.
+//! Called by [`super::policy`]. Pure; times are since any fixed moment. The first restart comes
+//! at once: a crash is rare, and its users wait. Each one that follows within the window waits
+//! twice as long as the one before, up to a cap, and one crash too many in the window is the
+//! last: a partition that cannot run must not keep a machine busy with its deaths.
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -1,9 +1,9 @@
 //! Where crash dumps are kept: a directory that only its owner reads, with a bound on its size.
 //!
-//! Called by [`super::Supervisor`] behind the fence. A dump is there in full or not at all: it is
-//! written under a name that nobody looks for, synced, renamed, and the directory synced. The oldest
-//! go when there are too many. Nothing here ends a host: what cannot be saved is one warning line
-//! with what fixes it.
+//! Called by [`super::Supervisor`] behind the fence. A dump is there in full or not at all: it
+//! is written under a name that nobody looks for, synced, renamed, and the directory synced.
+//! The oldest go when there are too many. Nothing here ends a host: what cannot be saved is one
+//! warning line with what fixes it.
 //!
 //! ```text
 //!  DIR/                                                    mode 0700
@@ -106,7 +106,9 @@ fn fix(error: &io::Error, path: &Path) -> String {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             "free some space there, or name another directory: --dump-dir DIR".to_owned()
         }
-        io::ErrorKind::ReadOnlyFilesystem => "name a directory elsewhere: --dump-dir DIR".to_owned(),
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "name a directory elsewhere: --dump-dir DIR".to_owned()
+        }
         io::ErrorKind::PermissionDenied => format!(
             "make it yours (chown and chmod 700 {}), or name another one: --dump-dir DIR",
             path.parent().unwrap_or(path).display()

@@ -220,7 +220,10 @@ fn a_crash_loop_ends_and_says_which_flag_rules_it() {
     let status = stage.play(&[Script::Crash; 9], 0, options);
     assert_eq!(status, Status::Over(Over::CrashLoop(Ending::Crashed, 3)));
     let last = stage.lines().pop().expect("lines");
-    assert!(last.contains("incarnation 3) died") && last.ends_with("see --restart-limit"), "{last}");
+    assert!(
+        last.contains("incarnation 3) died") && last.ends_with("see --restart-limit"),
+        "{last}"
+    );
     assert_eq!(stage.counters.dumps(), 3);
 }
 

@@ -66,7 +66,9 @@ struct Left {
 
 /// The host's side of a VFIO device.
 pub struct VfioKeeper {
-    thread: JoinHandle<Left>,
+    thread: Option<JoinHandle<Left>>,
+    problems: Vec<String>,
+    repairs: u64,
     stop: EventFd,
     description: String,
     gone: SharedMemory,
@@ -110,7 +112,19 @@ impl VfioKeeper {
             Ok(thread) => {
                 // The thread waits for it.
                 let _ = hand_over.send(device);
-                Ok(Self { thread, stop, description, gone, give_back, bdf, faults })
+                let thread = Some(thread);
+                let (problems, repairs) = (Vec::new(), 0);
+                Ok(Self {
+                    thread,
+                    problems,
+                    repairs,
+                    stop,
+                    description,
+                    gone,
+                    give_back,
+                    bdf,
+                    faults,
+                })
             }
             Err(error) => {
                 device.close(false);
@@ -188,25 +202,49 @@ fn wait_for(fds: &[&EventFd], limit: Option<Duration>) -> Option<usize> {
     }
 }
 
-impl DeviceKeeper for VfioKeeper {
-    fn stop(mut self: Box<Self>) -> Detached {
+impl VfioKeeper {
+    fn say_stop(&self) {
         // An eventfd takes a 1 whenever it does not hold the largest number.
         let _ = self.stop.write(1);
-        let mut report = DeviceReport { description: self.description, ..DeviceReport::default() };
-        let mut problems = Vec::new();
-        match self.thread.join() {
+    }
+
+    /// Waits for the thread's end, stops the device and lets it go.
+    fn close(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        match thread.join() {
             Ok(left) => {
                 let gone = left.notice.is_some();
-                problems
-                    .extend(left.notice.map(|notice| format!("{}: {}", self.bdf, notice.text())));
-                problems.extend(left.problems);
-                report.notes.extend(repaired(self.bdf, left.repairs));
+                let notice = left.notice.map(|notice| format!("{}: {}", self.bdf, notice.text()));
+                self.problems.extend(notice);
+                self.problems.extend(left.problems);
+                self.repairs = left.repairs;
                 if let Some(device) = left.device {
-                    problems.extend(device.close(gone));
+                    self.problems.extend(device.close(gone));
                 }
             }
-            Err(_) => problems.push("the device's keeper panicked".to_owned()),
+            Err(_) => self.problems.push("the device's keeper panicked".to_owned()),
         }
+    }
+}
+
+impl DeviceKeeper for VfioKeeper {
+    /// The device is this process's own: it is stopped, unmapped and closed, and must then be one
+    /// that can be opened again.
+    fn fence(&mut self) -> Result<(), String> {
+        self.say_stop();
+        if self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return Err("the device's keeper has not let go yet".to_owned());
+        }
+        self.close();
+        super::can_be_had(self.bdf).map_err(|error| error.to_string())
+    }
+
+    fn stop(mut self: Box<Self>) -> Detached {
+        self.say_stop();
+        self.close();
+        let mut report = DeviceReport { description: self.description, ..DeviceReport::default() };
+        let mut problems = self.problems;
+        report.notes.extend(repaired(self.bdf, self.repairs));
         report.notes.extend(in_words(self.bdf, &self.faults.take()));
         if self.give_back {
             let back = give_back::give_back(std::path::Path::new("/"), self.bdf);

@@ -83,6 +83,21 @@ pub fn open(bdf: Bdf, dma: &SharedMemory, memory: &MemorySource) -> Result<Devic
     Device::open(found, dma)
 }
 
+/// Whether nobody has the function open any more, by opening it and letting it go again: the second
+/// half of the fence behind a partition that was a process (the first is its pidfd). The kernel has
+/// reset the function and taken its mappings away by then.
+///
+/// # Errors
+/// [`VfioError::Busy`] while somebody has it; [`VfioError`] for everything else that [`open`] would
+/// say, but that a function which has left the machine reaches nobody's memory.
+pub fn can_be_had(bdf: Bdf) -> Result<(), VfioError> {
+    match probe::look(Path::new("/"), bdf) {
+        Ok(found) => way::can_be_had(&found),
+        Err(VfioError::NotThere { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Looks again while the only thing missing is a file that udev is about to make.
 fn look_until(root: &Path, bdf: Bdf, limit: Duration) -> Result<probe::Found, VfioError> {
     let begun = Instant::now();

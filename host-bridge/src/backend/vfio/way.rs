@@ -120,6 +120,40 @@ pub fn open_until(
     }
 }
 
+/// Opens the function as exclusively as the kernel can, and lets it go: at once, without waiting
+/// for whoever has it.
+///
+/// A group's file is enough: each open device of the group holds a reference to it, so that it can
+/// be opened only when there is none, and opening it resets nothing. A device's own file can be
+/// opened by anyone; binding it to an iommufd is what only one may.
+///
+/// # Errors
+/// [`VfioError::Busy`] while somebody has it, and what else the kernel says.
+pub fn can_be_had(found: &Found) -> Result<(), VfioError> {
+    let busy = || VfioError::Busy { bdf: found.bdf, path: found.node(), waited_ms: 0 };
+    match found.way {
+        Way::Group => {
+            let mut options = std::fs::OpenOptions::new();
+            match options.read(true).write(true).open(found.node()).map(drop) {
+                Ok(()) => Ok(()),
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::BUSY) => Err(busy()),
+                Err(error) => {
+                    let source = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+                    Err(VfioError::step(found.bdf, "opening the group")(source))
+                }
+            }
+        }
+        Way::Iommufd { .. } => match open_once(found) {
+            Ok((space, device)) => {
+                space.let_go(ManuallyDrop::new(device), found.is_there());
+                Ok(())
+            }
+            Err(error) if kind_of(&error) == Some(Errno::BUSY) => Err(busy()),
+            Err(source) => Err(VfioError::Vfio { bdf: found.bdf, source }),
+        },
+    }
+}
+
 fn open_once(found: &Found) -> Result<(Space, VfioDevice), IoctlError> {
     match found.way {
         Way::Group => {

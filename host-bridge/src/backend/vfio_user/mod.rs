@@ -157,7 +157,8 @@ impl Backend for VfioUserBackend {
         .map_err(BackendError::Thread)?;
         let wait_ns = u64::try_from((2 * timeout + MARGIN).as_nanos()).unwrap_or(u64::MAX);
         let ingredients = DeviceIngredients::by_session(shared, wait_ns, span, region);
-        let keeper = SessionKeeper { thread, stop, description, registers };
+        let thread = Some(thread);
+        let keeper = SessionKeeper { thread, ended: None, stop, description, registers };
         Ok(Attached { ingredients, keeper: Box::new(keeper) })
     }
 }
@@ -171,19 +172,41 @@ fn doorbell_bytes(cap: u64, offered: usize) -> usize {
 
 /// The session's thread, and what to undo.
 struct SessionKeeper {
-    thread: JoinHandle<Ended>,
+    thread: Option<JoinHandle<Ended>>,
+    ended: Option<Ended>,
     stop: Arc<AtomicBool>,
     description: String,
     registers: SharedMemory,
 }
 
+impl SessionKeeper {
+    /// Waits for the session's end, and takes what it left.
+    fn join(&mut self) -> &mut Ended {
+        if let Some(thread) = self.thread.take() {
+            self.ended = Some(thread.join().unwrap_or_else(|_| Ended::panicked()));
+        }
+        self.ended.get_or_insert_default()
+    }
+}
+
 impl DeviceKeeper for SessionKeeper {
-    fn stop(self: Box<Self>) -> Detached {
+    /// The session ends with the controller disabled and the server's word that it has let go of
+    /// our memory; a server without that word is waited for until its process is gone.
+    fn fence(&mut self) -> Result<(), String> {
         self.stop.store(true, Ordering::Release);
-        let problem = match self.thread.join() {
-            Ok(ended) => ended.problem,
-            Err(_) => Some("the vfio-user session's thread panicked".to_owned()),
-        };
+        if self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return Err("the vfio-user server has not let go of the memory yet".to_owned());
+        }
+        let ended = self.join();
+        match ended.has_let_go() {
+            true => Ok(()),
+            false => Err(ended.problem.clone().unwrap_or_default()),
+        }
+    }
+
+    fn stop(mut self: Box<Self>) -> Detached {
+        self.stop.store(true, Ordering::Release);
+        let problem = self.join().problem.take();
         let report =
             DeviceReport { description: self.description, problem, ..DeviceReport::default() };
         Detached { report, memory: vec![self.registers] }

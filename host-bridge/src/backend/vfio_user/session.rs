@@ -130,7 +130,8 @@ pub(super) fn open(
 enum Link {
     Up(Server),
     Down(Down),
-    GivenUp,
+    /// Who had our memory.
+    GivenUp(Option<Peer>),
 }
 
 #[derive(Debug)]
@@ -149,6 +150,41 @@ struct Down {
 #[derive(Debug, Default)]
 pub(super) struct Ended {
     pub(super) problem: Option<String>,
+    holder: Holder,
+}
+
+/// Who may still write into our memory.
+#[derive(Debug, Default)]
+enum Holder {
+    #[default]
+    Nobody,
+    /// A server that did not say that it has let go.
+    Server(Peer),
+    /// One whose process we do not know.
+    Unknown,
+}
+
+impl Holder {
+    fn of(peer: Option<Peer>) -> Self {
+        peer.map_or(Self::Unknown, Self::Server)
+    }
+}
+
+impl Ended {
+    /// Of a thread that panicked: what the server does is not known.
+    pub(super) fn panicked() -> Self {
+        let problem = Some("the vfio-user session's thread panicked".to_owned());
+        Self { problem, holder: Holder::Unknown }
+    }
+
+    /// Whether the server can no longer reach our memory: it said so, or has ended.
+    pub(super) fn has_let_go(&self) -> bool {
+        match &self.holder {
+            Holder::Nobody => true,
+            Holder::Server(peer) => peer.has_ended(),
+            Holder::Unknown => false,
+        }
+    }
 }
 
 /// See the module's text.
@@ -253,7 +289,7 @@ impl Session {
                     Err(error) => self.desk().lose(&error),
                 }
             }
-            Link::Up(_) | Link::GivenUp => {}
+            Link::Up(_) | Link::GivenUp(_) => {}
             Link::Down(down) => {
                 if down.ready.as_ref().is_some_and(|opened| is_readable(&opened.server)) {
                     // It went as it came.
@@ -280,7 +316,7 @@ impl Session {
             Err(error) if down.since.elapsed() >= self.settings.reconnect => {
                 let lost = self.lost.get_or_insert_default();
                 lost.push_str(&format!("; no other server came: {error}"));
-                self.link = Link::GivenUp;
+                self.link = Link::GivenUp(down.before.take());
                 self.published.say(u32::MAX);
                 self.mailbox.close();
             }
@@ -323,7 +359,7 @@ impl Session {
                     self.desk().lose(&error);
                 }
             }
-            Link::Down(_) | Link::GivenUp => std::thread::sleep(time),
+            Link::Down(_) | Link::GivenUp(_) => std::thread::sleep(time),
         }
     }
 
@@ -331,26 +367,30 @@ impl Session {
     fn end(mut self) -> Ended {
         self.mailbox.close();
         let path = self.settings.path.display().to_string();
-        let problem = match &mut self.link {
-            Link::Up(server) => {
-                let problem = close(server, &self.share.region).err().map(|error| {
-                    format!("the vfio-user server at {path} may still reach our memory: {error}")
-                });
-                // A loss that was made good is none.
-                problem
-            }
+        let lost = self.lost.take().unwrap_or_default();
+        match self.link {
+            // A loss that was made good is none.
+            Link::Up(mut server) => match close(&mut server, &self.share.region) {
+                Ok(()) => Ended::default(),
+                Err(error) => Ended {
+                    problem: Some(format!(
+                        "the vfio-user server at {path} may still reach our memory: {error}"
+                    )),
+                    holder: Holder::of(server.peer),
+                },
+            },
             Link::Down(Down { before, .. }) => {
                 let gone = before.as_ref().is_some_and(Peer::has_ended);
-                let lost = self.lost.take().unwrap_or_default();
                 let more = if gone { "" } else { "; it may still reach our memory" };
-                Some(format!("the vfio-user server at {path} was lost: {lost}{more}"))
+                let problem =
+                    Some(format!("the vfio-user server at {path} was lost: {lost}{more}"));
+                Ended { problem, holder: Holder::of(before) }
             }
-            Link::GivenUp => {
-                let lost = self.lost.take().unwrap_or_default();
-                Some(format!("the vfio-user server at {path} was lost: {lost}"))
+            Link::GivenUp(before) => {
+                let problem = Some(format!("the vfio-user server at {path} was lost: {lost}"));
+                Ended { problem, holder: Holder::of(before) }
             }
-        };
-        Ended { problem }
+        }
     }
 }
 
@@ -416,7 +456,8 @@ impl Desk<'_> {
 
     /// The server is of no use any more.
     fn lose(&mut self, error: &VfioUserError) {
-        let Link::Up(Server { peer, .. }) = std::mem::replace(self.link, Link::GivenUp) else {
+        let Link::Up(Server { peer, .. }) = std::mem::replace(self.link, Link::GivenUp(None))
+        else {
             return;
         };
         let now = Instant::now();

@@ -427,19 +427,19 @@ fn late_answers_are_ignored() {
 #[test]
 fn no_walk_breaks_the_order_of_kill_fence_save_and_start() {
     let mut random = 0x9E37_79B9_7F4A_7C15_u64;
-    let mut next = |below: u64| {
+    let mut next = |below: usize| {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
-        random % below
+        usize::try_from(random >> 33).expect("31 bits") % below
     };
-    for walk in 0..2_000 {
+    for walk in 0..2_000_usize {
         let policy = [RestartPolicy::Never, RestartPolicy::OnFailure, RestartPolicy::Always];
-        let mut rig = Rig::with(policy[(walk % 3) as usize], ["off", "2/10s"][(walk % 2) as usize]);
+        let mut rig = Rig::with(policy[walk % 3], ["off", "2/10s"][walk % 2]);
         let (mut free, mut saved, mut starts) = (false, false, 0);
         for _ in 0..500 {
-            rig.seen.now += ms(next(120));
-            rig.seen.passes += [0, 0, 0, 1, 50][next(5) as usize];
+            rig.seen.now += ms(next(120) as u64);
+            rig.seen.passes += [0, 0, 0, 1, 50][next(5)];
             rig.seen.stopped = next(10) == 0;
             rig.seen.ended |= next(40) == 0;
             rig.seen.stop_asked |= next(400) == 0;
@@ -448,7 +448,7 @@ fn no_walk_breaks_the_order_of_kill_fence_save_and_start() {
                 Action::Fence => {
                     assert!(rig.seen.ended);
                     free = next(3) == 0;
-                    rig.policy.fenced(free, Ending::ALL[next(7) as usize]);
+                    rig.policy.fenced(free, Ending::ALL[next(7)]);
                 }
                 Action::Save { fenced } => {
                     assert_eq!(fenced, free, "read behind the fence");
