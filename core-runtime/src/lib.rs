@@ -9,6 +9,7 @@ pub mod crash;
 pub mod crc;
 pub mod mailbox;
 pub mod mem;
+pub mod mesh;
 pub mod metrics;
 pub mod partition;
 pub mod region;

@@ -1,6 +1,7 @@
 //! Why a runtime or a partition could not be made, and the exit code that says so.
 
 use core_runtime::clock::CalibrationError;
+use core_runtime::mesh::MeshError;
 use core_runtime::partition::PartitionError;
 use hybrid_conventions::{CpuSet, Exit};
 
@@ -74,6 +75,20 @@ pub enum RuntimeError {
     /// Pinning.
     #[error(transparent)]
     Pin(#[from] PinError),
+    /// Rings between partitions.
+    #[error("the partitions cannot be linked: {0}")]
+    Mesh(#[from] MeshError),
+    /// Several partitions on one core, one of which would never let the others run.
+    #[error(
+        "partition {name} shares cpu {cpu} and asks for a real-time priority: it would never let \
+         the others run; give it a core of its own, or leave the priority out"
+    )]
+    SharedRealtime {
+        /// Its name.
+        name: String,
+        /// The CPU.
+        cpu: u32,
+    },
     /// A real-time priority.
     #[error(transparent)]
     Realtime(#[from] RtRefused),

@@ -13,7 +13,7 @@
 //! | [`supervisor`] | hangs and deaths: alarm, dump, fence, restart |
 //! | [`memory`] | page sizes, the fall-back with its one warning, locking |
 //! | [`calibration`] | the clock's frequency |
-//! | [`topology`], [`facts`], [`affinity`] | the machine |
+//! | [`topology`], [`numa`], [`facts`], [`affinity`] | the machine |
 //! | [`sys`] | memory files, mappings, signals, guards: all unsafe code |
 //!
 //! Deliberately absent: async code (std threads only), locks on any path that a partition sees,
@@ -26,6 +26,7 @@ pub mod calibration;
 pub mod error;
 pub mod facts;
 pub mod memory;
+pub mod numa;
 pub mod runtime;
 pub mod supervisor;
 pub mod sys;
@@ -39,6 +40,6 @@ mod testing;
 
 pub use error::RuntimeError;
 pub use runtime::{
-    CoreChoice, Entry, EntryFn, Event, EventQueue, PartitionHandle, PartitionReport, PartitionSpec,
-    Runtime,
+    CoreChoice, Entry, EntryFn, Event, EventQueue, MeshPlace, PartitionHandle, PartitionMesh,
+    PartitionReport, PartitionSpec, Runtime,
 };

@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, getrlimit};
 
+use crate::numa::strays;
 use crate::sys::mapping::Mapped;
 use crate::sys::memfd::{Memfd, MemoryRefused, PageSize};
+use crate::sys::numa::{Placement, PolicyGuard};
 use crate::sys::resident::STACK_BYTES;
 use crate::topology::{free_huge_pages, meminfo_bytes, read_line};
 use crate::warnings::{WarningKind, Warnings};
@@ -65,12 +67,14 @@ pub struct OneWriter {
 }
 
 /// Makes memory of the preferred page size, or of smaller pages with one warning.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct MemorySource {
     preferred: PageSize,
     whole_run_bytes: usize,
     warnings: Warnings,
     root: PathBuf,
+    node: Option<u32>,
+    interleaved: Vec<u32>,
 }
 
 impl MemorySource {
@@ -78,7 +82,24 @@ impl MemorySource {
     /// only used to say how much is missing.
     #[must_use]
     pub fn new(preferred: PageSize, whole_run_bytes: usize, warnings: Warnings) -> Self {
-        Self { preferred, whole_run_bytes, warnings, root: PathBuf::from("/") }
+        let root = PathBuf::from("/");
+        Self { preferred, whole_run_bytes, warnings, root, node: None, interleaved: Vec::new() }
+    }
+
+    /// From this NUMA node: huge pages from it alone, so that a pool without any falls back with
+    /// its warning; small ones while it has them. `None` leaves it to the kernel.
+    #[must_use]
+    pub fn near(mut self, node: Option<u32>) -> Self {
+        self.node = node;
+        self
+    }
+
+    /// Page by page in turn from these nodes, for tables that all of them read; fewer than two
+    /// leave it to the kernel.
+    #[must_use]
+    pub fn interleaved(mut self, nodes: &[u32]) -> Self {
+        self.interleaved = if nodes.len() > 1 { nodes.to_vec() } else { Vec::new() };
+        self
     }
 
     /// Where its warnings go.
@@ -115,6 +136,7 @@ impl MemorySource {
     pub fn private(&self, len: usize) -> Result<Mapped, MemoryError> {
         let mapped = self.fall_back(len, Mapped::private)?;
         self.lock(&mapped);
+        self.look_where(&mapped, "private memory");
         Ok(mapped)
     }
 
@@ -130,6 +152,7 @@ impl MemorySource {
             Ok(SharedMemory { memfd, mapped })
         })?;
         self.lock(&shared.mapped);
+        self.look_where(&shared.mapped, name);
         Ok(shared)
     }
 
@@ -147,7 +170,7 @@ impl MemorySource {
             if !page.is_huge() {
                 self.check_available(rounded)?;
             }
-            match (make(rounded, page), page.smaller()) {
+            match (self.placed(rounded, page, &make), page.smaller()) {
                 (Ok(made), _) => {
                     if let Some(refused) = why {
                         self.warn_small_pages(&refused, page);
@@ -161,6 +184,39 @@ impl MemorySource {
                 }
                 (Err(refused), None) => return Err(refused.into()),
             }
+        }
+    }
+
+    /// Makes it with the thread's policy set to where it belongs.
+    fn placed<T>(
+        &self,
+        len: usize,
+        page: PageSize,
+        make: impl Fn(usize, PageSize) -> Result<T, MemoryRefused>,
+    ) -> Result<T, MemoryRefused> {
+        let placement = match self.node {
+            _ if !self.interleaved.is_empty() => Placement::Interleaved(self.interleaved.clone()),
+            Some(node) if page.is_huge() => Placement::Only(node),
+            Some(node) => Placement::Near(node),
+            None => Placement::Anywhere,
+        };
+        // A policy that is refused leaves the memory where the kernel puts it, which is looked at.
+        let _policy = PolicyGuard::set(&placement);
+        make(len, page)
+    }
+
+    /// Warns once if pages are not where they should be.
+    fn look_where(&self, mapped: &Mapped, name: &str) {
+        let Some(node) = self.node else { return };
+        let Some((strays, pages)) = strays(mapped, node) else { return };
+        if strays != 0 {
+            self.warnings.say(WarningKind::RemoteMemory, || {
+                format!(
+                    "{strays} of {pages} pages of {name} are not on numa node {node}, where their \
+                     core is: it had none left; free some there, or reserve huge pages on it: \
+                     /sys/devices/system/node/node{node}/hugepages"
+                )
+            });
         }
     }
 
@@ -178,8 +234,46 @@ impl MemorySource {
     fn warn_small_pages(&self, refused: &MemoryRefused, got: PageSize) {
         let whole = self.whole_run_bytes;
         let needed = if refused.page == PageSize::Huge1G { refused.len } else { whole };
-        self.warnings
-            .say(WarningKind::SmallPages, || small_pages_line(&self.root, refused, got, needed));
+        self.warnings.say(WarningKind::SmallPages, || self.small_pages_line(refused, got, needed));
+    }
+
+    fn small_pages_line(&self, refused: &MemoryRefused, got: PageSize, needed: usize) -> String {
+        let MemoryRefused { step, page: wanted, errno, .. } = *refused;
+        let pages = needed.div_ceil(wanted.bytes()) as u64;
+        let free = free_huge_pages(&self.root, wanted.bytes(), self.node).unwrap_or(0);
+        let on = self.node.map(|node| format!(" on numa node {node}")).unwrap_or_default();
+        format!(
+            "{wanted} huge pages{on}: {pages} needed, {free} free; using {got} pages instead, \
+             which is slower; {step} failed: {errno}; {}",
+            self.huge_pages_fix(wanted, pages, free)
+        )
+    }
+
+    /// More pages help only where too few are free; where enough are, something else forbids them.
+    fn huge_pages_fix(&self, wanted: PageSize, pages: u64, free: u64) -> String {
+        let pool = match self.node {
+            Some(node) => format!("/sys/devices/system/node/node{node}/hugepages"),
+            None => "/sys/kernel/mm/hugepages".to_owned(),
+        };
+        let pool = format!("{pool}/hugepages-{}kB", wanted.bytes() >> 10);
+        let there = self.root.join(pool.trim_start_matches('/'));
+        if !there.exists() {
+            return format!("this kernel has no pages of {wanted}");
+        }
+        if free >= pages {
+            return "the pool has enough of them: look at the cgroup's hugetlb limits and at pages \
+                    that others have reserved"
+                .to_owned();
+        }
+        let there = read_line(&there.join("nr_hugepages"));
+        let there: u64 = there.and_then(|line| line.parse().ok()).unwrap_or(0);
+        let target = there + pages - free;
+        match (wanted, self.node) {
+            (PageSize::Huge1G, _) | (_, Some(_)) => {
+                format!("as root: echo {target} > {pool}/nr_hugepages")
+            }
+            (_, None) => format!("as root: sysctl vm.nr_hugepages={target}"),
+        }
     }
 
     fn lock(&self, mapped: &Mapped) {
@@ -213,40 +307,6 @@ pub(crate) fn user_name(root: &Path) -> String {
         (fields.nth(1)? == uid).then(|| name.to_owned())
     });
     name.unwrap_or(uid)
-}
-
-fn small_pages_line(root: &Path, refused: &MemoryRefused, got: PageSize, needed: usize) -> String {
-    let MemoryRefused { step, page: wanted, errno, .. } = *refused;
-    let pages = needed.div_ceil(wanted.bytes()) as u64;
-    let free = free_huge_pages(root, wanted.bytes(), None).unwrap_or(0);
-    format!(
-        "{wanted} huge pages: {pages} needed, {free} free; using {got} pages instead, which is \
-         slower; {step} failed: {errno}; {}",
-        huge_pages_fix(root, wanted, pages, free)
-    )
-}
-
-/// More pages help only where too few are free; where enough are, something else forbids them.
-fn huge_pages_fix(root: &Path, wanted: PageSize, pages: u64, free: u64) -> String {
-    let pool = format!("hugepages-{}kB", wanted.bytes() >> 10);
-    let there = root.join("sys/kernel/mm/hugepages").join(&pool);
-    if !there.exists() {
-        return format!("this kernel has no pages of {wanted}");
-    }
-    if free >= pages {
-        return "the pool has enough of them: look at the cgroup's hugetlb limits and at pages that \
-                others have reserved"
-            .to_owned();
-    }
-    let there = read_line(&there.join("nr_hugepages"));
-    let there: u64 = there.and_then(|line| line.parse().ok()).unwrap_or(0);
-    let target = there + pages - free;
-    match wanted {
-        PageSize::Huge1G => {
-            format!("as root: echo {target} > /sys/kernel/mm/hugepages/{pool}/nr_hugepages")
-        }
-        _ => format!("as root: sysctl vm.nr_hugepages={target}"),
-    }
 }
 
 fn unlocked_line(

@@ -112,7 +112,7 @@ pub(crate) fn read_line(path: &Path) -> Option<String> {
 }
 
 /// A CPU list as the kernel prints it; empty, missing, `(null)` and odd files are the empty set.
-fn read_set(path: &Path) -> CpuSet {
+pub(crate) fn read_set(path: &Path) -> CpuSet {
     read_line(path).and_then(|line| line.parse().ok()).unwrap_or(CpuSet::EMPTY)
 }
 

@@ -26,6 +26,12 @@ pub enum WarningKind {
     ServerBack,
     /// Time that the kernel takes from a real-time thread.
     RtThrottled,
+    /// Memory on another NUMA node than its core.
+    RemoteMemory,
+    /// A core on another NUMA node than its device.
+    RemoteDevice,
+    /// Partitions that take turns on one core.
+    CoreInTurns,
     /// An error that a partition survived; each one is said.
     Alert,
 }

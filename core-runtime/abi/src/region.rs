@@ -91,6 +91,8 @@ impl PartKind {
     pub const MAILBOX: Self = Self(7);
     /// Where the queue pairs lie, [`crate::crash::device::QueuePlace`].
     pub const QUEUES: Self = Self(8);
+    /// Counters that wake peers, one line of 256 bytes a partition of a mesh.
+    pub const WAKES: Self = Self(9);
     /// Bytes whose meaning the application defines; kinds from here on are its own.
     pub const APPLICATION: Self = Self(0x1_0000);
 }

@@ -34,7 +34,7 @@ mod telemetry;
 #[cfg(test)]
 mod tests;
 
-use core::cell::{Cell, RefCell};
+use core::cell::{Cell, OnceCell, RefCell};
 use core::fmt;
 
 use hybrid_abi::command::{KIND_PING, KIND_STOP, Ping, Stop};
@@ -53,7 +53,9 @@ pub use state::{PartitionState, StopReason};
 use crate::clock::{Clock, Instant, Ticks};
 use crate::crash::{CrashPart, CrashSources};
 use crate::mem::{Bump, DmaArena};
+use crate::mesh::{Mesh, MeshError, MeshSeat};
 use crate::metrics::{MetricsError, MetricsWriter, RuntimeMetrics};
+use crate::region::RegionFacts;
 use crate::ring::{PopError, RecordConsumer, RecordProducer};
 use crate::task::{Scheduler, Spawner, WaitQueue};
 
@@ -85,6 +87,8 @@ pub struct Partition {
     commands: RecordConsumer,
     command_buffer: RefCell<&'static mut [u8]>,
     config: PartitionConfig,
+    facts: RegionFacts,
+    mesh: OnceCell<&'static Mesh>,
     state: state::StateWriter,
     crash: CrashPart,
     stop: state::StopWord,
@@ -105,6 +109,8 @@ struct RunState {
     stop_waiters: WaitQueue,
     exit: RefCell<Option<PartitionExit>>,
     has_exit: Cell<bool>,
+    /// A peer woke this pass.
+    woken: Cell<bool>,
     handler: Cell<Option<CommandHandler>>,
 }
 
@@ -121,6 +127,7 @@ impl RunState {
             stop_waiters: WaitQueue::new(),
             exit: RefCell::new(None),
             has_exit: Cell::new(false),
+            woken: Cell::new(false),
             handler: Cell::new(None),
         }
     }
@@ -202,6 +209,25 @@ impl Partition {
     #[must_use]
     pub const fn events(&self) -> &RecordProducer {
         &self.events
+    }
+
+    /// Takes a place among other partitions, before the loop runs. Its peers need not be there yet.
+    ///
+    /// # Errors
+    /// [`MeshError`]; [`MeshError::Joined`] the second time.
+    pub fn join_mesh(&self, seat: &MeshSeat) -> Result<&'static Mesh, MeshError> {
+        if self.mesh.get().is_some() {
+            return Err(MeshError::Joined);
+        }
+        let writer = &mut self.metrics_writer.borrow_mut();
+        let mesh = Mesh::new(seat, self.facts, &self.clock, self.bump, writer)?;
+        Ok(self.mesh.get_or_init(|| mesh))
+    }
+
+    /// The other partitions, if it is one of several.
+    #[must_use]
+    pub fn mesh(&self) -> Option<&'static Mesh> {
+        self.mesh.get().copied()
     }
 
     /// What was chosen for it.
@@ -297,19 +323,28 @@ impl Partition {
         self.run.has_exit.get()
     }
 
-    /// A pass begins: stamps the time, once, and publishes the heartbeat.
+    /// A pass begins: stamps the time, once, publishes the heartbeat, and takes the wakes of peers.
     #[inline]
     pub fn begin_pass(&self) -> Instant {
         let now = self.clock.now();
         self.state.beat(now);
+        if let Some(mesh) = self.mesh.get()
+            && mesh.poll(now)
+        {
+            self.run.woken.set(true);
+        }
         now
     }
 
-    /// A pass ends: counts empty ones and takes the host's wishes, last and bounded. If anything
-    /// was done it looks at the clock again, so that the pass is not taken for stolen time. Returns
-    /// whether [`Partition::publish`] is due.
+    /// A pass ends: shows peers what was sent, counts empty passes and takes the host's wishes,
+    /// last and bounded. If anything was done it looks at the clock again, so that the pass is not
+    /// taken for stolen time. Returns whether [`Partition::publish`] is due.
     #[inline]
     pub fn end_pass(&'static self, now: Instant, did_something: bool) -> bool {
+        if let Some(mesh) = self.mesh.get() {
+            mesh.ring();
+        }
+        let did_something = self.run.woken.replace(false) || did_something;
         if !did_something {
             let empty = &self.run.empty_passes;
             empty.set(empty.get().wrapping_add(1));

@@ -221,6 +221,8 @@ impl PartitionParts {
             bump,
             clock: self.clock,
             config: self.config,
+            facts: self.facts,
+            mesh: OnceCell::new(),
             state,
             crash,
             stop,

@@ -6,6 +6,7 @@ use hybrid_abi::metrics::MetricUnit;
 
 use super::Partition;
 use crate::clock::{Clock, Instant};
+use crate::mesh::MESH_METRICS;
 use crate::metrics::{Counter, Gauge, Histogram, MetricsError, MetricsWriter};
 use crate::task::{GAP_BUCKETS, GapHistogram};
 
@@ -34,7 +35,7 @@ pub(super) struct More {
 }
 
 /// Entries of [`More`], which [`super::PartitionConfig`]'s `more_metrics` comes on top of.
-pub(super) const MORE_METRICS: u32 = 15;
+pub(super) const MORE_METRICS: u32 = 15 + MESH_METRICS;
 
 impl More {
     pub(super) fn register(writer: &mut MetricsWriter) -> Result<Self, MetricsError> {
@@ -129,6 +130,9 @@ impl Partition {
         more.poll_to_poll.copy(scheduler.poll_to_poll(), &metrics.poll_to_poll_ns, clock);
         more.stolen.copy(scheduler.stolen(), &metrics.stolen_gap_ns, clock);
         more.exceeded.copy(scheduler.exceeded(), &metrics.budget_exceeded_ns, clock);
+        if let Some(mesh) = self.mesh.get() {
+            mesh.publish();
+        }
         self.run.published(now);
     }
 }

@@ -14,9 +14,9 @@
 //! neither `Send` nor `Sync`, with one exception: a [`core::task::Waker`] may go anywhere. A wake
 //! on the owning core is a few plain stores; on any other it goes through a lossless list that the
 //! next tick drains. Another *process* wakes through counters in shared memory: [`RemoteWaker`] and
-//! [`RemoteLines`]; no region has such a part yet, since partitions do not talk to each other and
-//! the host is looked at in each pass: they are there for several partitions. A waker must not be
-//! woken from a signal handler that may interrupt the owning core.
+//! [`RemoteLines`], which a [`mesh`](crate::mesh) has for each peer (the host is looked at in each
+//! pass instead). A waker must not be woken from a signal handler that may interrupt the owning
+//! core.
 //!
 //! **Wakes.** A task that is woken twice before its poll is polled once; one that is woken during
 //! its own poll is polled again in a later tick, after those that were ready before. Wakers of a
@@ -66,6 +66,7 @@ pub use combine::{
 pub use config::{Class, SchedulerConfig, SpawnError, TaskId, TaskOptions};
 pub use header::TaskStorage;
 pub use join_handle::{JoinError, JoinHandle};
+pub(crate) use remote_words::OutgoingWakes;
 pub use remote_words::{REMOTE_LINES, REMOTE_WORDS_BYTES, RemoteLines, RemoteWaker};
 pub use scheduler::{CurrentTask, CurrentWords, Scheduler};
 pub use sleep::{Elapsed, Interval, Sleep, Timeout};

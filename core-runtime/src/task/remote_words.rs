@@ -71,6 +71,53 @@ impl RemoteWaker {
     }
 }
 
+/// A peer's side for the mesh: several wakes of a pass are counted first and published at once, and
+/// a new incarnation goes on where the one before ended, so that no count is taken for a seen one.
+#[derive(Debug)]
+pub(crate) struct OutgoingWakes {
+    span: Span<'static>,
+    total: Cell<u32>,
+    lines: [Cell<u32>; REMOTE_LINES],
+    to_publish: Cell<bool>,
+}
+
+impl OutgoingWakes {
+    /// Goes on from what lies in `span`, whatever it is.
+    pub(crate) fn resume(span: Span<'static>) -> Result<Self, OutOfBounds> {
+        let span = span.sub(0, REMOTE_WORDS_BYTES)?;
+        let total = Cell::new(span.word32(0)?.load());
+        let lines = [const { Cell::new(0) }; REMOTE_LINES];
+        for (index, line) in lines.iter().enumerate() {
+            line.set(span.word32(line_at(index))?.load());
+        }
+        Ok(Self { span, total, lines, to_publish: Cell::new(false) })
+    }
+
+    /// One more wake of `line`; false if there is no such line.
+    #[inline]
+    pub(crate) fn count(&self, line: usize) -> bool {
+        let Some(count) = self.lines.get(line) else { return false };
+        count.set(count.get().wrapping_add(1));
+        if let Ok(word) = self.span.word32(line_at(line)) {
+            word.store(count.get());
+        }
+        self.to_publish.set(true);
+        true
+    }
+
+    /// Shows what was counted. What was stored before is visible to who is woken.
+    #[inline]
+    pub(crate) fn publish(&self) {
+        if self.to_publish.replace(false) {
+            self.total.set(self.total.get().wrapping_add(1));
+            if let Ok(word) = self.span.word32(0) {
+                // SYNC remote-words
+                word.store_release(self.total.get());
+            }
+        }
+    }
+}
+
 #[derive(Default)]
 struct Line {
     seen: Cell<u32>,
@@ -87,7 +134,7 @@ struct Line {
 /// needs_sync::<core_runtime::task::RemoteLines>();
 /// ```
 pub struct RemoteLines {
-    peer: ReadSpan<'static>,
+    peer: Cell<Option<ReadSpan<'static>>>,
     total: Cell<u32>,
     lines: [Line; REMOTE_LINES],
 }
@@ -98,28 +145,51 @@ impl RemoteLines {
     /// # Errors
     /// [`OutOfBounds`] if the region is too short or not aligned.
     pub fn new(peer: ReadSpan<'static>) -> Result<Self, OutOfBounds> {
+        let lines = Self::unbound();
         let peer = peer.sub(0, REMOTE_WORDS_BYTES)?;
         peer.load32(0)?;
-        Ok(Self { peer, total: Cell::new(0), lines: core::array::from_fn(|_| Line::default()) })
+        lines.peer.set(Some(peer));
+        Ok(lines)
+    }
+
+    /// Looks at nothing yet.
+    pub(crate) fn unbound() -> Self {
+        let lines = core::array::from_fn(|_| Line::default());
+        Self { peer: Cell::new(None), total: Cell::new(0), lines }
+    }
+
+    /// Looks at these words from now on; every line that differs from what was seen is a wake.
+    pub(crate) fn bind(&self, peer: ReadSpan<'static>) -> Result<(), OutOfBounds> {
+        let peer = peer.sub(0, REMOTE_WORDS_BYTES)?;
+        self.total.set(peer.load32(0)?);
+        self.peer.set(Some(peer));
+        self.scan(peer);
+        Ok(())
+    }
+
+    /// Wakes of `line` since they were last taken.
+    pub(crate) fn take(&self, line: usize) -> u32 {
+        self.lines.get(line).map_or(0, |line| line.arrived.take())
     }
 
     /// Looks for wakes; returns how many lines had some.
     #[inline]
-    pub(super) fn poll(&self) -> u32 {
+    pub(crate) fn poll(&self) -> u32 {
+        let Some(peer) = self.peer.get() else { return 0 };
         // SYNC remote-words
-        match self.peer.load32(0) {
+        match peer.load32(0) {
             Ok(total) if total != self.total.get() => {
                 self.total.set(total);
-                self.scan()
+                self.scan(peer)
             }
             _ => 0,
         }
     }
 
-    fn scan(&self) -> u32 {
+    fn scan(&self, peer: ReadSpan<'static>) -> u32 {
         let mut woken = 0;
         for (index, line) in self.lines.iter().enumerate() {
-            let Ok(count) = self.peer.load32(line_at(index)) else {
+            let Ok(count) = peer.load32(line_at(index)) else {
                 break;
             };
             let new = count.wrapping_sub(line.seen.replace(count));

@@ -104,6 +104,11 @@ pub trait Backend: Send {
         Ok(())
     }
 
+    /// The NUMA node that it hangs on, where the machine says.
+    fn node(&self) -> Option<u32> {
+        None
+    }
+
     /// Attaches the device to the partition's memory.
     ///
     /// # Errors
@@ -186,6 +191,10 @@ impl Backend for Box<dyn Backend> {
 
     fn look(&self) -> Result<(), BackendError> {
         (**self).look()
+    }
+
+    fn node(&self) -> Option<u32> {
+        (**self).node()
     }
 
     fn attach(self: Box<Self>, seat: &DeviceSeat<'_>) -> Result<Attached, BackendError> {

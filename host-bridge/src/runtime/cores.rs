@@ -1,5 +1,6 @@
 //! Which CPUs are the partitions', which are Linux's, and which are taken.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hybrid_conventions::CpuSet;
@@ -37,20 +38,28 @@ pub(super) fn check(cores: CpuSet, topology: &Topology) -> Result<CpuSet, Runtim
 #[derive(Clone, Debug)]
 pub(super) struct Cores {
     all: CpuSet,
-    taken: Arc<Mutex<CpuSet>>,
+    taken: Arc<Mutex<Taken>>,
+}
+
+/// Which CPUs have a partition to themselves, and how many share each other one.
+#[derive(Debug, Default)]
+struct Taken {
+    alone: CpuSet,
+    shared: BTreeMap<u32, u32>,
 }
 
 /// A taken core; free again when dropped.
 #[derive(Debug)]
 pub(super) struct TakenCore {
     cpu: u32,
+    shared: bool,
     for_ever: bool,
-    taken: Arc<Mutex<CpuSet>>,
+    taken: Arc<Mutex<Taken>>,
 }
 
 impl Cores {
     pub(super) fn new(all: CpuSet) -> Self {
-        Self { all, taken: Arc::new(Mutex::new(CpuSet::EMPTY)) }
+        Self { all, taken: Arc::default() }
     }
 
     pub(super) const fn all(&self) -> CpuSet {
@@ -60,21 +69,27 @@ impl Cores {
     pub(super) fn take(&self, choice: CoreChoice) -> Result<TakenCore, RuntimeError> {
         let wanted = match choice {
             CoreChoice::Any => self.all,
-            CoreChoice::Cpu(cpu) if self.all.contains(cpu) => {
+            CoreChoice::Cpu(cpu) | CoreChoice::Shared(cpu) if self.all.contains(cpu) => {
                 CpuSet::single(cpu).unwrap_or(CpuSet::EMPTY)
             }
-            CoreChoice::Cpu(cpu) => {
+            CoreChoice::Cpu(cpu) | CoreChoice::Shared(cpu) => {
                 return Err(RuntimeError::NotOurs { cpu, cores: Box::new(self.all) });
             }
         };
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = matches!(choice, CoreChoice::Shared(_));
         let cpu = wanted
-            .difference(*taken)
-            .first()
+            .difference(taken.alone)
+            .iter()
+            .find(|cpu| shared || !taken.shared.contains_key(cpu))
             .ok_or_else(|| RuntimeError::CoresTaken { wanted: Box::new(wanted) })?;
-        // It came out of a set, so that a set can hold it.
-        let _ = taken.insert(cpu);
-        Ok(TakenCore { cpu, for_ever: false, taken: Arc::clone(&self.taken) })
+        if shared {
+            *taken.shared.entry(cpu).or_insert(0) += 1;
+        } else {
+            // It came out of a set, so that a set can hold it.
+            let _ = taken.alone.insert(cpu);
+        }
+        Ok(TakenCore { cpu, shared, for_ever: false, taken: Arc::clone(&self.taken) })
     }
 }
 
@@ -91,8 +106,17 @@ impl TakenCore {
 
 impl Drop for TakenCore {
     fn drop(&mut self) {
-        if !self.for_ever {
-            self.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(self.cpu);
+        if self.for_ever {
+            return;
+        }
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.shared {
+            taken.alone.remove(self.cpu);
+        } else if let Some(count) = taken.shared.get_mut(&self.cpu) {
+            *count -= 1;
+            if *count == 0 {
+                taken.shared.remove(&self.cpu);
+            }
         }
     }
 }
@@ -161,5 +185,21 @@ mod tests {
         assert_eq!(cores.take(CoreChoice::Cpu(2)).expect("free").cpu(), 2);
         let line = cores.take(CoreChoice::Cpu(3)).expect_err("not ours").to_string();
         assert_eq!(line, "cpu 3 is not one of the runtime's cpus 2,5");
+    }
+
+    #[test]
+    fn a_core_is_shared_only_among_those_who_all_say_so() {
+        let cores = Cores::new(set("2,5"));
+        let one = cores.take(CoreChoice::Shared(2)).expect("free");
+        let other = cores.take(CoreChoice::Shared(2)).expect("both say so");
+        assert!(cores.take(CoreChoice::Cpu(2)).is_err());
+        assert_eq!(cores.take(CoreChoice::Any).expect("free").cpu(), 5);
+        drop(one);
+        assert!(cores.take(CoreChoice::Cpu(2)).is_err(), "one is left");
+        drop(other);
+        let alone = cores.take(CoreChoice::Cpu(2)).expect("free again");
+        assert!(cores.take(CoreChoice::Shared(2)).is_err());
+        drop(alone);
+        assert!(cores.take(CoreChoice::Shared(3)).is_err(), "not ours");
     }
 }

@@ -15,6 +15,7 @@ use hybrid_shm::ReadSpan;
 
 use super::cores::TakenCore;
 use super::launch::Ended;
+use super::mesh::MeshPlace;
 use super::pump::{EventPump, EventQueue};
 use super::report::PartitionReport;
 use crate::alert::AlertTap;
@@ -50,6 +51,8 @@ pub struct PartitionHandle {
     /// Producer's and consumer's part, for figures.
     pub(super) event_parts: (ReadSpan<'static>, ReadSpan<'static>),
     pub(super) alerts: AlertTap,
+    /// Keeps the memory between partitions until this one has ended.
+    pub(super) place: Option<MeshPlace>,
     pub(super) pump: Option<EventPump>,
     pub(super) commands: RecordProducer,
     pub(super) metrics: MetricsReader,
@@ -255,7 +258,15 @@ impl PartitionHandle {
         std::mem::forget(self.guard.take());
         std::mem::forget(self.pump.take());
         std::mem::forget(self.memory.take());
+        self.keep_mesh();
         drop(self.thread.take());
+    }
+
+    /// Somebody may look at the memory between partitions for ever.
+    fn keep_mesh(&self) {
+        if let Some(place) = &self.place {
+            place.memory.keep();
+        }
     }
 
     /// Everything that comes after the partition's end, once.
@@ -301,6 +312,9 @@ impl PartitionHandle {
     /// Both threads have ended: the partition's was joined, the device's keeper was stopped.
     fn give_memory_back(&mut self, of_device: Vec<SharedMemory>) {
         let Some(memory) = self.memory.take() else { return };
+        if self.promise.is_none() {
+            self.keep_mesh();
+        }
         memory.end(self.promise, Some(&self.dma), of_device);
     }
 }

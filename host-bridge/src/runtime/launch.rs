@@ -6,7 +6,7 @@
 //! ```text
 //!  host                              partition's thread
 //!  spawn ------ parts -------------> pin, priority, lock the stack
-//!                                    assemble, lay out the region
+//!                                    assemble, lay out the regions
 //!  Ready: state word <-------------- (or why not)
 //!  start the syscall listener
 //!  Go: arming, if asked for -------> watch allocations, arm
@@ -18,6 +18,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender};
 
+use core_runtime::mesh::{MeshError, MeshSeat};
 use core_runtime::partition::state::PartitionState;
 use core_runtime::partition::{Partition, PartitionError, PartitionExit, PartitionParts};
 use hybrid_shm::Word32;
@@ -40,6 +41,7 @@ pub(super) struct Launch {
     pub(super) device: Option<DeviceIngredients>,
     pub(super) cpu: u32,
     pub(super) rt_priority: Option<RtPriority>,
+    pub(super) seat: Option<MeshSeat>,
     pub(super) ready: SyncSender<Result<Ready, NotReady>>,
     pub(super) go: Receiver<Go>,
 }
@@ -56,6 +58,7 @@ pub(super) struct Ready {
 pub(super) enum NotReady {
     Pin(PinError),
     Realtime(RtRefused),
+    Mesh(MeshError),
     Assembly(PartitionError),
 }
 
@@ -75,7 +78,7 @@ pub(super) struct Ended {
 
 /// The thread's body; `None` if it never ran because the host gave up or was told why not.
 pub(super) fn run(launch: Launch) -> Option<Ended> {
-    let Launch { parts, args, entry, device, cpu, rt_priority, ready, go } = launch;
+    let Launch { parts, args, entry, device, cpu, rt_priority, seat, ready, go } = launch;
     if let Err(error) = pin_to(cpu) {
         let _ = ready.send(Err(NotReady::Pin(error)));
         return None;
@@ -92,6 +95,10 @@ pub(super) fn run(launch: Launch) -> Option<Ended> {
             return None;
         }
     };
+    if let Some(Err(error)) = seat.map(|seat| partition.join_mesh(&seat)) {
+        let _ = ready.send(Err(NotReady::Mesh(error)));
+        return None;
+    }
     let state_word = partition.state_word();
     ready.send(Ok(Ready { stack_unlocked: stack.as_ref().err().copied(), state_word })).ok()?;
     let Go { arming } = go.recv().ok()?;

@@ -32,6 +32,7 @@
 mod cores;
 mod handle;
 mod launch;
+mod mesh;
 mod pump;
 mod report;
 mod spec;
@@ -52,10 +53,12 @@ use hybrid_conventions::CpuSet;
 use self::cores::Cores;
 use self::start::Plan;
 use crate::affinity::{allowed, confine_to};
+use crate::backend::Backend;
 use crate::calibration;
 use crate::error::RuntimeError;
 use crate::facts::{MachineFacts, boot_id, build_id};
 use crate::memory::MemorySource;
+use crate::numa::{Nodes, mismatch_line};
 use crate::sys::mapping::ALIGNMENT;
 use crate::sys::partition_memory::{MemorySizes, PartitionMemory};
 use crate::sys::realtime::throttles;
@@ -64,6 +67,7 @@ use crate::topology::Topology;
 use crate::warnings::{WarningKind, Warnings};
 
 pub use handle::PartitionHandle;
+pub use mesh::{MeshPlace, PartitionMesh};
 pub use pump::{EVENT_BYTES, Event, EventQueue};
 pub use report::PartitionReport;
 pub use spec::{CoreChoice, Entry, EntryFn, PartitionSpec};
@@ -74,6 +78,7 @@ pub struct Runtime {
     cores: Cores,
     housekeeping: CpuSet,
     topology: Topology,
+    nodes: Nodes,
     facts: MachineFacts,
     clock: Clock,
     calibration: Calibration,
@@ -112,6 +117,7 @@ impl Runtime {
         Ok(Self {
             cores: Cores::new(isolated_cores),
             housekeeping,
+            nodes: Nodes::read(),
             topology,
             facts,
             clock,
@@ -171,24 +177,54 @@ impl Runtime {
     /// [`RuntimeError`]; the core is free again then.
     pub fn spawn(&self, spec: PartitionSpec) -> Result<PartitionHandle, RuntimeError> {
         let core = self.cores.take(spec.core)?;
+        let (rings, sizes, whole) = sizes_of(&spec);
+        self.check_shared(&spec)?;
         if spec.rt_priority.is_some() {
             for line in throttles(Path::new("/"), core.cpu()) {
                 self.warnings.say(WarningKind::RtThrottled, || line);
             }
         }
-        let rings = RingSizes { events: spec.event_ring_bytes, commands: spec.command_ring_bytes };
-        let sizes = MemorySizes {
-            dma: spec.dma_bytes,
-            private: spec.private_bytes,
-            region: rings.region_bytes(&spec.config),
-            host_region: rings.host_region_bytes(),
-        };
-        // Each piece is rounded up to whole pages, and the device takes one for its doorbells.
-        let whole = sizes.rounded(spec.page).saturating_add(spec.page.bytes());
         let source = MemorySource::new(spec.page, whole, self.warnings.clone());
+        let source = source.near(self.node_of(core.cpu()));
         let memory = PartitionMemory::new(&source, &sizes)?;
         let facts = self.region_facts(&spec.name, core.cpu());
         Plan { runtime: self, spec, core, rings, facts, source: &source }.start(memory)
+    }
+
+    /// The NUMA node of a CPU, where there is more than one.
+    #[must_use]
+    pub fn node_of(&self, cpu: u32) -> Option<u32> {
+        self.nodes.of_cpu(&self.topology, cpu)
+    }
+
+    /// The nodes of this machine.
+    #[must_use]
+    pub const fn nodes(&self) -> &Nodes {
+        &self.nodes
+    }
+
+    /// Warns where the device hangs on another node than the core.
+    fn warn_if_far(&self, device: &dyn Backend, cpu: u32) {
+        let line = device
+            .node()
+            .and_then(|node| mismatch_line(&self.topology, &device.describe(), node, cpu));
+        if let Some(line) = line {
+            self.warnings.say(WarningKind::RemoteDevice, || line);
+        }
+    }
+
+    fn check_shared(&self, spec: &PartitionSpec) -> Result<(), RuntimeError> {
+        let CoreChoice::Shared(cpu) = spec.core else { return Ok(()) };
+        if spec.rt_priority.is_some() {
+            return Err(RuntimeError::SharedRealtime { name: spec.name.clone(), cpu });
+        }
+        self.warnings.say(WarningKind::CoreInTurns, || {
+            format!(
+                "partitions share cpu {cpu} and take turns of milliseconds: for tests and \
+                 demonstrations; give each a core of its own where latencies count"
+            )
+        });
+        Ok(())
     }
 
     fn region_facts(&self, name: &str, cpu: u32) -> RegionFacts {
@@ -208,6 +244,20 @@ impl Runtime {
             anchor_unix_ns: u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX),
         }
     }
+}
+
+/// What a partition needs: its rings, its pieces of memory, and all of it in whole pages.
+fn sizes_of(spec: &PartitionSpec) -> (RingSizes, MemorySizes, usize) {
+    let rings = RingSizes { events: spec.event_ring_bytes, commands: spec.command_ring_bytes };
+    let sizes = MemorySizes {
+        dma: spec.dma_bytes,
+        private: spec.private_bytes,
+        region: rings.region_bytes(&spec.config),
+        host_region: rings.host_region_bytes(),
+    };
+    // The device takes a page for its doorbells.
+    let whole = sizes.rounded(spec.page).saturating_add(spec.page.bytes());
+    (rings, sizes, whole)
 }
 
 /// Mapped memory at a device address of our choice, for devices that can reach any: a software

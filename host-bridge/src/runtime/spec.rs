@@ -4,6 +4,7 @@ use core_runtime::partition::{Partition, PartitionConfig, PartitionExit};
 use core_runtime::ring::capacity_for;
 use nvme_driver::DeviceParts;
 
+use super::mesh::MeshPlace;
 use crate::alert::AlertSink;
 use crate::backend::Backend;
 use crate::sys::memfd::PageSize;
@@ -55,6 +56,20 @@ pub enum CoreChoice {
     Any,
     /// This one, by Linux's number.
     Cpu(u32),
+    /// This one, in turns with other partitions that say the same: for tests and demonstrations on
+    /// small machines. Linux lets each run for some milliseconds; latencies say nothing then.
+    Shared(u32),
+}
+
+impl CoreChoice {
+    /// The CPU, if one is named.
+    #[must_use]
+    pub const fn cpu(self) -> Option<u32> {
+        match self {
+            Self::Any => None,
+            Self::Cpu(cpu) | Self::Shared(cpu) => Some(cpu),
+        }
+    }
 }
 
 /// What to start. Made by [`PartitionSpec::new`], then changed field by field.
@@ -87,6 +102,8 @@ pub struct PartitionSpec {
     pub check_syscalls: bool,
     /// Its priority under SCHED_FIFO; without one it runs as every thread does. Default: none.
     pub rt_priority: Option<RtPriority>,
+    /// Its place among other partitions. Default: none; [`super::Runtime::spawn_all`] sets it.
+    pub place: Option<MeshPlace>,
     /// Who hears of its alerts. Default: each is a line among the runtime's warnings.
     pub on_alert: Option<AlertSink>,
 }
@@ -123,6 +140,7 @@ impl PartitionSpec {
             config: PartitionConfig::default(),
             check_syscalls: false,
             rt_priority: None,
+            place: None,
             on_alert: None,
         }
     }

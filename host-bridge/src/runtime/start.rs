@@ -26,6 +26,7 @@ use hybrid_shm::{ReadSpan, Word32};
 use super::cores::TakenCore;
 use super::handle::PartitionHandle;
 use super::launch::{self, Ended, Go, Launch, NotReady, Ready};
+use super::mesh::MeshPlace;
 use super::spec::PartitionSpec;
 use super::{Runtime, iova_region};
 use crate::alert::{AlertSink, AlertTap};
@@ -135,6 +136,7 @@ impl Plan<'_> {
                 events: Some(ends.events),
                 event_parts: ends.event_parts,
                 alerts,
+                place: self.spec.place,
                 pump: None,
                 commands: ends.commands,
                 metrics: ends.metrics,
@@ -175,6 +177,9 @@ impl Plan<'_> {
             .map_err(|source| self.not_assembled(source))?;
         let device = self.spec.device.take();
         let description = device.as_ref().map(|device| device.describe());
+        if let Some(device) = &device {
+            self.runtime.warn_if_far(device.as_ref(), self.core.cpu());
+        }
         let seat = DeviceSeat {
             dma: memory.dma(),
             memory: self.source,
@@ -249,6 +254,7 @@ impl Plan<'_> {
             device,
             cpu: self.core.cpu(),
             rt_priority: self.spec.rt_priority,
+            seat: self.spec.place.as_ref().and_then(MeshPlace::seat),
             ready,
             go: start,
         };
@@ -277,6 +283,7 @@ impl Plan<'_> {
             Ok(Ok(ready)) => Ok(ready),
             Ok(Err(NotReady::Pin(error))) => Err(error.into()),
             Ok(Err(NotReady::Realtime(error))) => Err(error.into()),
+            Ok(Err(NotReady::Mesh(error))) => Err(error.into()),
             Ok(Err(NotReady::Assembly(source))) => Err(self.not_assembled(source)),
             Err(RecvTimeoutError::Disconnected) => {
                 Err(self.not_started("its thread ended without a word"))

@@ -9,6 +9,8 @@ pub mod bar;
 pub mod iommufd;
 pub mod mapping;
 pub mod memfd;
+pub mod mesh_memory;
+pub mod numa;
 pub mod partition_memory;
 pub mod perf;
 pub mod realtime;

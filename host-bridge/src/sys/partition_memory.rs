@@ -83,7 +83,9 @@ impl PartitionMemory {
         // What was made is dropped where a later piece cannot be had: unmapped, as nobody saw it.
         let dma = source.shared("hybrid-dma", sizes.dma)?;
         let region = source.one_writer("hybrid-partition", sizes.region)?;
-        let host_region = source.one_writer("hybrid-host", sizes.host_region)?;
+        // The host writes it, from wherever it runs.
+        let host_source = source.clone().near(None);
+        let host_region = host_source.one_writer("hybrid-host", sizes.host_region)?;
         let private = source.private(sizes.private)?;
         Ok(Self { dma, private, bump_taken: false, region, host_region })
     }

@@ -41,6 +41,7 @@ use self::keeper::VfioKeeper;
 use self::memlock::Budget;
 use super::{Attached, Backend, BackendError, DeviceIngredients, DeviceSeat};
 use crate::memory::{MemorySource, SharedMemory};
+use crate::numa::node_of_device;
 
 pub use error::VfioError;
 
@@ -119,6 +120,10 @@ impl Backend for VfioBackend {
     fn look(&self) -> Result<(), BackendError> {
         look_until(Path::new("/"), self.bdf, NODE_LIMIT)?;
         Ok(())
+    }
+
+    fn node(&self) -> Option<u32> {
+        node_of_device(Path::new("/"), self.bdf)
     }
 
     fn attach(self: Box<Self>, seat: &DeviceSeat<'_>) -> Result<Attached, BackendError> {
