@@ -93,6 +93,9 @@ impl PartKind {
     pub const QUEUES: Self = Self(8);
     /// Counters that wake peers, one line of 256 bytes a partition of a mesh.
     pub const WAKES: Self = Self(9);
+    /// The names of tasks, by number from 1: [`crate::crash::program::TASK_NAME_BYTES`] each, as
+    /// [`Name`]s; what a host calls the task that does not give way.
+    pub const TASK_NAMES: Self = Self(10);
     /// Bytes whose meaning the application defines; kinds from here on are its own.
     pub const APPLICATION: Self = Self(0x1_0000);
 }

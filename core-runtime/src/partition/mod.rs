@@ -30,6 +30,7 @@ mod exit;
 mod parts;
 mod run;
 pub mod state;
+mod task_names;
 mod telemetry;
 #[cfg(test)]
 mod tests;
@@ -45,10 +46,12 @@ use hybrid_shm::Word32;
 pub use exit::{PartitionError, PartitionExit};
 pub use parts::{
     COMMAND_BYTES, COMMANDS_RING, CRASH_PART, EVENTS_RING, HostParts, METRICS_PART,
-    PartitionConfig, PartitionParts, QUEUES_PART, RingSizes, STATE_PART, lay_out_host_region,
+    PartitionConfig, PartitionParts, QUEUES_PART, RingSizes, STATE_PART, TASK_NAMES_PART,
+    lay_out_host_region,
 };
 pub use run::{Devices, run_until_stopped};
 pub use state::{PartitionState, StopReason};
+pub use task_names::TaskNames;
 
 use crate::clock::{Clock, Instant, Ticks};
 use crate::crash::{CrashPart, CrashSources};

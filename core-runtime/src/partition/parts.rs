@@ -8,6 +8,7 @@ use core::cell::OnceCell;
 
 use hybrid_abi::crash::CRASH_PART_BYTES;
 use hybrid_abi::crash::device::QUEUE_PART_BYTES;
+use hybrid_abi::crash::program::TASK_NAME_BYTES;
 use hybrid_abi::region::PartKind;
 use hybrid_shm::{ReadSpan, Span};
 
@@ -33,13 +34,15 @@ pub const METRICS_PART: &str = "metrics";
 pub const CRASH_PART: &str = "crash";
 /// Where the partition's queue pairs lie.
 pub const QUEUES_PART: &str = "queues";
+/// What the partition's tasks are called.
+pub const TASK_NAMES_PART: &str = "task-names";
 /// The ring from the partition to the host.
 pub const EVENTS_RING: &str = "events";
 /// The ring from the host to the partition.
 pub const COMMANDS_RING: &str = "commands";
 
-/// Parts of the partition's region: state, metrics, events, commands, crash, queues.
-const PARTS: u32 = 6;
+/// Parts of the partition's region: state, metrics, events, commands, crash, queues, task names.
+const PARTS: u32 = 7;
 /// Parts of the host's region: state, commands, events.
 const HOST_PARTS: u32 = 3;
 
@@ -114,7 +117,8 @@ impl RingSizes {
         let metrics = metrics_bytes(config);
         // Each part may leave a gap of up to a line before it: the directory's page has them all.
         let fixed = 2 * DIRECTORY_BYTES + STATE_PART_BYTES + CRASH_PART_BYTES + QUEUE_PART_BYTES;
-        metrics.saturating_add(self.events).saturating_add(fixed)
+        let names = task_names_bytes(config);
+        metrics.saturating_add(self.events).saturating_add(fixed).saturating_add(names)
     }
 
     /// Bytes that the host's region must have at least.
@@ -198,6 +202,8 @@ impl PartitionParts {
         let (mut metrics_writer, metrics) = make_metrics(&mut writer, &self.config)?;
         let rings = OwnRings::make(&mut writer, &self.facts, self.rings)?;
         let crash = make_crash(&mut writer, &self.facts, metrics_writer.part().read_only())?;
+        let names = task_names_bytes(&self.config);
+        let names = writer.add_part(PartKind::TASK_NAMES, TASK_NAMES_PART, names)?;
         state.set(PartitionState::Starting);
         writer.publish()?;
         let host = RegionReader::new(self.host_region)?;
@@ -205,6 +211,7 @@ impl PartitionParts {
         let (events, commands) = rings.open(&host)?;
         let scheduler = Scheduler::new(self.config.scheduler, self.clock, bump)?;
         scheduler.publish_current(state.current_words());
+        scheduler.publish_names(names);
         let partition = Partition {
             cpu: self.cpu,
             incarnation: self.facts.incarnation,
@@ -236,6 +243,11 @@ impl PartitionParts {
 fn into_itself(bump: Bump) -> Result<&'static Bump, PartitionError> {
     let place: &'static OnceCell<Bump> = bump.alloc(OnceCell::new())?;
     Ok(place.get_or_init(|| bump))
+}
+
+/// A name for each task that the table can hold.
+const fn task_names_bytes(config: &PartitionConfig) -> usize {
+    (config.scheduler.max_tasks as usize).saturating_mul(TASK_NAME_BYTES)
 }
 
 /// The runtime's metrics, the partition's, and room for the entry's.

@@ -25,6 +25,7 @@ struct Rig {
     partition: &'static Partition,
     clock: &'static ManualClock,
     state: StateReader,
+    names: TaskNames,
     stop: StopSwitch,
     metrics: MetricsReader,
     events: RecordConsumer,
@@ -77,6 +78,7 @@ fn rig(config: PartitionConfig) -> Rig {
         partition,
         clock,
         state: StateReader::new(part(PartKind::STATE, STATE_PART)).unwrap(),
+        names: TaskNames::new(part(PartKind::TASK_NAMES, TASK_NAMES_PART)),
         stop: StopSwitch::new(host.state).unwrap(),
         metrics: MetricsReader::new(part(PartKind::METRICS, METRICS_PART)).unwrap(),
         events: RecordConsumer::new(host.events, events, RINGS.events_spec(&facts).unwrap())
@@ -94,6 +96,29 @@ fn rig(config: PartitionConfig) -> Rig {
 fn spawn(rig: &Rig, name: &'static str, task: impl Future<Output = ()> + 'static) {
     let options = TaskOptions::new(name, Class::Normal);
     rig.partition.spawner().spawn(options, task).unwrap().detach();
+}
+
+#[test]
+fn the_host_knows_what_the_task_is_called_that_is_polled() {
+    let rig = rig(small());
+    let (state, names) = (rig.state, rig.names);
+    let seen: &'static Cell<Option<u32>> = Box::leak(Box::default());
+    spawn(&rig, "first", core::future::pending());
+    spawn(
+        &rig,
+        "second, longer than any name that is kept: it is cut somewhere here",
+        async move {
+            seen.set(Some(state.snapshot().task));
+        },
+    );
+    rig.partition.scheduler().tick(rig.partition.clock().now());
+    let number = seen.get().expect("it was polled");
+    let name = names.get(number).expect("a name");
+    assert_eq!(name.as_str(), "second, longer than any name that is kept: it is");
+    assert_eq!(names.get(1).expect("a name").as_str(), "first");
+    for nobody in [0, 3, 4, 512, u32::MAX] {
+        assert_eq!(names.get(nobody), None, "{nobody}");
+    }
 }
 
 #[test]

@@ -9,7 +9,9 @@ use core::marker::PhantomData;
 use core::sync::atomic::{Ordering, compiler_fence};
 use core::task::Context;
 
-use hybrid_shm::{Word32, Word64};
+use hybrid_abi::Name;
+use hybrid_abi::crash::program::TASK_NAME_BYTES;
+use hybrid_shm::{Span, Word32, Word64};
 
 use super::config::{Class, SchedulerConfig, SpawnError, TaskId};
 use super::header::{State, TaskHeader, TaskRef};
@@ -51,6 +53,8 @@ pub struct Scheduler {
     in_tick: Cell<bool>,
     current: Cell<Option<TaskRef>>,
     published: Cell<Option<CurrentWords>>,
+    /// Where the tasks' names are told.
+    names: Cell<Option<Span<'static>>>,
     /// When the running poll began.
     poll_began: Cell<Instant>,
     /// `now` of the running or last tick.
@@ -145,6 +149,7 @@ impl Scheduler {
             in_tick: Cell::new(false),
             current: Cell::new(None),
             published: Cell::new(None),
+            names: Cell::new(None),
             poll_began: Cell::new(now),
             now: Cell::new(now),
             explained: Cell::new(Ticks::ZERO),
@@ -218,6 +223,25 @@ impl Scheduler {
     /// From now on each poll stores its task and its beginning there.
     pub fn publish_current(&self, words: CurrentWords) {
         self.published.set(Some(words));
+    }
+
+    /// From now on each new task's name stands there, at its place in the table: what another
+    /// process calls the task of [`CurrentWords`]. A place without room is left out.
+    pub fn publish_names(&self, part: Span<'static>) {
+        self.names.set(Some(part));
+    }
+
+    /// Tasks are often spawned in one place with one name, again and again: told once.
+    fn publish_name(&self, header: &TaskHeader, name: &'static str) {
+        let before = header.meter.name.get();
+        if core::ptr::eq(before, name) {
+            return;
+        }
+        if let Some(part) = self.names.get() {
+            let bytes = Name::<TASK_NAME_BYTES>::lossy(name);
+            let place = header.id.get().0 as usize;
+            let _ = part.write(place * TASK_NAME_BYTES, bytes.as_bytes_padded());
+        }
     }
 
     /// Asks every task to end: their futures are dropped by the next ticks.
@@ -461,6 +485,7 @@ impl Scheduler {
         // A crash handler that interrupts this thread looks at the meter of tasks that are not
         // free: a name is two words, which it must not see half changed.
         compiler_fence(Ordering::Release);
+        self.publish_name(header, options.name);
         header.meter.restart(options.name, options.class, options.budget(&self.clock));
         header.queue.set(&raw const self.queues[options.class.index()]);
         header.handle_held.set(true);
