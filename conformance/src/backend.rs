@@ -190,6 +190,7 @@ impl Backend for Stepped {
             doorbells: self.doorbells,
             arena: self.arena,
             clock: Clock::manual(self.clock),
+            crash: None,
         }
     }
 
@@ -263,6 +264,7 @@ impl Backend for Threaded {
             doorbells: self.doorbells,
             arena: self.arena,
             clock: self.clock,
+            crash: None,
         }
     }
 

@@ -38,6 +38,11 @@ impl CidLayout {
         cid & self.slot_mask
     }
 
+    /// The bits of a CID that name its slot.
+    pub(crate) const fn mask(self) -> u16 {
+        self.slot_mask
+    }
+
     /// The CID that follows `last` in the same slot: the next generation, never `FFFFh`.
     #[inline(always)]
     pub(crate) const fn next(self, last: u16) -> u16 {

@@ -15,6 +15,7 @@ use core::future::poll_fn;
 use core::task::Poll;
 
 use core_runtime::clock::{Clock, Instant};
+use core_runtime::crash::CrashSources;
 use core_runtime::mem::{Bump, DmaArena, DmaBuf, DoorbellRegion, Iova, ShadowDoorbells, SharedDma};
 use core_runtime::task::WakeSlot;
 use nvme_spec::registers::{Cap, Version};
@@ -27,6 +28,7 @@ use zerocopy::FromBytes;
 use crate::admin::{AdminFuture, AdminSide};
 use crate::bringup::{self, ADMIN_ENTRIES, ADMIN_REQUESTS};
 use crate::config::ControllerConfig;
+use crate::crash::Published;
 use crate::error::{ControllerError, Failed, IoError};
 use crate::events::Events;
 use crate::hub::{Hub, Queues};
@@ -65,6 +67,8 @@ pub struct DeviceParts {
     pub arena: &'static DmaArena,
     /// Clock of the partition.
     pub clock: Clock,
+    /// Where the controller says what it was doing should the partition die; none in tests.
+    pub crash: Option<&'static CrashSources>,
 }
 
 impl fmt::Debug for DeviceParts {
@@ -139,6 +143,8 @@ pub struct Controller {
     time: Cell<u64>,
     last: Cell<Instant>,
     waiters: [WakeSlot; STATE_WAITERS],
+    /// Where its queues were published for crash dumps.
+    pub(crate) published: Cell<Option<Published>>,
 }
 
 impl Controller {
@@ -187,30 +193,36 @@ impl Controller {
         let namespaces = bump
             .slice_with(usize::from(config.max_namespaces), |_| Namespace::vacant(hub))
             .map_err(no_memory("namespaces"))?;
-        bump.alloc(Self {
-            hub,
-            admin,
-            wait: Cell::new(0),
-            urgent: Cell::new(false),
-            regs,
-            clock: parts.clock,
-            config,
-            cap,
-            version,
-            plan,
-            quirks,
-            namespaces,
-            shadows: Self::make_shadows(&parts, &config, (cap.dstrd(), page), bump)?,
-            scratch,
-            identify: RefCell::new([0; IDENTIFY_BYTES]),
-            life: Life::new(),
-            watch: Watch::new(),
-            events: Events::new(),
-            time: Cell::new(0),
-            last: Cell::new(Instant::MIN),
-            waiters: [const { WakeSlot::new() }; STATE_WAITERS],
-        })
-        .map_err(no_memory("the controller"))
+        let controller: &'static Self = bump
+            .alloc(Self {
+                hub,
+                admin,
+                wait: Cell::new(0),
+                urgent: Cell::new(false),
+                regs,
+                clock: parts.clock,
+                config,
+                cap,
+                version,
+                plan,
+                quirks,
+                namespaces,
+                shadows: Self::make_shadows(&parts, &config, (cap.dstrd(), page), bump)?,
+                scratch,
+                identify: RefCell::new([0; IDENTIFY_BYTES]),
+                life: Life::new(),
+                watch: Watch::new(),
+                events: Events::new(),
+                time: Cell::new(0),
+                last: Cell::new(Instant::MIN),
+                waiters: [const { WakeSlot::new() }; STATE_WAITERS],
+                published: Cell::new(None),
+            })
+            .map_err(no_memory("the controller"))?;
+        if let Some(sources) = parts.crash {
+            controller.join(sources);
+        }
+        Ok(controller)
     }
 
     /// A page each of shadow and event words.
@@ -306,6 +318,21 @@ impl Controller {
         self.time.set(self.time.get().saturating_add(passed));
         let wait_ns = self.step();
         self.wait.set(self.ticks(wait_ns));
+    }
+
+    /// When housekeeping was done last.
+    pub(crate) fn last_housekeeping(&self) -> Instant {
+        self.last.get()
+    }
+
+    /// When CSTS was looked at last while ready, on the driver's clock.
+    pub(crate) fn last_look(&self) -> u64 {
+        self.watch.next_health().saturating_sub(self.ticks(self.config.health_ns))
+    }
+
+    /// When the next epoch of the admin queue, or of the I/O queues, begins.
+    pub(crate) fn next_epoch(&self, admin: bool) -> u64 {
+        self.watch.next_epoch(admin)
     }
 
     /// The driver's clock, in ticks.

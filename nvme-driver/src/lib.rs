@@ -28,6 +28,7 @@ mod bringup;
 mod cid;
 mod config;
 mod controller;
+mod crash;
 mod devices;
 mod error;
 mod events;

@@ -49,7 +49,7 @@ const POLL_NS: u64 = 100_000;
 /// mastering, its reset) looks many times a second.
 const ATTEMPT_REST_NS: u64 = 250_000_000;
 /// Housekeeping while ready; deadlines and retries need no better.
-const READY_NS: u64 = 1_000_000;
+pub(crate) const READY_NS: u64 = 1_000_000;
 
 /// Once nothing will happen any more.
 const IDLE_NS: u64 = 1_000_000_000;

@@ -21,6 +21,7 @@
 //!
 //! Units: indices count entries; epochs are eighths of the deadline.
 
+mod crash;
 mod rare;
 
 use core::cell::Cell;
@@ -31,6 +32,8 @@ use core_runtime::mem::{
     SqMem,
 };
 use nvme_spec::{Cqe, QueueId, Status};
+
+pub(crate) use crash::Outstanding;
 
 use crate::cid::{CidLayout, NO_CID};
 use crate::error::{ControllerError, ResetReason};

@@ -12,7 +12,7 @@
 use core::cell::Cell;
 
 use core_runtime::mailbox::{MailboxClient, MailboxError};
-use nvme_spec::registers::{Cap, Readable, Register, Version, Writable};
+use nvme_spec::registers::{Cap, Cc, Csts, Readable, Register, Version, Writable};
 use thiserror::Error;
 
 /// How long a look at CSTS may keep the loop while the controller is ready, where its backend can
@@ -108,11 +108,21 @@ pub(crate) struct Regs {
     missed: Cell<u8>,
     /// CAP and VS as first seen; they never change while the device is the same.
     seen: Cell<Option<(u64, u32)>>,
+    /// CSTS as last read and CC as last read or written, for crash records.
+    csts: Cell<Option<u32>>,
+    cc: Cell<Option<u32>>,
 }
 
 impl Regs {
     pub(crate) const fn new(inner: &'static dyn ControlRegs) -> Self {
-        Self { inner, gone: Cell::new(false), missed: Cell::new(0), seen: Cell::new(None) }
+        Self {
+            inner,
+            gone: Cell::new(false),
+            missed: Cell::new(0),
+            seen: Cell::new(None),
+            csts: Cell::new(None),
+            cc: Cell::new(None),
+        }
     }
 
     fn alive(&self) -> Result<(), RegsError> {
@@ -157,6 +167,7 @@ impl Regs {
 
     fn believe<R: Register<Raw = u32>>(&self, raw: Result<u32, RegsError>) -> Result<R, RegsError> {
         let raw = self.note(raw)?;
+        self.keep(R::OFFSET, raw);
         if raw == u32::MAX {
             return Err(self.lose());
         }
@@ -169,7 +180,23 @@ impl Regs {
         value: R,
     ) -> Result<(), RegsError> {
         self.alive()?;
-        self.note(self.inner.write32(R::OFFSET, value.into_raw()))
+        let raw = value.into_raw();
+        self.keep(R::OFFSET, raw);
+        self.note(self.inner.write32(R::OFFSET, raw))
+    }
+
+    /// Remembers what a crash record tells.
+    fn keep(&self, offset: u32, raw: u32) {
+        match offset {
+            Csts::OFFSET => self.csts.set(Some(raw)),
+            Cc::OFFSET => self.cc.set(Some(raw)),
+            _ => {}
+        }
+    }
+
+    /// CSTS as last read, CC as last read or written.
+    pub(crate) fn last_seen(&self) -> (Option<u32>, Option<u32>) {
+        (self.csts.get(), self.cc.get())
     }
 
     /// As [`Self::write`], again until it is answered, or not three times in a row.
@@ -228,7 +255,6 @@ impl core::fmt::Debug for Regs {
 mod tests {
     use super::*;
     extern crate std;
-    use nvme_spec::registers::Csts;
     use std::boxed::Box;
 
     #[derive(Default)]

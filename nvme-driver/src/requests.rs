@@ -208,6 +208,25 @@ impl Requests {
         self.ops.get(usize::from(index))
     }
 
+    // ---- for crash records -----------------------------------------------------------------
+
+    /// The words of the entry that a request's token stands for, without addresses; `None` for our
+    /// own, and for one that makes no sense.
+    pub(crate) fn words_of(&self, token: u64) -> Option<[u64; 8]> {
+        let (index, part, _) = untoken(token);
+        if token & INTERNAL != 0 {
+            return None;
+        }
+        let request = self.op(index)?.request.get();
+        let [w5, w6] = request.command(part).tail;
+        Some([request.head, 0, 0, 0, 0, w5, w6, 0])
+    }
+
+    /// Tries before the one that a token stands for.
+    pub(crate) fn tries(&self, token: u64) -> u8 {
+        if token & INTERNAL != 0 { 0 } else { untoken(token).2 }
+    }
+
     // ---- starting --------------------------------------------------------------------------
 
     /// Whether there is a slot and a place for a request.

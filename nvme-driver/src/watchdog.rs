@@ -101,6 +101,16 @@ impl Watch {
         self.aborts_out.get()
     }
 
+    /// When CSTS is looked at next.
+    pub(crate) fn next_health(&self) -> u64 {
+        self.next_health.get()
+    }
+
+    /// When the next epoch of the admin queue, or of the I/O queues, begins.
+    pub(crate) fn next_epoch(&self, admin: bool) -> u64 {
+        if admin { self.next_admin_epoch.get() } else { self.next_epoch.get() }
+    }
+
     pub(crate) fn stats(&self) -> ControllerStats {
         ControllerStats {
             resets: self.resets.get(),

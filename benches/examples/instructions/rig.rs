@@ -71,7 +71,7 @@ impl Rig {
         let model = Rc::new(RefCell::new(model));
         let (clock, manual) = clock();
         let regs = Box::leak(Box::new(Registers(Rc::clone(&model))));
-        let parts = DeviceParts { regs, doorbells, arena, clock };
+        let parts = DeviceParts { regs, doorbells, arena, clock, crash: None };
         let config = ControllerConfig { latency_sampling: 0, ..ControllerConfig::default() };
         let controller = Controller::new(parts, &Bump::leak(8 << 20), config)?;
         for _ in 0..BRING_UP {

@@ -51,7 +51,7 @@ impl Store for Span<'_> {
 }
 
 /// Private memory, in which nobody else looks.
-impl Store for [core::cell::Cell<u8>] {
+impl Store for &[core::cell::Cell<u8>] {
     fn bytes(&self, offset: usize, bytes: &[u8]) {
         for (to, from) in self.iter().skip(offset).zip(bytes) {
             to.set(*from);

@@ -64,29 +64,38 @@ impl CrashSources {
         u32::try_from(number).ok()
     }
 
-    /// Publishes where a queue pair lies; its state is set here. Returns false if there is no room:
-    /// then a host that finds the partition killed does not see that queue's commands.
-    pub fn publish_queue(&self, place: QueuePlace) -> bool {
-        let index = self.next_place.get();
-        if index >= QUEUE_PLACES {
-            return false;
-        }
-        let Ok(memory) = self.places.sub(index * size_of::<QueuePlace>(), size_of::<QueuePlace>())
-        else {
-            return false;
-        };
+    /// Publishes where a queue pair lies; its state is set here. Returns the place's number, or
+    /// `None` if there is no room: then a host that finds the partition killed does not see that
+    /// queue's commands.
+    pub fn publish_queue(&self, place: QueuePlace) -> Option<usize> {
         const STATE: usize = offset_of!(QueuePlace, state);
         const REST: usize = STATE + size_of::<u32>();
+        let index = self.next_place.get();
+        let memory = self.place(index)?;
         let (_, rest) = place.as_bytes().split_at(REST);
-        if memory.write(REST, rest).is_err() {
-            return false;
-        }
-        if let Ok(state) = memory.word32(STATE) {
-            // SYNC queue-place: who sees the state sees the place.
-            state.store_release(PLACE_VALID);
-        }
+        memory.write(REST, rest).ok()?;
+        // SYNC queue-place: who sees the state sees the place.
+        memory.word32(STATE).ok()?.store_release(PLACE_VALID);
         self.next_place.set(index + 1);
-        true
+        Some(index)
+    }
+
+    /// Publishes where the tail of a published queue is found; [`NO_OFFSET`] for nowhere.
+    ///
+    /// [`NO_OFFSET`]: hybrid_abi::crash::device::NO_OFFSET
+    pub fn publish_shadow(&self, place: usize, offset: u64) {
+        let memory = self.place(place).filter(|_| place < self.next_place.get());
+        let word = memory.and_then(|m| m.word64(offset_of!(QueuePlace, shadow_offset)).ok());
+        if let Some(word) = word {
+            word.store_release(offset);
+        }
+    }
+
+    fn place(&self, index: usize) -> Option<Span<'static>> {
+        if index >= QUEUE_PLACES {
+            return None;
+        }
+        self.places.sub(index * size_of::<QueuePlace>(), size_of::<QueuePlace>()).ok()
     }
 
     /// Calls `f(number, source)` for each.

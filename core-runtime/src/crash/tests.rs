@@ -268,10 +268,14 @@ fn queues_places_are_published_in_order_until_the_part_is_full() {
         shadow_offset: 0x9000,
         reserved: [0; 3],
     };
-    let published = (0..).take_while(|_| sources.publish_queue(place)).count();
+    sources.publish_shadow(0, 5);
+    let published = (0..).take_while(|_| sources.publish_queue(place).is_some()).count();
     assert_eq!(published, 63);
     let part = rig.region.part(PartKind::QUEUES, QUEUES_PART).unwrap();
     let mut bytes = [0; 64];
+    sources.publish_shadow(1, 0x77);
+    part.read(64, &mut bytes).unwrap();
+    assert_eq!(as_head::<QueuePlace>(&bytes).shadow_offset, 0x77);
     part.read(62 * 64, &mut bytes).unwrap();
     assert_eq!(as_head::<QueuePlace>(&bytes), QueuePlace { state: PLACE_VALID, ..place });
 }
@@ -382,12 +386,13 @@ fn a_message_that_does_not_end_is_cut_at_a_letter() {
 
 /// A stack made by hand: `frames` are (place of the frame, next frame, return address).
 fn stack(frames: &[(usize, usize, u64)]) -> (StackRange, impl Fn(usize) -> u64 + use<>) {
-    let words: &'static mut [u64] = Box::leak(vec![0; 256].into_boxed_slice());
-    let base = words.as_mut_ptr().expose_provenance();
+    let words: *mut u64 = Box::leak(vec![0; 256].into_boxed_slice()).as_mut_ptr();
+    let base = words.expose_provenance();
     let at = move |index: usize| if index == 0 { 0 } else { (base + 8 * index) as u64 };
     for (place, next, address) in frames {
-        words[*place] = at(*next);
-        words[*place + 1] = *address;
+        assert!(*place < 255);
+        // SAFETY: inside of the leaked words, which nothing else names.
+        unsafe { words.add(*place).cast::<[u64; 2]>().write([at(*next), *address]) };
     }
     // SAFETY: leaked, and nobody writes any more.
     (unsafe { StackRange::new(base, base + 256 * 8) }, at)

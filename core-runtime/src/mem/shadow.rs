@@ -52,6 +52,14 @@ impl ShadowDoorbells {
         Some((self.at(index)?, self.at(index + 1)?))
     }
 
+    /// The device's address of the tail's shadow of queue pair `qid`.
+    #[must_use]
+    pub fn tail_iova(&self, qid: u16) -> Option<Iova> {
+        let offset = 2 * usize::from(qid) * (4 << (self.dstrd & 15));
+        let offset = u64::try_from(offset).ok().filter(|_| offset + 4 <= self.shadow.len())?;
+        Some(Iova(self.shadow.iova().0.wrapping_add(offset)))
+    }
+
     fn at(&'static self, index: usize) -> Option<ShadowDoorbell> {
         // CAP.DSTRD has four bits.
         let offset = index * (4 << (self.dstrd & 15));

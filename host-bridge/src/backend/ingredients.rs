@@ -119,6 +119,7 @@ impl DeviceIngredients {
             doorbells: DoorbellRegion { span: self.doorbells, dstrd },
             arena: partition.arena(),
             clock: partition.clock(),
+            crash: Some(partition.crash_sources()),
         })
     }
 }

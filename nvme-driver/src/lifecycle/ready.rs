@@ -42,6 +42,7 @@ impl Controller {
     /// The controller has taken the shadow doorbells, or has none.
     pub(super) fn use_shadows(&self, taken: bool) {
         let shadows = self.shadows.filter(|_| taken);
+        self.publish_shadows(taken);
         for queue in &self.hub.queues {
             let qp = queue.qp();
             qp.shadow(shadows.and_then(|shadows| shadows.pair(qp.qid().0)));

@@ -92,7 +92,7 @@ impl Stepped {
         let model = Rc::new(RefCell::new(model));
         let clock = Clock::tsc(hz);
         let regs = Box::leak(Box::new(Registers(Rc::clone(&model))));
-        let parts = DeviceParts { regs, doorbells, arena, clock };
+        let parts = DeviceParts { regs, doorbells, arena, clock, crash: None };
         let config = ControllerConfig { latency_sampling: 0, ..ControllerConfig::default() };
         let controller = Controller::new(parts, &Bump::leak(8 << 20), config)?;
         let mut passes = 0;
