@@ -193,32 +193,31 @@ impl Controller {
         let namespaces = bump
             .slice_with(usize::from(config.max_namespaces), |_| Namespace::vacant(hub))
             .map_err(no_memory("namespaces"))?;
-        let controller: &'static Self = bump
-            .alloc(Self {
-                hub,
-                admin,
-                wait: Cell::new(0),
-                urgent: Cell::new(false),
-                regs,
-                clock: parts.clock,
-                config,
-                cap,
-                version,
-                plan,
-                quirks,
-                namespaces,
-                shadows: Self::make_shadows(&parts, &config, (cap.dstrd(), page), bump)?,
-                scratch,
-                identify: RefCell::new([0; IDENTIFY_BYTES]),
-                life: Life::new(),
-                watch: Watch::new(),
-                events: Events::new(),
-                time: Cell::new(0),
-                last: Cell::new(Instant::MIN),
-                waiters: [const { WakeSlot::new() }; STATE_WAITERS],
-                published: Cell::new(None),
-            })
-            .map_err(no_memory("the controller"))?;
+        let controller = bump.alloc(Self {
+            hub,
+            admin,
+            wait: Cell::new(0),
+            urgent: Cell::new(false),
+            regs,
+            clock: parts.clock,
+            config,
+            cap,
+            version,
+            plan,
+            quirks,
+            namespaces,
+            shadows: Self::make_shadows(&parts, &config, (cap.dstrd(), page), bump)?,
+            scratch,
+            identify: RefCell::new([0; IDENTIFY_BYTES]),
+            life: Life::new(),
+            watch: Watch::new(),
+            events: Events::new(),
+            time: Cell::new(0),
+            last: Cell::new(Instant::MIN),
+            waiters: [const { WakeSlot::new() }; STATE_WAITERS],
+            published: Cell::new(None),
+        });
+        let controller: &'static Self = controller.map_err(no_memory("the controller"))?;
         if let Some(sources) = parts.crash {
             controller.join(sources);
         }

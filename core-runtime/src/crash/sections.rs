@@ -144,8 +144,9 @@ fn metric_record(metric: &Metric) -> Option<MetricRecord> {
     match &metric.value {
         MetricValue::Counter(value) | MetricValue::Gauge(value) => record.value = *value,
         MetricValue::Histogram(histogram) => {
-            record.value = histogram.count();
-            if record.value != 0 {
+            // An empty one is known by its head: no need to look at two thousand buckets.
+            if (histogram.min(), histogram.max()) != (u64::MAX, 0) {
+                record.value = histogram.count();
                 record.sum = histogram.sum();
                 record.min = histogram.min();
                 record.p50 = histogram.quantile(500_000);
