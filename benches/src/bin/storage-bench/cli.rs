@@ -48,18 +48,28 @@ pub(crate) enum Command {
     },
 }
 
+/// `suite --only`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum SuitePart {
+    /// A namespace without memory
+    Null,
+    /// A namespace of memory, and what comes with it: shapes of load, overload, the proposal
+    Memory,
+    /// Driver and model on one core
+    Stepped,
+}
+
 #[derive(Args, Clone, Debug)]
 pub(crate) struct SuiteArgs {
     /// Tiny sizes: shows that it works, not how fast
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Repetitions; each figure is their median
-    #[arg(long, value_name = "N", default_value_t = 5,
-          value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub(crate) repetitions: u32,
-    /// Only the parts whose name contains this: null, memory, stepped, proposal
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) only: Option<String>,
+    /// Repetitions; each figure is their median [default: 5; 1 with --quick]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) repetitions: Option<u32>,
+    /// Only these parts; the proposal's table comes with memory
+    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    pub(crate) only: Vec<SuitePart>,
     /// CPU that is measured [default: the last isolated one, else the last]
     #[arg(long, value_name = "CPU")]
     pub(crate) core: Option<u32>,
@@ -207,7 +217,8 @@ pub(crate) struct MachineArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct OutputArgs {
-    /// Take the time of each operation and print percentiles; twice: with the histogram
+    /// Take the time of each operation and print percentiles, as is always done at depth 1, with
+    /// --rate and with --batch (there of whole batches); twice: with the histogram
     #[arg(short = 'L', long = "latency", action = ArgAction::Count)]
     pub(crate) latency: u8,
     /// Print the result as JSON on stdout

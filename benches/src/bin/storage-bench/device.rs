@@ -58,8 +58,8 @@ pub(crate) struct Device {
     pub(crate) gap_ns: u32,
 }
 
-/// The device that the options name, for operations of `bytes`.
-pub(crate) fn device(args: &MachineArgs, bytes: u32, writes: bool) -> Result<Device, Failure> {
+/// How the device that is named is made, what it is, and whether an image is behind it.
+pub(crate) fn options(args: &MachineArgs) -> Result<(DeviceOptions, On, bool), Failure> {
     let spec = DeviceSpec::parse(&args.device).map_err(Failure::error)?;
     let mut options = DeviceOptions::default();
     let mut image = false;
@@ -67,11 +67,6 @@ pub(crate) fn device(args: &MachineArgs, bytes: u32, writes: bool) -> Result<Dev
         DeviceSpec::Model { image: path } => {
             image = path.is_some();
             options.model.config = model(args);
-            if image && (args.model_null || args.model_size.is_some()) {
-                return Err(Failure::error(
-                    "--model-null and --model-size are for a model without an image",
-                ));
-            }
             if image {
                 // As many blocks as it holds.
                 options.model.config.namespaces[0].blocks = 0;
@@ -81,6 +76,13 @@ pub(crate) fn device(args: &MachineArgs, bytes: u32, writes: bool) -> Result<Dev
         DeviceSpec::VfioUser { .. } => On::VfioUser,
         DeviceSpec::Pci(_) | DeviceSpec::Uring { .. } | DeviceSpec::UringCmd { .. } => On::Drive,
     };
+    Ok((options, on, image))
+}
+
+/// The device that the options name, for operations of `bytes`.
+pub(crate) fn device(args: &MachineArgs, bytes: u32, writes: bool) -> Result<Device, Failure> {
+    let spec = DeviceSpec::parse(&args.device).map_err(Failure::error)?;
+    let (options, on, image) = options(args)?;
     if writes && (on != On::Model || image) && !args.allow_writes {
         return Err(Failure::error(format_args!(
             "device {spec} may carry data, which this workload would overwrite; --allow-writes \

@@ -7,7 +7,7 @@ use crate::device;
 use crate::failure::Failure;
 use crate::launch::Setup;
 use crate::part::{IN_FLIGHT, TASKS};
-use crate::values::{Arrivals, Rate, Workload};
+use crate::values::{Arrivals, Dist, Rate, Workload};
 use crate::wire::{BATCH, BURST, CLOSED, FUTURES, NOISE, OPEN, Phase, Plan, VERIFY};
 
 /// A window of a closed loop.
@@ -41,11 +41,28 @@ const LEAST_INTERVAL_NS: u64 = 2_000_000;
 const NOISE_MOST_NS: u64 = 200_000_000;
 const NOISE_SHARE: u64 = 10;
 
+/// How much longer a repetition goes on that has not got its few clean windows or bursts: a crowded
+/// machine gives them sooner or later.
+pub(crate) const PATIENCE_NS: u64 = 3_000_000_000;
+
 /// Slots of one queue, by the driver's limit.
 const SLOTS_MOST: u32 = 1023;
 
 /// The phases of a run and the device that they run on; and which phase the run is about.
 pub(crate) fn setup(args: &RunArgs) -> Result<(Setup, usize), Failure> {
+    let (mut plan, mut phases, about) = plan(args)?;
+    let verifies = phases[about].kind == VERIFY;
+    let writes = args.load.workload.writes() || verifies;
+    let device = device::device(&args.machine, args.load.bytes, writes)?;
+    phases.iter_mut().for_each(|phase| phase.gap_ns = device.gap_ns);
+    plan.fill = (device.fill && !verifies).into();
+    plan.null_pattern = device.null_pattern;
+    let (core, quiet) = (args.machine.core, args.output.quiet);
+    Ok((Setup { device, core, plan, phases, quiet }, about))
+}
+
+/// What is done, but for what depends on the device.
+pub(crate) fn plan(args: &RunArgs) -> Result<(Plan, Vec<Phase>, usize), Failure> {
     let (load, mode) = (&args.load, &args.mode);
     check(args)?;
     let each_ns = load.time_ns / u64::from(load.repetitions);
@@ -66,42 +83,32 @@ pub(crate) fn setup(args: &RunArgs) -> Result<(Setup, usize), Failure> {
     if !matches!(main.kind, BURST | VERIFY) {
         phases.push(cost_phase(&main));
     }
-    let writes = load.workload.writes() || main.kind == VERIFY;
-    let device = device::device(&args.machine, load.bytes, writes)?;
-    if main.kind == VERIFY && device.null_pattern != 0 {
-        return Err(Failure::error("--verify needs blocks that are kept; leave --model-null out"));
-    }
     let most = phases.iter().map(|phase| slots(phase, load.queues)).max().unwrap_or(1);
-    let gap_ns = device.gap_ns;
-    phases.iter_mut().for_each(|phase| phase.gap_ns = gap_ns);
-    let setup = Setup {
-        core: args.machine.core,
-        plan: Plan {
-            repetitions: load.repetitions,
-            nsid: args.machine.namespace,
-            queues: load.queues,
-            slots: most,
-            buffer_bytes: load.bytes,
-            fill: (device.fill && main.kind != VERIFY).into(),
-            // A verification is not a measurement.
-            watch_allocations: (cfg!(feature = "allocation-tracking") && main.kind != VERIFY)
-                .into(),
-            null_pattern: device.null_pattern,
-            blocks: 0,
-        },
-        device,
-        phases,
-        quiet: args.output.quiet,
+    let plan = Plan {
+        repetitions: load.repetitions,
+        nsid: args.machine.namespace,
+        queues: load.queues,
+        slots: most,
+        buffer_bytes: load.bytes,
+        // A verification is not a measurement.
+        watch_allocations: (cfg!(feature = "allocation-tracking") && main.kind != VERIFY).into(),
+        ..Plan::default()
     };
-    Ok((setup, about))
+    Ok((plan, phases, about))
 }
 
 /// Contradictions that the grammar of the command line cannot know.
 fn check(args: &RunArgs) -> Result<(), Failure> {
-    let (load, mode) = (&args.load, &args.mode);
+    let load = &args.load;
     if load.workload != Workload::RandRw && load.mix.is_some() {
         return Err(Failure::error(format_args!(
             "-M is the read share of randrw; -w is {}",
+            load.workload.name()
+        )));
+    }
+    if !load.workload.is_random() && load.dist != Dist::Uniform {
+        return Err(Failure::error(format_args!(
+            "--dist is for random workloads; -w is {}, allowed are randread, randwrite and randrw",
             load.workload.name()
         )));
     }
@@ -124,9 +131,6 @@ fn check(args: &RunArgs) -> Result<(), Failure> {
             load.depth
         )));
     }
-    if mode.burst.is_some() && load.queues != 1 {
-        return Err(Failure::error("--burst uses one queue pair; leave --queues out"));
-    }
     if load.time_ns < 1_000_000 * u64::from(load.repetitions) {
         return Err(Failure::error(format_args!(
             "-t leaves less than 1 ms for each of {} repetitions; lengthen it",
@@ -138,7 +142,7 @@ fn check(args: &RunArgs) -> Result<(), Failure> {
 }
 
 /// A window that is long beside one operation: a latency counts only if it lies in one window.
-fn window_ns(machine: &MachineArgs) -> u32 {
+pub(crate) fn window_ns(machine: &MachineArgs) -> u32 {
     let spec = DeviceSpec::parse(&machine.device);
     let least = if matches!(spec, Ok(DeviceSpec::Pci(_))) { DRIVE_WINDOW_NS } else { WINDOW_NS };
     let of_latency = machine.model_latency.saturating_mul(100).min(LONGEST_WINDOW_NS);
@@ -157,6 +161,7 @@ fn main_phase(args: &RunArgs, each_ns: u64) -> Phase {
         window_ns: window_ns(&args.machine),
         stamped: args.stamped().into(),
         duration_ns: each_ns,
+        patience_ns: PATIENCE_NS,
         seed: load.seed,
         ..Phase::default()
     };

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cli::RunArgs;
 use crate::launch::{PhaseRun, Ran};
-use crate::summary::{Cost, Figure, Load, Noise, PERCENTILES, cost_figures, load_figures};
+use crate::summary::{Cost, Figure, Load, Noise, PERCENTILES, cost_figures, counted, load_figures};
 use crate::text::whole;
 use crate::wire::{BATCH, BURST, CLOSED, FUTURES, OPEN, Phase, Sample, VERIFY};
 
@@ -32,6 +32,7 @@ pub(crate) fn result(args: &RunArgs, ran: &Ran, main: &PhaseRun) -> Value {
     let cost = ran.phases.iter().rev().find_map(Cost::of).filter(|_| main.phase.kind != BURST);
     figures.extend(cost.iter().flat_map(|cost| cost_figures("", cost)));
     figures.extend(instructions(ran));
+    figures.extend(counted());
     json!({
         "schema": SCHEMA,
         "version": env!("CARGO_PKG_VERSION"),
@@ -306,8 +307,10 @@ pub(crate) fn csv(ran: &Ran, main: &PhaseRun) -> String {
     use std::fmt::Write as _;
     let mut out = String::from("kind,series,value,latency_ns\n");
     let Some(load) = Load::of(ran, main) else { return out };
-    let (all, clean) = (load.everything(), load.undisturbed());
-    for (name, hist) in [("all", &all), ("undisturbed", &clean)] {
+    let (all, clean) = (load.everything(), load.clean_only());
+    // What nothing was seen of has no rows.
+    let seen = |(_, hist): &(&str, &Hist)| hist.count() != 0;
+    for (name, hist) in [("all", &all), ("undisturbed", &clean)].into_iter().filter(seen) {
         for (ppm, percent) in PERCENTILES {
             let ns = whole(ran.ns(hist.quantile(ppm) as f64));
             let _ = writeln!(out, "percentile,{name},{percent},{ns}");
@@ -320,7 +323,9 @@ pub(crate) fn csv(ran: &Ran, main: &PhaseRun) -> String {
             let _ = writeln!(out, "ecdf,{name},{share:.9},{ns}");
         }
     }
-    let _ = writeln!(out, "iops,clean,{:.0},", load.rate());
+    if let Some(clean) = load.iops.median() {
+        let _ = writeln!(out, "iops,clean,{clean:.0},");
+    }
     let _ = writeln!(out, "iops,everything,{:.0},", load.wall_iops);
     out
 }

@@ -12,6 +12,7 @@ mod device;
 mod echo;
 mod failure;
 mod fio;
+mod flags;
 mod html;
 mod job;
 mod json;
@@ -30,7 +31,7 @@ mod wire;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, FromArgMatches as _};
 use hybrid_conventions::Exit;
 
 use cli::{Cli, Command, RunArgs};
@@ -43,8 +44,10 @@ static ALLOCATOR: host_bridge::sys::alloc_guard::CountingAllocator =
     host_bridge::sys::alloc_guard::CountingAllocator::system();
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let matches = Cli::command().try_get_matches();
+    let parsed = matches.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             // Help and version are no errors; the stream is clap's choice.
             let _ = error.print();
@@ -53,7 +56,7 @@ fn main() -> ExitCode {
         }
     };
     let outcome = match &cli.command {
-        None => run(&cli.run),
+        None => flags::check(&matches, &cli.run).and_then(|()| run(&cli.run)),
         Some(Command::Suite(args)) => suite::run(args),
         Some(Command::Compare { a, b, json }) => compare::run(a, b, *json),
     };
@@ -113,12 +116,7 @@ fn verdict(ran: &launch::Ran, main: &launch::PhaseRun) -> Result<Exit, Failure> 
 }
 
 fn stepped(args: &RunArgs) -> Result<Exit, Failure> {
-    if args.machine.device != "model" {
-        return Err(Failure::error("--stepped is for the model alone; leave --device out"));
-    }
-    // Some 100 ns an operation, and five sizes.
-    let operations = args.load.time_ns / u64::from(args.load.repetitions) / 5 / 100;
-    let run = stepped_run::measure(args.machine.core, args.load.repetitions, operations)?;
+    let run = stepped_run::measure(stepped_run::Work::of(args))?;
     let result = run.json();
     if args.output.json {
         println!("{result:#}");
@@ -161,9 +159,14 @@ fn proposal(args: &RunArgs) -> Result<Exit, Failure> {
         write_file(path, &format!("{value:#}\n"))?;
     }
     ran.check_allocations()?;
-    Ok(match ran.signal {
-        Some(signal) => signal.exit(),
-        None if table.missed() => Exit::Threshold,
-        None => Exit::Ok,
-    })
+    let unmeasured = table.unmeasured();
+    match ran.signal {
+        Some(signal) => Ok(signal.exit()),
+        None if !unmeasured.is_empty() => Err(Failure::error(format_args!(
+            "not measured: {}; no read was seen whole, lengthen -t",
+            unmeasured.join(", ")
+        ))),
+        None if table.missed() => Ok(Exit::Threshold),
+        None => Ok(Exit::Ok),
+    }
 }

@@ -12,7 +12,7 @@ use crate::cli::RunArgs;
 use crate::device;
 use crate::failure::Failure;
 use crate::fio::{Baseline, Target};
-use crate::job::{self, WINDOW_NS};
+use crate::job;
 use crate::launch::{PhaseRun, Ran, Setup};
 use crate::summary::Load;
 use crate::values::Workload;
@@ -59,22 +59,27 @@ pub(crate) struct Proposal {
 
 /// Two depths, and the noise of the core.
 pub(crate) fn setup(args: &RunArgs) -> Result<Setup, Failure> {
-    let (load, machine) = (&args.load, &args.machine);
-    if load.workload != Workload::RandRead || load.bytes != READ_BYTES {
-        return Err(Failure::error(
-            "the proposal's table is of random 4 KiB reads; leave -w and -o out",
-        ));
-    }
+    let machine = &args.machine;
     let device = device::device(machine, READ_BYTES, false)?;
+    let (mut plan, mut phases) = plan(args);
+    phases.iter_mut().for_each(|phase| phase.gap_ns = device.gap_ns);
+    plan.fill = device.fill.into();
+    plan.null_pattern = device.null_pattern;
+    Ok(Setup { core: machine.core, plan, device, phases, quiet: args.output.quiet })
+}
+
+/// What is done, but for what depends on the device.
+pub(crate) fn plan(args: &RunArgs) -> (Plan, Vec<Phase>) {
+    let (load, machine) = (&args.load, &args.machine);
     let each_ns = load.time_ns / u64::from(load.repetitions) / 2;
     let base = Phase {
         kind: CLOSED,
         queues: 1,
         bytes: READ_BYTES,
         reads: job::reads(Workload::RandRead, None),
-        window_ns: WINDOW_NS,
-        gap_ns: device.gap_ns,
+        window_ns: job::window_ns(machine),
         duration_ns: each_ns,
+        patience_ns: job::PATIENCE_NS,
         seed: load.seed,
         ..Phase::default()
     };
@@ -84,23 +89,16 @@ pub(crate) fn setup(args: &RunArgs) -> Result<Setup, Failure> {
         Phase { depth: 1, stamped: 1, ..base },
         Phase { depth: DEEP, ..base },
     ];
-    Ok(Setup {
-        core: machine.core,
-        plan: Plan {
-            repetitions: load.repetitions,
-            nsid: machine.namespace,
-            queues: 1,
-            slots: DEEP,
-            buffer_bytes: READ_BYTES,
-            fill: device.fill.into(),
-            watch_allocations: cfg!(feature = "allocation-tracking").into(),
-            null_pattern: device.null_pattern,
-            blocks: 0,
-        },
-        device,
-        phases,
-        quiet: args.output.quiet,
-    })
+    let plan = Plan {
+        repetitions: load.repetitions,
+        nsid: machine.namespace,
+        queues: 1,
+        slots: DEEP,
+        buffer_bytes: READ_BYTES,
+        watch_allocations: cfg!(feature = "allocation-tracking").into(),
+        ..Plan::default()
+    };
+    (plan, phases)
 }
 
 impl Proposal {
@@ -163,9 +161,15 @@ impl Proposal {
         Self { rows, on: ran.on.name(), baseline: baseline.map(|(_, _, path)| path) }
     }
 
-    /// Whether a goal was missed; one that was not measured is not.
+    /// Whether a goal was missed.
     pub(crate) fn missed(&self) -> bool {
         self.rows.iter().any(|row| row.passed() == Some(false))
+    }
+
+    /// Rows that nothing was measured for: neither passed nor missed, and no success.
+    pub(crate) fn unmeasured(&self) -> Vec<&'static str> {
+        let rows = self.rows.iter().filter(|row| row.measured.is_none());
+        rows.map(|row| row.what).collect()
     }
 
     pub(crate) fn text(&self) -> String {
@@ -184,7 +188,7 @@ impl Proposal {
         for row in &self.rows {
             let bound = if row.more { ">=" } else { "<=" };
             let verdict = match row.passed() {
-                None => "-",
+                None => "none",
                 Some(true) => "pass",
                 Some(false) => "FAIL",
             };
@@ -193,7 +197,10 @@ impl Proposal {
                 "{:<18}{:>12}{:>22}{verdict:>8}{:>16}{:>10}{:>10}",
                 row.what,
                 format!("{bound} {} {}", row.goal, row.unit.trim_start_matches("+- ")),
-                format!("{} {}", cell(row.measured), row.unit),
+                match row.measured {
+                    None => "not measured".to_owned(),
+                    measured => format!("{} {}", cell(measured), row.unit),
+                },
                 cell(row.baseline),
                 row.gain().map_or("-".to_owned(), |gain| format!("{gain:.1} x")),
                 format!("{} x", row.claimed),
@@ -202,8 +209,9 @@ impl Proposal {
         let _ = writeln!(
             out,
             "latency and jitter at depth 1, throughput at depth {DEEP}, random 4 KiB reads, one \
-             queue pair; all reads\ncount, those that met a stolen core too. jitter: 99 % of reads \
-             lie within so much of the median"
+             queue pair; latency\nand jitter are of all reads, those that met a stolen core too, \
+             throughput is of clean windows.\njitter: 99 % of reads lie within so much of the \
+             median"
         );
         match &self.baseline {
             Ok(path) => {

@@ -27,6 +27,9 @@ const READ_BYTES: usize = 4096;
 /// Sizes of batches.
 pub(crate) const SIZES: [u16; 5] = [1, 4, 32, 128, 255];
 
+/// Pauses before a begin, at most: some hundred ticks each on some machines, a few on others.
+const DITHER: u64 = 8;
+
 /// Empty polls that are timed together.
 const POLLS: u32 = 1000;
 
@@ -43,6 +46,8 @@ pub(crate) struct Cost {
     pub(crate) reap: f64,
     /// What the model took to fetch, carry out and complete.
     pub(crate) model: f64,
+    /// What two readings of the counter cost with nothing between them, in turn with the batches.
+    pub(crate) stamp: f64,
 }
 
 /// Registers that reach the model directly.
@@ -77,13 +82,12 @@ pub(crate) struct Stepped {
     queue: RawQueue,
     target: Target,
     rng: Rng,
-    stamp: f64,
     pub(crate) done: u64,
 }
 
 impl Stepped {
-    /// A null namespace; `hz` is the frequency of the counter.
-    pub(crate) fn new(hz: u64) -> Result<Self> {
+    /// A null namespace; `hz` is the frequency of the counter, `seed` chooses the blocks.
+    pub(crate) fn new(hz: u64, seed: u64) -> Result<Self> {
         let namespaces = vec![NamespaceConfig::null(1, 1 << 24, 7)];
         let mut model = Model::new(ModelConfig { namespaces, ..ModelConfig::default() })?;
         let arena = DmaArena::leak(8 << 20, IOVA)?;
@@ -114,19 +118,13 @@ impl Stepped {
             queue.adopt(arena.alloc(READ_BYTES)?).ok().context("room for buffers")?;
         }
         alloc_guard::mark_hot_thread();
-        let rng = Rng::new(3);
-        let stamp = stamp_cost();
-        Ok(Self { model, controller, clock, queue, target, rng, stamp, done: 0 })
-    }
-
-    /// What two readings of the counter cost when nothing is between them.
-    pub(crate) const fn stamp(&self) -> f64 {
-        self.stamp
+        let rng = Rng::new(seed);
+        Ok(Self { model, controller, clock, queue, target, rng, done: 0 })
     }
 
     /// The mean of `batches` batches, the slowest twentieth left out.
     pub(crate) fn batches(&mut self, size: u16, batches: u64) -> Result<Cost> {
-        let mut parts = [Vec::new(), Vec::new(), Vec::new()];
+        let mut parts = [const { Vec::new() }; 4];
         for _ in 0..batches {
             let ticks = self.batch(size)?;
             for (part, ticks) in parts.iter_mut().zip(ticks) {
@@ -135,15 +133,25 @@ impl Stepped {
             // Keeps the watch of the commands' age; not timed.
             self.controller.poll(self.clock.now());
         }
-        let each = |part| (trimmed_mean(part) - self.stamp).max(0.0) / f64::from(size);
-        let [submit, model, reap] = parts.map(each);
-        Ok(Cost { submit, reap, model })
+        let [submit, model, reap, stamp] = parts.map(trimmed_mean);
+        // Not cut off at zero: a figure that cannot be right should look like it.
+        let each = |part: f64| (part - stamp) / f64::from(size);
+        Ok(Cost { submit: each(submit), reap: each(reap), model: each(model), stamp })
     }
 
-    /// Submit and ring, model, reap; in ticks.
-    fn batch(&mut self, size: u16) -> Result<[u64; 3]> {
+    /// Submit and ring, model, reap, nothing; in ticks.
+    fn batch(&mut self, size: u16) -> Result<[u64; 4]> {
         let Self { queue, target, rng, model, .. } = self;
         alloc_guard::arm_hot();
+        // Where the counter moves in steps, each begin shall lie anywhere in one.
+        for _ in 0..rng.below(DITHER) {
+            std::hint::spin_loop();
+        }
+        let idle = rdtsc_ordered();
+        let stamped = rdtsc_ordered();
+        for _ in 0..rng.below(DITHER) {
+            std::hint::spin_loop();
+        }
         let begin = rdtsc_ordered();
         for buf in 0..size {
             queue.submit_read(target, Lba(rng.below(1 << 24)), 1, buf, buf.into())?;
@@ -164,30 +172,21 @@ impl Stepped {
         match failed {
             Some(error) => Err(error.into()),
             None if taken != size => bail!("{taken} of {size} completions"),
-            None => Ok([rung - begin, stepped - rung, after - before]),
+            None => Ok([rung - begin, stepped - rung, after - before, stamped - idle]),
         }
     }
 
-    /// Ticks of a poll that finds nothing.
+    /// Ticks of a poll that finds nothing: as the batches, the mean without the slowest twentieth.
     pub(crate) fn empty_poll(&self, rounds: u64) -> f64 {
-        let mut best = u64::MAX;
-        for _ in 0..rounds {
+        let round = |_| {
             let begin = rdtsc();
             for _ in 0..POLLS {
                 std::hint::black_box(self.queue.reap(64, |_, _| {}));
             }
-            best = best.min(rdtsc() - begin);
-        }
-        best as f64 / f64::from(POLLS)
+            rdtsc() - begin
+        };
+        trimmed_mean((0..rounds).map(round).collect()) / f64::from(POLLS)
     }
-}
-
-fn stamp_cost() -> f64 {
-    let cost = |_| {
-        let begin = rdtsc_ordered();
-        rdtsc_ordered() - begin
-    };
-    trimmed_mean((0..20_000).map(cost).collect())
 }
 
 /// Without the greatest twentieth; 0 of none.

@@ -9,15 +9,16 @@ use host_bridge::topology::Topology;
 use hybrid_benches::figures::Series;
 use serde_json::{Value, json};
 
+use crate::cli::RunArgs;
 use crate::failure::Failure;
 use crate::stepped::{SIZES, Stepped};
-use crate::summary::Figure;
+use crate::summary::{Figure, counted};
 
 /// What all batch sizes cost, in ticks an operation.
 pub(crate) struct SteppedRun {
     pub(crate) rows: Vec<Row>,
     pub(crate) empty_poll: Series,
-    pub(crate) stamp: f64,
+    pub(crate) stamp: Series,
     pub(crate) done: u64,
     pub(crate) hz: u64,
     facts: MachineFacts,
@@ -50,19 +51,36 @@ impl Row {
 /// Goal (a) for an empty poll, in ticks.
 pub(crate) const EMPTY_POLL_GOAL: f64 = 10.0;
 
-/// Measures on `core`: `operations` of each size in each repetition.
-pub(crate) fn measure(
-    core: Option<u32>,
-    repetitions: u32,
-    operations: u64,
-) -> Result<SteppedRun, Failure> {
+/// What is measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Work {
+    pub(crate) core: Option<u32>,
+    pub(crate) repetitions: u32,
+    /// Of each size in each repetition.
+    pub(crate) operations: u64,
+    pub(crate) seed: u64,
+}
+
+impl Work {
+    /// As the flags have it.
+    pub(crate) fn of(args: &RunArgs) -> Self {
+        let (load, core) = (&args.load, args.machine.core);
+        // Some 100 ns an operation.
+        let sizes = SIZES.len() as u64;
+        let operations = load.time_ns / u64::from(load.repetitions) / sizes / 100;
+        Self { core, repetitions: load.repetitions, operations, seed: load.seed }
+    }
+}
+
+pub(crate) fn measure(work: Work) -> Result<SteppedRun, Failure> {
+    let Work { core, repetitions, operations, seed } = work;
     let topology = Topology::read();
     let cpu = core.or(topology.suggested_core()).or(topology.allowed.iter().last());
     let cpu = cpu.ok_or_else(|| Failure::error("this process may use no cpu"))?;
     pin_to(cpu).map_err(Failure::error)?;
     let hz = host_bridge::calibration::measure().map_err(Failure::error)?.hz;
     let failed = |error: anyhow::Error| Failure::error(format_args!("{error:#}"));
-    let mut stepped = Stepped::new(hz).map_err(failed)?;
+    let mut stepped = Stepped::new(hz, seed).map_err(failed)?;
     let row = |size: &u16| Row {
         size: *size,
         submit: Series::default(),
@@ -72,7 +90,7 @@ pub(crate) fn measure(
     let mut run = SteppedRun {
         rows: SIZES.iter().map(row).collect(),
         empty_poll: Series::default(),
-        stamp: stepped.stamp(),
+        stamp: Series::default(),
         done: 0,
         hz,
         facts: MachineFacts::read(&topology),
@@ -86,6 +104,7 @@ pub(crate) fn measure(
             row.submit.push(Some(cost.submit));
             row.reap.push(Some(cost.reap));
             row.model.push(Some(cost.model));
+            run.stamp.push(Some(cost.stamp));
         }
         run.empty_poll.push(Some(stepped.empty_poll((operations / 200).clamp(10, 1000))));
     }
@@ -143,7 +162,7 @@ impl SteppedRun {
             out,
             "medians of repetitions; 4 KiB reads of a null namespace, completions posted before \
              the reap, net of the {:.0} ticks that two readings of the clock take",
-            self.stamp
+            self.stamp.median().unwrap_or(0.0)
         );
         out
     }
@@ -177,7 +196,7 @@ impl SteppedRun {
         json!({
             "rows": self.rows.iter().map(row).collect::<Vec<_>>(),
             "empty_poll_ticks": self.empty_poll.median(),
-            "stamp_ticks": self.stamp,
+            "stamp_ticks": self.stamp.median(),
             "operations": self.done,
         })
     }
@@ -196,7 +215,7 @@ impl SteppedRun {
             },
             "job": { "mode": "stepped", "io_bytes": 4096 },
             "result": self.rows_json(),
-            "figures": crate::json::figures(&self.figures()),
+            "figures": crate::json::figures(&[self.figures(), counted()].concat()),
         })
     }
 

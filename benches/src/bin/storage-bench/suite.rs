@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use hybrid_conventions::Exit;
 
-use crate::cli::{Cli, MachineArgs, SuiteArgs};
+use crate::cli::{Cli, MachineArgs, SuiteArgs, SuitePart};
 use crate::device;
 use crate::echo;
 use crate::failure::{Failure, write_file};
@@ -19,9 +19,9 @@ use crate::job::{self, WINDOW_NS};
 use crate::json;
 use crate::launch::{self, Ran, Setup};
 use crate::proposal::Proposal;
-use crate::stepped_run;
+use crate::stepped_run::{self, Work};
 use crate::suite_sheets::{self, Part};
-use crate::summary::{Cost, Figure, Load, cost_figures, load_figures};
+use crate::summary::{Cost, Figure, Load, cost_figures, counted, load_figures};
 use crate::values::{Dist, Workload};
 use crate::wire::{BATCH, BURST, CLOSED, FUTURES, NOISE, OPEN, Phase, Plan};
 
@@ -47,6 +47,9 @@ const MEMORY_GOAL: f64 = 1.3;
 /// Round trips of a cache line, before and after.
 const ECHOES: u64 = 200_000;
 
+/// Of everything that looks like chance.
+const SEED: u64 = 2;
+
 /// Seconds of fio at each depth.
 const FIO_S: f64 = 2.0;
 
@@ -56,7 +59,7 @@ pub(crate) fn run(args: &SuiteArgs) -> Result<Exit, Failure> {
     let mut figures: Vec<Figure> = Vec::new();
     let mut extra: Vec<(&str, Value)> = Vec::new();
     for (name, null) in [("null", true), ("memory", false)] {
-        if !args.only.as_ref().is_none_or(|only| name.contains(only) || only == "proposal") {
+        if !wants(args, if null { SuitePart::Null } else { SuitePart::Memory }) {
             continue;
         }
         let (ran, echoes) = on_two_cores(args, null)?;
@@ -80,15 +83,17 @@ pub(crate) fn run(args: &SuiteArgs) -> Result<Exit, Failure> {
             break;
         }
     }
-    if args.only.as_ref().is_none_or(|only| "stepped".contains(only.as_str())) {
+    if wants(args, SuitePart::Stepped) {
         let operations = if args.quick { 256 } else { 200_000 };
-        let run = stepped_run::measure(args.core, repetitions(args), operations)?;
+        let work = Work { core: args.core, repetitions: repetitions(args), operations, seed: SEED };
+        let run = stepped_run::measure(work)?;
         stepped_run::SteppedRun::check_allocations()?;
         suite_sheets::stepped(&mut report, &run);
         report.checksum(run.done);
         figures.extend(run.figures());
         extra.push(("stepped", run.rows_json()));
     }
+    figures.extend(counted());
     print(args, &report, &figures, extra)
 }
 
@@ -119,8 +124,12 @@ fn print(
     Ok(if report.missed() && !args.quick { Exit::Threshold } else { Exit::Ok })
 }
 
-const fn repetitions(args: &SuiteArgs) -> u32 {
-    if args.quick { 1 } else { args.repetitions }
+fn repetitions(args: &SuiteArgs) -> u32 {
+    args.repetitions.unwrap_or(if args.quick { 1 } else { 5 })
+}
+
+fn wants(args: &SuiteArgs, part: SuitePart) -> bool {
+    args.only.is_empty() || args.only.contains(&part)
 }
 
 /// The partition, and a cache line's way before and after it.
@@ -161,7 +170,8 @@ fn setup(args: &SuiteArgs, null: bool) -> Result<Setup, Failure> {
         window_ns: if args.quick { 20_000 } else { WINDOW_NS },
         gap_ns: device.gap_ns,
         duration_ns,
-        seed: 2,
+        patience_ns: if args.quick { 0 } else { job::PATIENCE_NS },
+        seed: SEED,
         ..Phase::default()
     };
     let phases = phases(&base, null);

@@ -323,7 +323,7 @@ pub(crate) fn stepped(report: &mut Report, run: &SteppedRun) {
     sheet.note(format!(
         "a read, null namespace, completions posted before the reap; net of {:.0} ticks that two \
          readings of the clock take; an empty poll takes {:.1} ticks",
-        run.stamp,
+        run.stamp.median().unwrap_or(0.0),
         poll.unwrap_or(0.0)
     ));
     report.add(sheet);

@@ -6,12 +6,9 @@ use hybrid_benches::hist::Hist;
 use crate::device::On;
 use crate::launch::{PhaseRun, Ran};
 use crate::wire::{
-    ALL_READS, ALL_WRITES, BATCH, BURST, CLEAN_READS, CLEAN_WRITES, CLOSED, EXTRA, NOISE, OPEN,
-    Sample,
+    ALL_READS, ALL_WRITES, BATCH, BURST, CLEAN_READS, CLEAN_WRITES, CLOSED, EXTRA, LEAST_CLEAN,
+    NOISE, OPEN, Sample,
 };
-
-/// Fewest clean windows that make a repetition count.
-const LEAST_WINDOWS: u32 = 4;
 
 /// Below this share without work a side is full, in per cent.
 const FULL_PERCENT: f64 = 10.0;
@@ -103,7 +100,7 @@ impl Load {
         if samples.is_empty() {
             return None;
         }
-        let enough = if run.phase.kind == CLOSED { LEAST_WINDOWS } else { 1 };
+        let enough = if run.phase.kind == CLOSED { LEAST_CLEAN } else { 1 };
         let good: Vec<&Sample> = samples.iter().filter(|s| s.kept >= enough).collect();
         let mut load = Self::sums(ran, run);
         for sample in &good {
@@ -134,8 +131,7 @@ impl Load {
         Self {
             iops: Series::default(),
             wall_iops: rate(ran, done, ticks).unwrap_or(0.0),
-            // Those in flight at the end were counted as writes already.
-            write_share: (sum(&|s| s.writes) as f64 / done.max(1) as f64).min(1.0),
+            write_share: sum(&|s| s.writes) as f64 / sum(&|s| s.wall_done + s.late).max(1) as f64,
             average_ns: Series::default(),
             p50_ns: Series::default(),
             p99_ns: Series::default(),
@@ -177,6 +173,11 @@ impl Load {
     pub(crate) fn undisturbed(&self) -> Hist {
         let clean = both(&self.clean);
         if clean.count() == 0 { both(&self.all) } else { clean }
+    }
+
+    /// Reads and writes together, of clean windows: none where there are no windows.
+    pub(crate) fn clean_only(&self) -> Hist {
+        both(&self.clean)
     }
 
     /// Reads and writes together, of all windows.
@@ -313,6 +314,23 @@ impl Figure {
     pub(crate) fn rate(name: impl Into<String>, series: &Series) -> Self {
         Self { more: true, ..Self::time(name, "1/s", series) }
     }
+}
+
+/// Instructions an operation of the hot paths, as the gate of `cargo xtask test --only
+/// instructions` counted them for this source: they need no counters of the machine.
+pub(crate) fn counted() -> Vec<Figure> {
+    const GATE: &str = include_str!("../../../instructions.txt");
+    let figure = |line: &str| {
+        let (name, count) = line.split_once(" = ")?;
+        Some(Figure {
+            name: format!("instructions of {name}, counted by the gate"),
+            unit: "instructions",
+            more: false,
+            instructions: true,
+            values: vec![count.parse().ok()?],
+        })
+    };
+    GATE.lines().filter(|line| !line.starts_with('#')).filter_map(figure).collect()
 }
 
 /// The figures of a load and of a cost under a prefix.

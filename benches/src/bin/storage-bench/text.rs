@@ -182,7 +182,7 @@ fn shown(load: &Load, which: usize) -> Hist {
 }
 
 fn percentiles(out: &mut String, ran: &Ran, run: &PhaseRun, load: &Load) {
-    let (all, clean) = (load.everything(), both_clean(load));
+    let (all, clean) = (load.everything(), load.clean_only());
     let mut columns = vec![("all", all)];
     if clean.count() != 0 {
         columns.push(("undisturbed", clean));
@@ -215,12 +215,6 @@ fn percentiles(out: &mut String, ran: &Ran, run: &PhaseRun, load: &Load) {
     if load.unsampled != 0 {
         let _ = writeln!(out, "          {} windows had more than were kept", load.unsampled);
     }
-}
-
-fn both_clean(load: &Load) -> Hist {
-    let mut both = load.clean[0].clone();
-    both.merge(&load.clean[1]);
-    both
 }
 
 /// A bar for each power of two, in quarters.
@@ -345,16 +339,20 @@ pub(crate) fn noise(out: &mut String, ran: &Ran) {
         let timed = |run: &&PhaseRun| run.phase.stamped != 0 && run.phase.kind == CLOSED;
         let loads = ran.phases.iter().filter(timed);
         if let Some(load) = loads.filter_map(|run| Load::of(ran, run)).next() {
-            let service = load.p50_ns.median().unwrap_or(0.0);
-            let floor = |ppm| us(noise.floor_ns(ran, service, ppm));
-            let _ = writeln!(
-                out,
-                "          of themselves they add {} us at p99 and {} us at p99.9 to operations of \
-                 {} us",
-                floor(990_000),
-                floor(999_000),
-                us(service),
-            );
+            // Of clean windows, or of all where none was clean; nothing if nothing was seen.
+            let all = load.everything();
+            let median = || (all.count() != 0).then(|| ran.ns(all.quantile(500_000) as f64));
+            if let Some(service) = load.p50_ns.median().or_else(median) {
+                let floor = |ppm| us(noise.floor_ns(ran, service, ppm));
+                let _ = writeln!(
+                    out,
+                    "          of themselves they add {} us at p99 and {} us at p99.9 to \
+                     operations of {} us",
+                    floor(990_000),
+                    floor(999_000),
+                    us(service),
+                );
+            }
         }
     }
     let usage = &ran.usage;

@@ -47,6 +47,9 @@ pub(crate) const ALL_WRITES: u32 = 3;
 /// [`HistPart::which`]: without the time that an arrival waited for its turn; whole batches; gaps
 /// of the spinning core.
 pub(crate) const EXTRA: u32 = 4;
+/// Fewest clean windows that make a repetition count.
+pub(crate) const LEAST_CLEAN: u32 = 4;
+
 /// Histograms of a phase.
 pub(crate) const HISTS: usize = 5;
 
@@ -108,6 +111,8 @@ pub(crate) struct Phase {
     pub(crate) doorbell_each: u32,
     /// Time of one repetition; a burst's phase ends after [`Phase::count`] too.
     pub(crate) duration_ns: u64,
+    /// So much longer it may take until [`LEAST_CLEAN`] windows or bursts were clean.
+    pub(crate) patience_ns: u64,
     /// Bursts of a repetition.
     pub(crate) count: u64,
     /// Arrivals in 1,000 s; 0: so many millionths of the last closed loop's rate.
@@ -135,8 +140,10 @@ pub(crate) struct Sample {
     /// Everything from begin to end of the phase.
     pub(crate) wall_done: u64,
     pub(crate) wall_ticks: u64,
-    /// Of all completed, those that wrote.
+    /// Of all submitted, those that wrote; and those that ended after the phase: submitted are these
+    /// and those of `wall_done`.
     pub(crate) writes: u64,
+    pub(crate) late: u64,
     /// Passes of clean windows that reaped something, and that found nothing.
     pub(crate) passes: u64,
     pub(crate) empty: u64,

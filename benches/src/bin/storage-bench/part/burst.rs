@@ -14,7 +14,7 @@ use super::desk::{Course, Desk};
 use super::lane::{Engine, slot_of};
 use super::open::free_slots;
 use super::window::AWAY_NS;
-use crate::wire::{Phase, Sample};
+use crate::wire::{LEAST_CLEAN, Phase, Sample};
 
 /// Bursts of a repetition of which the median is taken.
 const BURSTS_MAX: usize = 2048;
@@ -24,6 +24,9 @@ const PAUSE_NS: u64 = 100_000;
 
 /// Bursts between two turns of the partition's loop.
 const BURSTS_A_TURN: u64 = 4;
+
+/// Bursts without a clean one after which no more are tried beyond the phase's time.
+const HOPELESS: u64 = 100;
 
 /// Time without a completion after which the partition's loop gets its turn.
 const STALL_NS: u64 = 1_000_000;
@@ -52,9 +55,16 @@ impl Desk {
         let clock = engine.clock;
         let begin = clock.now();
         let end = begin + clock.ns_to_ticks(phase.duration_ns);
+        let patient = end + clock.ns_to_ticks(phase.patience_ns);
         let mut bursts = 0;
-        let more = |bursts| bursts < phase.count && (bursts == 0 || clock.now() < end);
-        while more(bursts) && !submit.is_full() && !self.stopping() {
+        let more = |bursts, kept| {
+            let now = clock.now();
+            let due = bursts < phase.count && (bursts == 0 || now < end);
+            // None of so many: then it is the device that takes longer than the pause.
+            let hope = kept != 0 || bursts < HOPELESS;
+            due || kept < LEAST_CLEAN && hope && now < patient
+        };
+        while more(bursts, sample.kept) && !submit.is_full() && !self.stopping() {
             let burst = burst(engine, phase)?;
             engine.drain(&self.partition.spawner()).await?;
             bursts += 1;

@@ -21,7 +21,7 @@ pub(crate) const SCRATCH: usize = 8192;
 pub(crate) type Scratch = heapless::Vec<u64, SCRATCH>;
 
 /// Of [`Scratch`].
-const WRITE: u64 = 1 << 63;
+pub(super) const WRITE: u64 = 1 << 63;
 
 impl Desk {
     pub(crate) async fn closed(
@@ -34,8 +34,10 @@ impl Desk {
         let windows = Windows::new(engine.clock, phase, self.gauges);
         let begin = engine.clock.now();
         let end = begin + engine.clock.ns_to_ticks(phase.duration_ns);
+        let patient = end + engine.clock.ns_to_ticks(phase.patience_ns);
         engine.fill(phase.depth);
-        while (windows.ended() == 0 || engine.clock.now() < end) && !self.stopping() {
+        let more = |now| windows.ended() == 0 || now < end || windows.lacks() && now < patient;
+        while more(engine.clock.now()) && !self.stopping() {
             sample.wall_done += if phase.stamped == 0 {
                 window(engine, &windows)?
             } else {
@@ -48,7 +50,7 @@ impl Desk {
             }
         }
         sample.wall_ticks = engine.clock.now().since(begin).get();
-        engine.drain(&self.partition.spawner()).await?;
+        sample.late = engine.drain(&self.partition.spawner()).await?;
         windows.fill(&mut sample);
         sample.writes = engine.writes();
         Ok(sample)

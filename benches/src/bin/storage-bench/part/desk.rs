@@ -42,8 +42,12 @@ pub(crate) struct Shared {
     /// Where the loop counts completions while futures are measured.
     pub(crate) windows: Cell<Option<&'static Windows>>,
     pub(crate) stop: Cell<bool>,
+    /// Latencies go into the course over time, too.
+    pub(crate) course: Cell<bool>,
     /// Completions of futures.
     pub(crate) done: Cell<u64>,
+    /// Their windows that had more latencies than there is room for.
+    pub(crate) unsampled: Cell<u64>,
 }
 
 /// What the measuring task found: the namespace and its queues.
@@ -53,6 +57,8 @@ pub(crate) struct Bench {
     pub(crate) lanes: &'static [Lane],
     /// Zipf draws of the phase that runs.
     pub(crate) draws: &'static [Cell<u32>],
+    /// Of a verification: each place's version.
+    pub(crate) versions: &'static [Cell<u32>],
 }
 
 impl Desk {
@@ -103,6 +109,20 @@ impl Desk {
         self.send(KIND_SAMPLE, 0, sample.as_bytes()).await;
     }
 
+    /// Takes a latency: whether it was a write's, and its ticks.
+    #[inline]
+    pub(super) fn record(&self, (write, ticks): (bool, u64), clean: bool) {
+        let mut hists = self.hists.borrow_mut();
+        let (all, kept) = if write { (ALL_WRITES, CLEAN_WRITES) } else { (ALL_READS, CLEAN_READS) };
+        hists[all as usize].record(ticks);
+        if clean {
+            hists[kept as usize].record(ticks);
+        }
+        if self.shared.course.get() {
+            self.interval.borrow_mut().record(ticks);
+        }
+    }
+
     /// Sends a histogram in parts and empties it.
     async fn send_hist(&self, phase: u32, which: usize) {
         let mut from = 0;
@@ -149,8 +169,7 @@ impl Desk {
 
 /// The course of one repetition: histograms, and what is told of each interval.
 pub(crate) struct Course {
-    hists: &'static RefCell<[Hist; HISTS]>,
-    interval: &'static RefCell<Hist>,
+    desk: Desk,
     clock: Clock,
     phase: u32,
     repetition: u32,
@@ -167,9 +186,9 @@ impl Course {
         let clock = desk.partition.clock();
         let now = clock.now();
         desk.interval.borrow_mut().clear();
+        desk.shared.course.set(phase.1.interval_ns != 0);
         Self {
-            hists: desk.hists,
-            interval: desk.interval,
+            desk: *desk,
             clock,
             phase: phase.0,
             repetition,
@@ -185,21 +204,13 @@ impl Course {
     /// Takes a latency.
     #[inline]
     pub(crate) fn record(&mut self, write: bool, ticks: u64, clean: bool) {
-        let mut hists = self.hists.borrow_mut();
-        let (all, kept) = if write { (ALL_WRITES, CLEAN_WRITES) } else { (ALL_READS, CLEAN_READS) };
-        hists[all as usize].record(ticks);
-        if clean {
-            hists[kept as usize].record(ticks);
-        }
-        if self.every != 0 {
-            self.interval.borrow_mut().record(ticks);
-        }
+        self.desk.record((write, ticks), clean);
     }
 
     /// Takes what the kind of the phase keeps beside.
     #[inline]
     pub(crate) fn record_extra(&mut self, ticks: u64) {
-        self.hists.borrow_mut()[EXTRA as usize].record(ticks);
+        self.desk.hists.borrow_mut()[EXTRA as usize].record(ticks);
     }
 
     /// Between two windows: ends the interval if its time is over.
@@ -214,7 +225,7 @@ impl Course {
         if self.every == 0 || now.since(self.begin).get() < self.every {
             return;
         }
-        let mut hist = self.interval.borrow_mut();
+        let mut hist = self.desk.interval.borrow_mut();
         self.ready = Some(Interval {
             phase: self.phase,
             repetition: self.repetition,

@@ -1,12 +1,14 @@
 //! The closed loop of futures: tasks that each read or write one place after the other, through
 //! scheduler and namespace, as an application does.
 
+use core_runtime::clock::Clock;
 use core_runtime::mem::DmaBuf;
 use core_runtime::task::{JoinHandle, TaskOptions};
 use hybrid_benches::pick::Pick;
 use nvme_driver::{IoError, Lba, Namespace, WriteFlags};
 
-use super::desk::{Desk, Shared};
+use super::closed::WRITE;
+use super::desk::{Course, Desk};
 use super::window::Windows;
 use crate::wire::{Phase, Sample};
 
@@ -19,6 +21,7 @@ impl Desk {
         namespace: &'static Namespace,
         pick: &'static Pick,
         phase: &Phase,
+        course: &mut Course,
     ) -> Result<Sample, IoError> {
         let partition = self.partition;
         let (clock, spawner) = (partition.clock(), partition.spawner());
@@ -29,18 +32,23 @@ impl Desk {
         self.shared.done.set(0);
         let begin = clock.now();
         let bytes = usize::try_from(phase.bytes).unwrap_or(0);
-        let mut workers = heapless::Vec::<JoinHandle<Result<u64, IoError>>, TASKS>::new();
+        let mut workers = heapless::Vec::<JoinHandle<Result<Counts, IoError>>, TASKS>::new();
+        let stamped = (phase.stamped != 0).then_some((clock, windows));
         for _ in 0..phase.depth {
             let buf = partition.arena().alloc(bytes).map_err(|_| IoError::NoMemory)?;
-            let work = worker(namespace, self.shared, pick, buf);
+            let work = worker(self, namespace, pick, buf, stamped);
             let worker = spawner.spawn(TaskOptions::normal("worker"), work);
             // The host asks for at most TASKS.
             let _ = workers.push(worker.map_err(|_| IoError::NoMemory)?);
         }
         self.shared.windows.set(Some(windows));
         let end = begin + clock.ns_to_ticks(phase.duration_ns);
-        while windows.ended() == 0 || clock.now() < end {
+        let patient = end + clock.ns_to_ticks(phase.patience_ns);
+        let more = |now| windows.ended() == 0 || now < end || windows.lacks() && now < patient;
+        while more(clock.now()) {
             spawner.sleep_ns(phase.window_ns.into()).await;
+            course.turn(windows, self.shared.done.get());
+            self.send_interval(course).await;
             if self.shared.stop.get() || self.stopping() {
                 break;
             }
@@ -49,30 +57,66 @@ impl Desk {
         sample.wall_ticks = clock.now().since(begin).get();
         self.shared.windows.set(None);
         self.shared.stop.set(true);
+        let mut all = 0;
         for worker in workers {
-            sample.writes += worker.await.unwrap_or(Ok(0))?;
+            let counts = worker.await.unwrap_or(Ok(Counts::default()))?;
+            sample.writes += counts.writes;
+            all += counts.all;
         }
+        sample.late = all.saturating_sub(sample.wall_done);
+        self.scratch.borrow_mut().clear();
+        sample.unsampled = self.shared.unsampled.take();
         windows.fill(&mut sample);
         Ok(sample)
     }
+
+    /// A window of futures has ended: its latencies, which count as it does. Called by the loop.
+    pub(super) fn take_latencies(&self, clean: bool) {
+        let mut scratch = self.scratch.borrow_mut();
+        let unsampled = &self.shared.unsampled;
+        unsampled.set(unsampled.get() + u64::from(scratch.is_full()));
+        for entry in &*scratch {
+            self.record((entry & WRITE != 0, entry & !WRITE), clean);
+        }
+        scratch.clear();
+    }
 }
 
-/// Returns how often it wrote.
+/// What a worker did.
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    all: u64,
+    writes: u64,
+}
+
+/// Reads and writes until it is told to stop; a latency counts if the operation began in the window
+/// that is open when it ends.
 async fn worker(
+    desk: Desk,
     namespace: &'static Namespace,
-    shared: &'static Shared,
     pick: &'static Pick,
     mut buf: DmaBuf,
-) -> Result<u64, IoError> {
-    let mut writes = 0;
+    stamped: Option<(Clock, &'static Windows)>,
+) -> Result<Counts, IoError> {
+    let shared = desk.shared;
+    let mut counts = Counts::default();
     while !shared.stop.get() {
         let (write, lba) = pick.next();
+        counts.all += 1;
+        counts.writes += u64::from(write);
+        let begun = stamped.map(|(clock, _)| clock.now());
         let done = if write {
-            writes += 1;
             namespace.write(Lba(lba), buf, WriteFlags::empty()).await
         } else {
             namespace.read(Lba(lba), buf).await
         };
+        if let (Some((clock, windows)), Some(begun)) = (stamped, begun)
+            && begun >= windows.begun()
+        {
+            let mark = if write { WRITE } else { 0 };
+            // What is beyond the scratch is not sampled, which is counted.
+            let _ = desk.scratch.borrow_mut().push(clock.now().since(begun).get() | mark);
+        }
         match done {
             Ok(back) => buf = back,
             Err(failed) => {
@@ -81,5 +125,5 @@ async fn worker(
             }
         }
     }
-    Ok(writes)
+    Ok(counts)
 }

@@ -193,15 +193,17 @@ impl<'a> Engine<'a> {
         reaped
     }
 
-    /// Lets what is in flight end; the partition's loop keeps its watch meanwhile.
-    pub(crate) async fn drain(&self, spawner: &Spawner) -> Result<(), IoError> {
+    /// Lets what is in flight end, and says how many these were; the partition's loop keeps its
+    /// watch meanwhile.
+    pub(crate) async fn drain(&self, spawner: &Spawner) -> Result<u64, IoError> {
+        let mut late = 0;
         for lane in self.lanes {
             while !lane.queue.is_idle() {
-                lane.queue.reap(u16::MAX, |_, result| self.note(result));
+                late += u64::from(lane.queue.reap(u16::MAX, |_, result| self.note(result)));
                 spawner.yield_now().await;
             }
         }
-        self.check()
+        self.check().map(|()| late)
     }
 }
 

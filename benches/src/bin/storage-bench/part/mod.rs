@@ -197,7 +197,7 @@ impl Desk {
         let clock = self.partition.clock();
         if phase.kind == FUTURES {
             let pick = self.partition.bump().alloc(pick).map_err(|_| IoError::NoMemory)?;
-            return self.futures(bench.namespace, pick, phase).await;
+            return self.futures(bench.namespace, pick, phase, course).await;
         }
         let engine = Engine::new((bench.lanes, phase), (target, lba_bytes), pick, clock);
         match phase.kind {
@@ -206,10 +206,9 @@ impl Desk {
             BURST => self.bursts(&engine, phase).await,
             BATCH => self.batches(&engine, phase, course).await,
             _ => {
-                // Zipf draws are not used then, and their room is.
                 let places = self.places(bench.namespace, phase);
                 let places = usize::try_from(places).unwrap_or(PLACES).min(PLACES);
-                self.verify(&engine, phase, (&bench.draws[..places], lba_bytes)).await
+                self.verify(&engine, phase, (&bench.versions[..places], lba_bytes)).await
             }
         }
     }
@@ -224,7 +223,9 @@ impl Devices for Driven {
         let shared = self.0.shared;
         if let Some(windows) = shared.windows.get() {
             shared.done.set(shared.done.get() + u64::from(report.reaped));
-            windows.pass(now, report.reaped.into());
+            if let Some(clean) = windows.pass(now, report.reaped.into()) {
+                self.0.take_latencies(clean);
+            }
         }
         !report.is_idle()
     }

@@ -163,7 +163,7 @@ impl Desk {
         }
         sample.wall_ticks = clock.now().since(begin).get();
         sample.backlog_most = backlog.most as u64;
-        engine.drain(&self.partition.spawner()).await?;
+        sample.late = engine.drain(&self.partition.spawner()).await?;
         sample.ticks = sample.wall_ticks;
         sample.done = sample.wall_done;
         sample.kept = 1;

@@ -37,10 +37,11 @@ impl Desk {
         let bump = self.partition.bump();
         let memory = (self.partition.arena(), bump);
         let lanes = Lane::all(self.controller, plan, memory)?;
-        let kinds = |phase: &Phase| phase.order == ZIPF || phase.kind == VERIFY;
-        let draws = if self.phases.iter().any(kinds) { DRAWS } else { 1 };
-        let draws = bump.slice_with(draws, |_| Cell::new(0)).map_err(|_| IoError::NoMemory)?;
-        Ok(Bench { namespace, lanes, draws })
+        let has = |wanted: &dyn Fn(&Phase) -> bool| self.phases.iter().any(wanted);
+        let room = |count| bump.slice_with(count, |_| Cell::new(0)).map_err(|_| IoError::NoMemory);
+        let draws = room(if has(&|phase| phase.order == ZIPF) { DRAWS } else { 1 })?;
+        let versions = room(if has(&|phase| phase.kind == VERIFY) { super::PLACES } else { 1 })?;
+        Ok(Bench { namespace, lanes, draws, versions })
     }
 
     fn check(&self, namespace: &Namespace) -> Result<(), Stopped> {

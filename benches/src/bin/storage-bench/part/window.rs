@@ -12,7 +12,7 @@ use core::cell::Cell;
 use core_runtime::clock::{Clock, Instant, Ticks};
 use nvme_model::ModelGauges;
 
-use crate::wire::{Phase, Sample};
+use crate::wire::{LEAST_CLEAN, Phase, Sample};
 
 /// Longest time between two looks at the clock that is taken for the loop's own: a pass that reaps
 /// and submits 255 commands takes a third of it.
@@ -200,6 +200,11 @@ impl Windows {
 
     pub(crate) fn ended(&self) -> u32 {
         self.sum.get().kept + self.sum.get().dropped
+    }
+
+    /// Whether fewer windows were clean than make a repetition count.
+    pub(crate) fn lacks(&self) -> bool {
+        self.sum.get().kept < LEAST_CLEAN
     }
 
     /// What the windows say, into a sample.
