@@ -7,7 +7,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, bail};
-use core_runtime::clock::rdtsc;
+use core_runtime::clock::{Clock, rdtsc};
 use core_runtime::ring::{Consumer, Producer, RingSpec, pair};
 use host_bridge::affinity::pin_to;
 use hybrid_shm::leak_aligned;
@@ -62,19 +62,21 @@ pub fn ours() -> Result<Ends> {
 struct Trips {
     one_way: Vec<u64>,
     there_and_back: Vec<u64>,
-    dropped: u64,
+    /// Of each of them, trips that met a core which was taken away.
+    dropped: [u64; 2],
 }
 
 /// One message at a time, there and back.
 fn trips(mut there: Ends, mut back: Ends, count: u64, (cpu, other): (u32, u32), gap: u64) -> Trips {
     let begin = Barrier::new(2);
-    let mut trips = Trips::default();
+    let room = usize::try_from(count).unwrap_or(0);
+    let mut trips = Trips { there_and_back: Vec::with_capacity(room), ..Trips::default() };
     std::thread::scope(|scope| {
         let echo = scope.spawn(|| {
             // A cpu that was allowed a moment ago; elsewhere it would only be slower.
             let _ = pin_to(other);
             begin.wait();
-            let mut one_way = Vec::new();
+            let mut one_way = Vec::with_capacity(room);
             for _ in 0..count {
                 let sent = loop {
                     if let Some(sent) = (there.pop)() {
@@ -96,10 +98,12 @@ fn trips(mut there: Ends, mut back: Ends, count: u64, (cpu, other): (u32, u32), 
         }
         trips.one_way = echo.join().unwrap_or_default();
     });
-    let all = trips.there_and_back.len() + trips.one_way.len();
-    trips.one_way.retain(|ticks| *ticks < gap);
-    trips.there_and_back.retain(|ticks| *ticks < gap);
-    trips.dropped = (all - trips.there_and_back.len() - trips.one_way.len()) as u64;
+    let keep = |all: &mut Vec<u64>| {
+        let before = all.len();
+        all.retain(|ticks| *ticks < gap);
+        (before - all.len()) as u64
+    };
+    trips.dropped = [keep(&mut trips.one_way), keep(&mut trips.there_and_back)];
     trips
 }
 
@@ -150,14 +154,15 @@ pub fn cross_core(
     hz: u64,
     makers: &mut [Maker<'_>],
 ) -> Result<Sheet> {
-    let gap = hz / 1_000_000_000 * GAP_NS;
+    let gap = Clock::tsc(hz).ns_to_ticks(GAP_NS).get();
     let mut all: Vec<(Trips, Series)> = makers.iter().map(|_| Default::default()).collect();
     for _ in 0..args.repetitions() {
         for ((_, make), (trip, streams)) in makers.iter_mut().zip(&mut all) {
             let got = trips(make()?, make()?, args.size(20_000, 50), cpus, gap);
             trip.one_way.extend(got.one_way);
             trip.there_and_back.extend(got.there_and_back);
-            trip.dropped += got.dropped;
+            trip.dropped[0] += got.dropped[0];
+            trip.dropped[1] += got.dropped[1];
             streams.push(stream(make()?, args.size(60, 2), cpus)?);
         }
     }
@@ -177,9 +182,8 @@ pub fn cross_core(
     );
     let ns = |ticks: f64| ticks * 1e9 / hz as f64;
     for ((name, _), (trip, streams)) in makers.iter().zip(&mut all) {
-        let dropped = trip.dropped;
         let ways = [("one way", &mut trip.one_way), ("back", &mut trip.there_and_back)];
-        for (way, samples) in ways {
+        for ((way, samples), dropped) in ways.into_iter().zip(trip.dropped) {
             samples.sort_unstable();
             let at = |per_mille: usize| {
                 let index = (samples.len() * per_mille).div_ceil(1000).max(1) - 1;

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use host_bridge::facts::MachineFacts;
 use host_bridge::topology::Topology;
+use hybrid_conventions::Exit;
 use serde_json::{Map, Value, json};
 
 /// One cell of a sheet.
@@ -70,7 +71,7 @@ impl From<u64> for Cell {
 /// A table.
 #[derive(Clone, Debug)]
 pub struct Sheet {
-    name: &'static str,
+    name: String,
     titles: Vec<&'static str>,
     rows: Vec<Vec<Cell>>,
     notes: Vec<String>,
@@ -79,8 +80,8 @@ pub struct Sheet {
 impl Sheet {
     /// An empty one. The name is the sheet's key in JSON, the titles those of its rows.
     #[must_use]
-    pub fn new(name: &'static str, titles: &[&'static str]) -> Self {
-        Self { name, titles: titles.to_vec(), rows: Vec::new(), notes: Vec::new() }
+    pub fn new(name: impl Into<String>, titles: &[&'static str]) -> Self {
+        Self { name: name.into(), titles: titles.to_vec(), rows: Vec::new(), notes: Vec::new() }
     }
 
     /// Adds a row; it has as many cells as there are titles.
@@ -224,10 +225,17 @@ impl Report {
         self.checksum = crate::rng::mix(self.checksum ^ part);
     }
 
-    /// Whether a goal was missed; one that could not be measured is not.
+    /// What the goals say: one that was missed is a threshold exceeded; one that could not be
+    /// measured is no success, and the report says which.
     #[must_use]
-    pub fn missed(&self) -> bool {
-        self.goals.iter().any(Goal::is_missed)
+    pub fn exit(&self) -> Exit {
+        if self.goals.iter().any(Goal::is_missed) {
+            Exit::Threshold
+        } else if self.goals.iter().any(|goal| goal.reached.is_none()) {
+            Exit::Error
+        } else {
+            Exit::Ok
+        }
     }
 
     /// Steal time since the report was begun, in hundredths of a second over all CPUs.
@@ -279,7 +287,7 @@ impl Report {
     #[must_use]
     pub fn to_value(&self) -> Value {
         let sheets: Map<String, Value> =
-            self.sheets.iter().map(|sheet| (sheet.name.to_owned(), sheet.json())).collect();
+            self.sheets.iter().map(|sheet| (sheet.name.clone(), sheet.json())).collect();
         let goal = |goal: &Goal| {
             let bound = if goal.most { "most" } else { "least" };
             json!({ "what": goal.what, "reached": goal.reached, bound: goal.limit,
@@ -316,6 +324,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_goal_that_was_not_measured_is_no_success() {
+        let mut report = Report::new("bench-x/1", "x", "model");
+        assert_eq!(report.exit(), Exit::Ok);
+        report.goal_most("met", Some(1.0), 2.0);
+        assert_eq!(report.exit(), Exit::Ok);
+        report.goal("unknown", None, 2.0);
+        assert_eq!(report.exit(), Exit::Error);
+        assert!(report.to_text().contains("goal not measured: unknown: -, wanted at least 2"));
+        report.goal("missed", Some(1.0), 2.0);
+        assert_eq!(report.exit(), Exit::Threshold);
+    }
+
+    #[test]
     fn a_report_lines_up_and_says_which_goal_was_missed() {
         let mut sheet = Sheet::new("reads", &["what", "M/s"]);
         sheet.row(vec!["null".into(), Cell::Float(12.5, 2)]);
@@ -331,7 +352,7 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("goal missed: speed: 1.00, wanted at least 2"), "{text}");
-        assert!(report.missed());
+        assert_eq!(report.exit(), Exit::Threshold);
         let json: Value = serde_json::from_str(&report.to_json()).expect("json");
         assert_eq!(json["sheets"]["reads"]["rows"][1]["M/s"], Value::Null);
         assert_eq!(json["checksum"], "0000000000000000");

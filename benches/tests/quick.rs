@@ -33,8 +33,14 @@ fn the_suite_reads_the_same_right_data_each_time() {
     let program = env!("CARGO_BIN_EXE_storage-bench");
     let text = quick(program, &["suite", "--quick"]);
     assert_eq!(checksum(&text), checksum(&quick(program, &["suite", "--quick"])));
-    assert!(text.contains("(on: model)"), "{text}");
-    for sheet in ["stepped on one core", "reads, null", "latency, memory", "bursts, null"] {
+    assert!(text.contains("(on: model; tables of vfio-user: vfio-user target)"), "{text}");
+    for sheet in [
+        "stepped on one core",
+        "reads, null",
+        "latency, memory",
+        "bursts, null",
+        "bursts, vfio-user",
+    ] {
         assert!(text.contains(sheet), "no {sheet} in:\n{text}");
     }
     for sheet in ["depth 1 beside the floor", "shapes of load", "open loop", "the proposal"] {
@@ -55,7 +61,7 @@ fn the_runtime_bench_does_the_same_work_each_time() {
 #[test]
 fn reports_are_json_when_asked_for() {
     let suite = ["suite", "--quick", "--json", "--only", "stepped"];
-    let runtime = ["--quick", "--json", "--only", "stepped"];
+    let runtime = ["--quick", "--json", "--only", "ring"];
     for (program, args, schema) in [
         (env!("CARGO_BIN_EXE_storage-bench"), &suite[..], "storage-bench/1"),
         (env!("CARGO_BIN_EXE_runtime"), &runtime[..], "bench-runtime/1"),
@@ -63,6 +69,18 @@ fn reports_are_json_when_asked_for() {
         let json: serde_json::Value = serde_json::from_str(&quick(program, args)).expect("json");
         assert_eq!(json["schema"], schema);
         assert_eq!(json["checksum"].as_str().map(str::len), Some(16));
+    }
+}
+
+#[test]
+fn a_part_that_is_not_there_is_an_error_that_names_those_that_are() {
+    let runtime = (env!("CARGO_BIN_EXE_runtime"), vec!["--quick", "--only", "nothing"]);
+    let suite = vec!["suite", "--quick", "--only", "nothing"];
+    for (program, args) in [runtime, (env!("CARGO_BIN_EXE_storage-bench"), suite)] {
+        let output = Command::new(program).args(&args).output().expect("it starts");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains("crc32c") || error.contains("memory"), "{error}");
     }
 }
 

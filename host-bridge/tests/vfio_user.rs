@@ -292,3 +292,44 @@ fn an_interrupted_server_ends_in_order_and_its_image_is_whole() {
     assert_eq!(std::fs::metadata(&image).expect("the image").len(), 1 << 20);
     assert!(!dir.socket().exists());
 }
+
+/// Microseconds that a thread of a process has run.
+fn run_us(pid: u32, name: &str) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
+    let task = tasks.flatten().map(|task| task.path()).find(|task| {
+        std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == name)
+    });
+    let path = task.expect("the thread").join("schedstat");
+    let text = std::fs::read_to_string(path).expect("its time");
+    let ns = text.split_ascii_whitespace().next().and_then(|ns| ns.parse::<u64>().ok());
+    ns.expect("a number") / 1000
+}
+
+#[test]
+fn a_server_without_a_descriptor_for_a_client_waits_for_one_and_does_not_spin() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let dir = Dir::new("emfile");
+    let server = Process::start(&dir.socket());
+    let pid = server.0.id();
+    let used = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("its files").count() as u64;
+    // The child's limits are ours; lowered and raised below the hard one, which takes no rights.
+    let own = rustix::process::getrlimit(Resource::Nofile);
+    let limit = |current| {
+        let limit = Rlimit { current, maximum: own.maximum };
+        prlimit(Some(Pid::from_child(&server.0)), Resource::Nofile, limit).expect("a child of ours")
+    };
+    limit(Some(used));
+    let client = std::os::unix::net::UnixStream::connect(dir.socket()).expect("the backlog");
+    let (begun, name) = (Instant::now(), "vfio-user-ctrl");
+    let run_before = run_us(pid, name);
+    std::thread::sleep(Duration::from_millis(500));
+    let (run, waited) = (run_us(pid, name) - run_before, begun.elapsed());
+    assert!(u128::from(run) < waited.as_micros() / 20, "it ran {run} us of {waited:?}");
+    limit(own.current);
+    // The one that waited is served now, and hangs up; then it is the partition's turn.
+    drop(client);
+    let Some(only) = common::runtime("vfio-user descriptors") else { return };
+    let spec = common::spec("blocks", few_blocks).with_device(backend(&dir.socket()));
+    let report = only.runtime.spawn(spec).expect("a partition").join();
+    assert!(report.exit.is_done(), "{:?}", report.exit);
+}

@@ -1,10 +1,9 @@
 //! `cargo xtask bench`: every benchmark, one after the other, output as it comes; results as JSON
-//! in `target/bench/`, and a table of every race with a peer at the end.
+//! in `target/bench/`, and at the end what they say together ([`crate::summary`]).
 //!
 //! They are the binaries of one package, the `[[bench]]` targets of the package on which nothing
 //! may depend, and the crate outside the workspace that races against public ones.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -14,6 +13,7 @@ use serde_json::{Value, json};
 use crate::command::Run;
 use crate::project::Project;
 use crate::steps::{APP, PEERS};
+use crate::summary::Summary;
 
 /// The package whose binaries are the benchmarks.
 const BENCHES: &str = "hybrid-benches";
@@ -24,19 +24,35 @@ const STORAGE: &str = "storage-bench";
 /// The bench target whose program has no `--out`.
 const NO_OUT: &str = "itch";
 
-/// Runs all benchmarks, or those whose name contains `filter`.
+/// What is run.
+pub(crate) struct Wanted {
+    pub(crate) quick: bool,
+    pub(crate) race_device: Option<String>,
+    pub(crate) filter: Option<String>,
+}
+
+/// Runs all benchmarks, or those whose name contains the filter.
 ///
 /// A benchmark that exceeds its threshold ends with 2; so does this then, after running the rest.
-pub(crate) fn run(project: &Project, quick: bool, filter: Option<&str>) -> Result<Exit> {
+pub(crate) fn run(project: &Project, wanted: &Wanted) -> Result<Exit> {
     let mut worst = Exit::Ok;
     let dir = project.target.join("bench");
     std::fs::create_dir_all(&dir).with_context(|| format!("{}", dir.display()))?;
+    let runs = runs(project, wanted.filter.as_deref())?;
+    if wanted.race_device.is_some() && !runs.iter().any(|(name, _)| name == STORAGE) {
+        bail!("--race-device is for {STORAGE}, which the filter leaves out");
+    }
     let mut results = Vec::new();
-    for (name, mut run) in runs(project, filter)? {
-        if quick {
+    for (name, mut run) in runs {
+        if wanted.quick {
             run = run.arg("--quick");
         }
+        if let (STORAGE, Some(device)) = (name.as_str(), &wanted.race_device) {
+            run = run.arg("--race-device").arg(device);
+        }
         let file = dir.join(format!("{name}.json"));
+        // One of an earlier run is no result of this one.
+        let _ = std::fs::remove_file(&file);
         if name != NO_OUT {
             run = run.arg("--out").arg(file.to_string_lossy());
         }
@@ -45,11 +61,11 @@ pub(crate) fn run(project: &Project, quick: bool, filter: Option<&str>) -> Resul
         worst = worse(worst, status.code());
         results.push((name, status.code(), file));
     }
-    finish(project, &dir, quick, &results)?;
+    finish(project, &dir, wanted.quick, &results)?;
     Ok(worst)
 }
 
-/// The table of ratios, and all results in one file with the machine and the source they are of.
+/// The tables, and all results in one file with the machine and the source they are of.
 fn finish(
     project: &Project,
     dir: &Path,
@@ -57,63 +73,31 @@ fn finish(
     results: &[(String, Option<i32>, PathBuf)],
 ) -> Result<()> {
     let mut all = Vec::new();
-    let mut ratios = Vec::new();
     for (name, code, file) in results {
         let text = std::fs::read_to_string(file).unwrap_or_default();
         let value: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
-        ratios.extend(races(&value));
-        all.push(json!({ "name": name, "exit": code, "result": value }));
+        all.push((name.as_str(), *code, value));
     }
     let commit = Run::new("git describe --always --dirty").output(&project.root);
-    let summary = json!({
+    let commit = commit.as_deref().map(str::trim);
+    let summary = Summary::of(&all);
+    let value = json!({
         "schema": "bench-summary/1",
         "quick": quick,
-        "source": commit.as_deref().map(str::trim),
-        "benchmarks": all,
+        "source": commit,
+        "machine": summary.machine,
+        "ratios": summary.ratios_json(),
+        "goals": summary.goals_json(),
+        "benchmarks": all
+            .iter()
+            .map(|(name, code, value)| json!({ "name": name, "exit": code, "result": value }))
+            .collect::<Vec<_>>(),
     });
     let path = dir.join("summary.json");
-    std::fs::write(&path, format!("{summary:#}\n"))
-        .with_context(|| format!("{}", path.display()))?;
-    print!("{}", table(&ratios));
-    println!("results: {}", path.display());
+    std::fs::write(&path, format!("{value:#}\n")).with_context(|| format!("{}", path.display()))?;
+    print!("{}", summary.text());
+    println!("source {}; results: {}", commit.unwrap_or("unknown"), path.display());
     Ok(())
-}
-
-/// A race: what, against whom, ours, theirs, and how many times faster we are.
-type Race = (String, String, f64, f64, f64);
-
-/// Rows of a report's sheets that name a peer.
-fn races(report: &Value) -> Vec<Race> {
-    let sheets = report["sheets"].as_object().into_iter().flatten();
-    let rows = sheets.flat_map(|(_, sheet)| sheet["rows"].as_array().into_iter().flatten());
-    rows.filter_map(|row| {
-        let peer = row["peer"].as_str().filter(|peer| !peer.is_empty())?;
-        let what = row["what"].as_str()?;
-        let (ours, theirs) = (row["ticks"].as_f64()?, row["peer ticks"].as_f64()?);
-        Some((what.to_owned(), peer.to_owned(), ours, theirs, row["ratio"].as_f64()?))
-    })
-    .collect()
-}
-
-fn table(races: &[Race]) -> String {
-    let mut out = String::new();
-    if races.is_empty() {
-        return out;
-    }
-    let width = races.iter().map(|race| race.0.chars().count()).max().unwrap_or(0);
-    let peers = races.iter().map(|race| race.1.chars().count()).max().unwrap_or(0);
-    let _ = writeln!(
-        out,
-        "== side by side, in TSC ticks\n{:<width$}  {:<peers$}  {:>10}  {:>10}  {:>7}",
-        "what", "peer", "ours", "peer's", "ratio"
-    );
-    for (what, peer, ours, theirs, ratio) in races {
-        let _ = writeln!(
-            out,
-            "{what:<width$}  {peer:<peers$}  {ours:>10.1}  {theirs:>10.1}  {ratio:>6.2}x"
-        );
-    }
-    out
 }
 
 /// Names and commands, the commands ending in the benchmark's own arguments.
@@ -200,19 +184,6 @@ mod tests {
         }
         let line = "cargo run --quiet --release -p hybrid-benches --bin storage-bench -- suite";
         assert_eq!(lines(&project, Some(STORAGE)), [line]);
-    }
-
-    #[test]
-    fn rows_with_a_peer_are_races() {
-        let report = json!({ "sheets": { "one core": { "rows": [
-            { "what": "ring", "peer": "rtrb", "ticks": 5.0, "peer ticks": 10.0, "ratio": 2.0 },
-            { "what": "alone", "peer": "", "ticks": 5.0, "peer ticks": null, "ratio": null },
-        ] } } });
-        let races = races(&report);
-        assert_eq!(races, [("ring".to_owned(), "rtrb".to_owned(), 5.0, 10.0, 2.0)]);
-        let text = table(&races);
-        assert!(text.ends_with("ring  rtrb         5.0        10.0    2.00x\n"), "{text}");
-        assert_eq!(table(&[]), "");
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod runner;
 mod screen;
 mod soak;
 mod steps;
+mod summary;
 mod test;
 mod tidy;
 mod tools;
@@ -69,6 +70,10 @@ enum Command {
         /// Small sizes: shows that they work, not how fast.
         #[arg(long)]
         quick: bool,
+        /// A controller of somebody else's that storage-bench reads from, too, such as
+        /// vfio-user:SOCKET of a third-party target.
+        #[arg(long, value_name = "DEVICE")]
+        race_device: Option<String>,
         /// Only binaries whose name contains this.
         filter: Option<String>,
     },
@@ -143,7 +148,10 @@ fn run(command: Command) -> Result<u8> {
             let time = Duration::from_secs(minutes.saturating_mul(60));
             soak::run(&load()?, &soak::Soak { time, ops, seed })?
         }
-        Command::Bench { quick, filter } => bench::run(&load()?, quick, filter.as_deref())?,
+        Command::Bench { quick, race_device, filter } => {
+            let wanted = bench::Wanted { quick, race_device, filter };
+            bench::run(&load()?, &wanted)?
+        }
         Command::Vm { action } => return vm::run(&load()?, action.as_ref()),
     };
     Ok(exit.code())

@@ -33,7 +33,7 @@ pub(crate) enum Work {
 }
 
 /// Every step, cheap ones first, so that a slip is reported in seconds.
-pub(crate) const STEPS: [Step; 15] = [
+pub(crate) const STEPS: [Step; 16] = [
     step("fmt", "rustfmt finds nothing to change", &[Tool::Rustfmt], fmt),
     step("tidy", "lengths, banned calls, unsafe rooms, arrows, links", &[], tidy),
     step("clippy", "no warning in any target", &[Tool::Clippy], clippy),
@@ -48,6 +48,7 @@ pub(crate) const STEPS: [Step; 15] = [
         &[Tool::Valgrind],
         instructions,
     ),
+    step("allocations", "no hot loop calls the allocator", &[], allocations),
     step("loom", "every interleaving of the ring and the waker", &[], loom),
     step("miri", "no undefined behaviour in the no_std crates", &[Tool::Miri], miri),
     step("conformance", "one suite on every backend", &[], conformance),
@@ -163,6 +164,19 @@ fn instructions(project: &Project) -> Work {
     let run = "cargo run --release -p hybrid-benches --example instructions";
     match project.package("hybrid-benches") {
         Some(_) => Work::Gates(vec![Run::new(run)]),
+        None => Work::Skip("no package hybrid-benches".to_owned()),
+    }
+}
+
+/// Every mode of storage-bench with an allocator that counts: a call from a hot loop, the
+/// partition's, the model's or the stepped one, is an error there.
+fn allocations(project: &Project) -> Work {
+    let run = "cargo test --no-fail-fast -p hybrid-benches --features allocation-tracking";
+    match project.package("hybrid-benches") {
+        Some(_) => {
+            let run = Run::new(run).arg("--bin").arg("storage-bench");
+            Work::Tests(vec![run.arg("--test").arg("storage_bench").arg("--test").arg("quick")])
+        }
         None => Work::Skip("no package hybrid-benches".to_owned()),
     }
 }

@@ -22,11 +22,10 @@ mod tasks;
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
-use host_bridge::affinity::{allowed, pin_to};
+use anyhow::Result;
 use hybrid_benches::cli::{self, Args};
-use hybrid_benches::cross::{Maker, cross_core, ours};
-use hybrid_benches::race::{Bench, Group};
+use hybrid_benches::cross::{Maker, ours};
+use hybrid_benches::race::{self, Group};
 use hybrid_benches::report::Report;
 
 const TITLE: &str = "peers: rings, scheduler, timers, histogram, ITCH, beside public crates";
@@ -36,30 +35,21 @@ fn main() -> ExitCode {
 }
 
 fn bench(args: &Args) -> Result<Report> {
-    let mut report = Report::new("bench-peers/1", TITLE, "memory");
-    let cpus = allowed();
-    let cpu = args.core.or_else(|| cpus.iter().last()).context("no cpu")?;
-    let other = cpus.iter().find(|other| *other != cpu);
-    pin_to(cpu)?;
-    let hz = host_bridge::calibration::measure()?.hz;
-    report.tsc(hz);
-    let mut groups: Vec<Box<dyn Group>> = vec![
-        Box::new(rings::Rings::new()?),
-        Box::new(tasks::Tasks::new(hz)?),
-        Box::new(histogram::Histograms::new()?),
-        Box::new(itch::Itch::new(args.size(400_000, 5_000))?),
+    let report = Report::new("bench-peers/1", TITLE, "memory");
+    let messages = args.size(400_000, 5_000);
+    let groups = |hz| -> Result<Vec<Box<dyn Group>>> {
+        Ok(vec![
+            Box::new(rings::Rings::new()?),
+            Box::new(tasks::Tasks::new(hz)?),
+            Box::new(histogram::Histograms::new()?),
+            Box::new(itch::Itch::new(messages)?),
+        ])
+    };
+    let mut makers: [Maker<'_>; 4] = [
+        ("ours", &mut ours),
+        ("rtrb", &mut || Ok(rings::rtrb())),
+        ("heapless spsc", &mut || Ok(rings::heapless())),
+        ("crossbeam ArrayQueue", &mut || Ok(rings::crossbeam())),
     ];
-    let mut race = Bench::new(args);
-    race.measure(&mut groups)?;
-    race.report(hz, &mut report);
-    if let Some(other) = other.filter(|_| args.wants("cross")) {
-        let mut makers: [Maker<'_>; 4] = [
-            ("ours", &mut ours),
-            ("rtrb", &mut || Ok(rings::rtrb())),
-            ("heapless spsc", &mut || Ok(rings::heapless())),
-            ("crossbeam ArrayQueue", &mut || Ok(rings::crossbeam())),
-        ];
-        report.add(cross_core(args, (cpu, other), hz, &mut makers)?);
-    }
-    Ok(report)
+    Ok(race::run(args, report, groups, &mut makers)?.report)
 }

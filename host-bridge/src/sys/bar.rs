@@ -1,10 +1,11 @@
-//! A device's registers, mapped; and what happens when the device is gone.
+//! A device's registers, mapped; and what happens when the device, or a file's pages, are gone.
 //!
-//! Called by [`crate::backend::vfio`]. An access to a BAR whose device was taken away, or whose
+//! Called by [`crate::backend::vfio`], and by [`super::window`] for files of others that may become
+//! shorter while they are shown. An access to a BAR whose device was taken away, or whose
 //! memory space was switched off, raises SIGBUS. The handler here recognises the address, maps a
 //! page of ones over the BAR, marks the device as gone and returns: the access is done again and
 //! reads all ones, which the driver takes for what it is. Addresses that are no BAR's go to
-//! whoever handled SIGBUS before.
+//! whoever handled SIGBUS before. Over a window zeros are mapped instead, which nobody else sees.
 //!
 //! ```text
 //!   mapped ── SIGBUS ──▶ covered with ones, `gone` set       (the handler)
@@ -13,8 +14,9 @@
 //! A covered BAR no longer holds the VFIO file, which a mapped one does.
 //!
 //! Invariants, named in the SAFETY lines:
-//! 1. A range in `GUARDED` is a mapping that [`MappedBar`] made; it is never unmapped, only mapped
-//!    over at the same place, so that a pointer into it stays valid for the process's life.
+//! 1. A range in `GUARDED` is a mapping that [`MappedBar`] made, or a window's; it is never
+//!    unmapped, only mapped over at the same place, so that a pointer into it stays valid for the
+//!    process's life.
 //! 2. The handler makes no call but `mmap` (a plain system call), takes no lock, allocates nothing,
 //!    and restores `errno`. What it reads is atomics that were published before the range could
 //!    fault.
@@ -30,7 +32,8 @@ use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 
-/// BARs that a process may have mapped in its life. A slot is used again when its BAR was covered.
+/// BARs and guarded windows that a process may have at once. A slot is used again when its BAR was
+/// covered or its window dropped.
 const SLOTS: usize = 32;
 
 /// What the handler knows of one BAR.
@@ -40,6 +43,8 @@ struct Slot {
     base: AtomicUsize,
     len: AtomicUsize,
     gone: AtomicBool,
+    /// Zeros cover it, not ones.
+    zeros: AtomicBool,
 }
 
 static GUARDED: [Slot; SLOTS] = [const {
@@ -48,6 +53,7 @@ static GUARDED: [Slot; SLOTS] = [const {
         base: AtomicUsize::new(0),
         len: AtomicUsize::new(0),
         gone: AtomicBool::new(false),
+        zeros: AtomicBool::new(false),
     }
 }; SLOTS];
 
@@ -82,10 +88,7 @@ impl MappedBar {
             return Err(Errno::INVAL);
         }
         install()?;
-        let slot = GUARDED
-            .iter()
-            .position(|slot| !slot.taken.swap(true, Ordering::Relaxed))
-            .ok_or(Errno::MFILE)?;
+        let slot = take_slot()?;
         let made = Self::map(file, offset, len, slot);
         if made.is_err() {
             GUARDED[slot].taken.store(false, Ordering::Relaxed);
@@ -101,6 +104,7 @@ impl MappedBar {
         }?;
         let guard = &GUARDED[slot];
         guard.gone.store(false, Ordering::Relaxed);
+        guard.zeros.store(false, Ordering::Relaxed);
         guard.len.store(len, Ordering::Relaxed);
         // SYNC bar-guard: pairs with the handler's Acquire load.
         guard.base.store(base.addr(), Ordering::Release);
@@ -127,7 +131,7 @@ impl MappedBar {
     /// # Errors
     /// What the kernel said; the BAR is still mapped then.
     pub fn cover(&self) -> Result<(), Errno> {
-        if cover(self.base.addr().get(), self.len) { Ok(()) } else { Err(last_error()) }
+        if cover(self.base.addr().get(), self.len, false) { Ok(()) } else { Err(last_error()) }
     }
 }
 
@@ -138,6 +142,46 @@ impl Drop for MappedBar {
             GUARDED[self.slot].base.store(0, Ordering::Release);
             GUARDED[self.slot].taken.store(false, Ordering::Relaxed);
         }
+    }
+}
+
+/// A free slot, taken.
+fn take_slot() -> Result<usize, Errno> {
+    let free = |slot: &Slot| !slot.taken.swap(true, Ordering::Relaxed);
+    GUARDED.iter().position(free).ok_or(Errno::MFILE)
+}
+
+/// A window whose pages may be taken away: an access finds zeros then, instead of ending the
+/// process.
+#[derive(Debug)]
+pub(super) struct Guard {
+    slot: usize,
+}
+
+impl Guard {
+    /// Guards a window's range, which invariant 1 must hold for.
+    pub(super) fn over(base: NonNull<u8>, len: usize) -> Result<Self, Errno> {
+        install()?;
+        let slot = take_slot()?;
+        let guard = &GUARDED[slot];
+        guard.gone.store(false, Ordering::Relaxed);
+        guard.zeros.store(true, Ordering::Relaxed);
+        guard.len.store(len, Ordering::Relaxed);
+        // SYNC bar-guard: pairs with the handler's Acquire load.
+        guard.base.store(base.addr().get(), Ordering::Release);
+        Ok(Self { slot })
+    }
+
+    /// Whether an access has found pages gone since the last look.
+    pub(super) fn take_fault(&self) -> bool {
+        GUARDED[self.slot].gone.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        GUARDED[self.slot].base.store(0, Ordering::Release);
+        GUARDED[self.slot].taken.store(false, Ordering::Relaxed);
     }
 }
 
@@ -152,11 +196,12 @@ fn file_of_ones() -> Result<OwnedFd, Errno> {
     Ok(file)
 }
 
-/// Maps the file of ones, privately, over a range. For the handler: invariant 2.
-fn cover(base: usize, len: usize) -> bool {
-    let ones = ONES.load(Ordering::Acquire);
+/// Maps the file of ones, or zeros, privately, over a range. For the handler: invariant 2.
+fn cover(base: usize, len: usize, zeros: bool) -> bool {
+    let ones = if zeros { -1 } else { ONES.load(Ordering::Acquire) };
     let prot = libc::PROT_READ | libc::PROT_WRITE;
-    let flags = libc::MAP_PRIVATE | libc::MAP_FIXED;
+    let anonymous = if zeros { libc::MAP_ANONYMOUS | libc::MAP_NORESERVE } else { 0 };
+    let flags = libc::MAP_PRIVATE | libc::MAP_FIXED | anonymous;
     let at = std::ptr::without_provenance_mut(base);
     // SAFETY: invariant 1: MAP_FIXED replaces exactly a mapping of ours; invariant 3.
     let done = unsafe { libc::mmap(at, len, prot, flags, ones, 0) };
@@ -212,7 +257,7 @@ extern "C" fn on_bus(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut li
         // SAFETY: as above.
         let kept = unsafe { *errno };
         slot.gone.store(true, Ordering::Relaxed);
-        let done = cover(base, len);
+        let done = cover(base, len, slot.zeros.load(Ordering::Relaxed));
         // SAFETY: as above.
         unsafe { *errno = kept };
         if done {

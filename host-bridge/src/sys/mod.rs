@@ -5,6 +5,7 @@
 //! offers as a safe function is called from outside, directly.
 
 pub mod alloc_guard;
+pub mod ancillary;
 pub mod bar;
 pub mod iommufd;
 pub mod mapping;

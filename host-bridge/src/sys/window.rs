@@ -6,8 +6,9 @@
 //! A window is never unmapped, so a view of it can't dangle; dropped, it is blank and keeps its
 //! addresses until the process ends.
 //!
-//! What it cannot prevent: the owner of a shown file may take its pages away later; an access is a
-//! SIGBUS then. What is shown was long enough when it was shown.
+//! What it cannot prevent: the owner of a shown file may take its pages away later; what is shown was
+//! long enough when it was shown. An access is a SIGBUS then, which ends the process, but for a
+//! [guarded](Window::guard) window: that one turns blank.
 //!
 //! Invariants, named in the SAFETY lines:
 //! 1. `base .. base + len` is address space that this value alone maps into, from its reservation
@@ -22,6 +23,7 @@ use hybrid_shm::Span;
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 
+use super::bar::Guard;
 use super::mapping::ALIGNMENT;
 
 /// Bytes of the pages in which windows are counted.
@@ -36,6 +38,7 @@ const POPULATE_MOST: usize = 1 << 30;
 pub struct Window {
     base: NonNull<u8>,
     len: usize,
+    guard: Option<Guard>,
 }
 
 // SAFETY: invariant 1: the value owns the range, and the range is not bound to a thread.
@@ -71,7 +74,24 @@ impl Window {
             unsafe { rustix::mm::munmap(base.wrapping_byte_add(len), tail) }?;
         }
         let base = NonNull::new(base.cast()).expect("the kernel maps nothing at address 0");
-        Ok(Self { base, len })
+        Ok(Self { base, len, guard: None })
+    }
+
+    /// From here on an access to pages that were taken away finds the window blank.
+    ///
+    /// # Errors
+    /// `MFILE` if too many are guarded already, or what the kernel says.
+    pub fn guard(&mut self) -> Result<(), Errno> {
+        if self.guard.is_none() {
+            self.guard = Some(Guard::over(self.base, self.len)?);
+        }
+        Ok(())
+    }
+
+    /// Whether a guarded window has turned blank by itself since the last look.
+    #[must_use]
+    pub fn take_fault(&self) -> bool {
+        self.guard.as_ref().is_some_and(Guard::take_fault)
     }
 
     /// Bytes.
@@ -201,6 +221,22 @@ mod tests {
         let pipe = std::io::pipe().expect("a pipe").0;
         assert_eq!(window.show(pipe.as_fd(), 0, PAGE), Err(Errno::FBIG));
         assert!(Window::reserve(usize::MAX).is_err() && Window::reserve(1 << 52).is_err());
+    }
+
+    #[test]
+    fn a_guarded_window_turns_blank_when_its_pages_are_taken_away() {
+        let mut window = Window::reserve(2 * PAGE).expect("address space");
+        window.guard().expect("guarded");
+        window.guard().expect("once is enough");
+        let two = file(2, 1);
+        window.show(two.as_fd(), 0, 2 * PAGE).expect("shown");
+        assert_eq!((word(&window, PAGE), window.take_fault()), (0x0101_0101_0101_0101, false));
+        rustix::fs::ftruncate(&two, 0).expect("nobody sealed it");
+        window.span(2 * PAGE).word64(PAGE).expect("in bounds").store(5);
+        assert_eq!((word(&window, 0), word(&window, PAGE)), (0, 5), "private memory");
+        assert!(window.take_fault() && !window.take_fault(), "told once");
+        window.show(file(1, 3).as_fd(), 0, PAGE).expect("shown again");
+        assert_eq!((word(&window, 0), window.take_fault()), (0x0303_0303_0303_0303, false));
     }
 
     #[test]

@@ -8,8 +8,9 @@
 //!
 //! After an error the connection is of no use: it may stand in the middle of a message.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSlice;
 use std::mem::MaybeUninit;
+use std::num::NonZeroI32;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -17,12 +18,13 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::wire::{HEADER_BYTES, Header};
+use crate::sys::ancillary;
 
 /// Descriptors that one message may carry: areas of a region, or one file of memory.
 pub const MAX_FDS: usize = 8;
@@ -82,6 +84,18 @@ pub struct Message {
     pub payload: Vec<u8>,
     /// Files that came with it.
     pub fds: Vec<OwnedFd>,
+    /// The process that sent it, where the connection was opened here and it can be seen; `None`
+    /// too if parts of it are of several.
+    pub sender: Option<NonZeroI32>,
+}
+
+/// What comes beside the bytes of one message.
+#[derive(Default)]
+struct Beside {
+    fds: Vec<OwnedFd>,
+    /// Of each part, the last one's and whether all were the same.
+    sender: Option<NonZeroI32>,
+    mixed: bool,
 }
 
 /// A connected stream socket.
@@ -109,7 +123,11 @@ impl Connection {
             rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         loop {
             match rustix::net::connect(&socket, &address) {
-                Ok(()) => return Ok(Self { socket }),
+                Ok(()) => {
+                    // From here on each message says who sent it.
+                    rustix::net::sockopt::set_socket_passcred(&socket, true)?;
+                    return Ok(Self { socket });
+                }
                 Err(Errno::AGAIN | Errno::INTR) if Instant::now() < deadline => {
                     std::thread::sleep(CONNECT_AGAIN);
                 }
@@ -163,9 +181,9 @@ impl Connection {
     /// # Errors
     /// [`SocketError`].
     pub fn receive(&self, most: usize, deadline: Instant) -> Result<Message, SocketError> {
-        let mut fds = Vec::new();
+        let mut beside = Beside::default();
         let mut head = [0; HEADER_BYTES];
-        self.fill(&mut head, true, &mut fds, deadline)?;
+        self.fill(&mut head, true, &mut beside, deadline)?;
         // It is as long as the structure.
         let header = Header::read_from_bytes(&head).expect("sixteen bytes are a header");
         let size = header.size.get();
@@ -175,8 +193,9 @@ impl Connection {
             return Err(refused);
         }
         let mut payload = vec![0; total - HEADER_BYTES];
-        self.fill(&mut payload, false, &mut fds, deadline)?;
-        Ok(Message { header, payload, fds })
+        self.fill(&mut payload, false, &mut beside, deadline)?;
+        let Beside { fds, sender, mixed } = beside;
+        Ok(Message { header, payload, fds, sender: sender.filter(|_| !mixed) })
     }
 
     /// Reads until `buffer` is full.
@@ -184,12 +203,12 @@ impl Connection {
         &self,
         buffer: &mut [u8],
         first: bool,
-        fds: &mut Vec<OwnedFd>,
+        beside: &mut Beside,
         deadline: Instant,
     ) -> Result<(), SocketError> {
         let mut done = 0;
         while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            match self.receive_some(rest, fds) {
+            match self.receive_some(rest, beside) {
                 Ok(0) if first && done == 0 => return Err(SocketError::Closed),
                 Ok(0) => return Err(SocketError::Torn { missing: rest.len() }),
                 Ok(got) => done += got,
@@ -201,20 +220,13 @@ impl Connection {
         Ok(())
     }
 
-    fn receive_some(&self, into: &mut [u8], fds: &mut Vec<OwnedFd>) -> Result<usize, SocketError> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-        let mut slices = [IoSliceMut::new(into)];
-        let got = rustix::net::recvmsg(&self.socket, &mut slices, &mut control, flags)?;
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(files) = message {
-                fds.extend(files);
-            }
-        }
-        if got.flags.contains(ReturnFlags::CTRUNC) || fds.len() > MAX_FDS {
+    fn receive_some(&self, into: &mut [u8], beside: &mut Beside) -> Result<usize, SocketError> {
+        let got = ancillary::receive(self.socket.as_fd(), into, &mut beside.fds)?;
+        if got.truncated || beside.fds.len() > MAX_FDS {
             return Err(SocketError::TooManyFds);
         }
+        beside.mixed |= beside.sender.is_some() && beside.sender != got.sender;
+        beside.sender = got.sender;
         Ok(got.bytes)
     }
 

@@ -123,7 +123,7 @@ impl Device {
 
     /// Does what a message wants. Files in the reply are the doorbells'.
     pub(super) fn handle(&mut self, message: Message) -> Result<(Vec<u8>, bool), Errno> {
-        let Message { header, payload, mut fds } = message;
+        let Message { header, payload, mut fds, .. } = message;
         let plain = |answer: Answer| answer.map(|bytes| (bytes, false));
         match Command(header.command.get()) {
             Command::VERSION => plain(version(&payload)),

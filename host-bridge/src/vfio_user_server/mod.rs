@@ -36,7 +36,7 @@ use self::device::Device;
 use crate::affinity::pin_to;
 use crate::sys::memfd::MemoryRefused;
 use crate::sys::signals::with_signals_blocked;
-use crate::vfio_user::socket::{Connection, SocketError};
+use crate::vfio_user::socket::{Connection, SocketError, timespec};
 use crate::vfio_user::wire::{Command, HEADER_BYTES, Header};
 
 /// Largest message taken: a region query with a page of room behind it, and some.
@@ -44,6 +44,9 @@ const MOST: usize = HEADER_BYTES + 8192;
 
 /// How long the rest of a message may take once it has begun, and a reply to be taken.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How soon a client is tried again for whom there was no descriptor or no memory.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// How a server is run.
 #[derive(Clone, Debug, Default)]
@@ -242,8 +245,17 @@ struct Control {
 impl Control {
     fn run(mut self) {
         while self.wakes(self.listener.as_fd()) {
-            // One that went away again is none.
-            let Ok((stream, _)) = self.listener.accept() else { continue };
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                // One that went away again is none.
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+                // No descriptor or no memory for it now: it stays in the backlog, and poll would
+                // call again at once.
+                Err(_) => match self.stopped_within(ACCEPT_AGAIN) {
+                    true => return,
+                    false => continue,
+                },
+            };
             self.clients.fetch_add(1, Ordering::Relaxed);
             if self.device.welcome().is_ok() {
                 let connection = Connection::over(stream.into());
@@ -253,6 +265,12 @@ impl Control {
                 self.device.farewell();
             }
         }
+    }
+
+    /// Sleeps; true when the server shall end.
+    fn stopped_within(&self, time: Duration) -> bool {
+        let mut fds = [PollFd::new(&*self.stop, PollFlags::IN)];
+        matches!(poll(&mut fds, Some(&timespec(time))), Ok(1))
     }
 
     /// Waits for something from `other`; false when the server shall end.

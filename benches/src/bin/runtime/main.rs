@@ -10,11 +10,10 @@ mod tasks;
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
-use host_bridge::affinity::{allowed, pin_to};
+use anyhow::Result;
 use hybrid_benches::cli::{self, Args};
-use hybrid_benches::cross::{cross_core, ours};
-use hybrid_benches::race::{Bench, Group};
+use hybrid_benches::cross::ours;
+use hybrid_benches::race::{self, Group, Measured};
 use hybrid_benches::report::Report;
 
 const TITLE: &str = "runtime: rings, scheduler, memory, histograms, checksums";
@@ -28,21 +27,16 @@ const SINGLE_MOST_NS: f64 = 100.0;
 const MESSAGE_MOST_NS: f64 = 1000.0;
 
 fn bench(args: &Args) -> Result<Report> {
-    let mut report = Report::new("bench-runtime/1", TITLE, "memory");
-    let cpus = allowed();
-    let cpu = args.core.or_else(|| cpus.iter().last()).context("no cpu")?;
-    let other = cpus.iter().find(|other| *other != cpu);
-    pin_to(cpu)?;
-    let hz = host_bridge::calibration::measure()?.hz;
-    report.tsc(hz);
-    let mut groups: Vec<Box<dyn Group>> = vec![
-        Box::new(ring::Rings::new()?),
-        Box::new(tasks::Tasks::new(hz)?),
-        Box::new(memory::Memory::new()?),
-    ];
-    let mut bench = Bench::new(args);
-    bench.measure(&mut groups)?;
-    bench.report(hz, &mut report);
+    let report = Report::new("bench-runtime/1", TITLE, "memory");
+    let groups = |hz| -> Result<Vec<Box<dyn Group>>> {
+        Ok(vec![
+            Box::new(ring::Rings::new()?),
+            Box::new(tasks::Tasks::new(hz)?),
+            Box::new(memory::Memory::new()?),
+        ])
+    };
+    let measured = race::run(args, report, groups, &mut [("ours", &mut ours)])?;
+    let Measured { mut report, hz, message_p99_ns } = measured;
     let ns = |ticks: u64| ticks as f64 * 1e9 / hz as f64;
     if args.wants("ring") {
         for (what, p99) in ["push", "pop"].into_iter().zip(ring::singles(args.quick)?) {
@@ -50,11 +44,8 @@ fn bench(args: &Args) -> Result<Report> {
             report.goal_most(what, Some(ns(p99)), SINGLE_MOST_NS);
         }
     }
-    if let Some(other) = other.filter(|_| args.wants("cross")) {
-        let sheet = cross_core(args, (cpu, other), hz, &mut [("ours", &mut ours)])?;
-        let p99 = sheet.number("way", "one way", "p99 ns");
+    if let Some(p99) = message_p99_ns {
         report.goal_most("ns, p99 of a message to the other core", p99, MESSAGE_MOST_NS);
-        report.add(sheet);
     }
     Ok(report)
 }

@@ -32,7 +32,8 @@ a regression), 3 something is missing (the line says what fixes it), 130 and 143
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// Everything in one run: depths, futures, bursts, batches, mixes, hot spots, overload, the
-    /// pure software cost, on the model with and without memory behind it
+    /// pure software cost; on the model with and without memory behind it, over vfio-user to our
+    /// own server, and on what --race-device names
     Suite(SuiteArgs),
     /// Compare two results of `--out`: exit code 2 if B is worse than A beyond the noise
     Compare {
@@ -55,6 +56,10 @@ pub(crate) enum SuitePart {
     Null,
     /// A namespace of memory, and what comes with it: shapes of load, overload, the proposal
     Memory,
+    /// A namespace without memory behind our own vfio-user server, polling on the other core
+    VfioUser,
+    /// What --race-device names
+    Race,
     /// Driver and model on one core
     Stepped,
 }
@@ -70,6 +75,10 @@ pub(crate) struct SuiteArgs {
     /// Only these parts; the proposal's table comes with memory
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     pub(crate) only: Vec<SuitePart>,
+    /// A controller of somebody else's to read from, too, such as vfio-user:SOCKET of a third-party
+    /// target that polls on another core; nothing is written to it
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) race_device: Option<String>,
     /// CPU that is measured [default: the last isolated one, else the last]
     #[arg(long, value_name = "CPU")]
     pub(crate) core: Option<u32>,

@@ -13,6 +13,9 @@ use crate::values::Fault;
 /// The pattern of the model's namespace that has no memory.
 pub(crate) const PATTERN: u32 = 7;
 
+/// Longest time without a completion of a model that answers at once.
+pub(crate) const GAP_NS: u32 = 30_000;
+
 /// One command in so many is spoilt.
 const FAULT_EVERY: u64 = 1000;
 
@@ -138,6 +141,6 @@ fn faults(fault: Fault) -> FaultPlan {
 /// Longest time without a completion of a model that was not taken off its core: many times the
 /// longest queueing behind a few copies at 1 GB/s, far below a time slice.
 fn gap_ns(latency_ns: u64, bytes: u32) -> u32 {
-    let ns = 30_000 + 2 * latency_ns + 8 * u64::from(bytes.saturating_sub(4096)) / 2;
+    let ns = u64::from(GAP_NS) + 2 * latency_ns + 8 * u64::from(bytes.saturating_sub(4096)) / 2;
     u32::try_from(ns).unwrap_or(u32::MAX)
 }

@@ -17,6 +17,7 @@ mod html;
 mod job;
 mod json;
 mod launch;
+mod own_server;
 mod part;
 mod proposal;
 mod stepped;

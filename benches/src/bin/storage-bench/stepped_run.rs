@@ -236,6 +236,34 @@ pub(crate) fn allocations(
                 "{whose} called the allocator {calls} times, first for {first_bytes} bytes"
             )))
         }
+        None if cfg!(feature = "allocation-tracking") => Err(Failure::error(format_args!(
+            "{whose} was not watched for allocations, as this build should"
+        ))),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_to_the_allocator_is_an_error_where_calls_are_watched() {
+        let seen = |calls, first_bytes| Some(alloc_guard::AllocReport { calls, first_bytes });
+        assert_eq!(allocations(seen(0, 0), "the loop"), Ok(()));
+        let error = allocations(seen(2, 48), "the loop").expect_err("two calls");
+        assert_eq!(error.line, "the loop called the allocator 2 times, first for 48 bytes");
+        assert_eq!(allocations(None, "it").is_err(), cfg!(feature = "allocation-tracking"));
+    }
+
+    #[cfg(feature = "allocation-tracking")]
+    #[test]
+    fn a_planted_call_is_seen() {
+        alloc_guard::mark_hot_thread();
+        let _ = alloc_guard::hot_report();
+        alloc_guard::arm_hot();
+        drop(std::hint::black_box(Box::new(7_u64)));
+        alloc_guard::disarm_hot();
+        assert!(allocations(alloc_guard::hot_report(), "the loop").is_err());
     }
 }

@@ -1,8 +1,9 @@
-//! `storage-bench suite`: everything at once, on the model, for `cargo xtask bench`.
+//! `storage-bench suite`: everything at once, for `cargo xtask bench`.
 //!
-//! Two partitions, one over a namespace without memory and one over memory of which every byte is
-//! copied, go through all phases in turn, repetition by repetition; then driver and model on one
-//! core; between them a bare cache line there and back, the floor of anything that crosses cores.
+//! A partition for each place goes through all phases in turn, repetition by repetition: over a
+//! namespace without memory, over memory of which every byte is copied, over vfio-user to our own
+//! server, and over what `--race-device` names. Then driver and model on one core; between them a
+//! bare cache line there and back, the floor of anything that crosses cores.
 
 use host_bridge::topology::Topology;
 use hybrid_benches::report::{Cell, Report};
@@ -15,9 +16,10 @@ use crate::device;
 use crate::echo;
 use crate::failure::{Failure, write_file};
 use crate::fio::Target;
-use crate::job::{self, WINDOW_NS};
+use crate::job;
 use crate::json;
 use crate::launch::{self, Ran, Setup};
+use crate::own_server::OwnServer;
 use crate::proposal::Proposal;
 use crate::stepped_run::{self, Work};
 use crate::suite_sheets::{self, Part};
@@ -29,7 +31,7 @@ use crate::wire::{BATCH, BURST, CLOSED, FUTURES, NOISE, OPEN, Phase, Plan};
 pub(crate) const DEPTHS: [u32; 5] = [1, 4, 32, 128, 255];
 /// Depths of the futures.
 const TASK_DEPTHS: [u32; 2] = [32, 128];
-const BURSTS: [u32; 4] = [1, 8, 32, 64];
+const BURSTS: [u32; 6] = [1, 4, 8, 32, 64, 128];
 /// One doorbell a submit, at this size.
 const BELLS: u32 = 32;
 const QUEUES: [u32; 3] = [1, 2, 4];
@@ -44,6 +46,11 @@ const READ_BYTES: u32 = 4096;
 const NULL_GOAL: f64 = 2.0;
 const MEMORY_GOAL: f64 = 1.3;
 
+/// Time of a phase in each repetition, and what shows that it works.
+const PHASE_NS: u64 = 60_000_000;
+const QUICK_NS: u64 = 300_000;
+const QUICK_WINDOW_NS: u32 = 20_000;
+
 /// Round trips of a cache line, before and after.
 const ECHOES: u64 = 200_000;
 
@@ -53,31 +60,90 @@ const SEED: u64 = 2;
 /// Seconds of fio at each depth.
 const FIO_S: f64 = 2.0;
 
+/// What a part runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place<'a> {
+    /// The model without memory, on a thread of this process.
+    Null,
+    /// The same with memory, and everything that only one place needs to show.
+    Memory,
+    /// The model without memory behind our own vfio-user server.
+    VfioUser,
+    /// A controller of somebody else's.
+    Theirs(&'a str),
+}
+
+impl Place<'_> {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Memory => "memory",
+            Self::VfioUser => "vfio-user",
+            Self::Theirs(_) => "race device",
+        }
+    }
+
+    const fn part(self) -> SuitePart {
+        match self {
+            Self::Null => SuitePart::Null,
+            Self::Memory => SuitePart::Memory,
+            Self::VfioUser => SuitePart::VfioUser,
+            Self::Theirs(_) => SuitePart::Race,
+        }
+    }
+
+    /// What the suite wants of it, in millions of reads a second.
+    const fn goal(self) -> Option<f64> {
+        match self {
+            Self::Null => Some(NULL_GOAL),
+            Self::Memory => Some(MEMORY_GOAL),
+            Self::VfioUser | Self::Theirs(_) => None,
+        }
+    }
+}
+
 pub(crate) fn run(args: &SuiteArgs) -> Result<Exit, Failure> {
+    match (&args.race_device, wants(args, SuitePart::Race), args.only.is_empty()) {
+        (None, true, false) => {
+            return Err(Failure::error(
+                "--only race needs --race-device, which names the controller",
+            ));
+        }
+        (Some(_), false, _) => {
+            return Err(Failure::error("--race-device has no effect without race in --only"));
+        }
+        _ => {}
+    }
     let title = "storage-bench suite: random 4 KiB I/O";
-    let mut report = Report::new(json::SCHEMA, title, "model");
+    let on = "model; tables of vfio-user: vfio-user target";
+    let mut report = Report::new(json::SCHEMA, title, on);
     let mut figures: Vec<Figure> = Vec::new();
     let mut extra: Vec<(&str, Value)> = Vec::new();
-    for (name, null) in [("null", true), ("memory", false)] {
-        if !wants(args, if null { SuitePart::Null } else { SuitePart::Memory }) {
-            continue;
-        }
-        let (ran, echoes) = on_two_cores(args, null)?;
+    let theirs = args.race_device.as_deref().map(Place::Theirs);
+    let places = [Place::Null, Place::Memory, Place::VfioUser].into_iter().chain(theirs);
+    for place in places.filter(|place| wants(args, place.part())) {
+        let (ran, echoes) = on_two_cores(args, place)?;
         ran.check_allocations()?;
         report.tsc(ran.clock.hz());
         report.checksum(ran.found.checksum);
-        let part = Part { name, ran: &ran, echoes: &echoes };
+        let all = place == Place::Memory;
+        let part = Part { name: place.name(), all, ran: &ran, echoes: &echoes };
         let best = suite_sheets::add(&mut report, &part);
-        let goal = if null { NULL_GOAL } else { MEMORY_GOAL };
-        report.goal(format!("M reads/s, {name} namespace, model on its own core"), best, goal);
-        figures.extend(figures_of(name, &ran));
+        if let Some(goal) = place.goal() {
+            let what = format!("M reads/s, {} namespace, model on its own core", place.name());
+            report.goal(what, best, goal);
+        }
+        figures.extend(figures_of(place.name(), &ran));
         extra.push(("machine", json::machine(&ran)));
-        if !null {
+        if all {
             let proposal = proposal(args, &ran);
             for line in proposal.text().lines() {
                 report.line(line);
             }
             extra.push(("proposal", proposal.json()));
+        }
+        if let Place::Theirs(device) = place {
+            report.line(format!("race device: {device}, {}", ran.found.model_name()));
         }
         if ran.signal.is_some() {
             break;
@@ -121,7 +187,7 @@ fn print(
     if let Some(path) = &args.out {
         write_file(path, &format!("{value:#}\n"))?;
     }
-    Ok(if report.missed() && !args.quick { Exit::Threshold } else { Exit::Ok })
+    Ok(if args.quick { Exit::Ok } else { report.exit() })
 }
 
 fn repetitions(args: &SuiteArgs) -> u32 {
@@ -135,7 +201,7 @@ fn wants(args: &SuiteArgs, part: SuitePart) -> bool {
 /// The partition, and a cache line's way before and after it.
 fn on_two_cores(
     args: &SuiteArgs,
-    null: bool,
+    place: Place<'_>,
 ) -> Result<(Ran, Vec<hybrid_benches::hist::Hist>), Failure> {
     let topology = Topology::read();
     let cpu = args.core.or(topology.suggested_core());
@@ -143,38 +209,53 @@ fn on_two_cores(
     let rounds = if args.quick { 200 } else { ECHOES };
     let echo = || cpu.zip(other).map(|(cpu, other)| echo::round_trips(cpu, other, rounds));
     let before = echo();
-    let ran = launch::run(setup(args, null)?)?;
+    // It ends with this value, after the partition.
+    let own = match place {
+        Place::VfioUser => Some(OwnServer::start(other)?),
+        _ => None,
+    };
+    let ran = launch::run(setup(args, place, own.as_ref())?)?;
+    drop(own);
     Ok((ran, before.into_iter().chain(echo()).collect()))
 }
 
-/// `--device model` with or without memory, everything else by default.
-fn machine_args(args: &SuiteArgs, null: bool) -> MachineArgs {
+/// `--device` of a place, everything else by default.
+fn machine_args(args: &SuiteArgs, place: Place<'_>, own: Option<&OwnServer>) -> MachineArgs {
     use clap::Parser as _;
     let mut machine = Cli::parse_from(["storage-bench"]).run.machine;
     machine.core = args.core;
-    machine.model_null = null;
-    if args.quick && !null {
+    machine.model_null = place == Place::Null;
+    if args.quick && place == Place::Memory {
         machine.model_size = Some(2 << 20);
+    }
+    if let Place::Theirs(device) = place {
+        device.clone_into(&mut machine.device);
+    } else if let Some(own) = own {
+        machine.device = own.device();
     }
     machine
 }
 
-fn setup(args: &SuiteArgs, null: bool) -> Result<Setup, Failure> {
-    let device = device::device(&machine_args(args, null), READ_BYTES, true)?;
-    let duration_ns = if args.quick { 300_000 } else { 60_000_000 };
+fn setup(args: &SuiteArgs, place: Place<'_>, own: Option<&OwnServer>) -> Result<Setup, Failure> {
+    let machine = machine_args(args, place, own);
+    let writes = place == Place::Memory;
+    let mut device = device::device(&machine, READ_BYTES, writes)?;
+    if let Some(own) = own {
+        own.known(&mut device);
+    }
     let base = Phase {
         kind: CLOSED,
         queues: 1,
         bytes: READ_BYTES,
         reads: job::reads(Workload::RandRead, None),
-        window_ns: if args.quick { 20_000 } else { WINDOW_NS },
+        window_ns: if args.quick { QUICK_WINDOW_NS } else { job::window_ns(&machine) },
         gap_ns: device.gap_ns,
-        duration_ns,
+        duration_ns: if args.quick { QUICK_NS } else { PHASE_NS },
         patience_ns: if args.quick { 0 } else { job::PATIENCE_NS },
         seed: SEED,
         ..Phase::default()
     };
-    let phases = phases(&base, null);
+    let phases = phases(&base, !writes);
     Ok(Setup {
         core: args.core,
         plan: Plan {

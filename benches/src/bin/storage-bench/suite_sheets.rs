@@ -12,6 +12,8 @@ use crate::wire::{BATCH, BURST, CLOSED, FUTURES, HOT, OPEN, Phase, ZIPF};
 /// One namespace's part of the suite.
 pub(crate) struct Part<'a> {
     pub(crate) name: &'static str,
+    /// Shapes of load and overload were measured too.
+    pub(crate) all: bool,
     pub(crate) ran: &'a Ran,
     /// A cache line there and back, before and after the partition.
     pub(crate) echoes: &'a [Hist],
@@ -19,8 +21,8 @@ pub(crate) struct Part<'a> {
 
 impl Part<'_> {
     /// The sheets' names are keys in JSON.
-    fn sheet(&self, names: [&'static str; 2]) -> &'static str {
-        names[usize::from(self.name != "null")]
+    fn sheet(&self, what: &str) -> String {
+        format!("{what}, {}", self.name)
     }
 
     fn loads(&self, wanted: impl Fn(&Phase) -> bool) -> Vec<(&PhaseRun, Load)> {
@@ -56,7 +58,7 @@ pub(crate) fn add(report: &mut Report, part: &Part<'_>) -> Option<f64> {
     latencies(report, part);
     floor(report, part);
     bursts(report, part);
-    if part.name != "null" {
+    if part.all {
         shapes(report, part);
         overload(report, part);
     }
@@ -78,7 +80,7 @@ fn rates(report: &mut Report, part: &Part<'_>) -> Option<f64> {
         "windows",
         "dropped",
     ];
-    let mut sheet = Sheet::new(part.sheet(["reads, null", "reads, memory"]), &titles);
+    let mut sheet = Sheet::new(part.sheet("reads"), &titles);
     let mut best = None::<f64>;
     let plain = |phase: &Phase| {
         phase.stamped == 0
@@ -129,7 +131,7 @@ fn rates(report: &mut Report, part: &Part<'_>) -> Option<f64> {
 
 fn latencies(report: &mut Report, part: &Part<'_>) {
     let titles = ["depth", "p50 us", "p99 us", "p99.9 us", "max us", "samples", "all p99 us"];
-    let mut sheet = Sheet::new(part.sheet(["latency, null", "latency, memory"]), &titles);
+    let mut sheet = Sheet::new(part.sheet("latency"), &titles);
     let timed = |phase: &Phase| {
         phase.kind == CLOSED
             && phase.stamped != 0
@@ -159,7 +161,7 @@ fn quantiles(ran: &Ran, hist: &Hist) -> Vec<Cell> {
 /// Depth-1 reads beside what two cores and this machine take by themselves.
 fn floor(report: &mut Report, part: &Part<'_>) {
     let titles = ["what", "p50 us", "p99 us", "p99.9 us", "max us", "samples"];
-    let name = part.sheet(["depth 1 beside the floor, null", "depth 1 beside the floor, memory"]);
+    let name = part.sheet("depth 1 beside the floor");
     let mut sheet = Sheet::new(name, &titles);
     let single = |phase: &Phase| phase.kind == CLOSED && phase.depth == 1 && phase.stamped != 0;
     let Some((_, load)) = part.loads(single).into_iter().next() else { return };
@@ -218,7 +220,7 @@ fn bursts(report: &mut Report, part: &Part<'_>) {
         "bursts",
         "dropped",
     ];
-    let mut sheet = Sheet::new(part.sheet(["bursts, null", "bursts, memory"]), &titles);
+    let mut sheet = Sheet::new(part.sheet("bursts"), &titles);
     for run in part.ran.phases.iter().filter(|run| run.phase.kind == BURST) {
         let Some(cost) = Cost::of(run) else { continue };
         let (submit, reap) = (cost.submit.median(), cost.reap.median());

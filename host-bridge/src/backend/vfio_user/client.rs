@@ -4,6 +4,7 @@
 //! is one connection; after an error it is of no use, and its caller drops it. Every message has a
 //! deadline; a reply is believed only with the right id, command, size and number of files.
 
+use std::num::NonZeroI32;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -71,6 +72,28 @@ pub(super) struct Client {
     /// While the server is being reached: when that must be over.
     until: Option<Instant>,
     can_reset: bool,
+    server: Sender,
+}
+
+/// Which process answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sender {
+    /// Nothing came yet.
+    Unknown,
+    /// One, in all replies.
+    One(NonZeroI32),
+    /// One that cannot be seen, or several.
+    Unclear,
+}
+
+impl Sender {
+    fn note(&mut self, sender: Option<NonZeroI32>) {
+        *self = match (*self, sender) {
+            (Self::Unknown, Some(pid)) => Self::One(pid),
+            (Self::One(before), Some(pid)) if before == pid => Self::One(pid),
+            _ => Self::Unclear,
+        };
+    }
 }
 
 impl Client {
@@ -86,10 +109,19 @@ impl Client {
             }
         })?;
         let until = Some(until);
-        let mut client = Self { connection, next_id: 1, timeout, until, can_reset: false };
+        let server = Sender::Unknown;
+        let mut client = Self { connection, next_id: 1, timeout, until, can_reset: false, server };
         client.negotiate()?;
         client.device_info()?;
         Ok(client)
+    }
+
+    /// The process that answered every message so far: the one that has what it was sent.
+    pub(super) const fn server(&self) -> Option<NonZeroI32> {
+        match self.server {
+            Sender::One(pid) => Some(pid),
+            Sender::Unknown | Sender::Unclear => None,
+        }
     }
 
     /// The server is reached: from here on each message has its own time.
@@ -129,6 +161,7 @@ impl Client {
         let failed = |source| VfioUserError::Socket { command, source };
         self.connection.send(&header, payload, fds, deadline).map_err(failed)?;
         let reply = self.connection.receive(MOST, deadline).map_err(failed)?;
+        self.server.note(reply.sender);
         check(command, sent, &reply, due)?;
         Ok(reply)
     }

@@ -210,9 +210,13 @@ pub enum VfioUserError {
         len: usize,
         /// Where.
         offset: u64,
-        /// What the kernel said; `FBIG` if the file is shorter.
+        /// What the kernel said; `FBIG` if the file is shorter, `TIMEDOUT` if its file system says
+        /// nothing.
         errno: Errno,
     },
+    /// The server cut its doorbells' file.
+    #[error("the server has taken away the pages of its doorbells")]
+    DoorbellsGone,
     /// The command register does not keep what is written.
     #[error("the pci command register reads {seen:#06x}; bits {wanted:#06x} were set")]
     CommandRegister {

@@ -10,6 +10,7 @@
 //! | `client` | messages: asked, answered, checked |
 //! | `session` | the thread: registers, status, loss and return of the server |
 //! | `registers` | the partition's side |
+//! | `probe` | whether the doorbells can be mapped, within a deadline |
 //! | `peer` | whether a server that is gone can still write |
 //! | `error` | what can go wrong |
 //!
@@ -23,6 +24,7 @@
 mod client;
 mod error;
 mod peer;
+mod probe;
 pub(in crate::backend) mod registers;
 mod session;
 
@@ -43,6 +45,7 @@ use nvme_driver::MAX_IO_QUEUES;
 use nvme_spec::registers::{Cap, Register};
 use rustix::io::Errno;
 
+use self::probe::probe;
 use self::registers::{Published, SHARED_BYTES};
 use self::session::{Beginning, Ended, Opened, Session, Settings, Share, open, shown};
 use super::{
@@ -123,8 +126,11 @@ impl Backend for VfioUserBackend {
         let opened = open(&self.settings, &share, None).map_err(|error| self.refused(error))?;
         let Opened { server, doorbells, identity } = opened;
         let doorbell_bytes = doorbell_bytes(identity.cap, doorbells.len);
-        let window = Window::reserve(doorbell_bytes).map_err(memory)?;
+        let mut window = Window::reserve(doorbell_bytes).map_err(memory)?;
+        // The file is the server's, which may cut it at any time: our process must outlive that.
+        window.guard().map_err(memory)?;
         let (offset, len) = (doorbells.offset, doorbell_bytes);
+        probe(&doorbells, len, self.settings.timeout).map_err(|error| self.refused(error))?;
         window
             .show(doorbells.file.as_fd(), offset, len)
             .map_err(|errno| self.refused(VfioUserError::DoorbellFile { len, offset, errno }))?;

@@ -3,15 +3,20 @@
 //! A server that is gone may still write to our memory for as long as its process has it mapped.
 //! The kernel says when that is over: a process file descriptor becomes readable when the whole
 //! process has ended, and its mappings with it.
+//!
+//! The process is the one that answers, as the kernel names the sender of each message. It is not
+//! the one that began to listen: where a socket was inherited (a service manager's, a supervisor's)
+//! that one lives on while servers come and go, and never had our memory.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::num::NonZeroI32;
+use std::os::fd::OwnedFd;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::error::VfioUserError;
 
-/// The server's process, as it was when it began to listen.
+/// The server's process.
 #[derive(Debug)]
 pub(super) struct Peer {
     pid: Pid,
@@ -19,10 +24,10 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// The process at the other end of `socket`.
-    pub(super) fn of(socket: BorrowedFd<'_>) -> Result<Self, VfioUserError> {
-        let pid =
-            rustix::net::sockopt::socket_peercred(socket).map_err(|_| VfioUserError::NoPeer)?.pid;
+    /// The process that sent the replies. If it has ended and its number is another's by now, it is
+    /// that one's end that is waited for: too long, never too short.
+    pub(super) fn of(sender: Option<NonZeroI32>) -> Result<Self, VfioUserError> {
+        let pid = sender.and_then(|pid| Pid::from_raw(pid.get())).ok_or(VfioUserError::NoPeer)?;
         let process = pidfd_open(pid, PidfdFlags::empty()).map_err(|_| VfioUserError::NoPeer)?;
         Ok(Self { pid, process })
     }
@@ -50,5 +55,23 @@ impl Peer {
             return Ok(());
         }
         Err(VfioUserError::NotFenced { pid: self.pid(), new_pid: next.pid() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_process_waits_until_the_one_before_has_ended() {
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().expect("sleep");
+        let pid = |id: u32| i32::try_from(id).ok().and_then(NonZeroI32::new);
+        let before = Peer::of(pid(child.id())).expect("it lives");
+        let next = Peer::of(pid(std::process::id())).expect("we live");
+        assert!(before.lets_in(&before).is_ok(), "the same process has let go");
+        assert!(matches!(before.lets_in(&next), Err(VfioUserError::NotFenced { .. })));
+        child.kill().and_then(|()| child.wait()).expect("it ends");
+        assert!(before.lets_in(&next).is_ok());
+        assert!(matches!(Peer::of(None), Err(VfioUserError::NoPeer)));
     }
 }

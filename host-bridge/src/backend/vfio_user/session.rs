@@ -32,6 +32,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use super::client::{Client, DoorbellFile};
 use super::error::VfioUserError;
 use super::peer::Peer;
+use super::probe::probe;
 use super::registers::Published;
 use crate::sys::window::Window;
 use crate::vfio_user::socket::timespec;
@@ -103,7 +104,7 @@ pub(super) fn open(
     before: Option<&Option<Peer>>,
 ) -> Result<Opened, VfioUserError> {
     let mut client = Client::open(&settings.path, settings.timeout)?;
-    let peer = Peer::of(client.socket()).ok();
+    let peer = Peer::of(client.server()).ok();
     if let Some(before) = before {
         match (before, &peer) {
             (Some(before), Some(peer)) => before.lets_in(peer)?,
@@ -120,6 +121,8 @@ pub(super) fn open(
         false => 0,
     };
     client.map(share.file.as_fd(), share.region.iova.0, share.region.len() as u64)?;
+    // Should another process have answered meanwhile, it is not known who has the memory.
+    let peer = peer.filter(|_| client.server().is_some());
     client.opened();
     let identity = Identity { cap, version, crto };
     Ok(Opened { server: Server { client, peer }, doorbells, identity })
@@ -282,6 +285,9 @@ impl Session {
     fn look(&mut self) {
         let now = Instant::now();
         match &mut self.link {
+            Link::Up(_) if self.window.take_fault() => {
+                self.desk().lose(&VfioUserError::DoorbellsGone);
+            }
             Link::Up(server) if now >= self.next_health => {
                 self.next_health = now + HEALTH;
                 match server.client.read32(Csts::OFFSET) {
@@ -307,8 +313,11 @@ impl Session {
 
     fn try_again(&mut self) {
         let Link::Down(down) = &mut self.link else { return };
+        let begun = Instant::now();
         let opened = open(&self.settings, &self.share, Some(&down.before)).and_then(|opened| {
             check_same(&opened, &self.identity, self.doorbell_bytes)?;
+            let left = self.settings.timeout.saturating_sub(begun.elapsed());
+            probe(&opened.doorbells, self.doorbell_bytes, left)?;
             Ok(opened)
         });
         match opened {
