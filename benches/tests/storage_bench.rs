@@ -71,8 +71,8 @@ fn shape(value: &Value, path: &str, out: &mut Vec<String>) {
     }
 }
 
-/// Fields that another machine gives otherwise: one with a governor, with hardware counters, without
-/// a gap in its core's time.
+/// Fields that another machine gives otherwise: one with a governor, with hardware counters,
+/// without a gap in its core's time.
 const OPEN: [&str; 4] = [".machine.governor", ".machine.stolen_ms", ".counters", ".noise.gap"];
 
 /// A line of the shape, open fields by their name alone.

@@ -1,4 +1,4 @@
-//! What the benchmarks say together: a table of ratios, the cost of a read in each set-up, the goals.
+//! What the benchmarks say together: ratios, the cost of a read in each set-up, the goals.
 //!
 //! Made of the JSON that each benchmark writes: sheets of rows with named cells, and goals. A cell
 //! that is not there is not measured, and its row is left out.
@@ -283,7 +283,7 @@ mod tests {
     fn the_tables_say_what_was_measured_and_what_was_not() {
         let text = Summary::of(&[("runtime", Some(0), report())]).text();
         for line in [
-            "ring                                    rtrb         5.0        10.0  ticks    2.00x\n",
+            "rtrb         5.0        10.0  ticks    2.00x\n",
             "model on its own core                      -                 -      24 + 20 = 44",
             "met           runtime: speed: 3.00, wanted at least 2\n",
             "not measured  runtime: cost: -, wanted at most 60\n",

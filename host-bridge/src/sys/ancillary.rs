@@ -1,8 +1,9 @@
 //! What comes beside a socket's bytes: descriptors, and which process sent them.
 //!
 //! Called by [`crate::vfio_user::socket`]. The kernel names the sender of each message on a socket
-//! that asks for it (`SO_PASSCRED`): the process that wrote, not the one that began to listen, which
-//! is another one where a socket was inherited. A process that this one cannot see is no process.
+//! that asks for it (`SO_PASSCRED`): the process that wrote, not the one that began to listen,
+//! which is another one where a socket was inherited. A process that this one cannot see is no
+//! process.
 //!
 //! Invariants, named in the SAFETY lines:
 //! 1. The kernel writes at most `msg_controllen` bytes to the control buffer, whole messages, and

@@ -6,8 +6,8 @@
 //! A window is never unmapped, so a view of it can't dangle; dropped, it is blank and keeps its
 //! addresses until the process ends.
 //!
-//! What it cannot prevent: the owner of a shown file may take its pages away later; what is shown was
-//! long enough when it was shown. An access is a SIGBUS then, which ends the process, but for a
+//! What it cannot prevent: the owner of a shown file may take its pages away later; what is shown
+//! was long enough when it was shown. An access is a SIGBUS then, which ends the process, but for a
 //! [guarded](Window::guard) window: that one turns blank.
 //!
 //! Invariants, named in the SAFETY lines:

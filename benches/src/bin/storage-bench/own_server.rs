@@ -1,6 +1,6 @@
-//! Our own vfio-user server, for the suite: the model without memory behind a socket, polling on the
-//! other core, in this process. What the driver does is what it does with any server: registers by
-//! message, doorbells through a mapping, memory by file.
+//! Our own vfio-user server, for the suite: the model without memory behind a socket, polling on
+//! the other core, in this process. What the driver does is what it does with any server: registers
+//! by message, doorbells through a mapping, memory by file.
 
 use std::path::PathBuf;
 

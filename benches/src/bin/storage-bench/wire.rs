@@ -140,8 +140,8 @@ pub(crate) struct Sample {
     /// Everything from begin to end of the phase.
     pub(crate) wall_done: u64,
     pub(crate) wall_ticks: u64,
-    /// Of all submitted, those that wrote; and those that ended after the phase: submitted are these
-    /// and those of `wall_done`.
+    /// Of all submitted, those that wrote; and those that ended after the phase: submitted are
+    /// these and those of `wall_done`.
     pub(crate) writes: u64,
     pub(crate) late: u64,
     /// Passes of clean windows that reaped something, and that found nothing.
