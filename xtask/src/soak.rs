@@ -18,6 +18,9 @@ const ORACLE_OPS: u64 = 10_000_000;
 /// Allocations and frees in one round: what the acceptance of the DMA arena asks for.
 const ALLOC_OPS: u64 = 100_000_000;
 
+/// Cases of each test with hostile shared memory in one round: ten times what CI runs in all.
+const HOSTILE_CASES: u64 = 10_000_000;
+
 /// Preemptions per interleaving; each one more costs about ten times the time.
 const LOOM_PREEMPTIONS: &str = "5";
 
@@ -72,8 +75,18 @@ fn round_of(project: &Project, ops: Option<u64>, seed: u64) -> Vec<(&'static str
         ("soak-conformance", prolong(steps::conformance(project), ORACLE_OPS)),
         ("soak-core", prolong(core, ALLOC_OPS)),
         ("soak-e2e", prolong(steps::e2e(project), ORACLE_OPS)),
+        ("soak-hostile", prolong(hostile(project), HOSTILE_CASES)),
         ("soak-loom", steps::loom_with(project, LOOM_PREEMPTIONS, LIMIT)),
     ]
+}
+
+/// Shared memory as hostile peers write it.
+fn hostile(project: &Project) -> Work {
+    if project.package("host-bridge").is_none() {
+        return Work::Skip("no package host-bridge".to_owned());
+    }
+    let run = Run::new("cargo test --release --no-fail-fast -p host-bridge --test hostile");
+    Work::Tests(vec![run])
 }
 
 /// The same work with the large sizes and without a short deadline.
@@ -109,7 +122,7 @@ mod tests {
         let core = line(&round[1].1);
         let env = "HYBRID_SOAK=1 HYBRID_SOAK_OPS=100000000 HYBRID_SEED=7 cargo test --release";
         assert!(core.starts_with(env), "{core}");
-        assert!(line(&round[3].1).contains("LOOM_MAX_PREEMPTIONS=5"));
+        assert!(line(&round[4].1).contains("LOOM_MAX_PREEMPTIONS=5"));
     }
 
     #[test]
