@@ -22,7 +22,7 @@
 
 use core::cell::Cell;
 use core::hint::spin_loop;
-use core::sync::atomic::{Ordering, fence};
+use core::sync::atomic::{AtomicBool, Ordering, fence};
 
 use hybrid_abi::LINE_BYTES;
 use hybrid_shm::{OutOfBounds, Span, Word64};
@@ -179,6 +179,8 @@ pub struct MailboxClient {
     sequence: Cell<u64>,
     /// The server's generation when it was first seen; 0 before.
     server: Cell<u64>,
+    /// Set when whoever serves has died, and will never close the mailbox.
+    dead: Option<&'static AtomicBool>,
 }
 
 impl MailboxClient {
@@ -190,7 +192,14 @@ impl MailboxClient {
     pub fn new(span: Span<'static>, clock: Clock, timeout_ns: u64) -> Result<Self, OutOfBounds> {
         let words = Words::new(span)?;
         let sequence = Cell::new(words.ticket.load() & !1);
-        Ok(Self { words, clock, timeout_ns, sequence, server: Cell::new(0) })
+        Ok(Self { words, clock, timeout_ns, sequence, server: Cell::new(0), dead: None })
+    }
+
+    /// Ends every wait once `dead` is set: the server's process has died and closes nothing.
+    #[must_use]
+    pub const fn unless(mut self, dead: &'static AtomicBool) -> Self {
+        self.dead = Some(dead);
+        self
     }
 
     /// Reads a 32-bit register.
@@ -286,7 +295,7 @@ impl MailboxClient {
             if answered {
                 return Ok(Some(self.words.status.load()));
             }
-            if !open {
+            if !open || self.dead.is_some_and(|dead| dead.load(Ordering::Relaxed)) {
                 return Err(MailboxError::Gone);
             }
             if patience.is_over(self.clock.now()) {

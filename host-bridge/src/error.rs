@@ -111,6 +111,22 @@ pub enum RuntimeError {
         /// What is known.
         reason: String,
     },
+    /// The partition's process could not be started.
+    #[error("partition {name} did not start: {reason}")]
+    NotLaunched {
+        /// Its name.
+        name: String,
+        /// What is known.
+        reason: String,
+    },
+    /// The partition's process said why it did not start.
+    #[error("{line}")]
+    Refused {
+        /// The exit code that the line goes with.
+        exit: Exit,
+        /// The line.
+        line: String,
+    },
     /// A thread could not be made.
     #[error("thread {name} cannot be started: {source}")]
     Thread {
@@ -125,7 +141,7 @@ pub enum RuntimeError {
 }
 
 /// What a program changes in its `PartitionSpec`, where that is known.
-const fn what_to_raise(error: &PartitionError) -> &'static str {
+pub(crate) const fn what_to_raise(error: &PartitionError) -> &'static str {
     match error {
         PartitionError::Memory(_) => "; raise private_bytes, or ask for fewer tasks",
         _ => "",
@@ -146,6 +162,7 @@ impl RuntimeError {
             | Self::Realtime(_)
             | Self::Guard(_) => Exit::Missing,
             Self::Backend(error) => error.exit(),
+            Self::Refused { exit, .. } => *exit,
             _ => Exit::Error,
         }
     }

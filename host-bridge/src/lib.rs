@@ -8,13 +8,14 @@
 //! |---|---|
 //! | [`runtime`] | cores, launch, handle, report: the documented way in |
 //! | [`alert`] | errors that a partition survived, and who hears of them |
+//! | [`process`] | partitions that are processes: [`partition_main!`], how they start and end |
 //! | [`backend`] | devices: the model now; each backend returns the same ingredients |
 //! | [`vfio_user`], [`vfio_user_server`] | the vfio-user protocol; the model behind it |
 //! | [`supervisor`] | hangs and deaths: alarm, dump, fence, restart |
 //! | [`memory`] | page sizes, the fall-back with its one warning, locking |
 //! | [`calibration`] | the clock's frequency |
 //! | [`topology`], [`numa`], [`facts`], [`affinity`] | the machine |
-//! | [`sys`] | memory files, mappings, signals, guards: all unsafe code |
+//! | [`sys`] | memory files, mappings, signals, guards, the sandbox: all unsafe code |
 //!
 //! Deliberately absent: async code (std threads only), locks on any path that a partition sees,
 //! changes to the system's settings (it prints the command instead).
@@ -27,6 +28,7 @@ pub mod error;
 pub mod facts;
 pub mod memory;
 pub mod numa;
+pub mod process;
 pub mod runtime;
 pub mod supervisor;
 pub mod sys;
@@ -40,6 +42,6 @@ mod testing;
 
 pub use error::RuntimeError;
 pub use runtime::{
-    CoreChoice, Entry, EntryFn, Event, EventQueue, MeshPlace, PartitionHandle, PartitionMesh,
-    PartitionReport, PartitionSpec, Runtime,
+    CoreChoice, Entry, EntryFn, Event, EventQueue, Isolation, MeshPlace, PartitionHandle,
+    PartitionMesh, PartitionReport, PartitionSpec, Runtime,
 };

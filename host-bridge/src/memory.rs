@@ -129,6 +129,24 @@ impl MemorySource {
         Ok(OneWriter { writer, reader })
     }
 
+    /// Memory that we write and somebody else's process reads: mapped writable once, then sealed.
+    ///
+    /// # Errors
+    /// [`MemoryError`].
+    pub fn writer_only(&self, name: &str, len: usize) -> Result<SharedMemory, MemoryError> {
+        let writer = self.file(name, len)?;
+        writer.memfd.seal_single_writer()?;
+        Ok(writer)
+    }
+
+    /// Reserved memory that somebody else's process will map, write and seal.
+    ///
+    /// # Errors
+    /// [`MemoryError`].
+    pub fn unmapped(&self, name: &str, len: usize) -> Result<Memfd, MemoryError> {
+        self.fall_back(len, |len, page| Memfd::create(name, len, page))
+    }
+
     /// Private memory, never shared and never seen by a device.
     ///
     /// # Errors

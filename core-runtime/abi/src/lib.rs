@@ -24,6 +24,7 @@ pub mod error;
 pub mod event;
 pub mod feed;
 pub mod feed_job;
+pub mod handoff;
 pub mod metrics;
 pub mod name;
 pub mod record;

@@ -37,6 +37,7 @@ mod tests;
 
 use core::cell::{Cell, OnceCell, RefCell};
 use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use hybrid_abi::command::{KIND_PING, KIND_STOP, Ping, Stop};
 use hybrid_abi::event::Pong;
@@ -65,6 +66,10 @@ use crate::task::{Scheduler, Spawner, WaitQueue};
 /// Commands that one call of [`Partition::take_command`] skips or obeys at most: work is bounded,
 /// however much a host sends.
 const COMMANDS_LOOKED_AT: u32 = 16;
+
+/// What tasks have to end when the host has died: with the device's shutdown the partition is gone
+/// within a second.
+const HOST_DIED_GRACE_NS: u64 = 500_000_000;
 
 /// What the entry does with a command that the runtime does not know: kind and tag, payload.
 pub type CommandHandler = fn(&'static Partition, RecordHeader, &[u8]);
@@ -95,6 +100,8 @@ pub struct Partition {
     state: state::StateWriter,
     crash: CrashPart,
     stop: state::StopWord,
+    /// The host has died. Set by a signal handler of a partition that is a process.
+    host_gone: AtomicBool,
     run: RunState,
 }
 
@@ -300,6 +307,18 @@ impl Partition {
         self.run.stop_asked.get().map(|(reason, _)| reason)
     }
 
+    /// The host has died, and with it whoever served a device from there: the loop stops in order at
+    /// the end of its pass, with half a second of grace. One store, for a signal handler.
+    pub fn host_died(&self) {
+        self.host_gone.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the host has died, for waits that only it could end.
+    #[must_use]
+    pub const fn host_gone(&self) -> &AtomicBool {
+        &self.host_gone
+    }
+
     /// Waits until the host wants the partition to stop.
     pub fn stopping(&self) -> impl Future<Output = StopReason> + '_ {
         self.run.stop_waiters.wait_until(|| {
@@ -356,6 +375,9 @@ impl Partition {
             self.note_stop(reason, now);
         }
         self.send_waiting_alert();
+        if self.host_gone.load(Ordering::Relaxed) {
+            self.note_host_died(now);
+        }
         if self.take_commands(now) || did_something {
             self.scheduler.explain_until(self.clock.now());
         }
@@ -390,6 +412,12 @@ impl Partition {
             self.run.stop_asked.set(Some((reason, now)));
             self.run.stop_waiters.wake_one();
         }
+    }
+
+    #[cold]
+    fn note_host_died(&self, now: Instant) {
+        self.note_stop(StopReason::HostFailed, now);
+        self.shorten_grace(HOST_DIED_GRACE_NS);
     }
 
     /// The host may wait for less than the configuration allows, and not for more; 0 says nothing.

@@ -233,6 +233,7 @@ impl PartitionParts {
             state,
             crash,
             stop,
+            host_gone: core::sync::atomic::AtomicBool::new(false),
             run: super::RunState::new(&self.clock, &self.config),
         };
         Ok(bump.alloc(partition)?)

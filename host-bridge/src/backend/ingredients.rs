@@ -2,9 +2,11 @@
 
 use core_runtime::clock::Clock;
 use core_runtime::mailbox::MailboxClient;
-use core_runtime::mem::{DmaRegion, DoorbellRegion};
+use core_runtime::mem::{DmaRegion, DoorbellRegion, Iova};
 use core_runtime::partition::Partition;
-use hybrid_shm::Span;
+use hybrid_abi::handoff::{DeviceKind, HandoffDevice, Place};
+use hybrid_conventions::Bdf;
+use hybrid_shm::{ReadSpan, Span};
 use nvme_driver::{ControlRegs, DeviceParts, RegsError};
 use nvme_spec::registers::{Cap, Register};
 
@@ -29,6 +31,12 @@ enum Registers {
         span: Span<'static>,
         timeout_ns: u64,
     },
+    /// A function that the partition's process opens, and the word that says that it is to be left
+    /// alone.
+    Function {
+        bdf: Bdf,
+        gone: Span<'static>,
+    },
 }
 
 /// A device, ready to be taken over by a partition's thread.
@@ -51,6 +59,9 @@ pub enum IngredientsError {
     /// The controller does not answer.
     #[error("controller capabilities cannot be read: {0}")]
     Registers(RegsError),
+    /// What was handed over makes no sense.
+    #[error("the device that was handed over makes no sense: {0}")]
+    Handoff(&'static str),
     /// A read of all ones: nobody is there.
     #[error("controller capabilities read as all ones: the device is gone")]
     Gone,
@@ -94,6 +105,78 @@ impl DeviceIngredients {
         Self { registers: Registers::Session { span: shared, timeout_ns }, doorbells, dma }
     }
 
+    /// A PCI function that the partition's own process opens; the word at the start of `gone` ends
+    /// all access to it. `dma` has no address for the device yet.
+    #[must_use]
+    pub const fn of_function(bdf: Bdf, gone: Span<'static>, dma: DmaRegion) -> Self {
+        Self { registers: Registers::Function { bdf, gone }, doorbells: gone, dma }
+    }
+
+    /// The function to open, and its word, if it is one.
+    pub(crate) const fn function(&self) -> Option<(Bdf, Span<'static>)> {
+        match self.registers {
+            Registers::Function { bdf, gone } => Some((bdf, gone)),
+            _ => None,
+        }
+    }
+
+    /// As values that may cross an `execve`. `place` finds the file in which memory lies.
+    ///
+    /// # Errors
+    /// [`IngredientsError::Handoff`] for memory that lies in none.
+    pub(crate) fn to_handoff(
+        &self,
+        place: impl Fn(ReadSpan<'static>) -> Option<Place>,
+    ) -> Result<HandoffDevice, IngredientsError> {
+        let place = |span: Span<'static>| {
+            let nowhere = IngredientsError::Handoff("its memory lies in no file");
+            place(span.read_only()).ok_or(nowhere)
+        };
+        let (kind, span, timeout_ns, function) = match self.registers {
+            Registers::Mailbox { span, timeout_ns } => (DeviceKind::MAILBOX, span, timeout_ns, 0),
+            Registers::Session { span, timeout_ns } => (DeviceKind::SESSION, span, timeout_ns, 0),
+            Registers::Function { bdf, gone } => (DeviceKind::FUNCTION, gone, 0, packed(bdf)),
+            Registers::Bar { .. } => {
+                let why = "another process has it open, and only one may";
+                return Err(IngredientsError::Handoff(why));
+            }
+        };
+        Ok(HandoffDevice {
+            kind,
+            reserved: 0,
+            function,
+            timeout_ns,
+            iova: self.dma.iova.0,
+            registers: place(span)?,
+            doorbells: place(self.doorbells)?,
+        })
+    }
+
+    /// From values that crossed an `execve`. `find` gives the bytes of a place.
+    ///
+    /// # Errors
+    /// [`IngredientsError`] for a kind or a place that is none.
+    pub(crate) fn from_handoff(
+        device: &HandoffDevice,
+        dma: DmaRegion,
+        find: impl Fn(Place) -> Option<Span<'static>>,
+    ) -> Result<Self, IngredientsError> {
+        let find = |place| find(place).ok_or(IngredientsError::Handoff("a place outside of its file"));
+        let (span, timeout_ns) = (find(device.registers)?, device.timeout_ns);
+        let registers = match device.kind {
+            DeviceKind::MAILBOX => Registers::Mailbox { span, timeout_ns },
+            DeviceKind::SESSION => Registers::Session { span, timeout_ns },
+            DeviceKind::FUNCTION => {
+                let nowhere = IngredientsError::Handoff("an address that is none");
+                let bdf = unpacked(device.function).ok_or(nowhere)?;
+                Registers::Function { bdf, gone: span }
+            }
+            _ => return Err(IngredientsError::Handoff("a kind of device that is not known")),
+        };
+        let dma = DmaRegion { iova: Iova(device.iova), ..dma };
+        Ok(Self { registers, doorbells: find(device.doorbells)?, dma })
+    }
+
     /// The memory that the device reaches.
     #[must_use]
     pub const fn dma(&self) -> DmaRegion {
@@ -133,13 +216,30 @@ impl Registers {
         match self {
             Self::Mailbox { span, timeout_ns } => {
                 let client = MailboxClient::new(span, clock, timeout_ns)?;
+                let client = client.unless(partition.host_gone());
                 Ok(partition.bump().alloc(client)?)
             }
+            Self::Function { .. } => Err(IngredientsError::Handoff("it was not opened")),
             Self::Bar { bar, gone } => Ok(partition.bump().alloc(BarRegs::new(bar, gone)?)?),
             Self::Session { span, timeout_ns } => {
                 let client = MailboxClient::new(span, clock, timeout_ns)?;
+                let client = client.unless(partition.host_gone());
                 Ok(partition.bump().alloc(WatchedRegs::new(client, span)?)?)
             }
         }
     }
+}
+
+/// Domain in bits 47:16, bus in 15:8, device in 7:3, function in 2:0.
+fn packed(bdf: Bdf) -> u64 {
+    u64::from(bdf.domain()) << 16
+        | u64::from(bdf.bus()) << 8
+        | u64::from(bdf.device()) << 3
+        | u64::from(bdf.function())
+}
+
+fn unpacked(function: u64) -> Option<Bdf> {
+    let [low, bus, domain @ .., zero, also_zero] = function.to_le_bytes();
+    let known = zero == 0 && also_zero == 0;
+    Bdf::new(u32::from_le_bytes(domain), bus, low >> 3, low & 7).filter(|_| known)
 }

@@ -20,11 +20,16 @@ pub mod model;
 pub mod vfio;
 pub mod vfio_user;
 
+use std::os::fd::{AsFd, OwnedFd};
+
 use core_runtime::mem::IovaError;
+use hybrid_abi::handoff::FileRole;
 use hybrid_conventions::{CpuSet, Exit};
-use hybrid_shm::OutOfBounds;
+use hybrid_shm::{OutOfBounds, ReadSpan};
 
 use crate::memory::{MemoryError, MemorySource, SharedMemory};
+use crate::runtime::Isolation;
+use crate::sys::memfd::PageSize;
 
 pub use factory::{DeviceOptions, ModelOptions, from_spec};
 pub use ingredients::DeviceIngredients;
@@ -41,14 +46,47 @@ pub struct DeviceSeat<'a> {
     pub memory: &'a MemorySource,
     /// CPUs on which the backend's own threads may run.
     pub housekeeping: CpuSet,
+    /// Whether the partition is a process: it maps [`Attached::files`] itself, and opens what only
+    /// its own process may have open.
+    pub isolation: Isolation,
 }
 
 /// An attached device.
 pub struct Attached {
     /// For the partition.
     pub ingredients: DeviceIngredients,
+    /// The files in which the ingredients' memory lies, for a partition that is a process. The DMA
+    /// memory's is known and not among them.
+    pub files: Vec<AttachedFile>,
     /// For the host, until the partition has ended.
     pub keeper: Box<dyn DeviceKeeper>,
+}
+
+/// A file that a partition which is a process gets with its device.
+#[derive(Debug)]
+pub struct AttachedFile {
+    /// A descriptor of it, for this purpose.
+    pub file: OwnedFd,
+    /// What it is, and so how it is mapped.
+    pub role: FileRole,
+    /// Where in the file `seen` begins: whole pages.
+    pub offset: u64,
+    /// Its pages.
+    pub page: PageSize,
+    /// The host's own mapping, in which the ingredients point; `None` for what is no memory.
+    pub seen: Option<ReadSpan<'static>>,
+}
+
+impl AttachedFile {
+    /// All of a memory file of ours.
+    ///
+    /// # Errors
+    /// [`BackendError::Descriptors`] where no descriptor is to be had.
+    pub fn of(shared: &SharedMemory, role: FileRole) -> Result<Self, BackendError> {
+        let file = shared.memfd.as_fd().try_clone_to_owned().map_err(BackendError::Descriptors)?;
+        let (page, seen) = (shared.memfd.page(), Some(shared.mapped.read_span()));
+        Ok(Self { file, role, offset: 0, page, seen })
+    }
 }
 
 /// The host's side of an attached device.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use core_runtime::mailbox::MailboxLayout;
 use core_runtime::mem::Iova;
+use hybrid_abi::handoff::FileRole;
 use hybrid_shm::Span;
 use nvme_model::{Model, ModelThread, ThreadError, ThreadOptions};
 use nvme_spec::registers::{Cc, Csts, Register};
@@ -20,7 +21,7 @@ use nvme_spec::registers::{Cc, Csts, Register};
 pub use nvme_model::{Backing, Idle, LatencyModel, ModelConfig, ModelGauges, NamespaceConfig};
 
 use super::{
-    Attached, Backend, BackendError, Detached, DeviceIngredients, DeviceKeeper, DeviceReport,
+    Attached, AttachedFile, Backend, BackendError, Detached, DeviceIngredients, DeviceKeeper, DeviceReport,
     DeviceSeat,
 };
 use crate::affinity::{confine_to, pin_to};
@@ -149,6 +150,7 @@ impl Backend for ModelBackend {
         model.map_dma(region).map_err(refused)?;
         let own_doorbells = model.doorbells().span;
         let shared = seat.memory.shared("hybrid-doorbells", DOORBELLS_AT + own_doorbells.len())?;
+        let file = AttachedFile::of(&shared, FileRole::SHARED)?;
         match connect(model, shared.mapped.span(), own_doorbells.len(), options) {
             Ok((thread, mailbox, doorbells)) => {
                 let ingredients =
@@ -163,7 +165,7 @@ impl Backend for ModelBackend {
                     mistakes: None,
                     fenced: false,
                 };
-                Ok(Attached { ingredients, keeper: Box::new(keeper) })
+                Ok(Attached { ingredients, files: vec![file], keeper: Box::new(keeper) })
             }
             Err(error) => {
                 shared.retire();

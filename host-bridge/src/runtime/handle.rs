@@ -1,28 +1,27 @@
 //! The host's hold on a running partition.
 
 use std::ops::ControlFlow;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use core_runtime::clock::Clock;
 use core_runtime::mem::DmaRegion;
 use core_runtime::metrics::MetricsReader;
 use core_runtime::partition::state::{StateReader, StateSnapshot, StopSwitch};
-use core_runtime::partition::{PartitionExit, PartitionState, StopReason};
+use core_runtime::partition::{PartitionState, StopReason};
 use core_runtime::ring::{Closed, PushError, RecordConsumer, RecordProducer, RingStats};
 use hybrid_abi::{Record, RecordHeader};
 use hybrid_shm::ReadSpan;
 
+use super::body::{Body, End};
 use super::cores::TakenCore;
-use super::launch::Ended;
 use super::mesh::MeshPlace;
 use super::pump::{EventPump, EventQueue};
 use super::report::PartitionReport;
 use crate::alert::AlertTap;
 use crate::backend::DeviceKeeper;
 use crate::memory::SharedMemory;
+use crate::process::PartitionProcess;
 use crate::sys::partition_memory::{KeepsNothing, MemoryFacts, PartitionMemory};
-use crate::sys::syscall_guard::SyscallGuard;
 
 /// Longest payload that [`PartitionHandle::poll_events`] hands out: the longest of `hybrid_abi`'s
 /// event records is 248 bytes; applications have room for a page of their own and its header.
@@ -40,7 +39,8 @@ const LOOK: Duration = Duration::from_millis(1);
 const DROP_MARGIN: Duration = Duration::from_secs(5);
 
 /// A running partition. Dropping it stops the partition in order and waits for its grace time and a
-/// little more; one that hangs is then left alone, with its core and its memory.
+/// little more; a process that hangs is then killed, a thread is left alone, with its core and its
+/// memory.
 pub struct PartitionHandle {
     pub(super) name: String,
     pub(super) core: TakenCore,
@@ -56,11 +56,11 @@ pub struct PartitionHandle {
     pub(super) pump: Option<EventPump>,
     pub(super) commands: RecordProducer,
     pub(super) metrics: MetricsReader,
+    pub(super) region: ReadSpan<'static>,
     pub(super) stop_grace: Duration,
     pub(super) memory_facts: MemoryFacts,
     pub(super) device: Option<String>,
-    pub(super) thread: Option<JoinHandle<Option<Ended>>>,
-    pub(super) guard: Option<SyscallGuard>,
+    pub(super) body: Option<Body>,
     pub(super) keeper: Option<Box<dyn DeviceKeeper>>,
     pub(super) memory: Option<PartitionMemory>,
     pub(super) dma: DmaRegion,
@@ -125,10 +125,32 @@ impl PartitionHandle {
         self.stop.ask(reason);
     }
 
-    /// Whether its thread has ended; [`PartitionHandle::join`] will not wait then.
+    /// Whether its thread or process has ended; [`PartitionHandle::join`] will not wait then.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+        self.body.as_ref().is_none_or(Body::is_finished)
+    }
+
+    /// Its process, if it is one: to wait for, to ask for a dump, to kill.
+    #[must_use]
+    pub const fn process(&self) -> Option<&PartitionProcess> {
+        match &self.body {
+            Some(Body::Process { process, .. }) => Some(process),
+            _ => None,
+        }
+    }
+
+    /// Its region: state, metrics, events, crash record. To be looked at until the handle is
+    /// joined or dropped; a process's reads as zeros from then on.
+    #[must_use]
+    pub const fn region(&self) -> ReadSpan<'static> {
+        self.region
+    }
+
+    /// Its DMA memory, until the handle is joined or dropped.
+    #[must_use]
+    pub fn dma_memory(&self) -> Option<&SharedMemory> {
+        self.memory.as_ref().map(PartitionMemory::dma)
     }
 
     /// Its metrics, readable at any time.
@@ -217,9 +239,8 @@ impl PartitionHandle {
             if progress(self).is_break() || finished {
                 return;
             }
-            let thread = self.thread.as_ref();
-            if thread.is_some_and(|thread| !thread.is_finished()) {
-                std::thread::sleep(interval);
+            if let Some(body) = &self.body {
+                body.rest(interval);
             }
         }
     }
@@ -231,8 +252,9 @@ impl PartitionHandle {
         self.end()
     }
 
-    /// As [`PartitionHandle::join`], for `limit` at most: a thread that hangs cannot be ended from
-    /// outside. What is left for the host then is to say so, and to end the process.
+    /// As [`PartitionHandle::join`], for `limit` at most. A process that hangs can be killed
+    /// ([`PartitionHandle::process`]); a thread cannot be ended from outside, and what is left for
+    /// the host then is to say so, and to end.
     ///
     /// # Errors
     /// The handle, if the partition has not ended in time.
@@ -246,7 +268,9 @@ impl PartitionHandle {
             if begun.elapsed() >= limit {
                 return false;
             }
-            std::thread::sleep(LOOK);
+            if let Some(body) = &self.body {
+                body.rest(LOOK);
+            }
         }
         true
     }
@@ -255,11 +279,10 @@ impl PartitionHandle {
     fn abandon(&mut self) {
         self.core.keep();
         std::mem::forget(self.keeper.take());
-        std::mem::forget(self.guard.take());
         std::mem::forget(self.pump.take());
         std::mem::forget(self.memory.take());
         self.keep_mesh();
-        drop(self.thread.take());
+        std::mem::forget(self.body.take());
     }
 
     /// Somebody may look at the memory between partitions for ever.
@@ -271,8 +294,7 @@ impl PartitionHandle {
 
     /// Everything that comes after the partition's end, once.
     fn end(&mut self) -> PartitionReport {
-        let ended = self.thread.take().and_then(|thread| thread.join().ok()).flatten();
-        let syscalls = self.guard.take().map(SyscallGuard::finish);
+        let ended = self.body.take().map(|body| body.join(&self.state));
         if let Some(pump) = self.pump.take() {
             pump.finish();
         }
@@ -281,25 +303,19 @@ impl PartitionHandle {
             None => (None, Vec::new()),
         };
         let seen = self.state.snapshot();
-        let mut report = PartitionReport {
+        let End { exit, death, allocations, syscalls, usage } = ended.unwrap_or_else(End::lost);
+        let report = PartitionReport {
             name: std::mem::take(&mut self.name),
             cpu: self.core.cpu(),
-            exit: PartitionExit::failed(1, format_args!("the partition's thread was lost")),
+            exit,
+            death,
             passes: seen.heartbeat,
             ran: self.ran(&seen),
-            allocations: None,
+            allocations,
             syscalls,
-            usage: crate::sys::usage::ThreadUsage::default(),
+            usage,
             device,
         };
-        if let Some(ended) = ended {
-            if ended.guard_failed.is_some() {
-                report.syscalls = None;
-            }
-            report.exit = ended.exit;
-            report.allocations = ended.allocations;
-            report.usage = ended.usage;
-        }
         self.give_memory_back(device_memory);
         report
     }
@@ -309,7 +325,7 @@ impl PartitionHandle {
         Duration::from_nanos(self.clock.ticks_to_ns(ticks))
     }
 
-    /// Both threads have ended: the partition's was joined, the device's keeper was stopped.
+    /// The partition was joined, the device's keeper was stopped.
     fn give_memory_back(&mut self, of_device: Vec<SharedMemory>) {
         let Some(memory) = self.memory.take() else { return };
         if self.promise.is_none() {
@@ -346,11 +362,13 @@ fn drain(
 
 impl Drop for PartitionHandle {
     fn drop(&mut self) {
-        if self.thread.is_none() {
+        if self.body.is_none() {
             return;
         }
         self.request_stop(StopReason::HostFailed);
         if self.ends_within(self.stop_grace.saturating_add(DROP_MARGIN)) {
+            let _: PartitionReport = self.end();
+        } else if self.process().is_some_and(|process| process.kill().is_ok()) {
             let _: PartitionReport = self.end();
         } else {
             self.abandon();

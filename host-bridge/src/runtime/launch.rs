@@ -1,7 +1,8 @@
 //! The partition's thread: from parts to entry to exit.
 //!
-//! Called by [`super::Runtime::spawn`]. What happens here in order is what a partition process will
-//! do in its `main` between `execve` and the no_std world; only who carries the parts over differs.
+//! Called by [`super::Runtime::spawn`] for [`super::Isolation::Thread`]. What happens here in order
+//! is what a partition's process does in its `main` (`process::role`); only who carries the parts
+//! over differs, and that nothing is closed behind it.
 //!
 //! ```text
 //!  host                              partition's thread
@@ -106,7 +107,7 @@ pub(super) fn run(launch: Launch) -> Option<Ended> {
     watch_this_thread(state_word, running);
     let before = ThreadUsage::now();
     let guard_failed = arming.and_then(|arming| arming.arm().err());
-    let exit = match catch_unwind(AssertUnwindSafe(|| enter(partition, entry, device))) {
+    let exit = match catch_unwind(AssertUnwindSafe(|| entry.enter(partition, device))) {
         Ok(exit) => exit,
         Err(panic) => panicked(partition, panic.as_ref()),
     };
@@ -117,19 +118,6 @@ pub(super) fn run(launch: Launch) -> Option<Ended> {
     partition.publish_exit(&exit);
     let usage = ThreadUsage::now().since(before);
     Some(Ended { exit, allocations: unwatch_this_thread(), usage, guard_failed })
-}
-
-/// Makes the device's parts and runs the entry.
-fn enter(
-    partition: &'static Partition,
-    entry: Entry,
-    device: Option<DeviceIngredients>,
-) -> PartitionExit {
-    let parts = match device.map(|device| device.into_parts(partition)).transpose() {
-        Ok(parts) => parts,
-        Err(error) => return PartitionExit::failed(1, format_args!("{error}")),
-    };
-    (entry.run)(partition, parts)
 }
 
 /// A panic in thread mode ends the partition, not the host. The loop did not come back, so the

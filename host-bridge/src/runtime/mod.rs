@@ -12,6 +12,7 @@
 //!
 //! # fn main() -> Result<(), host_bridge::RuntimeError> {
 //! let runtime = Runtime::new("1".parse().expect("a CPU set"))?;
+//! // Its program's main is made by `host_bridge::partition_main!`, which names this entry too.
 //! let partition = runtime.spawn(PartitionSpec::new("counter", Entry::new("count", count)))?;
 //! let report = partition.join();
 //! println!("{} passes, {:?}", report.passes, report.exit.state);
@@ -21,14 +22,14 @@
 //! clock, confines everything else to the housekeeping CPUs, and starts partitions. It is used from
 //! host threads and does nothing on a partition's core after it has started one.
 //!
-//! **Isolation.** A partition is a thread here. Nothing of the interface depends on it: the entry
-//! is a plain named function, its arguments are bytes, `PartitionParts` and [`DeviceIngredients`]
-//! are plain values over memory files, and exits, states and events come through shared memory. A
-//! partition that is a process of its own gets the same things through inherited descriptors; what
-//! changes then is `launch` alone.
+//! **Isolation.** A partition is a process ([`crate::process`]) or a thread of this one
+//! ([`Isolation`]). Nothing of the interface depends on it: the entry is a plain named function, its
+//! arguments are bytes, `PartitionParts` and [`DeviceIngredients`] are plain values over memory
+//! files, and exits, states and events come through shared memory.
 //!
 //! [`DeviceIngredients`]: crate::backend::DeviceIngredients
 
+mod body;
 mod cores;
 mod handle;
 mod launch;
@@ -37,6 +38,7 @@ mod pump;
 mod report;
 mod spec;
 mod start;
+mod start_apart;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -70,7 +72,7 @@ pub use handle::PartitionHandle;
 pub use mesh::{MeshPlace, PartitionMesh};
 pub use pump::{EVENT_BYTES, Event, EventQueue};
 pub use report::PartitionReport;
-pub use spec::{CoreChoice, Entry, EntryFn, PartitionSpec};
+pub use spec::{CoreChoice, Entry, EntryFn, Isolation, PartitionSpec};
 
 /// Cores for partitions, a calibrated clock, and what is known of the machine.
 #[derive(Debug)]
@@ -170,7 +172,7 @@ impl Runtime {
         &self.warnings
     }
 
-    /// Starts a partition: memory, device, thread. Returns when it is assembled and about to enter
+    /// Starts a partition: memory, device, process or thread. Returns when it is assembled and about to enter
     /// its entry.
     ///
     /// # Errors
@@ -186,7 +188,10 @@ impl Runtime {
         }
         let source = MemorySource::new(spec.page, whole, self.warnings.clone());
         let source = source.near(self.node_of(core.cpu()));
-        let memory = PartitionMemory::new(&source, &sizes)?;
+        let memory = match spec.isolation {
+            Isolation::Process => PartitionMemory::apart(&source, &sizes)?,
+            Isolation::Thread => PartitionMemory::new(&source, &sizes)?,
+        };
         let facts = self.region_facts(&spec.name, core.cpu());
         Plan { runtime: self, spec, core, rings, facts, source: &source }.start(memory)
     }

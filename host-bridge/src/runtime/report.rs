@@ -5,8 +5,10 @@ use std::time::Duration;
 use core_runtime::partition::PartitionExit;
 
 use crate::backend::DeviceReport;
+use crate::process::Death;
 use crate::sys::alloc_guard::AllocReport;
-use crate::sys::syscall_guard::{SyscallReport, syscall_name};
+use crate::sys::syscall_guard::SyscallReport;
+use crate::sys::syscall_names::syscall_name;
 use crate::sys::usage::ThreadUsage;
 
 /// How a partition ended, and how it behaved.
@@ -18,6 +20,8 @@ pub struct PartitionReport {
     pub cpu: u32,
     /// How it ended: what the entry returned, or the panic.
     pub exit: PartitionExit,
+    /// How its process ended, if it was one.
+    pub death: Death,
     /// Passes of its loop.
     pub passes: u64,
     /// Time between *running* and *stopping*.
@@ -86,6 +90,7 @@ mod tests {
             name: "p".into(),
             cpu: 1,
             exit: PartitionExit::done(),
+            death: Death::Thread,
             passes: 0,
             ran: Duration::ZERO,
             allocations: Some(AllocReport::default()),

@@ -1,20 +1,22 @@
 //! What to start: a partition's entry, core, memory, rings and device.
 
+use std::path::PathBuf;
+
 use core_runtime::partition::{Partition, PartitionConfig, PartitionExit};
 use core_runtime::ring::capacity_for;
 use nvme_driver::DeviceParts;
 
 use super::mesh::MeshPlace;
 use crate::alert::AlertSink;
-use crate::backend::Backend;
+use crate::backend::{Backend, DeviceIngredients};
 use crate::sys::memfd::PageSize;
 use crate::sys::partition_memory::KeepsNothing;
 use crate::sys::realtime::RtPriority;
 
 /// A partition's program: runs on its core, from assembled partition to exit.
 ///
-/// A plain function without captures, so that a process that executes itself again can find it by
-/// its entry's name; everything else it needs comes in the arguments and through the rings.
+/// A plain function without captures, so that a program that is executed again can find it by its
+/// entry's name; everything else it needs comes in the arguments and through the rings.
 pub type EntryFn = fn(&'static Partition, Option<DeviceParts>) -> PartitionExit;
 
 /// A named entry function.
@@ -38,6 +40,18 @@ impl Entry {
         self.name
     }
 
+    /// Makes the device's parts and runs it, on the partition's core.
+    pub(crate) fn enter(
+        self,
+        partition: &'static Partition,
+        device: Option<DeviceIngredients>,
+    ) -> PartitionExit {
+        match device.map(|device| device.into_parts(partition)).transpose() {
+            Ok(parts) => (self.run)(partition, parts),
+            Err(error) => PartitionExit::failed(1, format_args!("{error}")),
+        }
+    }
+
     /// With the promise that lets the host unmap all memory when the partition has ended. Without
     /// it the DMA pages are given back, and the rest stays mapped until the process ends, since
     /// safe code could have kept a `'static` reference. (A partition that is a process needs
@@ -45,6 +59,40 @@ impl Entry {
     #[must_use]
     pub const fn self_contained(self, promise: KeepsNothing) -> Self {
         Self { promise: Some(promise), ..self }
+    }
+}
+
+/// What a partition is for Linux.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Isolation {
+    /// A process of its own, which can reach its memory and its device and nothing else, and may
+    /// die without taking the host with it. The program's `main` is made by
+    /// [`partition_main!`](crate::partition_main).
+    #[default]
+    Process,
+    /// A thread of the host: for debuggers, for tests, and for several partitions on one device. A
+    /// fault there ends the host.
+    Thread,
+}
+
+impl std::str::FromStr for Isolation {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "process" => Ok(Self::Process),
+            "thread" => Ok(Self::Thread),
+            _ => Err(format!("isolation {text}: process and thread are allowed")),
+        }
+    }
+}
+
+impl std::fmt::Display for Isolation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Process => "process",
+            Self::Thread => "thread",
+        })
     }
 }
 
@@ -80,6 +128,11 @@ pub struct PartitionSpec {
     pub entry: Entry,
     /// Bytes for the entry, found in `Partition::args`.
     pub args: Vec<u8>,
+    /// What it is for Linux. Default: a process.
+    pub isolation: Isolation,
+    /// The program to execute for a process instead of this one, whose main
+    /// [`partition_main!`](crate::partition_main) has made: for tests, whose `main` is not theirs.
+    pub executable: Option<PathBuf>,
     /// Its core.
     pub core: CoreChoice,
     /// Its device, if it has one.
@@ -98,7 +151,8 @@ pub struct PartitionSpec {
     pub command_ring_bytes: usize,
     /// Scheduler, metrics and loop.
     pub config: PartitionConfig,
-    /// Whether the kernel reports each system call that the partition makes while it runs.
+    /// Whether the kernel reports each system call that the partition makes while it runs. In a
+    /// process it does so in any case, by ending it.
     pub check_syscalls: bool,
     /// Its priority under SCHED_FIFO; without one it runs as every thread does. Default: none.
     pub rt_priority: Option<RtPriority>,
@@ -106,6 +160,9 @@ pub struct PartitionSpec {
     pub place: Option<MeshPlace>,
     /// Who hears of its alerts. Default: each is a line among the runtime's warnings.
     pub on_alert: Option<AlertSink>,
+    /// Bytes of heap that the program may use while it runs. Default: 0, nothing: an allocation
+    /// ends the process (a thread's are counted). For test programs and the like.
+    pub heap_bytes: usize,
 }
 
 /// A ring's bytes for records of `words` words, so many a second, while its reader is away for
@@ -130,6 +187,8 @@ impl PartitionSpec {
             name: name.into(),
             entry,
             args: Vec::new(),
+            isolation: Isolation::default(),
+            executable: None,
             core: CoreChoice::Any,
             device: None,
             dma_bytes: 64 << 20,
@@ -142,7 +201,15 @@ impl PartitionSpec {
             rt_priority: None,
             place: None,
             on_alert: None,
+            heap_bytes: 0,
         }
+    }
+
+    /// As a process or a thread.
+    #[must_use]
+    pub const fn isolated_by(mut self, isolation: Isolation) -> Self {
+        self.isolation = isolation;
+        self
     }
 
     /// On this core.
@@ -173,6 +240,7 @@ impl std::fmt::Debug for PartitionSpec {
             .field("name", &self.name)
             .field("entry", &self.entry.name)
             .field("core", &self.core)
+            .field("isolation", &self.isolation)
             .field("device", &self.device.as_ref().map(|device| device.describe()))
             .field("dma_bytes", &self.dma_bytes)
             .field("private_bytes", &self.private_bytes)

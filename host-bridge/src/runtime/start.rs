@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  prepare   lay out the host's region, attach the device     undo: stop the device, end memory
-//!  launch    thread: pin, assemble; wait for its word          undo: let it end
+//!  launch    process (`start_apart`) or thread: pin, assemble; wait for its word
+//!                                                              undo: let it end
 //!  open      the host's ends of regions and rings              undo: let it end
 //!  go        the system-call listener, then the entry runs
 //! ```
@@ -23,14 +24,17 @@ use core_runtime::ring::{RecordConsumer, RecordProducer};
 use hybrid_abi::region::PartKind;
 use hybrid_shm::{ReadSpan, Word32};
 
+use super::body::Body;
 use super::cores::TakenCore;
 use super::handle::PartitionHandle;
 use super::launch::{self, Ended, Go, Launch, NotReady, Ready};
 use super::mesh::MeshPlace;
-use super::spec::PartitionSpec;
+use super::spec::{Isolation, PartitionSpec};
 use super::{Runtime, iova_region};
 use crate::alert::{AlertSink, AlertTap};
-use crate::backend::{Attached, BackendError, DeviceIngredients, DeviceKeeper, DeviceSeat};
+use crate::backend::{
+    Attached, AttachedFile, BackendError, DeviceIngredients, DeviceKeeper, DeviceSeat,
+};
 use crate::error::RuntimeError;
 use crate::memory::MemorySource;
 use crate::sys::partition_memory::PartitionMemory;
@@ -40,7 +44,7 @@ use crate::sys::syscall_guard::{Arming, SyscallGuard};
 
 /// How long a partition may take to assemble: a second for a gigabyte of bookkeeping on a slow
 /// machine, and some more for one that is busy.
-const ASSEMBLY_LIMIT: Duration = Duration::from_secs(20);
+pub(super) const ASSEMBLY_LIMIT: Duration = Duration::from_secs(20);
 
 /// How long the host waits for the end of a thread that it does not let run: it has nothing left to
 /// do, on a machine that may be busy.
@@ -57,10 +61,11 @@ pub(super) struct Plan<'a> {
 }
 
 /// The device's side of a start; stopping it is the way back.
-struct Prepared {
-    host_parts: HostParts,
+pub(super) struct Prepared {
+    pub(super) host_parts: HostParts,
     dma: DmaRegion,
-    ingredients: Option<DeviceIngredients>,
+    pub(super) ingredients: Option<DeviceIngredients>,
+    pub(super) files: Vec<AttachedFile>,
     keeper: Option<Box<dyn DeviceKeeper>>,
     description: Option<String>,
 }
@@ -73,10 +78,10 @@ struct Waiting {
 }
 
 /// A partition that was let go.
-type Running = (JoinHandle<Option<Ended>>, Option<SyscallGuard>, Ends);
+pub(super) type Running = (Body, Ends);
 
 /// A start that failed, and whether its thread is gone.
-struct NotRunning {
+pub(super) struct NotRunning {
     error: RuntimeError,
     ended: bool,
 }
@@ -102,7 +107,8 @@ fn ends_soon(thread: JoinHandle<Option<Ended>>) -> bool {
 }
 
 /// The host's ends of what it shares with a partition.
-struct Ends {
+pub(super) struct Ends {
+    region: ReadSpan<'static>,
     state: StateReader,
     stop: StopSwitch,
     metrics: MetricsReader,
@@ -126,8 +132,12 @@ impl Plan<'_> {
                 return Err(error);
             }
         };
-        match self.run(&mut memory, &prepared) {
-            Ok((thread, guard, ends)) => Ok(PartitionHandle {
+        let running = match self.spec.isolation {
+            Isolation::Process => self.run_apart(&mut memory, &prepared).map_err(NotRunning::from),
+            Isolation::Thread => self.run(&mut memory, &prepared),
+        };
+        match running {
+            Ok((body, ends)) => Ok(PartitionHandle {
                 name: self.spec.name,
                 core: self.core,
                 clock: self.runtime.clock,
@@ -140,11 +150,11 @@ impl Plan<'_> {
                 pump: None,
                 commands: ends.commands,
                 metrics: ends.metrics,
+                region: ends.region,
                 stop_grace: Duration::from_nanos(self.spec.config.stop_grace_ns),
                 memory_facts: memory.facts(),
                 device: prepared.description,
-                thread: Some(thread),
-                guard,
+                body: Some(body),
                 keeper: prepared.keeper,
                 memory: Some(memory),
                 dma: prepared.dma,
@@ -184,11 +194,14 @@ impl Plan<'_> {
             dma: memory.dma(),
             memory: self.source,
             housekeeping: self.runtime.housekeeping,
+            isolation: self.spec.isolation,
         };
         let attached = device.map(|device| device.attach(&seat)).transpose()?;
-        let (ingredients, keeper) = match attached {
-            Some(Attached { ingredients, keeper }) => (Some(ingredients), Some(keeper)),
-            None => (None, None),
+        let (ingredients, files, keeper) = match attached {
+            Some(Attached { ingredients, files, keeper }) => {
+                (Some(ingredients), files, Some(keeper))
+            }
+            None => (None, Vec::new(), None),
         };
         let dma = match &ingredients {
             Some(ingredients) => ingredients.dma(),
@@ -197,7 +210,7 @@ impl Plan<'_> {
                 iova_region(mapped.span(), mapped.page().bytes()).map_err(BackendError::from)?
             }
         };
-        Ok(Prepared { host_parts, dma, ingredients, keeper, description })
+        Ok(Prepared { host_parts, dma, ingredients, files, keeper, description })
     }
 
     fn run(
@@ -231,7 +244,7 @@ impl Plan<'_> {
             }
         };
         match go.send(Go { arming }) {
-            Ok(()) => Ok((thread, guard, ends)),
+            Ok(()) => Ok((Body::Thread { thread, guard }, ends)),
             Err(_) => {
                 let error = self.not_started("its thread ended early");
                 Err(NotRunning { error, ended: ends_soon(thread) })
@@ -295,13 +308,19 @@ impl Plan<'_> {
     }
 
     /// The partition has published its region.
-    fn open_ends(&self, memory: &PartitionMemory, own: HostParts) -> Result<Ends, PartitionError> {
-        let region = RegionReader::new(memory.region_seen_by_host())?;
+    pub(super) fn open_ends(
+        &self,
+        memory: &PartitionMemory,
+        own: HostParts,
+    ) -> Result<Ends, PartitionError> {
+        let seen = memory.region_seen_by_host().expect("a region that was opened");
+        let region = RegionReader::new(seen)?;
         let events = region.part(PartKind::RING_PRODUCER, EVENTS_RING)?;
         let commands = region.part(PartKind::RING_CONSUMER, COMMANDS_RING)?;
         let (events_spec, commands_spec) =
             (self.rings.events_spec(&self.facts)?, self.rings.commands_spec(&self.facts)?);
         Ok(Ends {
+            region: seen,
             state: StateReader::new(region.part(PartKind::STATE, STATE_PART)?)?,
             stop: StopSwitch::new(own.state)?,
             metrics: MetricsReader::new(region.part(PartKind::METRICS, METRICS_PART)?)?,
@@ -322,7 +341,7 @@ impl Plan<'_> {
         Ok(Some(SyscallGuard::listen(state_word, running)?))
     }
 
-    fn not_assembled(&self, source: PartitionError) -> RuntimeError {
+    pub(super) fn not_assembled(&self, source: PartitionError) -> RuntimeError {
         RuntimeError::Assembly { name: self.spec.name.clone(), source }
     }
 

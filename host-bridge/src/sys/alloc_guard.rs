@@ -15,6 +15,10 @@
 //! declaration the report says "not checked". In a thread that is not watched the cost is one
 //! thread-local load.
 //!
+//! In a partition that is a process ([`guard_this_process`]) such a call ends the partition with a
+//! record of it ([`super::dying`]). Only a panic that is under way may allocate then, its message
+//! mostly, from a small reserve.
+//!
 //! Threads of the host that belong to a hot loop too (the model's, a benchmark's) are watched in
 //! another way: each marks itself once with [`mark_hot_thread`], and what any of them allocates
 //! between [`arm_hot`] and [`disarm_hot`] is counted for all of them together.
@@ -23,9 +27,10 @@
 //! 1. Every call is passed on unchanged to the allocator behind, whose contract is the caller's.
 //! 2. The thread-local state has no destructor and a constant initial value, so using it neither
 //!    allocates nor fails, at any time of a thread's life.
+//! 3. The reserve gives out each of its bytes once and takes none back.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+use std::cell::{Cell, UnsafeCell};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use hybrid_shm::Word32;
@@ -50,6 +55,8 @@ struct Watched {
     while_value: u32,
     calls: u64,
     first_bytes: usize,
+    /// A call ends the process.
+    fatal: bool,
 }
 
 /// What was seen on a watched thread.
@@ -69,7 +76,46 @@ pub fn installed() -> bool {
 
 /// Counts on this thread from now on, whenever `word` holds `while_value`.
 pub fn watch_this_thread(word: Word32<'static>, while_value: u32) {
-    WATCH.set(Some(Watched { word, while_value, calls: 0, first_bytes: 0 }));
+    WATCH.set(Some(Watched { word, while_value, calls: 0, first_bytes: 0, fatal: false }));
+}
+
+/// Ends this process at the first call of its one thread while `word` holds `while_value`. Once the
+/// thread panics, memory comes from the reserve, whatever `word` says.
+pub fn guard_this_process(word: Word32<'static>, while_value: u32) {
+    WATCH.set(Some(Watched { word, while_value, calls: 0, first_bytes: 0, fatal: true }));
+}
+
+/// Bytes for a panic's message: several times what a state part keeps of it.
+const RESERVE_BYTES: usize = 64 << 10;
+
+/// Memory of the panic path.
+struct Reserve {
+    bytes: UnsafeCell<[u8; RESERVE_BYTES]>,
+    used: AtomicUsize,
+}
+
+// SAFETY: invariant 3: a byte is given to one caller.
+unsafe impl Sync for Reserve {}
+
+static RESERVE: Reserve =
+    Reserve { bytes: UnsafeCell::new([0; RESERVE_BYTES]), used: AtomicUsize::new(0) };
+
+impl Reserve {
+    /// The next bytes, or null when they are used up.
+    fn take(&self, layout: Layout) -> *mut u8 {
+        let base = self.bytes.get().cast::<u8>();
+        let used = self.used.load(Ordering::Relaxed);
+        let at = (base.addr() + used).next_multiple_of(layout.align()) - base.addr();
+        let Some(end) = at.checked_add(layout.size()).filter(|end| *end <= RESERVE_BYTES) else {
+            return std::ptr::null_mut();
+        };
+        self.used.store(end, Ordering::Relaxed);
+        base.wrapping_add(at)
+    }
+
+    fn has(&self, at: *mut u8) -> bool {
+        at.addr().wrapping_sub(self.bytes.get().addr()) < RESERVE_BYTES
+    }
 }
 
 /// Stops counting and says what was seen; `None` if nothing was watched or nothing could be seen.
@@ -128,8 +174,9 @@ impl<A> CountingAllocator<A> {
         Self(allocator)
     }
 
+    /// Counts a call, or ends the process by it; whether the reserve serves it.
     #[inline]
-    fn note(bytes: usize) {
+    fn note(bytes: usize) -> bool {
         if ARMED.load(Ordering::Relaxed) && HOT.get() {
             note_hot(bytes);
         }
@@ -137,40 +184,64 @@ impl<A> CountingAllocator<A> {
             if !INSTALLED.load(Ordering::Relaxed) {
                 INSTALLED.store(true, Ordering::Relaxed);
             }
-            return;
+            return false;
         };
+        if watched.fatal && std::thread::panicking() {
+            return true;
+        }
         if watched.word.load() == watched.while_value {
+            if watched.fatal {
+                super::dying::allocated(bytes);
+            }
             if watched.calls == 0 {
                 watched.first_bytes = bytes;
             }
             watched.calls += 1;
             WATCH.set(Some(watched));
         }
+        false
     }
 }
 
-// SAFETY: invariants 1 and 2.
+// SAFETY: invariants 1, 2 and 3.
 unsafe impl<A: GlobalAlloc> GlobalAlloc for CountingAllocator<A> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        Self::note(layout.size());
+        if Self::note(layout.size()) {
+            return RESERVE.take(layout);
+        }
         // SAFETY: invariant 1.
         unsafe { self.0.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        Self::note(layout.size());
+        if Self::note(layout.size()) {
+            // Its bytes are given out once: they are zero.
+            return RESERVE.take(layout);
+        }
         // SAFETY: invariant 1.
         unsafe { self.0.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        Self::note(new_size);
+        if Self::note(new_size) {
+            let Ok(wanted) = Layout::from_size_align(new_size, layout.align()) else {
+                return std::ptr::null_mut();
+            };
+            let new = RESERVE.take(wanted);
+            if !new.is_null() {
+                // SAFETY: both blocks have so many bytes, and invariant 3: they are not one.
+                unsafe { new.copy_from_nonoverlapping(at, layout.size().min(new_size)) };
+            }
+            return new;
+        }
         // SAFETY: invariant 1.
         unsafe { self.0.realloc(at, layout, new_size) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        Self::note(layout.size());
+        if Self::note(layout.size()) || RESERVE.has(at) {
+            return;
+        }
         // SAFETY: invariant 1.
         unsafe { self.0.dealloc(at, layout) };
     }

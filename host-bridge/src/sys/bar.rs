@@ -242,6 +242,17 @@ fn install() -> Result<(), Errno> {
     })
 }
 
+/// Whether an address lies in a BAR that is guarded, for a partition that is a process: its handler
+/// cannot map, and ends it instead.
+#[must_use]
+pub fn is_guarded(address: usize) -> bool {
+    GUARDED.iter().any(|slot| {
+        // SYNC bar-guard: pairs with the Release store of `map`.
+        let base = slot.base.load(Ordering::Acquire);
+        base != 0 && address.wrapping_sub(base) < slot.len.load(Ordering::Relaxed)
+    })
+}
+
 extern "C" fn on_bus(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid `siginfo_t` to a handler with SA_SIGINFO.
     let at = unsafe { (*info).si_addr() }.addr();

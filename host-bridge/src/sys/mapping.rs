@@ -183,6 +183,22 @@ impl Mapped {
         unsafe { rustix::mm::mlock(self.base.as_ptr().cast(), self.len) }
     }
 
+    /// Gives the file's pages back and leaves the addresses, readable as zeros (and writable into
+    /// nowhere where they were writable): safe whoever still holds a view.
+    ///
+    /// # Errors
+    /// The kernel's answer; the memory stays as it was then.
+    pub fn blank(self) -> rustix::io::Result<()> {
+        let this = ManuallyDrop::new(self);
+        let write = if this.writable { ProtFlags::WRITE } else { ProtFlags::empty() };
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+        let base = this.base.as_ptr().cast();
+        // SAFETY: invariant 1: MAP_FIXED replaces exactly our own mapping, by one that can be read
+        // and written as before, for the process's life.
+        unsafe { rustix::mm::mmap_anonymous(base, this.len, ProtFlags::READ | write, flags) }?;
+        Ok(())
+    }
+
     /// Ends the mapping.
     ///
     /// # Safety

@@ -38,6 +38,17 @@ impl PageSize {
         }
     }
 
+    /// The size of pages of so many bytes.
+    #[must_use]
+    pub const fn of_bytes(bytes: u64) -> Option<Self> {
+        match bytes {
+            0x1000 => Some(Self::Small4K),
+            0x20_0000 => Some(Self::Huge2M),
+            0x4000_0000 => Some(Self::Huge1G),
+            _ => None,
+        }
+    }
+
     /// The next smaller size to try, if there is one.
     #[must_use]
     pub const fn smaller(self) -> Option<Self> {
@@ -125,6 +136,52 @@ impl Memfd {
         Ok(Self { fd, len, page })
     }
 
+    /// A memory file of somebody else's, as it was described: its size is what was said, and
+    /// sealed so.
+    ///
+    /// # Errors
+    /// [`MemoryRefused`] with what is not as it was said.
+    pub fn adopt(fd: OwnedFd, len: usize, page: PageSize) -> Result<Self, MemoryRefused> {
+        let this = Self { fd, len, page };
+        if len == 0 || !len.is_multiple_of(page.bytes()) {
+            return Err(this.refused("sizing", Errno::INVAL));
+        }
+        let size = rustix::fs::fstat(&this.fd);
+        let size = size.map_err(|errno| this.refused("reading the size", errno))?.st_size;
+        if usize::try_from(size) != Ok(len) {
+            return Err(this.refused("checking the size", Errno::FBIG));
+        }
+        Ok(this)
+    }
+
+    /// The descriptor alone.
+    #[must_use]
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
+    /// Whether its size is sealed: nobody can take pages away from who has mapped it.
+    ///
+    /// # Errors
+    /// [`MemoryRefused`].
+    pub fn check_size_sealed(&self) -> Result<(), MemoryRefused> {
+        self.check_seals(SealFlags::SHRINK | SealFlags::GROW)
+    }
+
+    fn check_seals(&self, wanted: SealFlags) -> Result<(), MemoryRefused> {
+        let seals = rustix::fs::fcntl_get_seals(&self.fd);
+        let seals = seals.map_err(|errno| self.refused("reading the seals", errno))?;
+        if seals.contains(wanted) {
+            Ok(())
+        } else {
+            Err(self.refused("checking the seals", Errno::PERM))
+        }
+    }
+
+    const fn refused(&self, step: &'static str, errno: Errno) -> MemoryRefused {
+        MemoryRefused { step, len: self.len, page: self.page, errno }
+    }
+
     /// Length in bytes.
     #[must_use]
     pub const fn len(&self) -> usize {
@@ -174,15 +231,11 @@ impl Memfd {
     /// # Errors
     /// [`MemoryRefused`].
     pub fn check_single_writer(&self) -> Result<(), MemoryRefused> {
-        let (len, page) = (self.len, self.page);
-        let refused = |step| move |errno| MemoryRefused { step, len, page, errno };
-        let seals = rustix::fs::fcntl_get_seals(&self.fd).map_err(refused("reading the seals"))?;
-        if !seals.contains(SealFlags::SHRINK | SealFlags::GROW | SealFlags::FUTURE_WRITE) {
-            return Err(refused("checking the seals")(Errno::PERM));
-        }
-        let size = rustix::fs::fstat(&self.fd).map_err(refused("reading the size"))?.st_size;
-        if usize::try_from(size) != Ok(len) {
-            return Err(refused("checking the size")(Errno::FBIG));
+        self.check_seals(SealFlags::SHRINK | SealFlags::GROW | SealFlags::FUTURE_WRITE)?;
+        let size = rustix::fs::fstat(&self.fd);
+        let size = size.map_err(|errno| self.refused("reading the size", errno))?.st_size;
+        if usize::try_from(size) != Ok(self.len) {
+            return Err(self.refused("checking the size", Errno::FBIG));
         }
         Ok(())
     }

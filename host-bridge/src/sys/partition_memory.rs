@@ -14,7 +14,7 @@ use core_runtime::mem::{Bump, DmaRegion};
 use hybrid_shm::{ReadSpan, Span};
 
 use super::mapping::Mapped;
-use super::memfd::PageSize;
+use super::memfd::{Memfd, MemoryRefused, PageSize};
 use crate::memory::{MemoryError, MemorySource, OneWriter, SharedMemory};
 
 /// How much of each kind, in bytes; rounded up to whole pages.
@@ -68,14 +68,21 @@ impl MemoryFacts {
 #[derive(Debug)]
 pub struct PartitionMemory {
     dma: SharedMemory,
-    private: Mapped,
-    bump_taken: bool,
-    region: OneWriter,
-    host_region: OneWriter,
+    host_region: SharedMemory,
+    own: Own,
+}
+
+/// What the partition writes alone, by who has it mapped.
+#[derive(Debug)]
+enum Own {
+    /// A thread: this process has all of it.
+    Here { private: Mapped, bump_taken: bool, region: OneWriter, host_reader: Mapped },
+    /// A process: it makes its private memory, and maps and seals its region itself.
+    Apart { region: Memfd, reader: Option<Mapped>, private: (usize, PageSize) },
 }
 
 impl PartitionMemory {
-    /// Reserves, maps, touches and seals everything.
+    /// Reserves, maps, touches and seals everything, for a partition that is a thread.
     ///
     /// # Errors
     /// [`MemoryError`]; nothing is left behind then.
@@ -85,9 +92,23 @@ impl PartitionMemory {
         let region = source.one_writer("hybrid-partition", sizes.region)?;
         // The host writes it, from wherever it runs.
         let host_source = source.clone().near(None);
-        let host_region = host_source.one_writer("hybrid-host", sizes.host_region)?;
+        let OneWriter { writer: host_region, reader: host_reader } =
+            host_source.one_writer("hybrid-host", sizes.host_region)?;
         let private = source.private(sizes.private)?;
-        Ok(Self { dma, private, bump_taken: false, region, host_region })
+        let own = Own::Here { private, bump_taken: false, region, host_reader };
+        Ok(Self { dma, host_region, own })
+    }
+
+    /// Reserves the files of a partition that is a process; maps and seals the host's side.
+    ///
+    /// # Errors
+    /// [`MemoryError`]; nothing is left behind then.
+    pub fn apart(source: &MemorySource, sizes: &MemorySizes) -> Result<Self, MemoryError> {
+        let dma = source.shared("hybrid-dma", sizes.dma)?;
+        let host_region = source.writer_only("hybrid-host", sizes.host_region)?;
+        let region = source.unmapped("hybrid-partition", sizes.region)?;
+        let own = Own::Apart { region, reader: None, private: (0, PageSize::Small4K) };
+        Ok(Self { dma, host_region, own })
     }
 
     /// The DMA memory, for a backend.
@@ -96,68 +117,124 @@ impl PartitionMemory {
         &self.dma
     }
 
-    /// The private memory; `None` the second time.
+    /// The private memory of a thread; `None` the second time, and for a process.
     pub fn take_bump(&mut self) -> Option<Bump> {
-        if std::mem::replace(&mut self.bump_taken, true) {
+        let Own::Here { private, bump_taken, .. } = &mut self.own else { return None };
+        if std::mem::replace(bump_taken, true) {
             return None;
         }
         // SAFETY: invariants 1 and 2: nobody else knows the range, and it stays mapped until
         // `release`, which wants the promise that nothing made from it is used any more.
-        Some(unsafe { Bump::from_raw(self.private.base(), self.private.len()) })
+        Some(unsafe { Bump::from_raw(private.base(), private.len()) })
     }
 
-    /// The partition's region: its own view.
+    /// The partition's region as a thread sees it.
+    ///
+    /// # Panics
+    /// For a process, whose region nobody else maps writable: our own bug.
     #[must_use]
     pub fn region(&self) -> Span<'static> {
-        self.region.writer.mapped.span()
+        match &self.own {
+            Own::Here { region, .. } => region.writer.mapped.span(),
+            Own::Apart { .. } => unreachable!("a process's region is written by that process"),
+        }
     }
 
-    /// The partition's region: the host's view.
+    /// The partition's region: the host's view; `None` before [`PartitionMemory::open_region`].
     #[must_use]
-    pub fn region_seen_by_host(&self) -> ReadSpan<'static> {
-        self.region.reader.read_span()
+    pub fn region_seen_by_host(&self) -> Option<ReadSpan<'static>> {
+        match &self.own {
+            Own::Here { region, .. } => Some(region.reader.read_span()),
+            Own::Apart { reader, .. } => reader.as_ref().map(Mapped::read_span),
+        }
+    }
+
+    /// Maps the region of a process that has sealed it, after a look at its size and its seals;
+    /// `private` is what it says of its own memory.
+    ///
+    /// # Errors
+    /// [`MemoryRefused`] where the partition did not seal it.
+    pub fn open_region(&mut self, private: (usize, PageSize)) -> Result<(), MemoryRefused> {
+        if let Own::Apart { region, reader, private: told } = &mut self.own {
+            *reader = Some(Mapped::read_only(region)?);
+            *told = private;
+        }
+        Ok(())
+    }
+
+    /// The file of the partition's region.
+    #[must_use]
+    pub const fn region_file(&self) -> &Memfd {
+        match &self.own {
+            Own::Here { region, .. } => &region.writer.memfd,
+            Own::Apart { region, .. } => region,
+        }
+    }
+
+    /// The file of the host's region.
+    #[must_use]
+    pub const fn host_region_file(&self) -> &Memfd {
+        &self.host_region.memfd
     }
 
     /// The host's region: its own view.
     #[must_use]
     pub fn host_region(&self) -> Span<'static> {
-        self.host_region.writer.mapped.span()
+        self.host_region.mapped.span()
     }
 
-    /// The host's region: the partition's view.
+    /// The host's region as a thread sees it; a process maps it itself.
     #[must_use]
     pub fn host_region_seen_by_partition(&self) -> ReadSpan<'static> {
-        self.host_region.reader.read_span()
+        match &self.own {
+            Own::Here { host_reader, .. } => host_reader.read_span(),
+            Own::Apart { .. } => self.host_region.mapped.read_span(),
+        }
     }
 
     /// Sizes and pages, for reports.
     #[must_use]
     pub const fn facts(&self) -> MemoryFacts {
-        let shared = self.region.writer.mapped.len() + self.host_region.writer.mapped.len();
+        let (private, private_page) = match &self.own {
+            Own::Here { private, .. } => (private.len(), private.page()),
+            Own::Apart { private, .. } => *private,
+        };
         MemoryFacts {
             dma_bytes: self.dma.mapped.len(),
             dma_page: self.dma.mapped.page(),
-            private_bytes: self.private.len(),
-            private_page: self.private.page(),
-            shared_bytes: shared,
+            private_bytes: private,
+            private_page,
+            shared_bytes: self.region_file().len() + self.host_region.mapped.len(),
         }
     }
 
     /// Ends it, when the partition's and the device's threads have ended (or never were). `dma` is
-    /// the region that was made from it, `more` what the device's backend made. With the promise
-    /// everything is unmapped; without it the DMA pages are given back and every address stays
-    /// mapped, which is safe whatever the entry has kept.
+    /// the region that was made from it, `more` what the device's backend made.
+    ///
+    /// Of a thread: with the promise everything is unmapped; without it the DMA pages are given
+    /// back and every address stays mapped, which is safe whatever the entry has kept. Of a
+    /// process: all pages are given back, and the host's addresses stay, blank.
     pub(crate) fn end(
         self,
         promise: Option<KeepsNothing>,
         dma: Option<&DmaRegion>,
         more: Vec<SharedMemory>,
     ) {
-        match promise {
-            Some(promise) => self.release(promise, dma, more),
-            None => {
+        match (self.own, promise) {
+            (own @ Own::Here { .. }, Some(promise)) => {
+                Self { own, ..self }.release(promise, dma, more);
+            }
+            (Own::Here { .. }, None) => {
                 self.dma.retire();
                 more.into_iter().for_each(SharedMemory::retire);
+            }
+            (Own::Apart { reader, .. }, _) => {
+                let ours = [self.dma.mapped, self.host_region.mapped];
+                let more = more.into_iter().map(|shared| shared.mapped);
+                // What the kernel refuses to take stays until the process ends.
+                for mapped in ours.into_iter().chain(reader).chain(more) {
+                    let _ = mapped.blank();
+                }
             }
         }
     }
@@ -168,15 +245,35 @@ impl PartitionMemory {
             // SAFETY: invariant 2, and the promise.
             unsafe { core_runtime::mem::release_region(dma) };
         }
-        let OneWriter { writer: region, reader: region_reader } = self.region;
-        let OneWriter { writer: host, reader: host_reader } = self.host_region;
-        let all =
-            [self.dma.mapped, self.private, region.mapped, region_reader, host.mapped, host_reader];
+        let Own::Here { private, region, host_reader, .. } = self.own else { return };
+        let OneWriter { writer: region, reader } = region;
+        let host = self.host_region.mapped;
+        let all = [self.dma.mapped, private, region.mapped, reader, host, host_reader];
         let more = more.into_iter().map(|shared| shared.mapped);
         for mapped in all.into_iter().chain(more) {
             // SAFETY: invariant 2, and the promise.
             unsafe { mapped.unmap() };
         }
+    }
+}
+
+/// Private memory of a process that is a partition: mapped until the process ends.
+#[derive(Debug)]
+pub struct PrivateMemory(Mapped);
+
+impl PrivateMemory {
+    /// Over a fresh mapping.
+    #[must_use]
+    pub const fn new(private: Mapped) -> Self {
+        Self(private)
+    }
+
+    /// All of it, for good.
+    #[must_use]
+    pub fn into_bump(self) -> Bump {
+        // SAFETY: the mapping was seen by nobody else and goes with this value, which never unmaps
+        // what was seen.
+        unsafe { Bump::from_raw(self.0.base(), self.0.len()) }
     }
 }
 

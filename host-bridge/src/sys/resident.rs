@@ -99,6 +99,62 @@ pub fn read_program_in() {
     }
 }
 
+/// Has the kernel find every page that this process has mapped, and lock all of it: from here on
+/// nothing of it is a page fault. For a process that maps nothing more.
+///
+/// # Errors
+/// The kernel's answer, mostly for RLIMIT_MEMLOCK; the pages are there then, and not locked.
+pub fn lock_this_process() -> Result<(), Errno> {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    for (from, to, advice) in all_ranges(&maps) {
+        // What cannot be populated (a device's registers, the kernel's own pages) says so.
+        // SAFETY: invariant 2.
+        let _ = unsafe {
+            rustix::mm::madvise(std::ptr::without_provenance_mut(from), to - from, advice)
+        };
+    }
+    rustix::mm::mlockall(rustix::mm::MlockAllFlags::CURRENT)
+}
+
+/// Every readable range; private writable ones are to be written to, so that they are no copies
+/// that have yet to be made.
+fn all_ranges(maps: &str) -> impl Iterator<Item = (usize, usize, Advice)> + '_ {
+    maps.lines().filter_map(|line| {
+        let (range, rest) = line.split_once(' ')?;
+        let (from, to) = range.split_once('-')?;
+        let hex = |text| usize::from_str_radix(text, 16).ok();
+        let advice = match rest.get(..4)? {
+            rights if rights.starts_with("rw") => Advice::LinuxPopulateWrite,
+            rights if rights.starts_with('r') => Advice::LinuxPopulateRead,
+            _ => return None,
+        };
+        Some((hex(from)?, hex(to)?, advice)).filter(|(from, to, _)| from < to)
+    })
+}
+
+/// Lets the C library's heap have `bytes` from now on and ask the kernel for nothing while that is
+/// enough: neither for large blocks, nor to give memory back.
+pub fn prepare_heap(bytes: usize) {
+    #[cfg(target_env = "gnu")]
+    {
+        let pad = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+        for (what, value) in
+            [(libc::M_MMAP_MAX, 0), (libc::M_TRIM_THRESHOLD, libc::c_int::MAX), (libc::M_TOP_PAD, pad)]
+        {
+            // SAFETY: plain numbers; one that is refused changes nothing.
+            unsafe { libc::mallopt(what, value) };
+        }
+        // The next growth takes the pad with it.
+        drop(std::hint::black_box(Vec::<u8>::with_capacity(GROWTH_BYTES)));
+    }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = bytes;
+}
+
+/// More than the free end of a young heap.
+#[cfg(target_env = "gnu")]
+const GROWTH_BYTES: usize = 256 << 10;
+
 /// Readable ranges of `program`, and executable ones of any file.
 fn program_ranges<'a>(
     maps: &'a str,

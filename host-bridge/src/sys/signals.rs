@@ -15,6 +15,10 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use hybrid_conventions::Exit;
 
+/// Signals that belong to the thread that causes them: they are never blocked.
+pub const FAULTS: [libc::c_int; 6] =
+    [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS];
+
 /// The last stop signal, or 0.
 static PENDING: AtomicI32 = AtomicI32::new(0);
 
@@ -94,9 +98,7 @@ pub fn with_signals_blocked<T>(spawn: impl FnOnce() -> T) -> T {
     // SAFETY: invariant 2: `sigfillset` initialises `blocked`; the mask call initialises `before`.
     let result = unsafe {
         libc::sigfillset(blocked.as_mut_ptr());
-        for fault in
-            [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS]
-        {
+        for fault in FAULTS {
             libc::sigdelset(blocked.as_mut_ptr(), fault);
         }
         libc::pthread_sigmask(libc::SIG_BLOCK, blocked.as_ptr(), before.as_mut_ptr())

@@ -241,34 +241,6 @@ fn answer(fd: &OwnedFd, id: u64) {
         unsafe { libc::ioctl(fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut response) };
 }
 
-/// The name of an x86-64 system call that partitions are likely to trip over.
-#[must_use]
-pub const fn syscall_name(number: i32) -> &'static str {
-    match number as i64 {
-        libc::SYS_read => "read",
-        libc::SYS_write => "write",
-        libc::SYS_open | libc::SYS_openat => "open",
-        libc::SYS_close => "close",
-        libc::SYS_mmap => "mmap",
-        libc::SYS_munmap => "munmap",
-        libc::SYS_mprotect => "mprotect",
-        libc::SYS_madvise => "madvise",
-        libc::SYS_brk => "brk",
-        libc::SYS_futex => "futex",
-        libc::SYS_ioctl => "ioctl",
-        libc::SYS_socket => "socket",
-        libc::SYS_execve => "execve",
-        libc::SYS_ptrace => "ptrace",
-        libc::SYS_getpid | libc::SYS_gettid | libc::SYS_getppid => "getpid",
-        libc::SYS_sched_yield => "sched_yield",
-        libc::SYS_nanosleep | libc::SYS_clock_nanosleep => "nanosleep",
-        libc::SYS_clock_gettime => "clock_gettime",
-        libc::SYS_rt_sigreturn => "rt_sigreturn",
-        libc::SYS_exit | libc::SYS_exit_group => "exit",
-        _ => "system call",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,13 +21,25 @@ pub struct ThreadUsage {
 }
 
 impl ThreadUsage {
+    /// None of it.
+    pub const NOTHING: Self = Self {
+        minor_faults: 0,
+        major_faults: 0,
+        voluntary_switches: 0,
+        involuntary_switches: 0,
+    };
+
     /// Of the calling thread, until now.
     #[must_use]
     pub fn now() -> Self {
+        Self::of(libc::RUSAGE_THREAD)
+    }
+
+    fn of(whose: libc::c_int) -> Self {
         // SAFETY: invariant 1.
         let mut usage: libc::rusage = unsafe { MaybeUninit::zeroed().assume_init() };
         // SAFETY: invariant 1. It cannot fail with these arguments; zeroes would remain.
-        let _ = unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) };
+        let _ = unsafe { libc::getrusage(whose, &raw mut usage) };
         let count = |value: libc::c_long| u64::try_from(value).unwrap_or(0);
         Self {
             minor_faults: count(usage.ru_minflt),
@@ -35,6 +47,32 @@ impl ThreadUsage {
             voluntary_switches: count(usage.ru_nvcsw),
             involuntary_switches: count(usage.ru_nivcsw),
         }
+    }
+
+    /// Of the calling process, until now.
+    #[must_use]
+    pub fn of_this_process() -> Self {
+        Self::of(libc::RUSAGE_SELF)
+    }
+
+    /// Of another process, until now, or until its end while its status was not taken.
+    #[must_use]
+    pub fn of_process(pid: i32) -> Option<Self> {
+        let read = |file| std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
+        let (stat, status) = (read("stat")?, read("status")?);
+        // The name in parentheses may hold anything; behind it come numbers, the state first.
+        let numbers: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let number = |index: usize| numbers.get(index)?.parse().ok();
+        let switches = |field| {
+            let line = status.lines().find_map(|line| line.strip_prefix(field));
+            line.and_then(|line| line.trim().parse().ok())
+        };
+        Some(Self {
+            minor_faults: number(7)?,
+            major_faults: number(9)?,
+            voluntary_switches: switches("voluntary_ctxt_switches:")?,
+            involuntary_switches: switches("nonvoluntary_ctxt_switches:")?,
+        })
     }
 
     /// What came since `earlier`.
@@ -54,6 +92,14 @@ impl ThreadUsage {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_is_read_as_it_sees_itself() {
+        let (before, seen) = (ThreadUsage::of_this_process(), ThreadUsage::of_process(
+            i32::try_from(std::process::id()).expect("small")).expect("procfs"));
+        let after = ThreadUsage::of_this_process();
+        assert!((before.minor_faults..=after.minor_faults).contains(&seen.minor_faults));
+    }
 
     #[test]
     fn a_thread_that_waits_for_another_gives_its_core_away() {

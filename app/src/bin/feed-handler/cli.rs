@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use feed_handler::synth::MAX_STOCKS;
+use host_bridge::Isolation;
 use host_bridge::sys::realtime::RtPriority;
 
 use crate::values::{
@@ -149,6 +150,11 @@ pub(crate) struct MachineArgs {
     /// root); what the kernel's throttling takes from it is a warning with the fix
     #[arg(long, value_name = "N", help_heading = "Machine")]
     pub(crate) rt_priority: Option<RtPriority>,
+    /// What the partition is: `process` is one of its own, with seccomp and without privileges;
+    /// `thread` is for debuggers
+    #[arg(long, value_name = "process|thread", default_value = "process",
+          help_heading = "Machine")]
+    pub(crate) isolation: Isolation,
     /// Commands kept in flight, 1 to 1023
     #[arg(long, value_name = "N", default_value_t = 32, help_heading = "Machine",
           value_parser = clap::value_parser!(u16).range(1..=1023))]
@@ -164,8 +170,8 @@ pub(crate) struct MachineArgs {
     /// Leave out the measurement of single reads and of the driver's cycles after the work
     #[arg(long, help_heading = "Machine")]
     pub(crate) no_probe: bool,
-    /// Have the kernel report every system call that the partition makes while it runs; exit with 2
-    /// if there is one
+    /// With --isolation thread, have the kernel report every system call that the partition makes
+    /// while it runs; exit with 2 if there is one (a process may make none, and ends if it does)
     #[arg(long, help_heading = "Machine")]
     pub(crate) check_silence: bool,
     /// Print the result as JSON on stdout

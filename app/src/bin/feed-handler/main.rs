@@ -2,7 +2,8 @@
 //!
 //! The program of the host's side: parses the command line, prepares device and job, starts the
 //! partition through `host_bridge`, feeds it, hears it, and prints what came of it. What happens on
-//! the partition's core is the library's (`feed_handler::handler`).
+//! the partition's core is the library's (`feed_handler::handler`); its process is this program,
+//! executed again.
 
 mod admin;
 mod bbo;
@@ -22,17 +23,18 @@ mod values;
 use std::process::ExitCode;
 
 use clap::Parser;
-use host_bridge::sys::alloc_guard::CountingAllocator;
 use hybrid_conventions::Exit;
 
 use cli::{Cli, Command};
 use failure::Failure;
 
-/// Counts what a running partition allocates, which must be nothing; see the report.
-#[global_allocator]
-static ALLOCATOR: CountingAllocator = CountingAllocator::system();
+host_bridge::partition_main! {
+    entries: [run::ENTRY],
+    main: host,
+}
 
-fn main() -> ExitCode {
+/// The program, unless it is a partition of itself.
+fn host() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

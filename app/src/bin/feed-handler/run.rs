@@ -51,6 +51,9 @@ const DMA_BYTES: usize = 16 << 20;
 /// Task memory: the job's future holds two windows of requests.
 const TASK_BYTES: usize = 2 << 20;
 
+/// What a partition of this program runs.
+pub(crate) const ENTRY: Entry = Entry::new(ENTRY_NAME, entry::run);
+
 /// What one run did.
 pub(crate) struct Outcome {
     pub(crate) runtime: Runtime,
@@ -191,6 +194,7 @@ pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
     let mut spec = spec(&job, feed.as_ref()).with_device(backend);
     spec.check_syscalls = machine.check_silence;
     spec.rt_priority = machine.rt_priority;
+    spec.isolation = machine.isolation;
     let mut partition = runtime.spawn(spec)?;
 
     let mut progress = Progress::new(machine.quiet, feed.as_ref().map_or(0, Feed::expected));
@@ -232,7 +236,7 @@ fn take_events(partition: &mut PartitionHandle, events: &mut Events) {
 
 /// The partition of a job.
 fn spec(job: &FeedJob, feed: Option<&Feed>) -> PartitionSpec {
-    let mut spec = PartitionSpec::new(ENTRY_NAME, Entry::new(ENTRY_NAME, entry::run));
+    let mut spec = PartitionSpec::new(ENTRY_NAME, ENTRY);
     spec.args = job.as_bytes().to_vec();
     spec.command_ring_bytes = COMMAND_RING_BYTES;
     spec.private_bytes = PRIVATE_BYTES;

@@ -19,6 +19,7 @@
 //!
 //! The hot path knows nothing of all that: queues and doorbells are plain mapped memory.
 
+pub(crate) mod apart;
 pub mod bar;
 pub mod config_space;
 pub mod device;
@@ -152,6 +153,6 @@ impl Backend for VfioBackend {
             seat.housekeeping,
             self.options.give_back,
         )?;
-        Ok(Attached { ingredients, keeper: Box::new(keeper) })
+        Ok(Attached { ingredients, files: Vec::new(), keeper: Box::new(keeper) })
     }
 }

@@ -41,6 +41,7 @@ use std::time::Duration;
 
 use core_runtime::mailbox::MailboxServer;
 use core_runtime::mem::DoorbellRegion;
+use hybrid_abi::handoff::FileRole;
 use nvme_driver::MAX_IO_QUEUES;
 use nvme_spec::registers::{Cap, Register};
 use rustix::io::Errno;
@@ -49,12 +50,13 @@ use self::probe::probe;
 use self::registers::{Published, SHARED_BYTES};
 use self::session::{Beginning, Ended, Opened, Session, Settings, Share, open, shown};
 use super::{
-    Attached, Backend, BackendError, Detached, DeviceIngredients, DeviceKeeper, DeviceReport,
+    Attached, AttachedFile, Backend, BackendError, Detached, DeviceIngredients, DeviceKeeper, DeviceReport,
     DeviceSeat,
 };
 use crate::affinity::confine_to;
 use crate::memory::SharedMemory;
 use crate::runtime::iova_region;
+use crate::sys::memfd::PageSize;
 use crate::sys::signals::with_signals_blocked;
 use crate::sys::window::Window;
 
@@ -137,6 +139,16 @@ impl Backend for VfioUserBackend {
         let span = window.span(doorbell_bytes);
         let registers = seat.memory.shared("hybrid-registers", SHARED_BYTES)?;
         let shared = registers.mapped.span();
+        let files = vec![
+            AttachedFile::of(&registers, FileRole::SHARED)?,
+            AttachedFile {
+                file: doorbells.file.as_fd().try_clone_to_owned().map_err(BackendError::Descriptors)?,
+                role: FileRole::FOREIGN,
+                offset,
+                page: PageSize::Small4K,
+                seen: Some(span.read_only()),
+            },
+        ];
         let stop = Arc::new(AtomicBool::new(false));
         let description = self.describe();
         let timeout = self.settings.timeout;
@@ -165,7 +177,7 @@ impl Backend for VfioUserBackend {
         let ingredients = DeviceIngredients::by_session(shared, wait_ns, span, region);
         let thread = Some(thread);
         let keeper = SessionKeeper { thread, ended: None, stop, description, registers };
-        Ok(Attached { ingredients, keeper: Box::new(keeper) })
+        Ok(Attached { ingredients, files, keeper: Box::new(keeper) })
     }
 }
 

@@ -1,0 +1,324 @@
+//! How a partition's process dies: faults, panics, allocations, system calls, and the host's wish.
+//!
+//! Called by [`crate::process`] once, before the sandbox closes, and by the allocator's guard
+//! ([`super::alloc_guard`]). Whatever ends the partition comes to one place: the cause is put into
+//! the crash record and, as one line, into the state part; then the process ends with a code that
+//! says which way ([`code`]). Nothing here allocates, locks, waits or touches a device.
+//!
+//! ```text
+//!  SIGSEGV SIGBUS SIGILL SIGFPE SIGTRAP ─┐
+//!  SIGSYS: a system call was made        ├─▶ record ─▶ state part: failed, one line ─▶ exit_group
+//!  panic hook, allocator's guard         │
+//!  SIGUSR1: the host asks for a dump ────┘
+//!  SIGUSR2: the host has died ─────────────▶ a flag that the loop sees
+//! ```
+//!
+//! Invariants, named in the SAFETY lines:
+//! 1. Handlers run on the partition's one thread, on an alternate stack that is always there; what
+//!    they read was stored before they were installed.
+//! 2. The kernel passes valid `siginfo_t` and `ucontext_t` to a handler with SA_SIGINFO.
+//! 3. A handler that does not return may look at anything; the one that does (SIGUSR2) stores one
+//!    flag.
+//! 4. `exit_group` is allowed by the sandbox and does not return.
+//! 5. [`prepare`] is called by a partition's process, which has one thread.
+
+use std::fmt::{self, Write as _};
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::panic::PanicHookInfo;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use core_runtime::partition::{Partition, PartitionExit, PartitionState};
+use hybrid_abi::state::STATE_TEXT_BYTES;
+
+use super::bar;
+use super::fixed_stack::FixedStack;
+use super::signals::FAULTS;
+use super::syscall_names::syscall_name;
+
+/// The host asks for a dump; the partition ends with one.
+pub const DUMP_SIGNAL: libc::c_int = libc::SIGUSR1;
+/// The kernel's word that the host has died.
+pub const HOST_DIED_SIGNAL: libc::c_int = libc::SIGUSR2;
+
+/// What a partition's process ends with: which way it went. The state part has the words.
+pub mod code {
+    /// The entry returned, and all was well.
+    pub const DONE: i32 = 0;
+    /// The entry returned with an error.
+    pub const FAILED: i32 = 1;
+    /// The device needs what only the next incarnation can do.
+    pub const NEEDS_RESET: i32 = 70;
+    /// The device's registers are not there any more.
+    pub const DEVICE_GONE: i32 = 71;
+    /// The partition could not be made; the host was told why.
+    pub const NOT_STARTED: i32 = 72;
+    /// The program allocated, resized or freed memory while it ran.
+    pub const ALLOCATION: i32 = 80;
+    /// A panic: Rust's own code.
+    pub const PANIC: i32 = 101;
+    /// A fault is 128 and the signal's number, as a shell has it: 139 for SIGSEGV, 159 for a
+    /// system call (SIGSYS), 138 for a dump that was asked for (SIGUSR1).
+    pub const SIGNAL: i32 = 128;
+}
+
+/// Bytes of the alternate stack: a record is composed on it.
+const ALTERNATE_BYTES: usize = 128 << 10;
+
+/// What handlers know.
+struct Dying {
+    partition: &'static Partition,
+    guard: Range<usize>,
+    stack: Range<usize>,
+}
+
+// SAFETY: invariant 5: there is one thread, and nobody to send it to.
+unsafe impl Send for Dying {}
+// SAFETY: as above.
+unsafe impl Sync for Dying {}
+
+static DYING: OnceLock<Dying> = OnceLock::new();
+
+/// Set once, by who comes first.
+static BEGUN: AtomicBool = AtomicBool::new(false);
+
+/// Installs everything: from here on the partition does not die without a word.
+///
+/// # Errors
+/// What the kernel said.
+pub fn prepare(partition: &'static Partition, stack: &FixedStack) -> std::io::Result<()> {
+    let dying = Dying { partition, guard: stack.guard(), stack: stack.usable() };
+    if DYING.set(dying).is_err() {
+        return Err(std::io::ErrorKind::AlreadyExists.into());
+    }
+    let alternate = FixedStack::new(ALTERNATE_BYTES)?;
+    let stack = libc::stack_t {
+        ss_sp: alternate.low(),
+        ss_flags: 0,
+        ss_size: alternate.len(),
+    };
+    // SAFETY: invariant 1: the stack is never unmapped.
+    if unsafe { libc::sigaltstack(&raw const stack, std::ptr::null_mut()) } != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    std::panic::set_hook(Box::new(panicked));
+    for signal in FAULTS {
+        // A fault inside the handler comes to it again, and ends there.
+        handle(signal, faulted, libc::SA_NODEFER)?;
+    }
+    handle(DUMP_SIGNAL, faulted, libc::SA_NODEFER)?;
+    handle(HOST_DIED_SIGNAL, host_died, 0)?;
+    // Ctrl-Z stops the partition with its host.
+    unblock(&[DUMP_SIGNAL, HOST_DIED_SIGNAL, libc::SIGTSTP])
+}
+
+type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
+
+fn handle(signal: libc::c_int, handler: Handler, more: libc::c_int) -> std::io::Result<()> {
+    // SAFETY: all zeroes is a valid `sigaction`.
+    let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+    action.sa_sigaction = handler as libc::sighandler_t;
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | more;
+    // SAFETY: invariant 1; `action` is initialised, its mask is set before it is installed.
+    let result = unsafe {
+        libc::sigemptyset(&raw mut action.sa_mask);
+        libc::sigaddset(&raw mut action.sa_mask, DUMP_SIGNAL);
+        libc::sigaddset(&raw mut action.sa_mask, HOST_DIED_SIGNAL);
+        libc::sigaction(signal, &raw const action, std::ptr::null_mut())
+    };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+fn unblock(signals: &[libc::c_int]) -> std::io::Result<()> {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `sigemptyset` initialises the set before it is used.
+    let result = unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        signals.iter().for_each(|signal| {
+            libc::sigaddset(set.as_mut_ptr(), *signal);
+        });
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut())
+    };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::from_raw_os_error(result)) }
+}
+
+/// Ends the process, now.
+pub fn end(code: i32) -> ! {
+    loop {
+        // SAFETY: invariant 4.
+        unsafe { libc::syscall(libc::SYS_exit_group, code) };
+    }
+}
+
+extern "C" fn host_died(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    if let Some(dying) = DYING.get() {
+        dying.partition.host_died();
+    }
+}
+
+extern "C" fn faulted(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    let Some(dying) = DYING.get() else { end(code::SIGNAL + signal) };
+    // SAFETY: invariant 2.
+    let fault = unsafe { Fault::read(signal, info) };
+    if signal == libc::SIGBUS && bar::is_guarded(fault.address) {
+        let exit = exit(code::DEVICE_GONE, format_args!("device gone: its registers fault"));
+        publish(dying.partition, &exit);
+        end(code::DEVICE_GONE);
+    }
+    let mut line = Line::new();
+    // A line that is too long is cut.
+    let _ = fault.describe(&dying.guard, &dying.stack, &mut line);
+    die(dying, code::SIGNAL + signal, &line);
+}
+
+/// A heap call while the partition runs; `bytes` are what was asked for.
+pub fn allocated(bytes: usize) -> ! {
+    let Some(dying) = DYING.get() else { end(code::ALLOCATION) };
+    let mut line = Line::new();
+    let _ = write!(line, "called the allocator while running, for {bytes} bytes");
+    die(dying, code::ALLOCATION, &line)
+}
+
+fn panicked(info: &PanicHookInfo<'_>) {
+    let Some(dying) = DYING.get() else { end(code::PANIC) };
+    let payload = info.payload();
+    let message = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a value that is no text");
+    let mut line = Line::new();
+    let _ = write!(line, "panicked{}: {message}", InTask(dying.partition));
+    if let Some(at) = info.location() {
+        let _ = write!(line, ", at {}:{}", at.file(), at.line());
+    }
+    finish(dying, code::PANIC, &line)
+}
+
+/// Ends with `what` and the task that did it.
+fn die(dying: &Dying, code: i32, what: &Line) -> ! {
+    let mut line = Line::new();
+    let _ = write!(line, "{what}{}", InTask(dying.partition));
+    finish(dying, code, &line)
+}
+
+/// The one place where everything ends: once. Who comes again, from in here, ends at once.
+fn finish(dying: &Dying, code: i32, line: &Line) -> ! {
+    if BEGUN.swap(true, Ordering::Relaxed) {
+        end(code);
+    }
+    publish(dying.partition, &exit(code, format_args!("{line}")));
+    end(code)
+}
+
+fn exit(code: i32, line: fmt::Arguments<'_>) -> PartitionExit {
+    PartitionExit::failed(u32::try_from(code).unwrap_or(1), line)
+}
+
+/// Publishes an end that did not come by the loop's own way.
+pub fn publish(partition: &'static Partition, exit: &PartitionExit) {
+    if partition.state() == PartitionState::Running {
+        partition.enter_stopping();
+    }
+    partition.publish_exit(exit);
+}
+
+/// ` in task blocks`, or nothing.
+struct InTask(&'static Partition);
+
+impl fmt::Display for InTask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.scheduler().current() {
+            Some(task) => write!(f, " in task {}", task.name),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A line without a heap; what is longer is cut.
+struct Line(heapless::String<STATE_TEXT_BYTES>);
+
+impl Line {
+    const fn new() -> Self {
+        Self(heapless::String::new())
+    }
+}
+
+impl fmt::Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        text.chars().try_for_each(|letter| self.0.push(letter)).map_err(|_| fmt::Error)
+    }
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What the kernel said of a signal.
+#[derive(Clone, Copy, Debug)]
+struct Fault {
+    signal: libc::c_int,
+    code: libc::c_int,
+    address: usize,
+    /// For SIGSYS: the call.
+    call: libc::c_int,
+}
+
+impl Fault {
+    /// # Safety
+    /// `info` is a handler's argument (invariant 2).
+    unsafe fn read(signal: libc::c_int, info: *const libc::siginfo_t) -> Self {
+        /// The kernel's `_sigsys` behind the three leading words.
+        #[repr(C)]
+        struct SigSys {
+            head: [libc::c_int; 4],
+            call_addr: *mut libc::c_void,
+            syscall: libc::c_int,
+            arch: libc::c_uint,
+        }
+        const _: () = assert!(size_of::<SigSys>() <= size_of::<libc::siginfo_t>());
+        // SAFETY: the caller's promise; the structure is not longer than the kernel's.
+        unsafe {
+            Self {
+                signal,
+                code: (*info).si_code,
+                address: (*info).si_addr().addr(),
+                call: (*info.cast::<SigSys>()).syscall,
+            }
+        }
+    }
+
+    fn describe(
+        &self,
+        guard: &Range<usize>,
+        stack: &Range<usize>,
+        line: &mut Line,
+    ) -> fmt::Result {
+        let Self { signal, code, address, call } = *self;
+        match signal {
+            libc::SIGSYS => {
+                write!(line, "made system call {} ({call})", syscall_name(call))
+            }
+            DUMP_SIGNAL => line.write_str("was asked for a dump"),
+            _ if guard.contains(&address) && signal == libc::SIGSEGV => {
+                write!(line, "overflowed its stack of {} bytes", stack.len())
+            }
+            libc::SIGSEGV | libc::SIGBUS => {
+                let what = match (signal, code) {
+                    (libc::SIGSEGV, 1) => "segmentation fault: nothing is mapped",
+                    (libc::SIGSEGV, 2) => "segmentation fault: no permission",
+                    (libc::SIGSEGV, _) => "segmentation fault",
+                    _ => "bus error",
+                };
+                write!(line, "{what} at {address:#x}")
+            }
+            libc::SIGILL => write!(line, "illegal instruction at {address:#x}"),
+            libc::SIGFPE => write!(line, "arithmetic fault at {address:#x}"),
+            libc::SIGTRAP => line.write_str("trap"),
+            other => write!(line, "signal {other}"),
+        }
+    }
+}
