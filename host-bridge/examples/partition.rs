@@ -1,7 +1,7 @@
 //! A partition of one's own: `cargo run --release -p host-bridge --example partition [CPUS]`.
 //!
-//! A task counts for a second on a core that it has to itself; the host waits, then says how it
-//! went and how quiet the core was. Ctrl-C ends it in order.
+//! A task counts for a second on a core that it has to itself, in a process that can do nothing
+//! else; the host waits, then says how it went and how quiet the core was. Ctrl-C ends it in order.
 
 use std::ops::ControlFlow;
 use std::process::ExitCode;
@@ -29,14 +29,14 @@ fn count(partition: &'static Partition, _device: Option<DeviceParts>) -> Partiti
     run_until_stopped(partition, ())
 }
 
-fn host(cores: CpuSet) -> Result<Exit, RuntimeError> {
+const COUNT: Entry = Entry::new("count", count);
+
+fn run(cores: CpuSet) -> Result<Exit, RuntimeError> {
     let runtime = Runtime::new(cores)?;
     println!("{}", runtime.facts());
     let signals = StopSignals::install().ok();
     let begun = Instant::now();
-    let mut spec = PartitionSpec::new("counter", Entry::new("count", count));
-    spec.check_syscalls = true;
-    let mut partition = runtime.spawn(spec)?;
+    let mut partition = runtime.spawn(PartitionSpec::new("counter", COUNT))?;
     let (started, memory) = (begun.elapsed(), partition.memory());
     partition.wait(Duration::from_millis(10), |partition| {
         if signals.and_then(StopSignals::pending).is_some() {
@@ -55,14 +55,17 @@ fn host(cores: CpuSet) -> Result<Exit, RuntimeError> {
     Ok(signal.map_or(Exit::Ok, |signal| signal.exit()))
 }
 
-fn main() -> ExitCode {
+// This program's `main`: the partition's where it was executed again to be one, else the host's.
+host_bridge::partition_main! { entries: [COUNT], main: host }
+
+fn host() -> ExitCode {
     let suggested = || CpuSet::single(Topology::read().suggested_core()?).ok();
     let cores = match std::env::args().nth(1) {
         Some(text) => text.parse().ok(),
         None => suggested(),
     };
     // On a machine with one CPU the runtime says why not.
-    let exit = host(cores.unwrap_or(CpuSet::first_n(1))).unwrap_or_else(|error| {
+    let exit = run(cores.unwrap_or(CpuSet::first_n(1))).unwrap_or_else(|error| {
         eprintln!("error: {error}");
         error.exit()
     });

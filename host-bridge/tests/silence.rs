@@ -74,5 +74,5 @@ fn a_planted_system_call_is_found_and_named() {
     let syscalls = report.syscalls.as_ref().expect("checked");
     assert_eq!(syscalls.calls, 1);
     let line = report.check_silence().expect_err("an offence");
-    assert!(line.contains("made 1 system calls while running, first getpid (110)"), "{line}");
+    assert!(line.contains("made 1 system calls while running, first getppid (110)"), "{line}");
 }

@@ -56,7 +56,7 @@ fn symbols_and_days_beyond_what_is_possible_are_refused_with_what_is_allowed() {
 }
 
 /// Every option, and the test that shows what it does. A new one needs a line here and a test.
-const OPTIONS: [(&str, &str); 27] = [
+const OPTIONS: [(&str, &str); 28] = [
     ("--allow-writes", "bad_device::a_device_that_carries_something_else_is_..."),
     ("--bbo", "real_data"),
     ("--check-silence", "silence"),
@@ -64,6 +64,7 @@ const OPTIONS: [(&str, &str); 27] = [
     ("--device", "images, bad_device"),
     ("--give-back", "in the guest, which has a drive to give back"),
     ("--help", "command_line"),
+    ("--isolation", "silence"),
     ("--json", "json"),
     ("--lenient", "bad_feed"),
     ("--max-orders", "bad_feed::books_that_are_too_small_are_..."),

@@ -19,7 +19,10 @@ fn check(name: &str, run: Run) {
 fn a_day_is_made_and_replayed_without_allocation_and_without_system_call() {
     let name = "a_day_is_made_and_replayed_without_allocation_and_without_system_call";
     let Some(machine) = Machine::of(name) else { return };
-    check(name, machine.run(&["--messages", "300k", "--json", "--check-silence"]));
+    for isolation in ["process", "thread"] {
+        let args = ["--messages", "300k", "--json", "--check-silence", "--isolation", isolation];
+        check(name, machine.run(&args));
+    }
 }
 
 #[test]
@@ -49,7 +52,21 @@ fn system_calls_are_not_told_of_when_nobody_asked() {
     let name = "system_calls_are_not_told_of_when_nobody_asked";
     let Some(machine) = Machine::of(name) else { return };
     let feed = feeds::small();
-    let json = machine.run(&["replay", text(&feed), "--json", "--no-probe"]).ok().json();
+    let args = ["replay", text(&feed), "--json", "--no-probe", "--isolation", "thread"];
+    let json = machine.run(&args).ok().json();
     assert!(json["silence"]["system_calls"].is_null());
     assert_eq!(json["silence"]["heap_allocations"], 0);
+    assert_eq!(json["machine"]["isolation"], "thread");
+}
+
+#[test]
+fn a_process_makes_no_system_call_and_takes_no_page_fault_without_being_asked() {
+    let name = "a_process_makes_no_system_call_and_takes_no_page_fault_without_being_asked";
+    let Some(machine) = Machine::of(name) else { return };
+    let feed = feeds::small();
+    let json = machine.run(&["replay", text(&feed), "--json", "--no-probe"]).ok().json();
+    assert_eq!(json["machine"]["isolation"], "process");
+    for what in ["system_calls", "heap_allocations", "page_faults"] {
+        assert_eq!(json["silence"][what], 0, "{what}");
+    }
 }

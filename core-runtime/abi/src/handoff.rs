@@ -233,17 +233,17 @@ impl Handoff {
             return Err(AbiError::Magic { what: WHAT, found, expected });
         }
         check_version(WHAT, head.version)?;
-        let bad = |field, found: u64, allowed: u64| AbiError::Field {
-            what: WHAT,
-            field,
-            found,
-            allowed,
-        };
+        let bad =
+            |field, found: u64, allowed: u64| AbiError::Field { what: WHAT, field, found, allowed };
         if head.files > HANDOFF_FILES_MAX {
             return Err(bad("number of files", head.files.into(), HANDOFF_FILES_MAX.into()));
         }
         if head.args_bytes > HANDOFF_ARGS_MAX {
-            return Err(bad("length of arguments", head.args_bytes.into(), HANDOFF_ARGS_MAX.into()));
+            return Err(bad(
+                "length of arguments",
+                head.args_bytes.into(),
+                HANDOFF_ARGS_MAX.into(),
+            ));
         }
         let needed = head.args_at() + head.args_bytes as usize;
         if bytes.len() < needed {

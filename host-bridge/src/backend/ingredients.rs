@@ -125,7 +125,7 @@ impl DeviceIngredients {
     /// # Errors
     /// [`IngredientsError::Handoff`] for memory that lies in none.
     pub(crate) fn to_handoff(
-        &self,
+        self,
         place: impl Fn(ReadSpan<'static>) -> Option<Place>,
     ) -> Result<HandoffDevice, IngredientsError> {
         let place = |span: Span<'static>| {
@@ -161,7 +161,8 @@ impl DeviceIngredients {
         dma: DmaRegion,
         find: impl Fn(Place) -> Option<Span<'static>>,
     ) -> Result<Self, IngredientsError> {
-        let find = |place| find(place).ok_or(IngredientsError::Handoff("a place outside of its file"));
+        let find =
+            |place| find(place).ok_or(IngredientsError::Handoff("a place outside of its file"));
         let (span, timeout_ns) = (find(device.registers)?, device.timeout_ns);
         let registers = match device.kind {
             DeviceKind::MAILBOX => Registers::Mailbox { span, timeout_ns },

@@ -21,8 +21,8 @@ use nvme_spec::registers::{Cc, Csts, Register};
 pub use nvme_model::{Backing, Idle, LatencyModel, ModelConfig, ModelGauges, NamespaceConfig};
 
 use super::{
-    Attached, AttachedFile, Backend, BackendError, Detached, DeviceIngredients, DeviceKeeper, DeviceReport,
-    DeviceSeat,
+    Attached, AttachedFile, Backend, BackendError, Detached, DeviceIngredients, DeviceKeeper,
+    DeviceReport, DeviceSeat,
 };
 use crate::affinity::{confine_to, pin_to};
 use crate::memory::SharedMemory;

@@ -39,16 +39,24 @@ pub struct PartitionProcess {
     pidfd: OwnedFd,
     /// What its start had cost.
     begun: ThreadUsage,
+    landlock: bool,
     reaped: Option<(Death, ThreadUsage)>,
 }
 
 impl PartitionProcess {
     pub(super) const fn new(pid: Pid, pidfd: OwnedFd) -> Self {
-        Self { pid, pidfd, begun: ThreadUsage::NOTHING, reaped: None }
+        Self { pid, pidfd, begun: ThreadUsage::NOTHING, landlock: false, reaped: None }
     }
 
-    pub(super) const fn begun(&mut self, usage: ThreadUsage) {
+    pub(super) const fn begun(&mut self, usage: ThreadUsage, landlock: bool) {
         self.begun = usage;
+        self.landlock = landlock;
+    }
+
+    /// Whether landlock holds it too, beside the filter of system calls: the kernel has it.
+    #[must_use]
+    pub const fn has_landlock(&self) -> bool {
+        self.landlock
     }
 
     /// Its number. It stays its own until the partition is joined.

@@ -61,10 +61,7 @@ pub(crate) enum NotLaunched {
     NotMade(String),
     /// A step of the host's.
     #[error("{step}: {source}")]
-    Step {
-        step: &'static str,
-        source: std::io::Error,
-    },
+    Step { step: &'static str, source: std::io::Error },
     /// What is to cross does not fit.
     #[error(transparent)]
     Device(#[from] crate::backend::ingredients::IngredientsError),
@@ -111,7 +108,7 @@ pub(crate) fn launch(launching: &Launching<'_>) -> Result<Apart, NotLaunched> {
     drop(theirs);
     let mut apart = Apart { process, line: ours, ready: Ready::NOTHING };
     apart.ready = apart.wait_for(launching)?;
-    apart.process.begun(apart.ready.usage);
+    apart.process.begun(apart.ready.usage, apart.ready.landlock);
     Ok(apart)
 }
 
@@ -221,11 +218,6 @@ impl Apart {
     /// Whether an allocation ends it.
     pub(crate) const fn is_guarded(&self) -> bool {
         self.ready.guarded
-    }
-
-    /// Whether its kernel has landlock.
-    pub(crate) const fn has_landlock(&self) -> bool {
-        self.ready.landlock
     }
 
     /// Lets it run.

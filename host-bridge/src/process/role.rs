@@ -141,7 +141,8 @@ fn make(
     sandbox::set_process_name(head.name.as_str());
     pin_to(head.cpu).map_err(|error| Refused(Exit::Missing, error.to_string()))?;
     let memory = Memory::map(files)?;
-    let (warnings, size) = (warnings_to(line), |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+    let (warnings, size) =
+        (warnings_to(line), |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     let page = PageSize::of_bytes(head.private_page).unwrap_or(PageSize::Small4K);
     let source = MemorySource::new(page, size(head.locked_bytes), warnings);
     let private = source

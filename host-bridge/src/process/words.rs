@@ -162,8 +162,9 @@ impl Word {
             b'W' => Some(Self::Warning(*KINDS.get(usize::from(*kind))?, line())),
             b'E' => Some(Self::Refused(*EXITS.get(usize::from(*kind))?, line())),
             b'R' => {
-                let mut numbers =
-                    rest.chunks_exact(8).filter_map(|eight| eight.try_into().ok().map(u64::from_le_bytes));
+                let mut numbers = rest
+                    .chunks_exact(8)
+                    .filter_map(|eight| eight.try_into().ok().map(u64::from_le_bytes));
                 let mut next = || numbers.next();
                 Some(Self::Ready(Ready {
                     private_bytes: next()?,

@@ -366,9 +366,8 @@ impl Drop for PartitionHandle {
             return;
         }
         self.request_stop(StopReason::HostFailed);
-        if self.ends_within(self.stop_grace.saturating_add(DROP_MARGIN)) {
-            let _: PartitionReport = self.end();
-        } else if self.process().is_some_and(|process| process.kill().is_ok()) {
+        let ends = self.ends_within(self.stop_grace.saturating_add(DROP_MARGIN));
+        if ends || self.process().is_some_and(|process| process.kill().is_ok()) {
             let _: PartitionReport = self.end();
         } else {
             self.abandon();

@@ -34,7 +34,7 @@ impl Plan<'_> {
         let apart = launch(&launching).map_err(|error| self.not_launched(error))?;
         let (bytes, page) = apart.private();
         let private = (usize::try_from(bytes).unwrap_or(usize::MAX), page);
-        memory.open_region(private).map_err(|refused| MemoryError::Refused(refused))?;
+        memory.open_region(private).map_err(MemoryError::Refused)?;
         let ends = self
             .open_ends(memory, prepared.host_parts)
             .map_err(|source| self.not_assembled(source))?;

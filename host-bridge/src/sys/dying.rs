@@ -93,11 +93,7 @@ pub fn prepare(partition: &'static Partition, stack: &FixedStack) -> std::io::Re
         return Err(std::io::ErrorKind::AlreadyExists.into());
     }
     let alternate = FixedStack::new(ALTERNATE_BYTES)?;
-    let stack = libc::stack_t {
-        ss_sp: alternate.low(),
-        ss_flags: 0,
-        ss_size: alternate.len(),
-    };
+    let stack = libc::stack_t { ss_sp: alternate.low(), ss_flags: 0, ss_size: alternate.len() };
     // SAFETY: invariant 1: the stack is never unmapped.
     if unsafe { libc::sigaltstack(&raw const stack, std::ptr::null_mut()) } != 0 {
         return Err(std::io::Error::last_os_error());
@@ -291,12 +287,7 @@ impl Fault {
         }
     }
 
-    fn describe(
-        &self,
-        guard: &Range<usize>,
-        stack: &Range<usize>,
-        line: &mut Line,
-    ) -> fmt::Result {
+    fn describe(&self, guard: &Range<usize>, stack: &Range<usize>, line: &mut Line) -> fmt::Result {
         let Self { signal, code, address, call } = *self;
         match signal {
             libc::SIGSYS => {

@@ -34,9 +34,7 @@ impl FixedStack {
         let flags = MapFlags::PRIVATE | MapFlags::POPULATE;
         let whole = GUARD_BYTES + len;
         // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
-        let base = unsafe {
-            rustix::mm::mmap_anonymous(std::ptr::null_mut(), whole, prot, flags)
-        }?;
+        let base = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), whole, prot, flags) }?;
         // SAFETY: the lowest part of the mapping just made, which nobody uses.
         unsafe { rustix::mm::mprotect(base, GUARD_BYTES, MprotectFlags::empty()) }?;
         Ok(Self { base, len })

@@ -138,9 +138,11 @@ pub fn prepare_heap(bytes: usize) {
     #[cfg(target_env = "gnu")]
     {
         let pad = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
-        for (what, value) in
-            [(libc::M_MMAP_MAX, 0), (libc::M_TRIM_THRESHOLD, libc::c_int::MAX), (libc::M_TOP_PAD, pad)]
-        {
+        for (what, value) in [
+            (libc::M_MMAP_MAX, 0),
+            (libc::M_TRIM_THRESHOLD, libc::c_int::MAX),
+            (libc::M_TOP_PAD, pad),
+        ] {
             // SAFETY: plain numbers; one that is refused changes nothing.
             unsafe { libc::mallopt(what, value) };
         }

@@ -24,11 +24,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 ///
 /// # Errors
 /// What the kernel said.
-pub fn spawn(
-    program: &CStr,
-    args: &[CString],
-    fds: &[RawFd],
-) -> std::io::Result<(Pid, OwnedFd)> {
+pub fn spawn(program: &CStr, args: &[CString], fds: &[RawFd]) -> std::io::Result<(Pid, OwnedFd)> {
     let mut argv: Vec<_> = args.iter().map(|arg| arg.as_ptr().cast_mut()).collect();
     argv.push(std::ptr::null_mut());
     let actions = Actions::new(fds)?;

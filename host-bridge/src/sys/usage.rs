@@ -22,12 +22,8 @@ pub struct ThreadUsage {
 
 impl ThreadUsage {
     /// None of it.
-    pub const NOTHING: Self = Self {
-        minor_faults: 0,
-        major_faults: 0,
-        voluntary_switches: 0,
-        involuntary_switches: 0,
-    };
+    pub const NOTHING: Self =
+        Self { minor_faults: 0, major_faults: 0, voluntary_switches: 0, involuntary_switches: 0 };
 
     /// Of the calling thread, until now.
     #[must_use]
@@ -95,8 +91,11 @@ mod tests {
 
     #[test]
     fn a_process_is_read_as_it_sees_itself() {
-        let (before, seen) = (ThreadUsage::of_this_process(), ThreadUsage::of_process(
-            i32::try_from(std::process::id()).expect("small")).expect("procfs"));
+        let (before, seen) = (
+            ThreadUsage::of_this_process(),
+            ThreadUsage::of_process(i32::try_from(std::process::id()).expect("small"))
+                .expect("procfs"),
+        );
         let after = ThreadUsage::of_this_process();
         assert!((before.minor_faults..=after.minor_faults).contains(&seen.minor_faults));
     }

@@ -10,7 +10,7 @@ use host_bridge::sys::memfd::PageSize;
 use host_bridge::sys::partition_memory::KeepsNothing;
 use host_bridge::topology::Topology;
 use host_bridge::warnings::Warnings;
-use host_bridge::{Entry, EntryFn, PartitionSpec, Runtime};
+use host_bridge::{Entry, EntryFn, Isolation, PartitionSpec, Runtime};
 use hybrid_conventions::CpuSet;
 use nvme_driver::{Controller, ControllerConfig, DeviceParts, Lba, WriteFlags};
 use nvme_model::{ModelConfig, NamespaceConfig};
@@ -44,7 +44,8 @@ pub(crate) fn entry(name: &'static str, run: EntryFn) -> Entry {
 
 /// A small partition, in 4 KiB pages unless the machine has huge ones.
 pub(crate) fn spec(name: &'static str, run: EntryFn) -> PartitionSpec {
-    let mut spec = PartitionSpec::new(name, entry(name, run));
+    // The entries of these tests share statics with their tests.
+    let mut spec = PartitionSpec::new(name, entry(name, run)).isolated_by(Isolation::Thread);
     spec.dma_bytes = 8 << 20;
     spec.private_bytes = 8 << 20;
     spec.event_ring_bytes = 64 << 10;

@@ -152,8 +152,12 @@ pub(crate) struct MachineArgs {
     pub(crate) rt_priority: Option<RtPriority>,
     /// What the partition is: `process` is one of its own, with seccomp and without privileges;
     /// `thread` is for debuggers
-    #[arg(long, value_name = "process|thread", default_value = "process",
-          help_heading = "Machine")]
+    #[arg(
+        long,
+        value_name = "process|thread",
+        default_value = "process",
+        help_heading = "Machine"
+    )]
     pub(crate) isolation: Isolation,
     /// Commands kept in flight, 1 to 1023
     #[arg(long, value_name = "N", default_value_t = 32, help_heading = "Machine",

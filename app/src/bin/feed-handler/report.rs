@@ -63,6 +63,7 @@ pub(crate) struct Machine {
     pub(crate) tsc_hz: u64,
     pub(crate) partition_cpu: u32,
     pub(crate) partition_cpu_isolated: bool,
+    pub(crate) isolation: String,
     pub(crate) dma_bytes: u64,
     pub(crate) page_bytes: u64,
     pub(crate) private_used_bytes: u64,

@@ -14,7 +14,7 @@ use feed_handler::synth::SynthConfig;
 use host_bridge::sys::signals::{StopSignal, StopSignals};
 use host_bridge::topology::Topology;
 use host_bridge::warnings::Warnings;
-use host_bridge::{Entry, PartitionHandle, PartitionReport, PartitionSpec, Runtime};
+use host_bridge::{Entry, Isolation, PartitionHandle, PartitionReport, PartitionSpec, Runtime};
 use hybrid_abi::Name;
 use hybrid_abi::feed_job::{
     FeedJob, JOB_IDENTIFY, JOB_INGEST, JOB_LENIENT, JOB_NO_PROBE, JOB_OVERWRITE, JOB_REPLAY,
@@ -61,6 +61,7 @@ pub(crate) struct Outcome {
     pub(crate) report: PartitionReport,
     pub(crate) events: Events,
     pub(crate) signal: Option<StopSignal>,
+    pub(crate) isolation: Isolation,
 }
 
 /// What is to be run.
@@ -225,7 +226,8 @@ pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
     if let Some(error) = feed_error {
         return Err(Failure::error(format_args!("the feed could not be read to its end: {error}")));
     }
-    Ok(Outcome { runtime, figures, report, events, signal })
+    let isolation = machine.isolation;
+    Ok(Outcome { runtime, figures, report, events, signal, isolation })
 }
 
 /// Takes what has come.

@@ -138,7 +138,7 @@ pub(crate) fn print(title: &str, machine: &MachineArgs, outcome: Outcome) -> Res
 }
 
 fn report(title: &str, machine: &MachineArgs, outcome: &Outcome) -> Report {
-    let Outcome { runtime, figures, report, events, signal } = outcome;
+    let Outcome { runtime, figures, report, events, signal, .. } = outcome;
     let clock = runtime.clock();
     let ns = |ticks: u64| clock.ticks_to_ns(core_runtime::clock::Ticks::new(ticks));
     let phase =
@@ -226,6 +226,7 @@ fn facts(outcome: &Outcome) -> Machine {
         tsc_hz: outcome.runtime.clock().hz(),
         partition_cpu: outcome.report.cpu,
         partition_cpu_isolated: facts.isolated.contains(outcome.report.cpu),
+        isolation: outcome.isolation.to_string(),
         dma_bytes: measured.dma_bytes,
         page_bytes: measured.page_bytes,
         private_used_bytes: measured.private_used_bytes,
@@ -287,6 +288,7 @@ mod tests {
             name: "feed-handler".to_owned(),
             cpu: 1,
             exit: PartitionExit::done(),
+            death: host_bridge::process::Death::Thread,
             passes: 1,
             ran: Duration::from_secs(1),
             allocations,

@@ -104,6 +104,7 @@ pub(crate) fn run(setup: Setup) -> Result<Ran, Failure> {
     let runtime = Runtime::with_warnings(cores, warnings)?;
     part::set_gauges(setup.device.gauges.clone());
     let mut spec = PartitionSpec::new("bench", Entry::new("bench", part::run));
+    spec.isolation = host_bridge::Isolation::Thread;
     spec.args = part::arguments(&setup.plan, &setup.phases);
     spec.dma_bytes = dma_bytes(&setup.plan, &setup.phases);
     spec.private_bytes = PRIVATE_BYTES;

@@ -200,6 +200,7 @@ impl Host<'_> {
     /// Runs a partition to its end; what it said, and how it ended.
     fn partition(&mut self, work: &Work) -> Result<(String, PartitionReport), Failure> {
         let mut spec = PartitionSpec::new("conformance", entry());
+        spec.isolation = host_bridge::Isolation::Thread;
         spec.args = work.to_args();
         spec.dma_bytes = DMA_BYTES;
         spec.private_bytes = PRIVATE_BYTES;

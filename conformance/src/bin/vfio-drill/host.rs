@@ -46,6 +46,7 @@ pub(crate) fn run(
     let runtime = Runtime::new(CpuSet::single(core).map_err(error)?).map_err(start)?;
     *DRILL.lock().unwrap_or_else(PoisonError::into_inner) = Some(drill);
     let mut spec = PartitionSpec::new("drill", Entry::new("drill", drill::run));
+    spec.isolation = host_bridge::Isolation::Thread;
     spec.device = Some(backend);
     spec.dma_bytes = 8 << 20;
     let mut partition = runtime.spawn(spec).map_err(start)?;

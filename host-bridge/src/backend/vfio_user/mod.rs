@@ -50,8 +50,8 @@ use self::probe::probe;
 use self::registers::{Published, SHARED_BYTES};
 use self::session::{Beginning, Ended, Opened, Session, Settings, Share, open, shown};
 use super::{
-    Attached, AttachedFile, Backend, BackendError, Detached, DeviceIngredients, DeviceKeeper, DeviceReport,
-    DeviceSeat,
+    Attached, AttachedFile, Backend, BackendError, Detached, DeviceIngredients, DeviceKeeper,
+    DeviceReport, DeviceSeat,
 };
 use crate::affinity::confine_to;
 use crate::memory::SharedMemory;
@@ -142,7 +142,11 @@ impl Backend for VfioUserBackend {
         let files = vec![
             AttachedFile::of(&registers, FileRole::SHARED)?,
             AttachedFile {
-                file: doorbells.file.as_fd().try_clone_to_owned().map_err(BackendError::Descriptors)?,
+                file: doorbells
+                    .file
+                    .as_fd()
+                    .try_clone_to_owned()
+                    .map_err(BackendError::Descriptors)?,
                 role: FileRole::FOREIGN,
                 offset,
                 page: PageSize::Small4K,

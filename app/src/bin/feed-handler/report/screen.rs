@@ -118,7 +118,10 @@ fn machine(screen: &mut Screen, machine: &Machine) {
     screen.items(
         "",
         &[
-            format!("partition on CPU {} ({isolated}, governor {governor})", machine.partition_cpu),
+            format!(
+                "partition on CPU {} ({}, {isolated}, governor {governor})",
+                machine.partition_cpu, machine.isolation
+            ),
             format!(
                 "{} DMA and {} private memory in {} pages",
                 HumanBytes(machine.dma_bytes),

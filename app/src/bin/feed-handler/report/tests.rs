@@ -37,6 +37,7 @@ fn whole() -> Report {
             tsc_hz: 2_445_400_000,
             partition_cpu: 1,
             partition_cpu_isolated: false,
+            isolation: "process".to_owned(),
             dma_bytes: 18 << 20,
             page_bytes: 4096,
             private_used_bytes: 80 << 20,
