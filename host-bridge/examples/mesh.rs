@@ -11,7 +11,7 @@ use core_runtime::mesh::{Link, Mesh};
 use core_runtime::partition::{Partition, PartitionExit, run_until_stopped};
 use core_runtime::task::{TaskOptions, yield_now};
 use host_bridge::topology::Topology;
-use host_bridge::{CoreChoice, Entry, PartitionSpec, Runtime, RuntimeError};
+use host_bridge::{CoreChoice, Entry, Isolation, PartitionSpec, Runtime, RuntimeError};
 use hybrid_conventions::{Count, CpuSet, Exit};
 use nvme_driver::DeviceParts;
 
@@ -116,6 +116,7 @@ fn host(partitions: u32, cores: CpuSet) -> Result<Exit, RuntimeError> {
     let (mesh, handles) = runtime.spawn_all(partitions, RING_BYTES, |index| {
         let name = format!("trader-{index}");
         let mut spec = PartitionSpec::new(name, Entry::new("trade", trade));
+        spec.isolation = Isolation::Thread;
         spec.dma_bytes = 4096;
         if !alone {
             spec.core = CoreChoice::Shared(cpus[index as usize % cpus.len()]);

@@ -56,7 +56,7 @@ fn symbols_and_days_beyond_what_is_possible_are_refused_with_what_is_allowed() {
 }
 
 /// Every option, and the test that shows what it does. A new one needs a line here and a test.
-const OPTIONS: [(&str, &str); 28] = [
+const OPTIONS: [(&str, &str); 29] = [
     ("--allow-writes", "bad_device::a_device_that_carries_something_else_is_..."),
     ("--bbo", "real_data"),
     ("--check-silence", "silence"),
@@ -79,6 +79,7 @@ const OPTIONS: [(&str, &str); 28] = [
     ("--no-probe", "options::the_probe_is_left_out_when_asked_to"),
     ("--queue-depth", "options::the_model_is_what_its_options_say"),
     ("--quiet", "options::quiet_leaves_nothing_on_standard_error"),
+    ("--rt-priority", "host-bridge's tests/alerts.rs"),
     ("--seed", "images::the_same_seed_makes_the_same_day_and_..."),
     ("--stocks", "options::a_day_is_as_long_and_as_wide_as_was_asked_for"),
     ("--symbols", "symbols"),

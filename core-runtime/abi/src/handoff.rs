@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   0            Handoff: facts, sizes, configuration, device
-//!   then         HandoffFile x files: descriptors that were inherited, in the order that places name
+//!   then         HandoffFile x files: inherited descriptors, in the order that places name
 //!   then         the entry's arguments, args_bytes
 //! ```
 //! Written by the host into a sealed memory file, read by the same program that was executed again,
@@ -73,8 +73,8 @@ pub struct Handoff {
     pub files: u32,
     /// Bytes of arguments.
     pub args_bytes: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Its priority under SCHED_FIFO; 0 for none.
+    pub rt_priority: u32,
     /// The partition's name, printable.
     pub name: Name<64>,
     /// The entry's name.

@@ -307,8 +307,8 @@ impl Partition {
         self.run.stop_asked.get().map(|(reason, _)| reason)
     }
 
-    /// The host has died, and with it whoever served a device from there: the loop stops in order at
-    /// the end of its pass, with half a second of grace. One store, for a signal handler.
+    /// The host has died, and with it whoever served a device from there: the loop stops in order
+    /// at the end of its pass, with half a second of grace. One store, for a signal handler.
     pub fn host_died(&self) {
         self.host_gone.store(true, Ordering::Relaxed);
     }

@@ -21,6 +21,7 @@ use super::{ROLE, can_be};
 use crate::backend::{AttachedFile, DeviceIngredients};
 use crate::sys::memfd::PageSize;
 use crate::sys::partition_memory::PartitionMemory;
+use crate::sys::realtime::RtPriority;
 use crate::sys::spawn::spawn;
 use crate::vfio_user::socket::timespec;
 use crate::warnings::Warnings;
@@ -39,6 +40,7 @@ pub(crate) struct Launching<'a> {
     pub(crate) private: (usize, PageSize),
     pub(crate) locked_bytes: usize,
     pub(crate) heap_bytes: usize,
+    pub(crate) rt_priority: Option<RtPriority>,
     pub(crate) device: Option<(&'a DeviceIngredients, &'a [AttachedFile])>,
     pub(crate) warnings: &'a Warnings,
     /// How long it may take to be ready.
@@ -142,6 +144,7 @@ fn head(launching: &Launching<'_>, table: &Table<'_>) -> Result<Handoff, NotLaun
     head.event_ring_bytes = launching.rings.events as u64;
     head.command_ring_bytes = launching.rings.commands as u64;
     head.heap_bytes = launching.heap_bytes as u64;
+    head.rt_priority = launching.rt_priority.map_or(0, |priority| priority.get().into());
     head.config = config_to(launching.config);
     head.device = match launching.device {
         Some((ingredients, _)) => ingredients.to_handoff(|span| table.place(span))?,

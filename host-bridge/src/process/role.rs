@@ -30,6 +30,7 @@ use crate::sys::fixed_stack::FixedStack;
 use crate::sys::mapping::Mapped;
 use crate::sys::memfd::{Memfd, PageSize};
 use crate::sys::partition_memory::PrivateMemory;
+use crate::sys::realtime::RtPriority;
 use crate::sys::resident::{STACK_BYTES, lock_this_process, prepare_heap};
 use crate::sys::sandbox;
 use crate::sys::spawn::{Inherited, close_standard_streams};
@@ -140,6 +141,11 @@ fn make(
     })?;
     sandbox::set_process_name(head.name.as_str());
     pin_to(head.cpu).map_err(|error| Refused(Exit::Missing, error.to_string()))?;
+    if let Some(number) = u8::try_from(head.rt_priority).ok().filter(|number| *number != 0) {
+        let refused = |line: String| Refused(Exit::Missing, line);
+        let priority = RtPriority::new(number).map_err(|error| refused(error.to_string()))?;
+        priority.set_for_this_thread().map_err(|error| refused(error.to_string()))?;
+    }
     let memory = Memory::map(files)?;
     let (warnings, size) =
         (warnings_to(line), |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));

@@ -23,8 +23,8 @@
 //! host threads and does nothing on a partition's core after it has started one.
 //!
 //! **Isolation.** A partition is a process ([`crate::process`]) or a thread of this one
-//! ([`Isolation`]). Nothing of the interface depends on it: the entry is a plain named function, its
-//! arguments are bytes, `PartitionParts` and [`DeviceIngredients`] are plain values over memory
+//! ([`Isolation`]). Nothing of the interface depends on it: the entry is a plain named function,
+//! its arguments are bytes, `PartitionParts` and [`DeviceIngredients`] are plain values over memory
 //! files, and exits, states and events come through shared memory.
 //!
 //! [`DeviceIngredients`]: crate::backend::DeviceIngredients
@@ -172,8 +172,8 @@ impl Runtime {
         &self.warnings
     }
 
-    /// Starts a partition: memory, device, process or thread. Returns when it is assembled and about to enter
-    /// its entry.
+    /// Starts a partition: memory, device, process or thread. Returns when it is assembled and
+    /// about to enter its entry.
     ///
     /// # Errors
     /// [`RuntimeError`]; the core is free again then.

@@ -19,8 +19,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// Starts `program` with `args` (the first is its name) and these descriptors, at their own
-/// numbers; whoever owns them waits meanwhile. Standard input and output are `/dev/null`, standard error is ours. Every signal but
-/// faults is blocked in it, and every one has its default action.
+/// numbers; whoever owns them waits meanwhile. Standard input and output are `/dev/null`, standard
+/// error is ours. Every signal but faults is blocked in it, and every one has its default action.
 ///
 /// # Errors
 /// What the kernel said.
