@@ -27,15 +27,21 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
 
+use core_runtime::crash::{self, Cause, Frame, Recorded, StackRange};
 use core_runtime::partition::{Partition, PartitionExit, PartitionState};
+use hybrid_abi::crash::program::{KNOWN_FAULT_ADDRESS, Registers};
+use hybrid_abi::crash::{
+    REASON_ALLOCATION, REASON_ASKED, REASON_DEVICE_GONE, REASON_FAULT, REASON_PANIC, REASON_SYSCALL,
+};
 use hybrid_abi::state::STATE_TEXT_BYTES;
 
 use super::bar;
 use super::fixed_stack::FixedStack;
 use super::signals::FAULTS;
 use super::syscall_names::syscall_name;
+
+mod context;
 
 /// The host asks for a dump; the partition ends with one.
 pub const DUMP_SIGNAL: libc::c_int = libc::SIGUSR1;
@@ -71,6 +77,7 @@ struct Dying {
     partition: &'static Partition,
     guard: Range<usize>,
     stack: Range<usize>,
+    alternate: Range<usize>,
 }
 
 // SAFETY: invariant 5: there is one thread, and nobody to send it to.
@@ -80,19 +87,21 @@ unsafe impl Sync for Dying {}
 
 static DYING: OnceLock<Dying> = OnceLock::new();
 
-/// Set once, by who comes first.
-static BEGUN: AtomicBool = AtomicBool::new(false);
-
 /// Installs everything: from here on the partition does not die without a word.
 ///
 /// # Errors
 /// What the kernel said.
 pub fn prepare(partition: &'static Partition, stack: &FixedStack) -> std::io::Result<()> {
-    let dying = Dying { partition, guard: stack.guard(), stack: stack.usable() };
+    let alternate = FixedStack::new(ALTERNATE_BYTES)?;
+    let dying = Dying {
+        partition,
+        guard: stack.guard(),
+        stack: stack.usable(),
+        alternate: alternate.usable(),
+    };
     if DYING.set(dying).is_err() {
         return Err(std::io::ErrorKind::AlreadyExists.into());
     }
-    let alternate = FixedStack::new(ALTERNATE_BYTES)?;
     let stack = libc::stack_t { ss_sp: alternate.low(), ss_flags: 0, ss_size: alternate.len() };
     // SAFETY: invariant 1: the stack is never unmapped.
     if unsafe { libc::sigaltstack(&raw const stack, std::ptr::null_mut()) } != 0 {
@@ -153,27 +162,41 @@ extern "C" fn host_died(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c
     }
 }
 
-extern "C" fn faulted(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+extern "C" fn faulted(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let Some(dying) = DYING.get() else { end(code::SIGNAL + signal) };
     // SAFETY: invariant 2.
-    let fault = unsafe { Fault::read(signal, info) };
-    if signal == libc::SIGBUS && bar::is_guarded(fault.address) {
-        let exit = exit(code::DEVICE_GONE, format_args!("device gone: its registers fault"));
-        publish(dying.partition, &exit);
-        end(code::DEVICE_GONE);
-    }
+    let registers = unsafe { context::registers(signal, info, context) };
+    let fault = Fault::of(&registers);
     let mut line = Line::new();
-    // A line that is too long is cut.
-    let _ = fault.describe(&dying.guard, &dying.stack, &mut line);
-    die(dying, code::SIGNAL + signal, &line);
+    let (code, reason) = match signal {
+        libc::SIGBUS if bar::is_guarded(fault.address) => {
+            let _ = line.write_str("device gone: its registers fault");
+            (code::DEVICE_GONE, REASON_DEVICE_GONE)
+        }
+        _ => {
+            // A line that is too long is cut.
+            let _ = fault.describe(&dying.guard, &dying.stack, &mut line);
+            (code::SIGNAL + signal, fault.reason())
+        }
+    };
+    let _ = write!(line, "{}", InTask(dying.partition));
+    // Where nothing is mapped at the instruction itself, the caller's address is on the stack.
+    let nowhere =
+        registers.known & KNOWN_FAULT_ADDRESS != 0 && registers.fault_address == registers.rip;
+    let sp = nowhere.then_some(registers.rsp);
+    let frame = Frame { ip: registers.rip, fp: registers.rbp, sp };
+    let cause = Cause { registers: Some(&registers), frame: Some(frame), ..Cause::of(reason) };
+    finish(dying, code, &line, cause)
 }
 
 /// A heap call while the partition runs; `bytes` are what was asked for.
 pub fn allocated(bytes: usize) -> ! {
     let Some(dying) = DYING.get() else { end(code::ALLOCATION) };
     let mut line = Line::new();
-    let _ = write!(line, "called the allocator while running, for {bytes} bytes");
-    die(dying, code::ALLOCATION, &line)
+    let task = InTask(dying.partition);
+    let _ = write!(line, "called the allocator while running, for {bytes} bytes{task}");
+    let cause = Cause { frame: Some(crash::here()), ..Cause::of(REASON_ALLOCATION) };
+    finish(dying, code::ALLOCATION, &line, cause)
 }
 
 fn panicked(info: &PanicHookInfo<'_>) {
@@ -186,25 +209,32 @@ fn panicked(info: &PanicHookInfo<'_>) {
         .unwrap_or("a value that is no text");
     let mut line = Line::new();
     let _ = write!(line, "panicked{}: {message}", InTask(dying.partition));
-    if let Some(at) = info.location() {
+    let at = info.location();
+    if let Some(at) = at {
         let _ = write!(line, ", at {}:{}", at.file(), at.line());
     }
-    finish(dying, code::PANIC, &line)
+    let cause = Cause {
+        location: at.map(|at| (at.file(), at.line(), at.column())),
+        frame: Some(crash::here()),
+        ..Cause::of(REASON_PANIC)
+    };
+    finish(dying, code::PANIC, &line, cause)
 }
 
-/// Ends with `what` and the task that did it.
-fn die(dying: &Dying, code: i32, what: &Line) -> ! {
-    let mut line = Line::new();
-    let _ = write!(line, "{what}{}", InTask(dying.partition));
-    finish(dying, code, &line)
-}
-
-/// The one place where everything ends: once. Who comes again, from in here, ends at once.
-fn finish(dying: &Dying, code: i32, line: &Line) -> ! {
-    if BEGUN.swap(true, Ordering::Relaxed) {
-        end(code);
+/// The one place where everything ends: the record, the line, the code. A fault in here comes here
+/// again; the record says so then, and that is all.
+fn finish(dying: &Dying, code: i32, line: &Line, cause: Cause<'_>) -> ! {
+    let Dying { partition, stack, alternate, .. } = dying;
+    // SAFETY: invariant 1: both stacks are mapped for good.
+    let stacks = unsafe {
+        [StackRange::new(alternate.start, alternate.end), StackRange::new(stack.start, stack.end)]
+    };
+    let message = format_args!("{line}");
+    let cause = Cause { message: Some(message), stacks: &stacks, ..cause };
+    let recorded = crash::record(partition, &cause);
+    if recorded != Recorded::HandlerFailed && !partition.state().is_final() {
+        publish(partition, &exit(code, message));
     }
-    publish(dying.partition, &exit(code, format_args!("{line}")));
     end(code)
 }
 
@@ -264,26 +294,20 @@ struct Fault {
 }
 
 impl Fault {
-    /// # Safety
-    /// `info` is a handler's argument (invariant 2).
-    unsafe fn read(signal: libc::c_int, info: *const libc::siginfo_t) -> Self {
-        /// The kernel's `_sigsys` behind the three leading words.
-        #[repr(C)]
-        struct SigSys {
-            head: [libc::c_int; 4],
-            call_addr: *mut libc::c_void,
-            syscall: libc::c_int,
-            arch: libc::c_uint,
+    fn of(registers: &Registers) -> Self {
+        Self {
+            signal: libc::c_int::try_from(registers.signal).unwrap_or(0),
+            code: registers.code,
+            address: usize::try_from(registers.fault_address).unwrap_or(0),
+            call: libc::c_int::try_from(registers.syscall).unwrap_or(-1),
         }
-        const _: () = assert!(size_of::<SigSys>() <= size_of::<libc::siginfo_t>());
-        // SAFETY: the caller's promise; the structure is not longer than the kernel's.
-        unsafe {
-            Self {
-                signal,
-                code: (*info).si_code,
-                address: (*info).si_addr().addr(),
-                call: (*info.cast::<SigSys>()).syscall,
-            }
+    }
+
+    const fn reason(&self) -> u32 {
+        match self.signal {
+            libc::SIGSYS => REASON_SYSCALL,
+            DUMP_SIGNAL => REASON_ASKED,
+            _ => REASON_FAULT,
         }
     }
 
