@@ -8,7 +8,7 @@ use core_runtime::region::RegionReader;
 use host_bridge::backend::Backend;
 use host_bridge::{Entry, Isolation, PartitionHandle, PartitionReport, PartitionSpec};
 use hybrid_abi::crash::program::{BacktraceHead, Program, Registers};
-use hybrid_abi::crash::{CRASH_COMPLETE, CrashHeader, SectionKind, elements, newest, slot, text};
+use hybrid_abi::crash::{CrashHeader, SectionKind, elements, newest, slot, text};
 use hybrid_abi::region::PartKind;
 use zerocopy::FromBytes;
 
@@ -116,13 +116,6 @@ impl Record {
         }
         record.backtrace.iter_mut().for_each(|address| *address = address.wrapping_sub(base));
         Some(record)
-    }
-
-    /// The same, which must be complete.
-    pub(crate) fn complete(handle: &PartitionHandle) -> Self {
-        let record = Self::of(handle).expect("a record");
-        assert_eq!(record.header.state, CRASH_COMPLETE, "{record:?}");
-        record
     }
 
     /// Whether the walk came through the function at `address` of this very program.
