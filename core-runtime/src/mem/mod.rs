@@ -53,6 +53,7 @@ mod bump;
 mod claim;
 mod doorbell;
 mod error;
+mod eventidx;
 mod iova;
 mod map;
 mod mmio;
@@ -60,6 +61,7 @@ mod prefetch;
 mod queue;
 mod region;
 mod shadow;
+mod sync;
 
 pub use arena::{DmaArena, DmaStats};
 pub use buf::{DeviceBuf, DmaBuf, SharedDma};

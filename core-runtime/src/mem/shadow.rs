@@ -6,9 +6,10 @@
 //! once more. With a full fence between the two accesses on both sides, one of them sees the other:
 //! else a command could wait for a doorbell that never comes (`// SYNC shadow`).
 
-use core::sync::atomic::{AtomicU32, Ordering, fence};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::buf::SharedDma;
+use super::eventidx;
 use super::iova::Iova;
 
 /// The two pages of a controller, laid out as its doorbell registers are.
@@ -77,16 +78,10 @@ impl ShadowDoorbells {
 
 impl ShadowDoorbell {
     /// Stores `new` after `old`; whether the register must be written too.
-    // SYNC shadow: pairs with the device's fence between its event word and its second look.
     #[inline(always)]
     #[must_use]
     pub fn store(&self, old: u16, new: u16) -> bool {
-        // Publishes the entries, as the register would.
-        self.shadow.store(new.into(), Ordering::Release);
-        fence(Ordering::SeqCst);
-        #[expect(clippy::cast_possible_truncation, reason = "indices have 16 bits")]
-        let event = self.event.load(Ordering::Relaxed) as u16;
-        passed(event, old, new)
+        eventidx::tell(self.shadow, self.event, old, new)
     }
 
     /// Both words as for a new queue, whose index is `index`.
@@ -96,16 +91,10 @@ impl ShadowDoorbell {
     }
 }
 
-/// Whether an index that went from `old` to `new` passed `event`. All wrap at 16 bits, which is
-/// right for smaller rings too: an index that wraps earlier makes both differences larger by the
-/// same.
-const fn passed(event: u16, old: u16, new: u16) -> bool {
-    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::arena::DmaArena;
+    use super::super::eventidx::passed;
     use super::*;
 
     #[test]
