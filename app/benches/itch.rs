@@ -12,6 +12,7 @@ use feed_handler::book::{BboChange, BookStorage, Sink, Trade};
 use feed_handler::error::{Fault, FeedError};
 use feed_handler::framing::{FileFramer, Frame, OnFrame};
 use feed_handler::message::{self, Visitor, dispatch};
+use feed_handler::orders::{self, OrderMessage};
 use feed_handler::pipeline::{Pipeline, PipelineConfig};
 use feed_handler::synth::{StockSlot, Synth, SynthConfig};
 use host_bridge::affinity::{allowed, pin_to};
@@ -120,7 +121,7 @@ struct Args {
     /// CPU that is measured; by default the last one that this process may use.
     #[arg(long, value_name = "CPU")]
     core: Option<u32>,
-    /// Repetitions, decode and books in turn; the table has their medians.
+    /// Repetitions, the parts in turn; the table has their medians.
     #[arg(long, value_name = "N", default_value_t = 5)]
     repetitions: u32,
     /// Messages of the day.
@@ -146,10 +147,11 @@ struct Slices {
 }
 
 impl Slices {
-    fn run(&mut self, bytes: usize, slice: impl FnOnce() -> u64) {
+    /// Times `slice`, which says how many messages and bytes it did.
+    fn run(&mut self, slice: impl FnOnce() -> (u64, usize)) {
         let before = ThreadUsage::now();
         let begin = rdtsc();
-        let messages = slice();
+        let (messages, bytes) = slice();
         let ticks = rdtsc() - begin;
         let usage = ThreadUsage::now().since(before);
         if usage.involuntary_switches + usage.voluntary_switches != 0 {
@@ -221,11 +223,13 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut memory = vec![0_u64; capacity.bytes() / 8 + 17];
     let memory = memory.as_mut_slice().as_mut_bytes();
     let skew = memory.as_ptr().align_offset(128);
-    let (mut decoded, mut booked) = (Part::default(), Part::default());
+    let (mut decoded, mut shaped, mut booked) = (Part::default(), Part::default(), Part::default());
     let repetitions = if args.quick { 1 } else { args.repetitions.max(1) };
     for _ in 0..repetitions {
         let (slices, checksum) = decode(&feed);
         decoded.add(slices, checksum);
+        let (slices, checksum) = in_one_shape(&feed);
+        shaped.add(slices, checksum);
         let storage = BookStorage::carve(&mut memory[skew..], capacity).expect("memory");
         let (slices, checksum) = book(Pipeline::new(storage, PipelineConfig::default()), &feed);
         booked.add(slices, checksum);
@@ -234,7 +238,11 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
         args,
         &facts,
         hz,
-        &[("decode", decoded, DECODE_GOAL), ("decode + book", booked, BOOK_GOAL)],
+        &[
+            ("decode", decoded, DECODE_GOAL),
+            ("orders in one shape", shaped, DECODE_GOAL),
+            ("decode + book", booked, BOOK_GOAL),
+        ],
     )?;
     let exit = if missed && !args.quick { Exit::Threshold } else { Exit::Ok };
     Ok(ExitCode::from(exit.code()))
@@ -247,13 +255,46 @@ fn decode(feed: &[u8]) -> (Slices, u64) {
     let mut framer = FileFramer::new();
     let mut slices = Slices::default();
     for chunk in feed.chunks(CHUNK) {
-        slices.run(chunk.len(), || {
+        slices.run(|| {
             let before = framer.messages();
             framer.push_to(chunk, &mut Dispatch(&mut decode)).expect("a valid day");
-            framer.messages() - before
+            (framer.messages() - before, chunk.len())
         });
     }
     (slices, decode.sum ^ framer.messages())
+}
+
+/// Lengths, types and fields of order messages, all read by the same code.
+#[inline(never)]
+fn in_one_shape(feed: &[u8]) -> (Slices, u64) {
+    let (mut sum, mut messages) = (0_u64, 0);
+    let mut out = [OrderMessage::default(); 64];
+    let mut slices = Slices::default();
+    let mut rest = feed;
+    loop {
+        let whole = rest;
+        slices.run(|| {
+            let mut count = 0;
+            while whole.len() - rest.len() < CHUNK {
+                let taken = orders::take(rest, &mut out);
+                for m in &out[..taken.orders] {
+                    let shares = u64::from(m.shares ^ m.price) ^ u64::from(m.side);
+                    sum = sum.wrapping_add(m.order_ref ^ m.second ^ m.timestamp ^ shares);
+                }
+                count += taken.messages;
+                rest = &rest[taken.bytes..];
+                if taken.orders < out.len() {
+                    break;
+                }
+            }
+            messages += count;
+            (count, whole.len() - rest.len())
+        });
+        if rest.len() == whole.len() {
+            break;
+        }
+    }
+    (slices, sum ^ messages)
 }
 
 /// Everything, books included.
@@ -262,10 +303,10 @@ fn book(mut pipeline: Pipeline<'_>, feed: &[u8]) -> (Slices, u64) {
     let mut sum = Sum::default();
     let mut slices = Slices::default();
     for chunk in feed.chunks(CHUNK) {
-        slices.run(chunk.len(), || {
+        slices.run(|| {
             let before = pipeline.messages();
             pipeline.feed(chunk, &mut sum).expect("a valid day");
-            pipeline.messages() - before
+            (pipeline.messages() - before, chunk.len())
         });
     }
     pipeline.finish().expect("a whole day");

@@ -12,6 +12,7 @@
 //!
 //! - [`framing`]: where one message ends and the next begins (file, MoldUDP64, SoupBinTCP).
 //! - [`message`]: all 23 message types as views over the bytes, no copies.
+//! - [`orders`]: the order messages in one shape, for who wants them and no book.
 //! - [`encode`]: the same types to be written, for generators and tests.
 //! - [`book`]: price levels and FIFO queues for every symbol in memory given at start.
 //! - [`pipeline`]: the three above in one call for each chunk.
@@ -32,5 +33,6 @@ pub mod field;
 pub mod framing;
 pub mod handler;
 pub mod message;
+pub mod orders;
 pub mod pipeline;
 pub mod synth;

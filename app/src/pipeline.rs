@@ -155,7 +155,7 @@ impl<'m> Pipeline<'m> {
     /// As [`Self::feed`].
     #[inline]
     pub fn frame<S: Sink>(&mut self, frame: &Frame<'_>, sink: &mut S) -> Result<(), FeedError> {
-        self.handler.frame(frame, sink)
+        self.handler.frame(*frame, sink)
     }
 
     /// The file is over.
@@ -206,33 +206,33 @@ struct Feed<'a, 'm, S> {
 impl<S: Sink> OnFrame<FeedError> for Feed<'_, '_, S> {
     #[inline(always)]
     fn frame(&mut self, frame: Frame<'_>) -> Result<(), FeedError> {
-        self.handler.frame(&frame, self.sink)
+        self.handler.frame(frame, self.sink)
     }
 }
 
 impl Handler<'_> {
     #[inline(always)]
-    fn frame<S: Sink>(&mut self, frame: &Frame<'_>, sink: &mut S) -> Result<(), FeedError> {
+    fn frame<S: Sink>(&mut self, frame: Frame<'_>, sink: &mut S) -> Result<(), FeedError> {
         let kind = frame.bytes.first().copied().unwrap_or(0);
         let count = &mut self.counts.by_kind[usize::from(kind)];
         *count = count.wrapping_add(1);
         match dispatch(frame.bytes, &mut Apply { books: &mut self.books, sink }) {
             Ok(()) => Ok(()),
-            Err(fault) => self.refuse(frame, fault),
+            Err(fault) => self.refuse(frame.length, frame.at, fault),
         }
     }
 
     /// A message is wrong: stop or count.
     #[cold]
     #[inline(never)]
-    fn refuse(&mut self, frame: &Frame<'_>, fault: Fault) -> Result<(), FeedError> {
+    fn refuse(&mut self, length: u16, at: Position, fault: Fault) -> Result<(), FeedError> {
         let fault = match fault {
-            Fault::Message(error) => error.with_length(usize::from(frame.length)).into(),
+            Fault::Message(error) => error.with_length(usize::from(length)).into(),
             other => other,
         };
         let fatal = matches!(&fault, Fault::Book(error) if error.is_fatal());
         if self.policy == Policy::Strict || fatal {
-            return Err(FeedError { at: frame.at, fault });
+            return Err(FeedError { at, fault });
         }
         self.counts.refused.note(&fault);
         Ok(())

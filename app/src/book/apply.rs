@@ -1,7 +1,11 @@
 //! What each message does to the books: [`Apply`] is the visitor.
+//!
+//! Adds and deletes, four of five messages, are inlined into the loop over a feed; all others are
+//! functions of their own, so that the loop's registers are for those two.
 
+use super::moves::NewOrder;
 use super::slot::{KEPT, PASSED_OVER, UNKNOWN};
-use super::{BboChange, Books, NewOrder, Sink, Status, StatusKind, Trade, TradeKind, quote_of};
+use super::{BboChange, Books, Sink, Status, StatusKind, Trade, TradeKind, quote_of};
 use crate::error::{BookError, Fault};
 use crate::field::{EventCode, HaltAction, Side, Symbol};
 use crate::message::{
@@ -86,7 +90,8 @@ impl<S: Sink> Apply<'_, '_, S> {
         }
         let found = self.books.find(order_ref, locate)?;
         let slot = &self.books.orders[found.order];
-        let (open, price) = (slot.shares, slot.price);
+        let open = slot.shares;
+        let price = self.books.ladder.levels[slot.level].price;
         if taken == 0 {
             return Err(BookError::NoShares { order_ref }.into());
         }
@@ -141,7 +146,7 @@ impl<S: Sink> Visitor for Apply<'_, '_, S> {
         self.add(new, m.side(), m.stock(), m.timestamp())
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn add_order_mpid(&mut self, m: AddOrderMpid<'_>) -> Result<(), Fault> {
         let new = NewOrder {
             order_ref: m.order_ref(),
@@ -153,7 +158,7 @@ impl<S: Sink> Visitor for Apply<'_, '_, S> {
         self.add(new, m.side(), m.stock(), m.timestamp())
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn order_executed(&mut self, m: OrderExecuted<'_>) -> Result<(), Fault> {
         let of = Execution {
             locate: m.locate(),
@@ -165,7 +170,7 @@ impl<S: Sink> Visitor for Apply<'_, '_, S> {
         self.execute(&of, None, true)
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn order_executed_with_price(&mut self, m: OrderExecutedWithPrice<'_>) -> Result<(), Fault> {
         let of = Execution {
             locate: m.locate(),
@@ -177,7 +182,7 @@ impl<S: Sink> Visitor for Apply<'_, '_, S> {
         self.execute(&of, Some(m.execution_price().0), m.printable() == b'Y')
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn order_cancel(&mut self, m: OrderCancel<'_>) -> Result<(), Fault> {
         self.take_off(m.locate(), m.timestamp(), m.order_ref(), m.cancelled_shares())?;
         Ok(())
@@ -190,14 +195,13 @@ impl<S: Sink> Visitor for Apply<'_, '_, S> {
             return Ok(());
         }
         let found = self.books.find(m.order_ref(), locate)?;
-        let shares = self.books.orders[found.order].shares;
-        if self.books.reduce(found, shares) {
+        if self.books.take_out(found) {
             self.tell_bbo(locate, m.timestamp());
         }
         Ok(())
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn order_replace(&mut self, m: OrderReplace<'_>) -> Result<(), Fault> {
         let locate = m.locate();
         if !self.books.is_kept(locate)? {

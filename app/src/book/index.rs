@@ -1,21 +1,20 @@
-//! Finds an order's slot by its reference: open addressing, linear probing, Robin Hood order.
+//! Finds an order's slot by its reference: a table of buckets, each the head of a chain of slots.
 //!
 //! References are handed out nearly densely, and most orders die young. So the hash keeps runs of
-//! [`RUN`] references together: new orders fall into consecutive entries, the live ones share
-//! cache lines, and the entry sought is nearly always the first one looked at. Runs are spread by
+//! [`RUN`] references together: new orders fall into consecutive buckets, the live ones share
+//! cache lines, and the order sought is nearly always the first of its bucket. Runs are spread by
 //! a multiplication, so that neither old orders nor references with a stride pile up.
 //!
-//! An entry holds the reference folded to half its width; the order's slot has all of it. Robin
-//! Hood order (an entry never stands before one whose home is earlier) lets a search for what is
-//! not there stop early and a removal close its gap without leaving a mark, so the table never
-//! degrades.
+//! The chain lies in the order slots, which a search that succeeds reads anyway. So a bucket is
+//! four bytes, an order is entered with two stores whatever is there already, and taken out with
+//! one unless another one stands before it. (Open addressing had to look at the neighbour of each
+//! entry that it took out, whose state cannot be predicted.)
 //!
-//! Invariant: the table is at most half full, because it has twice as many entries as there are
-//! order slots; so every probe ends.
+//! Invariant: an order in a book is in exactly one chain, that of its reference's bucket.
 
 use super::slot::{IndexSlot, NONE, OrderSlot};
 
-/// References that stay neighbours: 64 entries are eight cache lines, enough for the hardware's
+/// References that stay neighbours: 64 buckets are four cache lines, enough for the hardware's
 /// prefetcher to see a stream, and few enough to spread the load.
 const RUN: u32 = 64;
 
@@ -25,124 +24,95 @@ const SPREAD: u32 = 0x9E37_79B1;
 /// The table.
 #[derive(Debug)]
 pub(super) struct Index<'m> {
-    entries: &'m mut [IndexSlot],
+    buckets: &'m mut [IndexSlot],
     mask: u32,
     /// Bits that a hashed run number is shifted right by.
     shift: u32,
 }
 
-/// What a search found.
-pub(super) enum Probe {
-    /// The order, and the entry that says so.
-    Found { entry: u32, order: u32 },
-    /// Not there; it would go here.
-    Vacant { entry: u32 },
-}
-
 impl<'m> Index<'m> {
-    /// An empty table over `entries`, a power of two between 1024 and 2^31.
-    pub(super) fn new(entries: &'m mut [IndexSlot]) -> Self {
-        let len = u32::try_from(entries.len()).expect("BookStorage has checked the size");
+    /// An empty table over `buckets`, a power of two between 1024 and 2^31.
+    pub(super) fn new(buckets: &'m mut [IndexSlot]) -> Self {
+        let len = u32::try_from(buckets.len()).expect("BookStorage has checked the size");
         assert!(len.is_power_of_two() && len >= 1024, "BookStorage has checked the size");
-        entries.fill(IndexSlot::EMPTY);
+        buckets.fill(IndexSlot::EMPTY);
         let runs = len / RUN;
-        Self { entries, mask: len - 1, shift: 32 - runs.trailing_zeros() }
+        Self { buckets, mask: len - 1, shift: 32 - runs.trailing_zeros() }
     }
 
-    /// Where an order with this tag belongs.
+    /// The bucket that an order of this reference belongs into.
     #[inline(always)]
-    fn home(&self, tag: u32) -> u32 {
-        let run = (tag / RUN).wrapping_mul(SPREAD) >> self.shift;
-        run * RUN + tag % RUN
-    }
-
-    #[inline(always)]
-    fn distance(&self, from: u32, to: u32) -> u32 {
-        to.wrapping_sub(from) & self.mask
-    }
-
-    #[inline(always)]
-    fn at(&self, entry: u32) -> IndexSlot {
-        self.entries[(entry & self.mask) as usize]
-    }
-
-    #[inline(always)]
-    fn set(&mut self, entry: u32, slot: IndexSlot) {
-        self.entries[(entry & self.mask) as usize] = slot;
-    }
-
-    /// Searches `order_ref`.
-    #[inline(always)]
-    pub(super) fn probe(&self, order_ref: u64, orders: &[OrderSlot]) -> Probe {
+    pub(super) fn bucket(&self, order_ref: u64) -> u32 {
         let tag = fold(order_ref);
-        let mut entry = self.home(tag);
-        let first = self.at(entry);
-        if first.order == NONE {
-            return Probe::Vacant { entry };
-        }
-        let mut found = first;
-        let mut distance = 0;
-        loop {
-            if found.tag == tag && orders[found.order as usize].order_ref == order_ref {
-                return Probe::Found { entry, order: found.order };
-            }
-            entry = (entry + 1) & self.mask;
-            distance += 1;
-            found = self.at(entry);
-            if found.order == NONE || self.distance(self.home(found.tag), entry) < distance {
-                return Probe::Vacant { entry };
-            }
-        }
+        let run = (tag / RUN).wrapping_mul(SPREAD) >> (self.shift & 31);
+        ((run << RUN.trailing_zeros()) | (tag % RUN)) & self.mask
     }
 
-    /// Enters an order at the entry that a search gave; moves what is in the way.
+    /// Searches a reference in its bucket.
     #[inline(always)]
-    pub(super) fn insert(&mut self, entry: u32, order_ref: u64, order: u32) {
-        let mut hand = IndexSlot { tag: fold(order_ref), order };
-        let mut entry = entry;
-        loop {
-            let old = self.at(entry);
-            self.set(entry, hand);
-            if old.order == NONE {
-                return;
+    pub(super) fn find(&self, bucket: u32, order_ref: u64, orders: &[OrderSlot]) -> Option<u32> {
+        let mut order = self.buckets[bucket as usize].order;
+        // `NONE` is beyond the last slot: one comparison ends the chain and guards the access.
+        while let Some(slot) = orders.get(order as usize) {
+            if slot.order_ref == order_ref {
+                return Some(order);
             }
-            // All entries up to the next free one move by one: their order stays.
-            hand = old;
-            entry = (entry + 1) & self.mask;
+            order = slot.chain;
         }
+        None
     }
 
-    /// Takes an entry out and closes the gap.
+    /// Puts an order in front of a bucket's chain; gives the order that was there, to be its
+    /// `chain`.
     #[inline(always)]
-    pub(super) fn remove(&mut self, entry: u32) {
-        let mut gap = entry;
-        loop {
-            let next = (gap + 1) & self.mask;
-            let moved = self.at(next);
-            if (moved.order == NONE) | (self.home(moved.tag) == next) {
-                self.set(gap, IndexSlot::EMPTY);
-                return;
-            }
-            self.set(gap, moved);
-            gap = next;
+    pub(super) fn enter(&mut self, bucket: u32, order: u32) -> u32 {
+        core::mem::replace(&mut self.buckets[bucket as usize].order, order)
+    }
+
+    /// Takes an order out of its bucket's chain.
+    #[inline(always)]
+    pub(super) fn remove(&mut self, bucket: u32, order: u32, orders: &mut [OrderSlot]) {
+        let chain = orders[order as usize].chain;
+        let head = &mut self.buckets[bucket as usize].order;
+        if *head == order {
+            *head = chain;
+        } else {
+            let head = *head;
+            unchain(head, order, chain, orders);
         }
     }
 
-    /// Entries in use, and the farthest that one is from its home (for reports and checks).
-    pub(super) fn survey(&self) -> (usize, u32) {
-        let mut used = 0;
-        let mut farthest = 0;
-        for (entry, slot) in (0_u32..).zip(self.entries.iter()) {
-            if slot.order != NONE {
-                used += 1;
-                farthest = farthest.max(self.distance(self.home(slot.tag), entry));
+    /// Orders in all chains (for checks). Ends even if a chain is a circle.
+    pub(super) fn count(&self, orders: &[OrderSlot]) -> usize {
+        let mut count = 0;
+        for bucket in self.buckets.iter() {
+            let mut order = bucket.order;
+            while let Some(slot) = orders.get(order as usize).filter(|_| count <= orders.len()) {
+                count += 1;
+                order = slot.chain;
             }
         }
-        (used, farthest)
+        count
     }
 }
 
-/// What an entry holds of a reference: its low half, moved elsewhere by a high half that is not
+/// Takes an order out of the chain that begins with another one.
+#[cold]
+#[inline(never)]
+fn unchain(head: u32, order: u32, chain: u32, orders: &mut [OrderSlot]) {
+    let mut before = head;
+    while before != NONE {
+        let next = orders[before as usize].chain;
+        if next == order {
+            orders[before as usize].chain = chain;
+            return;
+        }
+        before = next;
+    }
+    unreachable!("an order is in the chain of its bucket");
+}
+
+/// A reference folded to half its width: its low half, moved elsewhere by a high half that is not
 /// zero, so that references which differ there only do not meet.
 #[inline(always)]
 const fn fold(order_ref: u64) -> u32 {
@@ -157,15 +127,11 @@ mod tests {
     use std::collections::HashMap;
     use std::vec;
 
-    fn order(order_ref: u64) -> OrderSlot {
-        OrderSlot { order_ref, ..OrderSlot::default() }
-    }
-
     /// Random operations against a map, with references that differ in one half only.
     #[test]
     fn the_table_agrees_with_a_map_under_collisions() {
-        let mut entries = vec![IndexSlot::default(); 1024];
-        let mut index = Index::new(&mut entries);
+        let mut buckets = vec![IndexSlot::default(); 1024];
+        let mut index = Index::new(&mut buckets);
         let mut orders = vec![OrderSlot::default(); 512];
         let mut free: vec::Vec<u32> = (0..512).collect();
         let mut map = HashMap::new();
@@ -179,40 +145,42 @@ mod tests {
                 1 => (roll % 300) * 64 * 1024,
                 _ => (roll % 300) << 32 | 5,
             };
-            match index.probe(order_ref, &orders) {
-                Probe::Found { entry, order } => {
-                    assert_eq!(map.remove(&order_ref), Some(order), "step {step}");
-                    index.remove(entry);
-                    free.push(order);
-                }
-                Probe::Vacant { entry } => {
-                    assert!(!map.contains_key(&order_ref), "step {step}");
-                    if let Some(slot) = free.pop() {
-                        orders[slot as usize] = order(order_ref);
-                        index.insert(entry, order_ref, slot);
-                        map.insert(order_ref, slot);
-                    }
-                }
+            let bucket = index.bucket(order_ref);
+            let found = index.find(bucket, order_ref, &orders);
+            assert_eq!(found, map.get(&order_ref).copied(), "step {step}");
+            if let Some(order) = found {
+                map.remove(&order_ref);
+                index.remove(bucket, order, &mut orders);
+                free.push(order);
+            } else if let Some(slot) = free.pop() {
+                let chain = index.enter(bucket, slot);
+                orders[slot as usize] = OrderSlot { order_ref, chain, ..OrderSlot::default() };
+                map.insert(order_ref, slot);
             }
             if step % 1000 == 0 {
-                assert_eq!(index.survey().0, map.len());
+                assert_eq!(index.count(&orders), map.len());
             }
         }
         assert!(map.len() > 100);
-        for (&order_ref, &slot) in &map {
-            let found = index.probe(order_ref, &orders);
-            assert!(matches!(found, Probe::Found { order, .. } if order == slot));
-        }
+        let longest = |orders: &[OrderSlot]| {
+            let mut lengths = HashMap::<u32, usize>::new();
+            let chained = map.values().filter(|&&slot| orders[slot as usize].chain != NONE);
+            chained.for_each(|&slot| {
+                *lengths.entry(index.bucket(orders[slot as usize].order_ref)).or_default() += 1;
+            });
+            lengths.values().copied().max().unwrap_or(0)
+        };
+        assert!(longest(&orders) >= 2, "some chain has three orders, or it was no test");
     }
 
     #[test]
-    fn a_run_of_references_lies_in_a_run_of_entries() {
-        let mut entries = vec![IndexSlot::default(); 4096];
-        let index = Index::new(&mut entries);
+    fn a_run_of_references_lies_in_a_run_of_buckets() {
+        let mut buckets = vec![IndexSlot::default(); 4096];
+        let index = Index::new(&mut buckets);
         for run in 0..1000 {
-            let first = index.home(run * RUN);
+            let first = index.bucket(run * u64::from(RUN));
             for tag in 0..RUN {
-                assert_eq!(index.home(run * RUN + tag), first + tag);
+                assert_eq!(index.bucket(run * u64::from(RUN) + u64::from(tag)), first + tag);
             }
         }
     }

@@ -24,6 +24,7 @@ mod check;
 mod event;
 mod index;
 mod ladder;
+mod moves;
 mod pool;
 mod slot;
 mod storage;
@@ -36,13 +37,11 @@ pub use event::{
 pub use slot::{BookSlot, IndexSlot, LevelSlot, OrderSlot, PageSlot};
 pub use storage::{BookStorage, Capacity, StorageError};
 
-use crate::error::BookError;
 use crate::field::{Side, Symbol, TradingState};
-use core::hint::select_unpredictable;
-use index::{Index, Probe};
-use ladder::{Ladder, key};
+use index::Index;
+use ladder::Ladder;
 use pool::Pool;
-use slot::{KEPT, NONE, Top, UNKNOWN};
+use slot::{KEPT, NONE, Top};
 
 /// How much of one kind of slot is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -209,11 +208,11 @@ impl<'m> Books<'m> {
     /// The orders of a side, best level first, each level's queue from its front.
     pub fn queue(&self, locate: u16, side: Side) -> impl Iterator<Item = OrderView> + '_ {
         self.level_slots(locate, side).flat_map(move |level| {
-            let mut order = self.ladder.levels[level].head;
+            let LevelSlot { head: mut order, price, .. } = self.ladder.levels[level];
             core::iter::from_fn(move || {
                 let slot = (order != NONE).then(|| &self.orders[order])?;
                 order = slot.next;
-                let OrderSlot { order_ref, shares, price, .. } = *slot;
+                let OrderSlot { order_ref, shares, .. } = *slot;
                 Some(OrderView { order_ref, shares, price })
             })
         })
@@ -242,233 +241,5 @@ fn quote_of(tops: &[Top; 2]) -> Quote {
         bid_shares: tops[0].shares,
         ask_price: tops[1].price,
         ask_shares: tops[1].shares,
-    }
-}
-
-/// An order as a message describes it.
-#[derive(Clone, Copy)]
-struct NewOrder {
-    order_ref: u64,
-    price: u32,
-    shares: u32,
-    locate: u16,
-    /// 0 bid, 1 offer.
-    side: u16,
-}
-
-/// An order that was found: its slot and its entry in the index.
-#[derive(Clone, Copy)]
-struct Found {
-    entry: u32,
-    order: u32,
-}
-
-/// The moves that messages are made of.
-impl Books<'_> {
-    /// Whether messages of this stock are for its book; an error if it was never named.
-    #[inline(always)]
-    fn is_kept(&mut self, locate: u16) -> Result<bool, BookError> {
-        match self.books.get(usize::from(locate)).map(|book| book.known) {
-            Some(KEPT) => Ok(true),
-            None | Some(UNKNOWN) => Err(BookError::UnknownLocate { locate }),
-            Some(_) => {
-                self.stats.passed_over += 1;
-                Ok(false)
-            }
-        }
-    }
-
-    /// The order that a message is about.
-    #[inline(always)]
-    fn find(&self, order_ref: u64, locate: u16) -> Result<Found, BookError> {
-        let Probe::Found { entry, order } = self.index.probe(order_ref, self.orders.slots) else {
-            return Err(BookError::UnknownOrder { order_ref });
-        };
-        let resting = self.orders[order].locate;
-        if resting != locate {
-            return Err(BookError::WrongLocate { order_ref, resting, locate });
-        }
-        Ok(Found { entry, order })
-    }
-
-    /// Puts a new order at the end of its queue; says whether the best level was touched.
-    #[inline(always)]
-    fn insert(&mut self, new: NewOrder) -> Result<bool, BookError> {
-        let Probe::Vacant { entry } = self.index.probe(new.order_ref, self.orders.slots) else {
-            return Err(BookError::DoubledOrder { order_ref: new.order_ref });
-        };
-        if self.orders.is_full() {
-            return Err(self.orders_full());
-        }
-        let level = self.level_for(&new)?;
-        let order = self.orders.take().expect("a free slot, as was just seen");
-        self.index.insert(entry, new.order_ref, order);
-        Ok(self.join(order, level, new))
-    }
-
-    /// The level of an order that is about to join it. Changes nothing when it fails.
-    #[inline(always)]
-    fn level_for(&mut self, new: &NewOrder) -> Result<u32, BookError> {
-        let side = usize::from(new.side & 1);
-        let top = &mut self.books[usize::from(new.locate)].tops[side];
-        if top.price == new.price && top.level != NONE {
-            return Ok(top.level);
-        }
-        let found = self.ladder.find_or_insert(&mut top.page, key(side, new.price), new.price);
-        found.ok_or_else(|| self.levels_full())
-    }
-
-    /// Links an order to the end of a level's queue; says whether that is the best level.
-    #[inline(always)]
-    fn join(&mut self, order: u32, level: u32, new: NewOrder) -> bool {
-        let NewOrder { order_ref, price, shares, locate, side } = new;
-        let at = &mut self.ladder.levels[level];
-        let prev = at.tail;
-        at.tail = order;
-        at.orders += 1;
-        at.shares += u64::from(shares);
-        let at_shares = at.shares;
-        // No branch: whether a queue is empty cannot be predicted. The slot that stands in for a
-        // missing neighbour is the order's own, which is written next.
-        at.head = select_unpredictable(prev == NONE, order, at.head);
-        self.orders[select_unpredictable(prev == NONE, order, prev)].next = order;
-        self.orders[order] =
-            OrderSlot { order_ref, shares, level, prev, next: NONE, locate, side, price };
-        let side = usize::from(side & 1);
-        let top = &mut self.books[usize::from(locate)].tops[side];
-        top.orders += 1;
-        let better = key(side, price) > key(side, top.price);
-        if (top.level == level) | (top.level == NONE) | better {
-            top.level = level;
-            top.price = price;
-            top.shares = at_shares;
-            return true;
-        }
-        false
-    }
-
-    /// Takes `shares` (at most what is open) off an order, and the order out if none is left;
-    /// says whether the best level was touched.
-    #[inline(always)]
-    fn reduce(&mut self, found: Found, shares: u32) -> bool {
-        let slot = &mut self.orders[found.order];
-        if shares == slot.shares {
-            let touched = self.leave(found.order);
-            self.index.remove(found.entry);
-            self.orders.give(found.order);
-            return touched;
-        }
-        slot.shares -= shares;
-        let OrderSlot { level, locate, side, .. } = *slot;
-        let at = &mut self.ladder.levels[level];
-        at.shares -= u64::from(shares);
-        let top = &mut self.books[usize::from(locate)].tops[usize::from(side & 1)];
-        if top.level == level {
-            top.shares = at.shares;
-        }
-        top.level == level
-    }
-
-    /// Unlinks an order from its queue, and its level if it was the last one; says whether the
-    /// best level was touched. The slot and its index entry stay.
-    #[inline(always)]
-    fn leave(&mut self, order: u32) -> bool {
-        let OrderSlot { shares, level, prev, next, locate, side, price, .. } = self.orders[order];
-        let side = usize::from(side & 1);
-        let top = &mut self.books[usize::from(locate)].tops[side];
-        top.orders -= 1;
-        let at = &mut self.ladder.levels[level];
-        at.shares -= u64::from(shares);
-        at.orders -= 1;
-        // No branch, as in `join`; the order's own slot is free after this.
-        at.head = select_unpredictable(prev == NONE, next, at.head);
-        at.tail = select_unpredictable(next == NONE, prev, at.tail);
-        self.orders[select_unpredictable(prev == NONE, order, prev)].next = next;
-        self.orders[select_unpredictable(next == NONE, order, next)].prev = prev;
-        if at.orders > 0 {
-            let touched = top.level == level;
-            top.shares = select_unpredictable(touched, at.shares, top.shares);
-            return touched;
-        }
-        self.ladder.remove(&mut top.page, key(side, price), level);
-        if top.level != level {
-            return false;
-        }
-        match self.ladder.best(top.page) {
-            None => *top = Top::EMPTY,
-            Some(best) => {
-                let at = &self.ladder.levels[best];
-                (top.level, top.price, top.shares) = (best, at.price, at.shares);
-            }
-        }
-        true
-    }
-
-    /// Takes an order out and puts its successor at the end of a queue of the same side.
-    #[inline(always)]
-    fn replace(&mut self, found: Found, new: NewOrder) -> Result<bool, BookError> {
-        let probe = self.index.probe(new.order_ref, self.orders.slots);
-        if matches!(probe, Probe::Found { .. }) {
-            return Err(BookError::DoubledOrder { order_ref: new.order_ref });
-        }
-        // Before anything changes: the new level, which the leaving order may still hold.
-        let level = self.level_for(&new)?;
-        let side = usize::from(new.side & 1);
-        let before = self.books[usize::from(new.locate)].tops[side];
-        self.index.remove(found.entry);
-        let touched = if self.orders[found.order].level == level {
-            self.requeue(found.order, new)
-        } else {
-            let left = self.leave(found.order);
-            self.join(found.order, level, new) | left
-        };
-        let Probe::Vacant { entry } = self.index.probe(new.order_ref, self.orders.slots) else {
-            unreachable!("the reference was not there a moment ago");
-        };
-        self.index.insert(entry, new.order_ref, found.order);
-        let after = &self.books[usize::from(new.locate)].tops[side];
-        Ok(touched && (before.price, before.shares) != (after.price, after.shares))
-    }
-
-    /// Moves an order to the end of the queue that it is in, under a new reference and with other
-    /// shares; says whether that is the best level.
-    fn requeue(&mut self, order: u32, new: NewOrder) -> bool {
-        let OrderSlot { shares, level, prev, next, .. } = self.orders[order];
-        let at = &mut self.ladder.levels[level];
-        at.shares = at.shares - u64::from(shares) + u64::from(new.shares);
-        let at_shares = at.shares;
-        if next != NONE {
-            let tail = at.tail;
-            at.tail = order;
-            if prev == NONE {
-                at.head = next;
-            } else {
-                self.orders[prev].next = next;
-            }
-            self.orders[next].prev = prev;
-            self.orders[tail].next = order;
-            self.orders[order].prev = tail;
-            self.orders[order].next = NONE;
-        }
-        let slot = &mut self.orders[order];
-        slot.order_ref = new.order_ref;
-        slot.shares = new.shares;
-        let top = &mut self.books[usize::from(new.locate)].tops[usize::from(new.side & 1)];
-        if top.level == level {
-            top.shares = at_shares;
-        }
-        top.level == level
-    }
-
-    #[cold]
-    fn orders_full(&self) -> BookError {
-        let capacity = self.orders.slots.len();
-        BookError::Full { what: "resting orders", capacity, knob: "orders" }
-    }
-
-    #[cold]
-    fn levels_full(&self) -> BookError {
-        let capacity = self.ladder.levels.slots.len();
-        BookError::Full { what: "price levels", capacity, knob: "levels" }
     }
 }

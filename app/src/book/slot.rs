@@ -27,8 +27,8 @@ pub struct OrderSlot {
     pub(super) locate: u16,
     /// 0 bid, 1 offer.
     pub(super) side: u16,
-    /// Limit price.
-    pub(super) price: u32,
+    /// The next order whose reference falls into the same bucket of the index.
+    pub(super) chain: u32,
 }
 
 /// A price of one side of one book, with the queue of its orders: half a cache line.
@@ -133,18 +133,16 @@ impl BookSlot {
     };
 }
 
-/// An entry of the table that finds an order by its reference.
+/// A bucket of the table that finds an order by its reference.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
-#[repr(C, align(8))]
+#[repr(C)]
 pub struct IndexSlot {
-    /// The reference, folded to half its width.
-    pub(super) tag: u32,
-    /// The order's slot; `NONE` in a free entry.
+    /// The slot of the bucket's first order; `NONE` in an empty bucket.
     pub(super) order: u32,
 }
 
 impl IndexSlot {
-    pub(super) const EMPTY: Self = Self { tag: 0, order: NONE };
+    pub(super) const EMPTY: Self = Self { order: NONE };
 }
 
 const _: () = {
@@ -152,7 +150,7 @@ const _: () = {
     assert!(size_of::<LevelSlot>() == 32);
     assert!(size_of::<PageSlot>() == 128);
     assert!(size_of::<BookSlot>() == 64);
-    assert!(size_of::<IndexSlot>() == 8);
+    assert!(size_of::<IndexSlot>() == 4);
 };
 
 /// Zeroed slots, for callers that make them one by one.

@@ -42,7 +42,7 @@ impl Capacity {
         Self { symbols: DEFAULT_SYMBOLS, orders, levels }
     }
 
-    /// Entries of the order index: a power of two that is at most half full.
+    /// Buckets of the order index: a power of two, at least two for each order.
     #[must_use]
     pub const fn index_entries(&self) -> usize {
         let twice = self.orders as usize * 2;

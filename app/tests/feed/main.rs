@@ -5,6 +5,7 @@ mod against_oracle;
 mod damage;
 mod golden;
 mod oracle;
+mod orders;
 mod peer;
 mod real_data;
 mod slicing;
