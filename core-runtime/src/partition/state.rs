@@ -383,6 +383,12 @@ impl StopSwitch {
         part.word32(offset_of!(HostState, stop)).map(Self)
     }
 
+    /// Whether the host has asked already.
+    #[must_use]
+    pub fn is_asked(&self) -> bool {
+        self.0.load() != 0
+    }
+
     /// Asks for an orderly end.
     pub fn ask(&self, reason: StopReason) {
         self.0.store_release(reason.to_word());

@@ -7,7 +7,7 @@ use core_runtime::clock::Clock;
 use core_runtime::mem::DmaRegion;
 use core_runtime::metrics::MetricsReader;
 use core_runtime::partition::state::{StateReader, StateSnapshot, StopSwitch};
-use core_runtime::partition::{PartitionState, StopReason};
+use core_runtime::partition::{PartitionState, StopReason, TaskNames};
 use core_runtime::ring::{Closed, PushError, RecordConsumer, RecordProducer, RingStats};
 use hybrid_abi::{Record, RecordHeader};
 use hybrid_shm::ReadSpan;
@@ -57,6 +57,8 @@ pub struct PartitionHandle {
     pub(super) commands: RecordProducer,
     pub(super) metrics: MetricsReader,
     pub(super) region: ReadSpan<'static>,
+    pub(super) task_names: Option<TaskNames>,
+    pub(super) incarnation: u64,
     pub(super) stop_grace: Duration,
     pub(super) memory_facts: MemoryFacts,
     pub(super) device: Option<String>,

@@ -39,6 +39,7 @@ mod report;
 mod spec;
 mod start;
 mod start_apart;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -61,8 +62,9 @@ use crate::error::RuntimeError;
 use crate::facts::{MachineFacts, boot_id, build_id};
 use crate::memory::MemorySource;
 use crate::numa::{Nodes, mismatch_line};
+use crate::supervisor::spare::Need;
 use crate::sys::mapping::ALIGNMENT;
-use crate::sys::partition_memory::{MemorySizes, PartitionMemory};
+use crate::sys::partition_memory::MemorySizes;
 use crate::sys::realtime::throttles;
 use crate::sys::resident::read_program_in;
 use crate::topology::Topology;
@@ -177,7 +179,7 @@ impl Runtime {
     ///
     /// # Errors
     /// [`RuntimeError`]; the core is free again then.
-    pub fn spawn(&self, spec: PartitionSpec) -> Result<PartitionHandle, RuntimeError> {
+    pub fn spawn(&self, mut spec: PartitionSpec) -> Result<PartitionHandle, RuntimeError> {
         let core = self.cores.take(spec.core)?;
         let (rings, sizes, whole) = sizes_of(&spec);
         self.check_shared(&spec)?;
@@ -186,14 +188,22 @@ impl Runtime {
                 self.warnings.say(WarningKind::RtThrottled, || line);
             }
         }
-        let source = MemorySource::new(spec.page, whole, self.warnings.clone());
-        let source = source.near(self.node_of(core.cpu()));
-        let memory = match spec.isolation {
-            Isolation::Process => PartitionMemory::apart(&source, &sizes)?,
-            Isolation::Thread => PartitionMemory::new(&source, &sizes)?,
+        let node = self.node_of(core.cpu());
+        let source = || MemorySource::new(spec.page, whole, self.warnings.clone()).near(node);
+        let need = Need { sizes, page: spec.page, isolation: spec.isolation, node };
+        let (now, next) = (source(), source());
+        let spares = spec.spares.take();
+        let memory = match spares.as_ref().and_then(|spares| spares.take(&need)) {
+            Some(memory) => memory,
+            None => need.make(&now)?,
         };
         let facts = self.region_facts(&spec.name, core.cpu());
-        Plan { runtime: self, spec, core, rings, facts, source: &source }.start(memory)
+        let plan = Plan { runtime: self, spec, core, rings, facts, source: &now };
+        let started = plan.start(memory)?;
+        if let Some(spares) = spares {
+            spares.prepare(need, next, self.housekeeping);
+        }
+        Ok(started)
     }
 
     /// The NUMA node of a CPU, where there is more than one.

@@ -9,6 +9,7 @@ use nvme_driver::DeviceParts;
 use super::mesh::MeshPlace;
 use crate::alert::AlertSink;
 use crate::backend::{Backend, DeviceIngredients};
+use crate::supervisor::spare::Spares;
 use crate::sys::memfd::PageSize;
 use crate::sys::partition_memory::KeepsNothing;
 use crate::sys::realtime::RtPriority;
@@ -135,6 +136,9 @@ pub struct PartitionSpec {
     pub executable: Option<PathBuf>,
     /// Its core.
     pub core: CoreChoice,
+    /// Memory that was made for it while the one before ran; the next one's is made when it has
+    /// started. Default: none.
+    pub spares: Option<Spares>,
     /// Its device, if it has one.
     pub device: Option<Box<dyn Backend>>,
     /// DMA memory in bytes. Default: 64 MiB, room for 256 commands of 128 KiB twice over.
@@ -190,6 +194,7 @@ impl PartitionSpec {
             isolation: Isolation::default(),
             executable: None,
             core: CoreChoice::Any,
+            spares: None,
             device: None,
             dma_bytes: 64 << 20,
             private_bytes: 16 << 20,

@@ -17,7 +17,7 @@ use core_runtime::metrics::MetricsReader;
 use core_runtime::partition::state::{StateReader, StopSwitch};
 use core_runtime::partition::{
     COMMANDS_RING, EVENTS_RING, HostParts, METRICS_PART, PartitionError, PartitionParts,
-    PartitionState, RingSizes, STATE_PART, lay_out_host_region,
+    PartitionState, RingSizes, STATE_PART, TASK_NAMES_PART, TaskNames, lay_out_host_region,
 };
 use core_runtime::region::{RegionFacts, RegionReader};
 use core_runtime::ring::{RecordConsumer, RecordProducer};
@@ -109,6 +109,7 @@ fn ends_soon(thread: JoinHandle<Option<Ended>>) -> bool {
 /// The host's ends of what it shares with a partition.
 pub(super) struct Ends {
     region: ReadSpan<'static>,
+    task_names: Option<TaskNames>,
     state: StateReader,
     stop: StopSwitch,
     metrics: MetricsReader,
@@ -151,6 +152,8 @@ impl Plan<'_> {
                 commands: ends.commands,
                 metrics: ends.metrics,
                 region: ends.region,
+                task_names: ends.task_names,
+                incarnation: self.facts.incarnation,
                 stop_grace: Duration::from_nanos(self.spec.config.stop_grace_ns),
                 memory_facts: memory.facts(),
                 device: prepared.description,
@@ -321,6 +324,8 @@ impl Plan<'_> {
             (self.rings.events_spec(&self.facts)?, self.rings.commands_spec(&self.facts)?);
         Ok(Ends {
             region: seen,
+            // Its absence takes nothing but words from an alarm.
+            task_names: region.part(PartKind::TASK_NAMES, TASK_NAMES_PART).ok().map(TaskNames::new),
             state: StateReader::new(region.part(PartKind::STATE, STATE_PART)?)?,
             stop: StopSwitch::new(own.state)?,
             metrics: MetricsReader::new(region.part(PartKind::METRICS, METRICS_PART)?)?,

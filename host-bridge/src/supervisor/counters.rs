@@ -8,17 +8,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::policy::{Alarm, Cause, Ending};
 
-/// Reasons of dumps, as their names have them; `other` is the last.
-const REASONS: [&str; 10] = [
+/// Reasons of dumps, as their names have them: a record's own, or why the host asked or killed;
+/// `other` is the last.
+const REASONS: [&str; 14] = [
     "panic",
     "fault",
-    "syscall",
+    "system-call",
     "allocation",
-    "asked",
-    "watchdog",
+    "budget-exceeded",
     "killed",
     "host-gone",
-    "needs-reset",
+    "device-gone",
+    "silent",
+    "task-overrun",
+    "not-running",
+    "not-ending",
+    "critical-alert",
     "other",
 ];
 
@@ -139,6 +144,12 @@ impl Counters {
     #[must_use]
     pub fn restarts(&self) -> u64 {
         self.0.restarts.load(Ordering::Relaxed)
+    }
+
+    /// Starts so far that found their memory made.
+    #[must_use]
+    pub fn spare_hits(&self) -> u64 {
+        self.0.spare_hits.load(Ordering::Relaxed)
     }
 
     /// Dumps saved so far, for every reason.

@@ -13,19 +13,23 @@
 //! | [`incarnation`] | what is watched, as a trait |
 //! | [`store`] | the directory of dumps |
 //! | [`alert`], [`hook`] | the line, systemd's status, the user's command |
+//! | [`spare`] | memory for the next incarnation, made in the background |
 //! | [`counters`] | figures for metrics |
 //! | [`options`] | what a user may say |
 
 pub mod alert;
 pub mod counters;
+mod evidence;
 pub mod hook;
 pub mod incarnation;
 mod lines;
 pub mod options;
 pub mod policy;
 pub mod restart;
+pub mod spare;
 mod stamp;
 pub mod store;
+mod supervised;
 #[cfg(test)]
 mod tests;
 
@@ -197,6 +201,9 @@ impl<'a, I: Incarnation> Supervisor<'a, I> {
 
     /// Looks, and does what is due.
     pub fn poll(&mut self) -> Status {
+        if let Some(spares) = &self.options.spares {
+            spares.release_if_tight();
+        }
         for _ in 0..ACTIONS_A_POLL {
             let seen = self.see();
             let action = self.policy.step(&seen);

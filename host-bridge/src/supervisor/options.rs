@@ -9,6 +9,7 @@ use super::counters::Counters;
 use super::hook::HookOptions;
 use super::policy::Limits;
 use super::restart::{BackOff, CrashLimit, RestartPolicy, Restarts};
+use super::spare::Spares;
 use super::store::StoreOptions;
 
 /// All of it, with defaults that are right for a service.
@@ -26,8 +27,9 @@ pub struct SupervisionOptions {
     pub store: Option<StoreOptions>,
     /// `--on-crash`, `--on-crash-timeout`.
     pub hook: Option<HookOptions>,
-    /// `--no-spare`: no memory is prepared for a next incarnation.
-    pub no_spare: bool,
+    /// The spare memory that the partition's specs have: given back when the machine is short of
+    /// it.
+    pub spares: Option<Spares>,
 }
 
 impl SupervisionOptions {
