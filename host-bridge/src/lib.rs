@@ -14,6 +14,7 @@
 //! | [`supervisor`] | hangs and deaths: alarm, dump, fence, restart |
 //! | [`memory`] | page sizes, the fall-back with its one warning, locking |
 //! | [`calibration`] | the clock's frequency |
+//! | [`crash`] | what a dead partition left: its record, or one composed for it |
 //! | [`topology`], [`numa`], [`facts`], [`affinity`] | the machine |
 //! | [`sys`] | memory files, mappings, signals, guards, the sandbox: all unsafe code |
 //!
@@ -24,6 +25,7 @@ pub mod affinity;
 pub mod alert;
 pub mod backend;
 pub mod calibration;
+pub mod crash;
 pub mod error;
 pub mod facts;
 pub mod memory;

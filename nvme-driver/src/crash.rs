@@ -83,8 +83,19 @@ impl Controller {
             sq_offset: self.offset_of(sq),
             cq_offset: self.offset_of(cq),
             shadow_offset: NO_OFFSET,
-            reserved: [0; 3],
+            indices: 0,
+            reserved: [0; 2],
         })
+    }
+
+    /// Publishes all queues' indices, for a host that finds the partition killed.
+    pub(crate) fn publish_indices(&self) {
+        let Some(Published { sources, first }) = self.published.get() else { return };
+        let io = self.hub.queues.iter().map(|queue| queue.qp());
+        for qp in core::iter::once(self.admin.qp()).chain(io) {
+            let place = first.saturating_add(usize::from(qp.qid().0));
+            sources.publish_indices(place, qp.indices());
+        }
     }
 
     /// Publishes that the I/O queues' tails are found in their shadow doorbells, or are not.

@@ -21,6 +21,7 @@ impl Devices for &'static Controller {
     }
 
     fn publish(&mut self, metrics: &RuntimeMetrics) {
+        self.publish_indices();
         let stats = self.stats();
         metrics.io_submitted.set(stats.io.submitted);
         metrics.io_completed.set(stats.io.completed.saturating_sub(stats.io.failed));

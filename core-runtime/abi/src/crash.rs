@@ -19,6 +19,7 @@ pub mod device;
 pub mod file;
 pub mod metric;
 pub mod program;
+pub mod rings;
 #[cfg(test)]
 mod tests;
 

@@ -9,7 +9,7 @@ use core::fmt;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicUsize, Ordering, compiler_fence};
 
-use hybrid_abi::crash::device::{PLACE_VALID, QUEUE_PART_BYTES, QUEUE_PLACES, QueuePlace};
+use hybrid_abi::crash::device::{Indices, PLACE_VALID, QUEUE_PART_BYTES, QUEUE_PLACES, QueuePlace};
 use hybrid_shm::{OutOfBounds, Span};
 use zerocopy::IntoBytes;
 
@@ -88,6 +88,14 @@ impl CrashSources {
         let word = memory.and_then(|m| m.word64(offset_of!(QueuePlace, shadow_offset)).ok());
         if let Some(word) = word {
             word.store_release(offset);
+        }
+    }
+
+    /// Publishes a queue's indices as they are now, about once a millisecond.
+    pub fn publish_indices(&self, place: usize, indices: Indices) {
+        let memory = self.place(place).filter(|_| place < self.next_place.get());
+        if let Some(word) = memory.and_then(|m| m.word64(offset_of!(QueuePlace, indices)).ok()) {
+            word.store(indices.to_word());
         }
     }
 

@@ -269,7 +269,8 @@ fn queues_places_are_published_in_order_until_the_part_is_full() {
         sq_offset: 0x1000,
         cq_offset: 0x5000,
         shadow_offset: 0x9000,
-        reserved: [0; 3],
+        indices: 0,
+        reserved: [0; 2],
     };
     sources.publish_shadow(0, 5);
     let published = (0..).take_while(|_| sources.publish_queue(place).is_some()).count();

@@ -3,7 +3,9 @@
 //! No index is believed: the handler may come when something else has already written over them.
 
 use core_runtime::clock::Instant;
-use hybrid_abi::crash::device::{QUEUE_CLOSED, QUEUE_FENCED, QUEUE_LOST, QUEUE_OPEN, QueueRecord};
+use hybrid_abi::crash::device::{
+    Indices, QUEUE_CLOSED, QUEUE_FENCED, QUEUE_LOST, QUEUE_OPEN, QueueRecord,
+};
 use nvme_spec::{Cqe, Status};
 
 use super::{Mode, QueuePair};
@@ -111,6 +113,11 @@ impl QueuePair {
     fn before(&self, index: u16) -> Option<u16> {
         let before = if index == 0 { self.entries.checked_sub(1)? } else { index - 1 };
         (u32::from(before) < self.sq.entries()).then_some(before)
+    }
+
+    /// Where both rings stand.
+    pub(crate) fn indices(&self) -> Indices {
+        Indices { sq_tail: self.sq_tail.get(), sqhd: self.sqhd.get(), cq_head: self.cq_head.get() }
     }
 
     /// Indices and counters.

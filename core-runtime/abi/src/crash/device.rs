@@ -205,6 +205,9 @@ pub const COMMAND_ENTRY_LOST: u8 = 1 << 4;
 /// Nothing is known of its age.
 pub const COMMAND_AGE_UNKNOWN: u8 = 1 << 5;
 
+/// Told from the rings alone; its answer may have been there and been written over since.
+pub const COMMAND_DOUBTFUL: u8 = 1 << 6;
+
 /// One command that had no answer, or one that nobody took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
@@ -281,10 +284,44 @@ pub struct QueuePlace {
     pub cq_offset: u64,
     /// The word in which the driver leaves its tail for the device, or [`NO_OFFSET`].
     pub shadow_offset: u64,
+    /// [`Indices`] as its driver left them about a millisecond ago at most; 0 for none.
+    pub indices: u64,
     /// Zero.
-    pub reserved: [u64; 3],
+    pub reserved: [u64; 2],
+}
+
+/// A queue pair's indices at one moment, in one word: bits 15:0 the tail, 31:16 SQHD as the last
+/// completion that was taken told it, 47:32 where the next completion is looked for, 48 that they
+/// are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Indices {
+    /// Where the next command goes.
+    pub sq_tail: u16,
+    /// How far the device had fetched.
+    pub sqhd: u16,
+    /// Where the next completion is looked for.
+    pub cq_head: u16,
+}
+
+impl Indices {
+    /// As the word.
+    #[must_use]
+    pub const fn to_word(self) -> u64 {
+        self.sq_tail as u64 | (self.sqhd as u64) << 16 | (self.cq_head as u64) << 32 | 1 << 48
+    }
+
+    /// From the word; `None` where nothing was published.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the fields are parts of the word")]
+    pub const fn from_word(word: u64) -> Option<Self> {
+        if word >> 48 & 1 == 0 {
+            return None;
+        }
+        Some(Self { sq_tail: word as u16, sqhd: (word >> 16) as u16, cq_head: (word >> 32) as u16 })
+    }
 }
 
 const _: () = assert!(size_of::<QueuePlace>() == 64 && align_of::<QueuePlace>() == 8);
 const _: () = assert!(offset_of!(QueuePlace, controller) == 8);
 const _: () = assert!(offset_of!(QueuePlace, sq_offset) == 16);
+const _: () = assert!(offset_of!(QueuePlace, indices) == 40);

@@ -204,6 +204,15 @@ pub struct QueueImageHead {
     pub qid: u16,
     /// Entries of each ring.
     pub entries: u32,
+    /// Low bits of a command identifier that name its slot.
+    pub slot_mask: u32,
+    /// Where the next command would have gone, from the shadow doorbell; all ones if there is none.
+    pub tail: u32,
+    /// [`super::device::Indices`], a millisecond old; 0 for none.
+    pub indices: u64,
 }
 
-const _: () = assert!(size_of::<QueueImageHead>() == 8);
+const _: () = assert!(size_of::<QueueImageHead>() == 24 && align_of::<QueueImageHead>() == 8);
+
+/// [`QueueImageHead::tail`] is not known.
+pub const TAIL_UNKNOWN: u32 = u32::MAX;

@@ -297,12 +297,17 @@ fn a_queues_place_has_its_golden_bytes() {
         sq_offset: 0x1000,
         cq_offset: 0x5000,
         shadow_offset: NO_OFFSET,
-        reserved: [0; 3],
+        indices: Indices { sq_tail: 1, sqhd: 2, cq_head: 3 }.to_word(),
+        reserved: [0; 2],
     };
     let mut golden = le(&[(1, 4), (256, 4), (2, 2), (3, 2), (255, 4), (0x1000, 8), (0x5000, 8)]);
     golden.extend([0xFF; 8]);
-    golden.extend([0; 24]);
+    golden.extend(le(&[(1, 2), (2, 2), (3, 2), (1, 2)]));
+    golden.extend([0; 16]);
     assert_eq!(place.as_bytes(), golden);
+    let indices = Indices { sq_tail: 1, sqhd: 2, cq_head: 3 };
+    assert_eq!(Indices::from_word(place.indices), Some(indices));
+    assert_eq!(Indices::from_word(0xFFFE_FFFF_FFFF_FFFF), None);
 }
 
 #[test]
@@ -361,8 +366,16 @@ fn a_files_layouts_have_their_golden_bytes() {
         noticed_tsc: 6,
     };
     assert_eq!(words.as_bytes(), le(&[(2, 4), (9, 4), (3, 4), (4, 4), (5, 8), (6, 8)]));
-    let image = QueueImageHead { controller: 1, qid: 2, entries: 3 };
-    assert_eq!(image.as_bytes(), le(&[(1, 2), (2, 2), (3, 4)]));
+    let image = QueueImageHead {
+        controller: 1,
+        qid: 2,
+        entries: 3,
+        slot_mask: 4,
+        tail: TAIL_UNKNOWN,
+        indices: 5,
+    };
+    let golden = le(&[(1, 2), (2, 2), (3, 4), (4, 4), (0xFFFF_FFFF, 4), (5, 8)]);
+    assert_eq!(image.as_bytes(), golden);
 }
 
 #[test]
