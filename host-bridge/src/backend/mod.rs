@@ -28,6 +28,7 @@ use hybrid_conventions::{CpuSet, Exit};
 use hybrid_shm::{OutOfBounds, ReadSpan};
 
 use crate::memory::{MemoryError, MemorySource, SharedMemory};
+use crate::process::PartitionProcess;
 use crate::runtime::Isolation;
 use crate::sys::memfd::PageSize;
 
@@ -91,6 +92,11 @@ impl AttachedFile {
 
 /// The host's side of an attached device.
 pub trait DeviceKeeper: Send {
+    /// The partition's process has started, where it is one.
+    fn started(&mut self, process: &PartitionProcess) {
+        let _ = process;
+    }
+
     /// Makes the device quiet, the partition having ended: from its success on nothing of the
     /// device reaches the DMA memory. It waits for a moment at most, and is asked again until it
     /// succeeds or its caller gives up.

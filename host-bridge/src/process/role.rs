@@ -146,7 +146,7 @@ fn make(
         let priority = RtPriority::new(number).map_err(|error| refused(error.to_string()))?;
         priority.set_for_this_thread().map_err(|error| refused(error.to_string()))?;
     }
-    let memory = Memory::map(files)?;
+    let mut memory = Memory::map(files)?;
     let (warnings, size) =
         (warnings_to(line), |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     let page = PageSize::of_bytes(head.private_page).unwrap_or(PageSize::Small4K);
@@ -289,7 +289,7 @@ impl Memory {
     }
 
     fn device(
-        &self,
+        &mut self,
         head: &Handoff,
         dma: DmaRegion,
         source: &MemorySource,
@@ -300,7 +300,8 @@ impl Memory {
         let device = DeviceIngredients::from_handoff(&head.device, dma, |place| self.find(place))?;
         match device.function() {
             Some((bdf, gone)) => {
-                let opened = apart::open_here(bdf, gone, &self.dma, source, &self.notices);
+                let notices = std::mem::take(&mut self.notices);
+                let opened = apart::open_here(bdf, gone, &self.dma, source, notices);
                 Ok(Some(opened.map_err(|error| Refused(error.exit(), error.to_string()))?))
             }
             None => Ok(Some(device)),

@@ -126,7 +126,7 @@ impl Plan<'_> {
     ) -> Result<PartitionHandle, RuntimeError> {
         let alerts = self.alerts();
         let promise = self.spec.entry.promise;
-        let prepared = match self.prepare(&memory) {
+        let mut prepared = match self.prepare(&memory) {
             Ok(prepared) => prepared,
             Err(error) => {
                 memory.end(promise, None, Vec::new());
@@ -137,6 +137,10 @@ impl Plan<'_> {
             Isolation::Process => self.run_apart(&mut memory, &prepared).map_err(NotRunning::from),
             Isolation::Thread => self.run(&mut memory, &prepared),
         };
+        let keeper = &mut prepared.keeper;
+        if let (Ok((Body::Process { process, .. }, _)), Some(keeper)) = (&running, keeper) {
+            keeper.started(process);
+        }
         match running {
             Ok((body, ends)) => Ok(PartitionHandle {
                 name: self.spec.name,

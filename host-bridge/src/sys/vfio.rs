@@ -13,13 +13,14 @@
 //!    device writes bytes there, which all are valid values.
 
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 
 use core_runtime::mem::IovaRange;
 use rustix::io::Errno;
 use vfio_bindings::bindings::vfio as abi;
 use vfio_ioctls::VfioDevice;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::mapping::Mapped;
 
@@ -185,6 +186,12 @@ fn last_error() -> Errno {
 pub fn borrow<T: AsRawFd>(owner: &T) -> BorrowedFd<'_> {
     // SAFETY: the owner keeps it open for as long as it is borrowed.
     unsafe { BorrowedFd::borrow_raw(owner.as_raw_fd()) }
+}
+
+/// An eventfd that was handed over.
+pub fn eventfd(fd: OwnedFd) -> EventFd {
+    // SAFETY: the descriptor is owned, and given on.
+    unsafe { EventFd::from_raw_fd(fd.into_raw_fd()) }
 }
 
 /// Lets go of a device by its descriptors, `space` being the one that holds its mappings. The

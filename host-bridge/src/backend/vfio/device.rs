@@ -74,6 +74,22 @@ pub struct Notices {
     pub error: EventFd,
 }
 
+impl Notices {
+    /// Two of them, about which the kernel is told later ([`Device::notify`]).
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn new(bdf: Bdf) -> Result<Self, VfioError> {
+        let make = || {
+            EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(|error| {
+                let source = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+                VfioError::Step { bdf, step: "making an eventfd", source }
+            })
+        };
+        Ok(Self { request: make()?, error: make()? })
+    }
+}
+
 impl Device {
     /// Opens the function, makes `dma` reachable for it and starts it, in the order above.
     ///
@@ -238,14 +254,7 @@ impl Device {
     ///
     /// # Errors
     /// What the kernel said. A kernel without one of the two tells the other.
-    pub fn notices(&self) -> Result<Notices, VfioError> {
-        let make = || {
-            EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(|error| {
-                let source = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-                VfioError::Step { bdf: self.bdf, step: "making an eventfd", source }
-            })
-        };
-        let notices = Notices { request: make()?, error: make()? };
+    pub fn notify(&self, notices: &Notices) -> Result<(), VfioError> {
         for (index, fd) in [
             (abi::VFIO_PCI_REQ_IRQ_INDEX, &notices.request),
             (abi::VFIO_PCI_ERR_IRQ_INDEX, &notices.error),
@@ -256,7 +265,7 @@ impl Device {
                     .map_err(|source| VfioError::Vfio { bdf: self.bdf, source })?;
             }
         }
-        Ok(notices)
+        Ok(())
     }
 
     /// Looks whether the function still answers and may reach memory; puts right what is not.

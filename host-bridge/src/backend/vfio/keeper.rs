@@ -9,14 +9,21 @@
 //!
 //! Every [`WATCH`] it also looks at the command register, which only system calls reach: bus
 //! mastering that somebody switched off is switched on again, and told at the end.
+//!
+//! Where the partition is a process, that process has the device, and nobody here can look at it:
+//! the kernel's notices alone are heard, and a partition that does not end in time is killed, which
+//! lets the device go.
 
+use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hybrid_conventions::{Bdf, CpuSet};
 use hybrid_shm::Word32;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Signal, pidfd_send_signal};
 use rustix::time::Timespec;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -27,6 +34,7 @@ use super::give_back;
 use crate::affinity::confine_to;
 use crate::backend::{Detached, DeviceKeeper, DeviceReport};
 use crate::memory::SharedMemory;
+use crate::process::PartitionProcess;
 use crate::sys::signals::with_signals_blocked;
 use crate::sys::vfio::borrow;
 
@@ -57,7 +65,7 @@ impl Notice {
 
 /// What the thread leaves.
 struct Left {
-    device: Option<Device>,
+    holder: Option<Holder>,
     notice: Option<Notice>,
     problems: Vec<String>,
     /// Times that bus mastering or memory space was off.
@@ -75,32 +83,81 @@ pub struct VfioKeeper {
     give_back: bool,
     bdf: Bdf,
     faults: FaultLog,
+    process: Arc<OnceLock<OwnedFd>>,
+}
+
+/// What a keeper tells and is told by.
+pub struct Keeping {
+    /// What it was, for reports.
+    pub description: String,
+    /// The word at its start is set when the device is to be given up.
+    pub gone: SharedMemory,
+    /// Where its thread may run.
+    pub housekeeping: CpuSet,
+    /// Whether the function goes to the kernel's driver at the end.
+    pub give_back: bool,
+}
+
+/// Who has the device.
+enum Holder {
+    /// We do.
+    Here(Box<Device>),
+    /// The partition's process; its descriptor comes when it has started.
+    There(Arc<OnceLock<OwnedFd>>),
+}
+
+impl Holder {
+    fn close(self, gone: bool) -> Vec<String> {
+        match self {
+            Self::Here(device) => device.close(gone),
+            Self::There(_) => Vec::new(),
+        }
+    }
 }
 
 impl VfioKeeper {
-    /// Starts listening. The word at the start of `gone` is set when the device is to be given up.
+    /// Starts listening, and keeps the device.
     ///
     /// # Errors
     /// [`VfioError`]; the device is closed then.
-    pub fn start(
-        device: Device,
-        description: String,
-        gone: SharedMemory,
-        housekeeping: CpuSet,
-        give_back: bool,
-    ) -> Result<Self, VfioError> {
+    pub fn start(device: Device, keeping: Keeping) -> Result<Self, VfioError> {
         let bdf = device.found().bdf;
-        let faults = FaultLog::new(std::path::Path::new("/"), bdf);
-        let notices = match device.notices() {
-            Ok(notices) => notices,
+        let notices = Notices::new(bdf).and_then(|notices| {
+            device.notify(&notices)?;
+            Ok(notices)
+        });
+        match notices {
+            Ok(notices) => Self::listening(bdf, Holder::Here(Box::new(device)), notices, keeping),
             Err(error) => {
                 device.close(false);
-                return Err(error);
+                Err(error)
             }
-        };
+        }
+    }
+
+    /// Starts listening to what the kernel will tell of a device that a partition's process opens.
+    ///
+    /// # Errors
+    /// [`VfioError`].
+    pub fn of_process(bdf: Bdf, notices: Notices, keeping: Keeping) -> Result<Self, VfioError> {
+        Self::listening(bdf, Holder::There(Arc::default()), notices, keeping)
+    }
+
+    fn listening(
+        bdf: Bdf,
+        holder: Holder,
+        notices: Notices,
+        keeping: Keeping,
+    ) -> Result<Self, VfioError> {
+        let Keeping { description, gone, housekeeping, give_back } = keeping;
+        let faults = FaultLog::new(std::path::Path::new("/"), bdf);
         let stop = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(VfioError::Thread)?;
         let word = gone.mapped.span().word32(0).expect("a page holds a word");
         let stopped = stop.try_clone().map_err(VfioError::Thread)?;
+        let process = match &holder {
+            Holder::Here(_) => Arc::default(),
+            Holder::There(process) => Arc::clone(process),
+        };
         let (hand_over, taken) = channel();
         let body = move || {
             // Checked against the runtime's set before; elsewhere it would only be slower.
@@ -111,11 +168,10 @@ impl VfioKeeper {
         match with_signals_blocked(|| builder.spawn(body)) {
             Ok(thread) => {
                 // The thread waits for it.
-                let _ = hand_over.send(device);
-                let thread = Some(thread);
+                let _ = hand_over.send(holder);
                 let (problems, repairs) = (Vec::new(), 0);
                 Ok(Self {
-                    thread,
+                    thread: Some(thread),
                     problems,
                     repairs,
                     stop,
@@ -124,10 +180,11 @@ impl VfioKeeper {
                     give_back,
                     bdf,
                     faults,
+                    process,
                 })
             }
             Err(error) => {
-                device.close(false);
+                holder.close(false);
                 Err(VfioError::Thread(error))
             }
         }
@@ -135,23 +192,24 @@ impl VfioKeeper {
 }
 
 fn listen(
-    taken: &Receiver<Device>,
+    taken: &Receiver<Holder>,
     notices: &Notices,
     stop: &EventFd,
     gone: Word32<'static>,
 ) -> Left {
     let mut left =
-        Left { device: taken.recv().ok(), notice: None, problems: Vec::new(), repairs: 0 };
+        Left { holder: taken.recv().ok(), notice: None, problems: Vec::new(), repairs: 0 };
     left.notice = loop {
         match first_word(notices, stop, WATCH) {
             Some(Word::Stop) => break None,
             Some(Word::Notice(notice)) => break Some(notice),
             None => {}
         }
-        match left.device.as_ref().map(Device::watch) {
-            Some(Seen::Repaired) => left.repairs += 1,
-            Some(Seen::Gone) => break Some(Notice::Vanished),
-            Some(Seen::Well) | None => {}
+        let Some(Holder::Here(device)) = &left.holder else { continue };
+        match device.watch() {
+            Seen::Repaired => left.repairs += 1,
+            Seen::Gone => break Some(Notice::Vanished),
+            Seen::Well => {}
         }
     };
     if left.notice.is_none() {
@@ -166,8 +224,13 @@ fn listen(
         "the partition did not end within {} s; the device was taken from it",
         RELEASE_LIMIT.as_secs()
     ));
-    if let Some(device) = left.device.take() {
-        left.problems.extend(device.close(true));
+    match left.holder.take() {
+        Some(Holder::There(process)) => {
+            // An error says that it has ended.
+            let _ = process.get().map(|process| pidfd_send_signal(process, Signal::KILL));
+        }
+        Some(holder) => left.problems.extend(holder.close(true)),
+        None => {}
     }
     left
 }
@@ -218,8 +281,8 @@ impl VfioKeeper {
                 self.problems.extend(notice);
                 self.problems.extend(left.problems);
                 self.repairs = left.repairs;
-                if let Some(device) = left.device {
-                    self.problems.extend(device.close(gone));
+                if let Some(holder) = left.holder {
+                    self.problems.extend(holder.close(gone));
                 }
             }
             Err(_) => self.problems.push("the device's keeper panicked".to_owned()),
@@ -228,8 +291,14 @@ impl VfioKeeper {
 }
 
 impl DeviceKeeper for VfioKeeper {
-    /// The device is this process's own: it is stopped, unmapped and closed, and must then be one
-    /// that can be opened again.
+    fn started(&mut self, process: &PartitionProcess) {
+        if let Ok(pidfd) = process.pidfd().try_clone_to_owned() {
+            let _ = self.process.set(pidfd);
+        }
+    }
+
+    /// Where the device is this process's own it is stopped, unmapped and closed; where it was the
+    /// partition's, the kernel has done so. Then it must be one that can be opened again.
     fn fence(&mut self) -> Result<(), String> {
         self.say_stop();
         if self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {

@@ -12,6 +12,7 @@
 //! | `way` | by the group's container, or by iommufd and the device's file |
 //! | `device` | addresses, registers, reset, and the way back |
 //! | `bar`, `config_space` | which part of BAR 0 is mapped; the command register |
+//! | `apart` | a function that the partition's process opens, and what the host keeps of it |
 //! | `regs` | control registers as the driver wants them |
 //! | `keeper` | hears of removals and errors, stops the device at the end |
 //! | `faults` | what the IOMMU stopped, from the kernel's log |
@@ -38,11 +39,12 @@ use std::time::{Duration, Instant};
 use hybrid_conventions::Bdf;
 
 use self::device::Device;
-use self::keeper::VfioKeeper;
+use self::keeper::{Keeping, VfioKeeper};
 use self::memlock::Budget;
 use super::{Attached, Backend, BackendError, DeviceIngredients, DeviceSeat};
 use crate::memory::{MemorySource, SharedMemory};
 use crate::numa::node_of_device;
+use crate::runtime::Isolation;
 
 pub use error::VfioError;
 
@@ -128,6 +130,16 @@ impl Backend for VfioBackend {
     }
 
     fn attach(self: Box<Self>, seat: &DeviceSeat<'_>) -> Result<Attached, BackendError> {
+        match seat.isolation {
+            Isolation::Process => apart::attach(self.bdf, self.options, seat),
+            Isolation::Thread => self.attach_here(seat),
+        }
+    }
+}
+
+impl VfioBackend {
+    /// For a partition that is a thread: this process has the device.
+    fn attach_here(&self, seat: &DeviceSeat<'_>) -> Result<Attached, BackendError> {
         let device = open(self.bdf, seat.dma, seat.memory)?;
         let gone = match seat.memory.shared("hybrid-vfio", 4096) {
             Ok(gone) => gone,
@@ -143,16 +155,16 @@ impl Backend for VfioBackend {
             return Err(VfioError::NoModule { module: "vfio_iommu_type1" }.into());
         };
         let ingredients = DeviceIngredients::by_bar(bar, word, dma)?;
-        let (vendor, id) = device.found().id;
-        let why = &device.found().why;
-        let description = format!("vfio {}, {vendor:04x}:{id:04x}, {why}", self.bdf);
-        let keeper = VfioKeeper::start(
-            device,
-            description,
-            gone,
-            seat.housekeeping,
-            self.options.give_back,
-        )?;
+        let description = described(device.found());
+        let (housekeeping, give_back) = (seat.housekeeping, self.options.give_back);
+        let keeping = Keeping { description, gone, housekeeping, give_back };
+        let keeper = VfioKeeper::start(device, keeping)?;
         Ok(Attached { ingredients, files: Vec::new(), keeper: Box::new(keeper) })
     }
+}
+
+/// `vfio 0000:03:00.0, 8086:f1a8, …`.
+fn described(found: &probe::Found) -> String {
+    let (vendor, id) = found.id;
+    format!("vfio {}, {vendor:04x}:{id:04x}, {}", found.bdf, found.why)
 }
