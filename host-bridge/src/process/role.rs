@@ -253,7 +253,9 @@ impl Memory {
                     View::Writable(span)
                 }
                 FileRole::FOREIGN => {
-                    let window = Window::reserve(len)?;
+                    let mut window = Window::reserve(len)?;
+                    // An access to pages that were taken away ends the partition as "device gone".
+                    window.guard()?;
                     window.show(fd.as_fd(), file.offset, len)?;
                     let span = window.span(len);
                     // It shows the file for as long as the process lives.

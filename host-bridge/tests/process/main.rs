@@ -6,10 +6,13 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod deaths;
+mod device;
 mod host_death;
 mod life;
 mod sandbox;
 mod seen;
+#[path = "../common/survivor.rs"]
+mod survivor;
 mod victims;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,12 +23,13 @@ use host_bridge::Entry;
 /// What partitions of this program run.
 pub(crate) const IDLE: Entry = Entry::new("idle", common::idle);
 pub(crate) const WORK: Entry = Entry::new("work", victims::work);
+pub(crate) const SURVIVOR: Entry = Entry::new("survivor", survivor::survivor);
 pub(crate) const VICTIM: Entry = Entry::new("victim", victims::run);
 /// An entry that the table below does not have.
 pub(crate) const FORGOTTEN: Entry = Entry::new("forgotten", common::idle);
 
 host_bridge::partition_main! {
-    entries: [IDLE, WORK, VICTIM],
+    entries: [IDLE, WORK, SURVIVOR, VICTIM],
     main: tests,
 }
 
@@ -46,7 +50,8 @@ fn tests() -> ExitCode {
         };
         filters.is_empty() || filters.iter().any(hit)
     };
-    let all: Vec<Test> = [life::TESTS, sandbox::TESTS, deaths::TESTS, host_death::TESTS].concat();
+    let all: Vec<Test> =
+        [life::TESTS, sandbox::TESTS, deaths::TESTS, device::TESTS, host_death::TESTS].concat();
     let tests: Vec<_> = all.iter().filter(wanted).collect();
     if flag("--list") {
         tests.iter().for_each(|(name, _)| println!("{name}: test"));

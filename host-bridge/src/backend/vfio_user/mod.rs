@@ -10,6 +10,7 @@
 //! | `client` | messages: asked, answered, checked |
 //! | `session` | the thread: registers, status, loss and return of the server |
 //! | `registers` | the partition's side |
+//! | `relay` | doorbells of a partition that is a process, for a server that came later |
 //! | `probe` | whether the doorbells can be mapped, within a deadline |
 //! | `peer` | whether a server that is gone can still write |
 //! | `error` | what can go wrong |
@@ -26,6 +27,7 @@ mod error;
 mod peer;
 mod probe;
 pub(in crate::backend) mod registers;
+mod relay;
 mod session;
 
 #[cfg(test)]
@@ -48,6 +50,7 @@ use rustix::io::Errno;
 
 use self::probe::probe;
 use self::registers::{Published, SHARED_BYTES};
+use self::relay::PartitionDoorbells;
 use self::session::{Beginning, Ended, Opened, Session, Settings, Share, open, shown};
 use super::{
     Attached, AttachedFile, Backend, BackendError, Detached, DeviceIngredients, DeviceKeeper,
@@ -55,7 +58,7 @@ use super::{
 };
 use crate::affinity::confine_to;
 use crate::memory::SharedMemory;
-use crate::runtime::iova_region;
+use crate::runtime::{Isolation, iova_region};
 use crate::sys::memfd::PageSize;
 use crate::sys::signals::with_signals_blocked;
 use crate::sys::window::Window;
@@ -139,20 +142,20 @@ impl Backend for VfioUserBackend {
         let span = window.span(doorbell_bytes);
         let registers = seat.memory.shared("hybrid-registers", SHARED_BYTES)?;
         let shared = registers.mapped.span();
+        let own = || {
+            let file = doorbells.file.as_fd().try_clone_to_owned();
+            file.map_err(BackendError::Descriptors)
+        };
+        let page = PageSize::Small4K;
+        let seen = Some(span.read_only());
         let files = vec![
             AttachedFile::of(&registers, FileRole::SHARED)?,
-            AttachedFile {
-                file: doorbells
-                    .file
-                    .as_fd()
-                    .try_clone_to_owned()
-                    .map_err(BackendError::Descriptors)?,
-                role: FileRole::FOREIGN,
-                offset,
-                page: PageSize::Small4K,
-                seen: Some(span.read_only()),
-            },
+            AttachedFile { file: own()?, role: FileRole::FOREIGN, offset, page, seen },
         ];
+        let doorbells_apart = match seat.isolation {
+            Isolation::Process => Some(PartitionDoorbells { file: own()?, offset }),
+            Isolation::Thread => None,
+        };
         let stop = Arc::new(AtomicBool::new(false));
         let description = self.describe();
         let timeout = self.settings.timeout;
@@ -167,6 +170,7 @@ impl Backend for VfioUserBackend {
             published: Published::new(shared)?,
             warnings: seat.memory.warnings().clone(),
             stop: Arc::clone(&stop),
+            doorbells_apart,
         });
         let housekeeping = seat.housekeeping;
         let thread = with_signals_blocked(|| {

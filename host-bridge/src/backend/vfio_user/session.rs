@@ -34,6 +34,7 @@ use super::error::VfioUserError;
 use super::peer::Peer;
 use super::probe::probe;
 use super::registers::Published;
+use super::relay::{PartitionDoorbells, Relay};
 use crate::sys::window::Window;
 use crate::vfio_user::socket::timespec;
 use crate::warnings::{WarningKind, Warnings};
@@ -202,6 +203,9 @@ pub(super) struct Session {
     pub(super) published: Published,
     pub(super) warnings: Warnings,
     pub(super) stop: Arc<AtomicBool>,
+    /// What a partition that is a process rings, whoever the server is.
+    doorbells_apart: Option<PartitionDoorbells>,
+    relay: Option<Relay>,
     link: Link,
     /// CC as the driver wrote it last.
     cc: u32,
@@ -223,6 +227,8 @@ pub(super) struct Beginning {
     pub(super) published: Published,
     pub(super) warnings: Warnings,
     pub(super) stop: Arc<AtomicBool>,
+    /// Of a partition that is a process.
+    pub(super) doorbells_apart: Option<PartitionDoorbells>,
 }
 
 impl Session {
@@ -238,6 +244,8 @@ impl Session {
             published: begin.published,
             warnings: begin.warnings,
             stop: begin.stop,
+            doorbells_apart: begin.doorbells_apart,
+            relay: None,
             link: Link::Up(begin.server),
             cc: 0,
             lost: None,
@@ -249,6 +257,9 @@ impl Session {
     /// The thread's body.
     pub(super) fn run(mut self) -> Ended {
         while !self.stop.load(Ordering::Acquire) {
+            if let Some(relay) = &mut self.relay {
+                relay.carry();
+            }
             self.serve();
             self.look();
             self.rest();
@@ -260,9 +271,20 @@ impl Session {
     fn serve(&mut self) {
         // The mailbox cannot lend itself and the session at once.
         let Self {
-            mailbox, settings, identity, published, link, cc, lost, window, warnings, ..
+            mailbox,
+            settings,
+            identity,
+            published,
+            link,
+            cc,
+            lost,
+            window,
+            warnings,
+            relay,
+            ..
         } = self;
-        let mut desk = Desk { settings, identity, published, link, cc, lost, window, warnings };
+        let mut desk =
+            Desk { settings, identity, published, link, cc, lost, window, warnings, relay };
         if mailbox.serve_or_refuse(|access| desk.access(access)) {
             self.last_access = Instant::now();
         }
@@ -278,6 +300,7 @@ impl Session {
             lost: &mut self.lost,
             window: &self.window,
             warnings: &self.warnings,
+            relay: &mut self.relay,
         }
     }
 
@@ -345,6 +368,12 @@ impl Session {
             // The connection goes with it; the next try says why, if it comes to that.
             return;
         }
+        if let Some(doorbells) = &self.doorbells_apart {
+            match Relay::new(doorbells, self.window.span(self.doorbell_bytes)) {
+                Ok(relay) => self.relay = Some(relay),
+                Err(_) => return,
+            }
+        }
         let away = down.since.elapsed();
         self.link = Link::Up(opened.server);
         self.next_health = Instant::now();
@@ -356,7 +385,7 @@ impl Session {
 
     fn rest(&mut self) {
         let quiet = self.last_access.elapsed();
-        if quiet < AWAKE {
+        if quiet < AWAKE || self.relay.is_some() {
             std::thread::yield_now();
             return;
         }
@@ -413,6 +442,7 @@ struct Desk<'a> {
     lost: &'a mut Option<String>,
     window: &'a Window,
     warnings: &'a Warnings,
+    relay: &'a mut Option<Relay>,
 }
 
 impl Desk<'_> {
@@ -424,6 +454,9 @@ impl Desk<'_> {
         }
         if let (Cc::OFFSET, 4, RegOp::Write(value)) = (offset, size, op) {
             *self.cc = u32::try_from(value).unwrap_or(u32::MAX);
+            if let Some(relay) = self.relay.as_mut().filter(|_| !Cc::from_raw(*self.cc).en()) {
+                relay.clear();
+            }
         }
         if let Link::Up(server) = &mut *self.link {
             match do_access(&mut server.client, access) {
@@ -475,6 +508,7 @@ impl Desk<'_> {
         // Until the driver knows, it rings into memory that nobody looks at. Should the kernel
         // refuse, it rings into the old server's file, where nobody looks either.
         let _ = self.window.blank();
+        *self.relay = None;
         self.published.say(failed_status());
         *self.lost = Some(error.to_string());
         let path = self.settings.path.display();
