@@ -222,11 +222,17 @@ fn an_interrupted_server_ends_in_order_and_its_image_is_whole() {
 
 /// Microseconds that a thread of a process has run.
 fn run_us(pid: u32, name: &str) -> u64 {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
-    let task = tasks.flatten().map(|task| task.path()).find(|task| {
-        std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == name)
-    });
-    let path = task.expect("the thread").join("schedstat");
+    // A thread gives itself its name when it has started.
+    let path = loop {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
+        let task = tasks.flatten().map(|task| task.path()).find(|task| {
+            std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == name)
+        });
+        if let Some(task) = task {
+            break task.join("schedstat");
+        }
+        std::thread::yield_now();
+    };
     let text = std::fs::read_to_string(path).expect("its time");
     let ns = text.split_ascii_whitespace().next().and_then(|ns| ns.parse::<u64>().ok());
     ns.expect("a number") / 1000
