@@ -1,6 +1,6 @@
 //! From the command line to a device and what may be claimed of it.
 
-use host_bridge::backend::model::{Backing, LatencyModel, ModelConfig, NamespaceConfig};
+use host_bridge::backend::model::{Backing, Idle, LatencyModel, ModelConfig, NamespaceConfig};
 use host_bridge::backend::{Backend, DeviceOptions, from_spec};
 use hybrid_conventions::DeviceSpec;
 use nvme_driver::spec::NvmOpcode;
@@ -15,6 +15,10 @@ pub(crate) const PATTERN: u32 = 7;
 
 /// Longest time without a completion of a model that answers at once.
 pub(crate) const GAP_NS: u32 = 30_000;
+
+/// Empty steps of the model before its thread begins to give way to others: some 100 ms. With fewer
+/// the look at the core alone, in which the device has no work, would time the giving way.
+const SPIN_STEPS: u32 = 1 << 20;
 
 /// One command in so many is spoilt.
 const FAULT_EVERY: u64 = 1000;
@@ -70,6 +74,7 @@ pub(crate) fn options(args: &MachineArgs) -> Result<(DeviceOptions, On, bool), F
         DeviceSpec::Model { image: path } => {
             image = path.is_some();
             options.model.config = model(args);
+            options.model.idle = Some(Idle::Yield { after_steps: SPIN_STEPS });
             if image {
                 // As many blocks as it holds.
                 options.model.config.namespaces[0].blocks = 0;

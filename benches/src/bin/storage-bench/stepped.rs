@@ -7,19 +7,13 @@
 //! (interrupts, a core that was taken away), the rest is averaged: the counter of some machines
 //! moves in steps of ten nanoseconds, and a median would be one of them.
 
-use std::cell::RefCell;
-use std::rc::Rc;
-
 use anyhow::{Context as _, Result, bail};
 use core_runtime::clock::{Clock, rdtsc, rdtsc_ordered};
-use core_runtime::mem::{Bump, DmaArena, Iova};
+use core_runtime::mem::Bump;
 use host_bridge::sys::alloc_guard;
+use hybrid_benches::one_core::{BLOCKS, OneCore};
 use hybrid_benches::rng::Rng;
-use nvme_driver::{
-    ControlRegs, Controller, ControllerConfig, ControllerState, DeviceParts, Lba, RawQueue,
-    RegsError, Target,
-};
-use nvme_model::{Model, ModelConfig, NamespaceConfig};
+use nvme_driver::{Lba, RawQueue, Target};
 
 /// Bytes of a read.
 const READ_BYTES: usize = 4096;
@@ -33,12 +27,6 @@ const DITHER: u64 = 8;
 /// Empty polls that are timed together.
 const POLLS: u32 = 1000;
 
-/// Passes until the controller is ready: it takes some hundred.
-const BRING_UP: u32 = 1_000_000;
-
-/// A region's first IOVA: no pointer of this process, and above 4 GiB.
-const IOVA: Iova = Iova(0x12_3400_0000);
-
 /// One repetition at one size, in ticks a command.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cost {
@@ -50,35 +38,9 @@ pub(crate) struct Cost {
     pub(crate) stamp: f64,
 }
 
-/// Registers that reach the model directly.
-struct Registers(Rc<RefCell<Model>>);
-
-impl ControlRegs for Registers {
-    fn read32(&self, offset: u32) -> Result<u32, RegsError> {
-        let value = self.0.borrow_mut().read_reg(offset, 4);
-        u32::try_from(value).map_err(|_| RegsError::Refused(offset))
-    }
-
-    fn read64(&self, offset: u32) -> Result<u64, RegsError> {
-        Ok(self.0.borrow_mut().read_reg(offset, 8))
-    }
-
-    fn write32(&self, offset: u32, value: u32) -> Result<(), RegsError> {
-        self.0.borrow_mut().write_reg(offset, 4, value.into());
-        Ok(())
-    }
-
-    fn write64(&self, offset: u32, value: u64) -> Result<(), RegsError> {
-        self.0.borrow_mut().write_reg(offset, 8, value);
-        Ok(())
-    }
-}
-
 /// Driver and model.
 pub(crate) struct Stepped {
-    model: Rc<RefCell<Model>>,
-    controller: &'static Controller,
-    clock: Clock,
+    core: OneCore,
     queue: RawQueue,
     target: Target,
     rng: Rng,
@@ -88,38 +50,16 @@ pub(crate) struct Stepped {
 impl Stepped {
     /// A null namespace; `hz` is the frequency of the counter, `seed` chooses the blocks.
     pub(crate) fn new(hz: u64, seed: u64) -> Result<Self> {
-        let namespaces = vec![NamespaceConfig::null(1, 1 << 24, 7)];
-        let mut model = Model::new(ModelConfig { namespaces, ..ModelConfig::default() })?;
-        let arena = DmaArena::leak(8 << 20, IOVA)?;
-        model.map_dma(arena.region())?;
-        let doorbells = model.doorbells();
-        let model = Rc::new(RefCell::new(model));
-        let clock = Clock::tsc(hz);
-        let regs = Box::leak(Box::new(Registers(Rc::clone(&model))));
-        let parts = DeviceParts { regs, doorbells, arena, clock, crash: None };
-        let config = ControllerConfig { latency_sampling: 0, ..ControllerConfig::default() };
-        let controller = Controller::new(parts, &Bump::leak(8 << 20), config)?;
-        let mut passes = 0;
-        while controller.state() != ControllerState::Ready {
-            controller.poll(clock.now());
-            controller.ring();
-            model.borrow_mut().step(rdtsc());
-            passes += 1;
-            if passes > BRING_UP {
-                bail!("the controller does not come up: {:?}", controller.state());
-            }
-        }
-        let depth = controller.queue_depth();
-        let queue =
-            controller.take_raw_queue(0, depth, &Bump::leak(64 << 10)).context("a queue")?;
-        let namespace = controller.namespaces().next().context("a namespace")?;
-        let target = namespace.target()?;
+        let core = OneCore::new(Clock::tsc(hz), rdtsc)?;
+        let depth = core.controller.queue_depth();
+        let queue = core.controller.take_raw_queue(0, depth, &Bump::leak(64 << 10));
+        let queue = queue.context("a queue")?;
+        let target = core.namespace()?.target()?;
         for _ in 0..depth {
-            queue.adopt(arena.alloc(READ_BYTES)?).ok().context("room for buffers")?;
+            queue.adopt(core.arena.alloc(READ_BYTES)?).ok().context("room for buffers")?;
         }
         alloc_guard::mark_hot_thread();
-        let rng = Rng::new(seed);
-        Ok(Self { model, controller, clock, queue, target, rng, done: 0 })
+        Ok(Self { core, queue, target, rng: Rng::new(seed), done: 0 })
     }
 
     /// The mean of `batches` batches, the slowest twentieth left out.
@@ -131,7 +71,7 @@ impl Stepped {
                 part.push(ticks);
             }
             // Keeps the watch of the commands' age; not timed.
-            self.controller.poll(self.clock.now());
+            self.core.controller.poll(self.core.clock.now());
         }
         let [submit, model, reap, stamp] = parts.map(trimmed_mean);
         // Not cut off at zero: a figure that cannot be right should look like it.
@@ -141,7 +81,7 @@ impl Stepped {
 
     /// Submit and ring, model, reap, nothing; in ticks.
     fn batch(&mut self, size: u16) -> Result<[u64; 4]> {
-        let Self { queue, target, rng, model, .. } = self;
+        let Self { queue, target, rng, core, .. } = self;
         alloc_guard::arm_hot();
         // Where the counter moves in steps, each begin shall lie anywhere in one.
         for _ in 0..rng.below(DITHER) {
@@ -154,13 +94,13 @@ impl Stepped {
         }
         let begin = rdtsc_ordered();
         for buf in 0..size {
-            queue.submit_read(target, Lba(rng.below(1 << 24)), 1, buf, buf.into())?;
+            queue.submit_read(target, Lba(rng.below(BLOCKS)), 1, buf, buf.into())?;
         }
         queue.ring();
         let rung = rdtsc_ordered();
         let mut posted = 0;
         while posted < u32::from(size) {
-            posted += model.borrow_mut().step(0).completions;
+            posted += core.model.borrow_mut().step(0).completions;
         }
         let stepped = rdtsc_ordered();
         let mut failed = None;

@@ -297,7 +297,7 @@ fn overload(report: &mut Report, part: &Part<'_>) {
     sheet.note(
         "multiples of the closed loop's rate just before; Poisson; latency from the intended \
          start, nothing dropped; 128 may wait before 32 in flight; bound: all of them at \
-         the rate served",
+         the rate served, which a core that was taken away adds its absence to",
     );
     report.add(sheet);
 }
