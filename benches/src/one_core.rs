@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use core_runtime::clock::Clock;
 use core_runtime::mem::{Bump, DmaArena, Iova};
 use nvme_driver::{
-    ControlRegs, Controller, ControllerConfig, ControllerState, DeviceParts, Namespace, RegsError,
+    ControlRegs, Controller, ControllerConfig, ControllerState, ControllerParts, Namespace, RegsError,
 };
 use nvme_model::{Model, ModelConfig, NamespaceConfig};
 
@@ -73,9 +73,9 @@ impl OneCore {
         let doorbells = model.doorbells();
         let model = Rc::new(RefCell::new(model));
         let regs = Box::leak(Box::new(Registers(Rc::clone(&model))));
-        let parts = DeviceParts { regs, doorbells, arena, clock, crash: None };
+        let parts = ControllerParts { regs, doorbells, arena, clock, crash: None };
         let config = ControllerConfig { latency_sampling: 0, ..ControllerConfig::default() };
-        let controller = Controller::new(parts, &Bump::leak(8 << 20), config)?;
+        let controller = Controller::new(parts.into(), &Bump::leak(8 << 20), config)?;
         for _ in 0..BRING_UP {
             let now = time();
             controller.poll(clock.now());

@@ -11,7 +11,8 @@ use core_runtime::mailbox::{MailboxClient, MailboxLayout};
 use core_runtime::mem::{Bump, DmaArena, DoorbellRegion, Iova};
 use hybrid_shm::leak_zeroed;
 use nvme_driver::{
-    ControlRegs, Controller, ControllerConfig, ControllerError, DeviceParts, RegsError,
+    ControlRegs, Controller, ControllerConfig, ControllerError, ControllerParts, DeviceParts,
+    RegsError,
 };
 use nvme_model::{
     FaultAction, FaultPlan, FaultRule, Idle, Model, ModelConfig, ModelThread, ThreadOptions,
@@ -185,13 +186,13 @@ impl Drop for Stepped {
 
 impl Backend for Stepped {
     fn parts(&self) -> DeviceParts {
-        DeviceParts {
+        DeviceParts::Nvme(ControllerParts {
             regs: self.regs,
             doorbells: self.doorbells,
             arena: self.arena,
             clock: Clock::manual(self.clock),
             crash: None,
-        }
+        })
     }
 
     fn pass(&self, idle: bool) {
@@ -259,13 +260,13 @@ impl Threaded {
 
 impl Backend for Threaded {
     fn parts(&self) -> DeviceParts {
-        DeviceParts {
+        DeviceParts::Nvme(ControllerParts {
             regs: self.regs,
             doorbells: self.doorbells,
             arena: self.arena,
             clock: self.clock,
             crash: None,
-        }
+        })
     }
 
     fn pass(&self, idle: bool) {

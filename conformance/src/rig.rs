@@ -9,7 +9,8 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use core_runtime::mem::{DmaArena, DmaBuf, DmaStats};
 use nvme_driver::{
-    Controller, ControllerConfig, ControllerError, ControllerState, Namespace, PollReport,
+    Controller, ControllerConfig, ControllerError, ControllerState, DeviceParts, Namespace,
+    PollReport,
 };
 use nvme_model::ModelConfig;
 use nvme_spec::Nsid;
@@ -81,7 +82,9 @@ impl<B: Backend> Rig<B> {
     /// # Errors
     /// Those of [`Controller::new`].
     pub fn new(backend: B, config: ControllerConfig) -> Result<Self, ControllerError> {
-        let parts = backend.parts();
+        let DeviceParts::Nvme(parts) = backend.parts() else {
+            return Err(ControllerError::NotAController);
+        };
         let controller = backend.controller(config)?;
         Ok(Self {
             controller,
@@ -157,7 +160,7 @@ impl<B: Backend> Rig<B> {
 
     /// Passes for `ns` of the backend's time.
     pub fn wait_ns(&self, ns: u64) {
-        let clock = self.backend.parts().clock;
+        let clock = self.backend.parts().clock();
         let end = self.backend.now() + clock.ns_to_ticks(ns);
         while self.backend.now() < end {
             self.pass();

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use core_runtime::clock::{Clock, Instant, ManualClock};
 use hybrid_conformance::{Backend, Flag, Rig, Stepped, quick};
 use nvme_driver::{
-    ControlRegs, ControllerConfig, ControllerError, ControllerState, DeviceParts, IoError, Lba,
-    RegsError, ResetReason, WriteFlags,
+    ControlRegs, ControllerConfig, ControllerError, ControllerParts, ControllerState, DeviceParts,
+    IoError, Lba, RegsError, ResetReason, WriteFlags,
 };
 use nvme_model::{
     AbortPolicy, ControllerFault, FaultAction, FaultPlan, FaultRule, LatencyModel, ModelConfig,
@@ -99,7 +99,7 @@ impl ControlRegs for LateRegs {
 impl Spoilt {
     fn new(model: ModelConfig) -> Self {
         let inner = Stepped::new(model, 16 << 20);
-        let regs = inner.parts().regs;
+        let regs = inner.parts().controller().expect("a controller").regs;
         let late = Rc::new(Cell::new(0));
         let regs = Box::leak(Box::new(LateRegs { inner: regs, late, at: Cell::new(None) }));
         let clock = Box::leak(Box::new(ManualClock::new(0)));
@@ -114,7 +114,9 @@ impl Spoilt {
 
 impl Backend for Spoilt {
     fn parts(&self) -> DeviceParts {
-        DeviceParts { regs: self.regs, clock: Clock::manual(self.clock), ..self.inner.parts() }
+        let parts = self.inner.parts().controller().expect("a controller");
+        let clock = Clock::manual(self.clock);
+        ControllerParts { regs: self.regs, clock, ..parts }.into()
     }
 
     fn pass(&self, idle: bool) {

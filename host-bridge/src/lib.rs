@@ -35,6 +35,7 @@ pub mod runtime;
 pub mod supervisor;
 pub mod sys;
 pub mod topology;
+pub mod uring;
 pub mod vfio_user;
 pub mod vfio_user_server;
 pub mod warnings;

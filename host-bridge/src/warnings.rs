@@ -34,6 +34,8 @@ pub enum WarningKind {
     CoreInTurns,
     /// An error that a partition survived; each one is said.
     Alert,
+    /// What io_uring, or its storage, is gone without.
+    Uring,
 }
 
 /// One warning: a line without a full stop that says what is so, and what to do.

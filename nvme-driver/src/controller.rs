@@ -26,6 +26,7 @@ use nvme_spec::{
 use zerocopy::FromBytes;
 
 use crate::admin::{AdminFuture, AdminSide};
+use crate::bridge::BridgeParts;
 use crate::bringup::{self, ADMIN_ENTRIES, ADMIN_REQUESTS};
 use crate::config::ControllerConfig;
 use crate::crash::Published;
@@ -56,9 +57,44 @@ const STATE_WAITERS: usize = 8;
 /// Bit of Identify Controller's LPA: Get Log Page takes offsets.
 const LPA_OFFSETS: u8 = 1 << 2;
 
-/// What a backend hands over.
+/// What a backend hands over: the parts of a controller, or the partition's end of the bridge.
+#[derive(Clone, Copy, Debug)]
+pub enum DeviceParts {
+    /// For [`Controller`].
+    Nvme(ControllerParts),
+    /// For [`crate::Bridge`].
+    Bridge(BridgeParts),
+}
+
+impl DeviceParts {
+    /// Clock of the partition.
+    #[must_use]
+    pub const fn clock(&self) -> Clock {
+        match self {
+            Self::Nvme(parts) => parts.clock,
+            Self::Bridge(parts) => parts.clock,
+        }
+    }
+
+    /// The parts of a controller, where it is one.
+    #[must_use]
+    pub const fn controller(self) -> Option<ControllerParts> {
+        match self {
+            Self::Nvme(parts) => Some(parts),
+            Self::Bridge(_) => None,
+        }
+    }
+}
+
+impl From<ControllerParts> for DeviceParts {
+    fn from(parts: ControllerParts) -> Self {
+        Self::Nvme(parts)
+    }
+}
+
+/// What a controller is made of.
 #[derive(Clone, Copy)]
-pub struct DeviceParts {
+pub struct ControllerParts {
     /// Control registers.
     pub regs: &'static dyn ControlRegs,
     /// Doorbells; the stride is taken from CAP.
@@ -71,9 +107,11 @@ pub struct DeviceParts {
     pub crash: Option<&'static CrashSources>,
 }
 
-impl fmt::Debug for DeviceParts {
+impl fmt::Debug for ControllerParts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DeviceParts").field("doorbells", &self.doorbells).finish_non_exhaustive()
+        f.debug_struct("ControllerParts")
+            .field("doorbells", &self.doorbells)
+            .finish_non_exhaustive()
     }
 }
 
@@ -147,6 +185,18 @@ pub struct Controller {
     pub(crate) published: Cell<Option<Published>>,
 }
 
+/// The admin queue's shape.
+const fn admin_spec(plan: &bringup::Plan, config: &ControllerConfig) -> QueueSpec {
+    QueueSpec {
+        qid: 0,
+        entries: ADMIN_ENTRIES,
+        page_bytes: plan.page_bytes,
+        max_len: config.max_transfer_bytes,
+        sample_every: 0,
+        stream_from: 0,
+    }
+}
+
 impl Controller {
     /// Reads CAP and VS and takes all memory; the controller itself is not touched before the first
     /// [`Controller::poll`].
@@ -158,6 +208,9 @@ impl Controller {
         bump: &Bump,
         config: ControllerConfig,
     ) -> Result<&'static Self, ControllerError> {
+        let DeviceParts::Nvme(parts) = parts else {
+            return Err(ControllerError::NotAController);
+        };
         let regs = Regs::new(parts.regs);
         let (cap, version) = regs.identity()?;
         let quirks = quirks_of(config.pci_id);
@@ -173,15 +226,7 @@ impl Controller {
             let qp = QueuePair::new(spec, doorbells, parts.arena, parts.clock, bump)?;
             Requests::new(qp, requests, waiters, bump)
         };
-        let admin_spec = QueueSpec {
-            qid: 0,
-            entries: ADMIN_ENTRIES,
-            page_bytes: plan.page_bytes,
-            max_len: config.max_transfer_bytes,
-            sample_every: 0,
-            stream_from: 0,
-        };
-        let admin = make(admin_spec, ADMIN_REQUESTS, admin_line)?;
+        let admin = make(admin_spec(&plan, &config), ADMIN_REQUESTS, admin_line)?;
         let queues = Self::make_queues(&config, &plan, bump, |spec, n| make(spec, n, io_line))?;
         let hub = Hub::new(queues, io_line, parts.arena);
         let hub = bump.alloc(hub).map_err(no_memory("the controller"))?;
@@ -226,7 +271,7 @@ impl Controller {
 
     /// A page each of shadow and event words.
     fn make_shadows(
-        parts: &DeviceParts,
+        parts: &ControllerParts,
         config: &ControllerConfig,
         (dstrd, page): (u8, usize),
         bump: &Bump,

@@ -357,7 +357,7 @@ const fn phase_name(phase: Phase) -> &'static str {
 mod tests {
     use super::*;
     use crate::regs::{ControlRegs, RegsError};
-    use crate::{ControllerConfig, DeviceParts};
+    use crate::{ControllerConfig, ControllerParts};
     use core::cell::Cell;
     use core_runtime::clock::{Clock, ManualClock};
     use core_runtime::crash::RecordHead;
@@ -391,8 +391,9 @@ mod tests {
         let clock = Clock::manual(Box::leak(Box::new(ManualClock::new(1_000))));
         let doorbells = DoorbellRegion { span: hybrid_shm::leak_zeroed(4096), dstrd: 0 };
         let arena = DmaArena::leak(1 << 20, Iova(0x1_0000)).expect("an arena");
-        let parts = DeviceParts { regs: &Silent, doorbells, arena, clock, crash: None };
-        Controller::new(parts, &Bump::leak(1 << 20), ControllerConfig::default()).expect("one")
+        let parts = ControllerParts { regs: &Silent, doorbells, arena, clock, crash: None };
+        Controller::new(parts.into(), &Bump::leak(1 << 20), ControllerConfig::default())
+            .expect("one")
     }
 
     fn recorded(controller: &Controller) -> ControllerRecord {

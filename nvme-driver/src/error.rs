@@ -9,6 +9,7 @@ use core_runtime::mem::DmaBuf;
 use nvme_spec::{Lba, Nsid, QueueId, Status, StatusCode};
 use thiserror::Error;
 
+use crate::bridge::{BridgeError, BridgeRefused};
 use crate::regs::RegsError;
 
 /// Why the controller, or one queue of it, was reset.
@@ -106,6 +107,9 @@ pub enum IoError {
     /// No DMA memory for the command's own data.
     #[error("no DMA memory left")]
     NoMemory,
+    /// The host, which drives the device, ended it.
+    #[error("{0}")]
+    Bridge(BridgeError),
 }
 
 impl IoError {
@@ -241,4 +245,13 @@ pub enum ControllerError {
     /// An orderly shutdown was asked for.
     #[error("the controller was shut down")]
     ShutDown,
+    /// The device is not a controller: the host drives it.
+    #[error("the device is the host's bridge, not an nvme controller")]
+    NotAController,
+    /// The bridge to the host cannot be opened.
+    #[error("{0}")]
+    Bridge(BridgeRefused),
+    /// The host does not answer, or broke the rules of the bridge.
+    #[error("the bridge to the host is gone: it does not answer, or broke the rules")]
+    BridgeGone,
 }

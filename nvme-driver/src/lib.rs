@@ -24,6 +24,8 @@
 extern crate std;
 
 mod admin;
+mod block;
+mod bridge;
 mod bringup;
 mod cid;
 mod config;
@@ -51,9 +53,13 @@ mod stats;
 mod waiters;
 mod watchdog;
 
+pub use block::{BlockCommand, BlockDevice, BlockIo, BlockQueue, Device};
+pub use bridge::{
+    Bridge, BridgeCommand, BridgeError, BridgeIo, BridgeParts, BridgeQueue, BridgeRefused,
+};
 pub use cid::MAX_SLOTS;
 pub use config::{ControllerConfig, MAX_IO_QUEUES, MAX_NAMESPACES, MAX_PAGE_BYTES};
-pub use controller::{Controller, ControllerState, DeviceParts, PollReport};
+pub use controller::{Controller, ControllerParts, ControllerState, DeviceParts, PollReport};
 pub use error::{ControllerError, Failed, IoError, ResetReason, Step};
 pub use future::{CommandFuture, IoFuture};
 pub use latency::LatencyHistograms;

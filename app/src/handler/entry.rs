@@ -15,7 +15,7 @@ use hybrid_abi::feed_job::{
 };
 use nvme_driver::spec::{LogPageId, Nsid};
 use nvme_driver::{
-    Controller, ControllerConfig, DeviceParts, IoError, LatencyHistograms, Namespace,
+    BlockDevice, Controller, ControllerConfig, Device, DeviceParts, IoError, LatencyHistograms,
 };
 use zerocopy::IntoBytes;
 
@@ -59,13 +59,13 @@ fn start(
         latency_sampling: 1,
         ..ControllerConfig::default()
     };
-    let controller = Controller::new(parts, partition.bump(), config)?;
-    controller.record_latencies_into(LatencyHistograms::of(partition.metrics()));
+    let device = Device::open(parts, partition.bump(), config)?;
+    device.record_latencies_into(LatencyHistograms::of(partition.metrics()));
     let bump = partition.bump();
     let progress = bump.alloc(Progress::default()).map_err(HandlerError::NoMemory)?;
     let metrics = partition.add_metrics(JobMetrics::register)?;
     let metrics = bump.alloc(metrics).map_err(HandlerError::NoMemory)?;
-    let desk = Desk { partition, controller, metrics, progress };
+    let desk = Desk { partition, device, metrics, progress };
     let options = TaskOptions::normal("job").budget_ns(JOB_BUDGET_NS);
     let handle = partition.spawner().spawn(options, async move {
         let exit = work(desk, job).await;
@@ -78,7 +78,7 @@ fn start(
 /// The job, from bring-up to shutdown.
 async fn work(desk: Desk, job: FeedJob) -> PartitionExit {
     let outcome = phases(desk, &job).await;
-    let off = desk.controller.shutdown().await;
+    let off = desk.device.shutdown().await;
     match (outcome, off) {
         (Err(error), _) => PartitionExit::failed(1, format_args!("{error}")),
         (Ok(()), Err(error)) => {
@@ -89,26 +89,33 @@ async fn work(desk: Desk, job: FeedJob) -> PartitionExit {
 }
 
 async fn phases(desk: Desk, job: &FeedJob) -> Result<(), HandlerError> {
-    desk.controller.ready().await?;
-    if job.has(JOB_IDENTIFY) {
+    desk.device.ready().await?;
+    // What the host drives has nothing of the kind.
+    if let Some(controller) = desk.device.controller()
+        && job.has(JOB_IDENTIFY)
+    {
         let what = "identify or a log page";
-        identify(desk).await.map_err(|error| HandlerError::Device { what, error })?;
+        identify(desk, controller).await.map_err(|error| HandlerError::Device { what, error })?;
     }
     if !job.has(JOB_INGEST) && !job.has(JOB_REPLAY) {
         return Ok(());
     }
-    let namespace = pick(desk.controller, job.nsid)?;
+    let block = pick(desk.device, job.nsid)?;
     let mut source = RingSource { partition: desk.partition };
-    job::run(desk, namespace, job, &mut source).await
+    job::run(desk, block, job, &mut source).await
 }
 
-/// The namespace asked for, or the first that can be used.
-fn pick(controller: &'static Controller, nsid: u32) -> Result<&'static Namespace, HandlerError> {
+/// The namespace asked for, or the first that can be used; of a bridge, what is behind it.
+fn pick(device: Device, nsid: u32) -> Result<BlockDevice, HandlerError> {
+    let controller = match device {
+        Device::Nvme(controller) => controller,
+        Device::Bridge(bridge) => return Ok(BlockDevice::Bridge(bridge)),
+    };
     let found = match nsid {
         0 => controller.namespaces().next(),
         nsid => controller.namespace(Nsid(nsid)),
     };
-    found.ok_or_else(|| {
+    found.map(BlockDevice::Nvme).ok_or_else(|| {
         let refused = controller.all_namespaces().find_map(|n| Some((n.nsid(), n.refusal()?)));
         match refused {
             Some((nsid, why)) => HandlerError::NamespaceRefused { nsid, why },
@@ -118,8 +125,7 @@ fn pick(controller: &'static Controller, nsid: u32) -> Result<&'static Namespace
 }
 
 /// Sends what the controller says of itself.
-async fn identify(desk: Desk) -> Result<(), IoError> {
-    let controller = desk.controller;
+async fn identify(desk: Desk, controller: &'static Controller) -> Result<(), IoError> {
     send(desk, BLOB_IDENTIFY_CONTROLLER, 0, &controller.identify_bytes()).await;
     for namespace in controller.all_namespaces() {
         let nsid = namespace.nsid().0;
@@ -189,12 +195,12 @@ struct Driven(Desk);
 impl Devices for Driven {
     #[inline]
     fn poll(&mut self, now: Instant) -> bool {
-        Devices::poll(&mut self.0.controller, now)
+        Devices::poll(&mut self.0.device, now)
     }
 
     #[inline]
     fn ring(&mut self) {
-        Devices::ring(&mut self.0.controller);
+        Devices::ring(&mut self.0.device);
     }
 
     fn publish(&mut self, metrics: &RuntimeMetrics) {
@@ -202,7 +208,7 @@ impl Devices for Driven {
         if partition.stop_requested().is_some() {
             progress.stop.set(true);
         }
-        Devices::publish(&mut self.0.controller, metrics);
+        Devices::publish(&mut self.0.device, metrics);
         self.0.metrics.publish(progress);
     }
 }

@@ -14,7 +14,7 @@ use hybrid_abi::feed::{
     CHUNK_HEADER_BYTES, ChunkHeader, FLAG_COMPLETE, FLAG_SYNTHETIC, Shape, Superblock,
 };
 use nvme_driver::spec::Lba;
-use nvme_driver::{IoFuture, WriteFlags};
+use nvme_driver::{BlockIo, WriteFlags};
 use zerocopy::IntoBytes;
 
 use super::WINDOW_MAX;
@@ -101,7 +101,7 @@ pub async fn ingest<S: Source>(
     }
     writer.drain().await?;
     writer.framer.finish().map_err(FeedError::from)?;
-    store.namespace.flush().await.map_err(|error| HandlerError::Device { what: "flush", error })?;
+    store.block.flush().await.map_err(|error| HandlerError::Device { what: "flush", error })?;
 
     superblock.feed_bytes = writer.feed_bytes;
     superblock.chunk_count = shape.chunks_for(writer.feed_bytes);
@@ -150,7 +150,7 @@ struct ChunkWriter {
     /// Number of the chunk that `in_flight` begins with.
     oldest: u64,
     buffers: usize,
-    in_flight: Deque<IoFuture, WINDOW_MAX>,
+    in_flight: Deque<BlockIo, WINDOW_MAX>,
 }
 
 impl ChunkWriter {
@@ -217,7 +217,7 @@ impl ChunkWriter {
         header.payload_bytes = u32::try_from(filled).unwrap_or(u32::MAX);
         header.payload_crc32c = crc32c(payload);
         head.copy_from_slice(header.sealed().as_bytes());
-        let write = self.store.namespace.write(Lba(lba), chunk, WriteFlags::empty());
+        let write = self.store.block.write(Lba(lba), chunk, WriteFlags::empty());
         // The window is at most the deque's capacity, and `next_buffer` made room.
         let _ = self.in_flight.push_back(write);
         self.posted += 1;

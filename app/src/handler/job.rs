@@ -12,7 +12,7 @@ use hybrid_abi::feed_job::{
     JOB_REPLAY, JOB_SYNTHETIC,
 };
 use hybrid_abi::metrics::MetricUnit;
-use nvme_driver::{Controller, LatencyHistograms, Namespace};
+use nvme_driver::{BlockDevice, Device, LatencyHistograms};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::error::HandlerError;
@@ -70,25 +70,25 @@ impl JobMetrics {
 pub struct Desk {
     /// The partition.
     pub partition: &'static Partition,
-    /// The controller.
-    pub controller: &'static Controller,
+    /// The device.
+    pub device: Device,
     /// The metrics of the job.
     pub metrics: &'static JobMetrics,
     /// How far it is.
     pub progress: &'static Progress,
 }
 
-/// Runs the phases of `job` on `namespace`.
+/// Runs the phases of `job` on `block`.
 ///
 /// # Errors
 /// [`HandlerError`]; the figures of the phase that failed were sent all the same.
 pub async fn run<S: Source>(
     desk: Desk,
-    namespace: &'static Namespace,
+    block: BlockDevice,
     job: &FeedJob,
     source: &mut S,
 ) -> Result<(), HandlerError> {
-    let store = Store { namespace, arena: desk.partition.arena() };
+    let store = Store { block, arena: desk.partition.arena() };
     let mut superblock = None;
     if job.has(JOB_INGEST) {
         superblock = Some(run_ingest(desk, store, job, source).await?);
@@ -164,13 +164,15 @@ async fn run_replay(
 
 /// Measures the driver on the queue that was kept for it; nothing where only one was granted.
 async fn run_probe(desk: Desk, store: Store) -> Result<Probed, HandlerError> {
-    let Some(queue) = desk.controller.take_raw_queue(1, BUFFERS, desk.partition.bump()) else {
+    // The bridge has one queue, which is enough: nothing else is in flight any more.
+    let index = if desk.device.controller().is_some() { 1 } else { 0 };
+    let Some(queue) = desk.device.take_queue(index, BUFFERS, desk.partition.bump()) else {
         return Ok(Probed::default());
     };
     let latency_ns = &desk.metrics.single_read_ns;
     let apart = desk.metrics.probe_command_ns;
-    desk.controller.record_latencies_into(LatencyHistograms { reads: apart, writes: apart });
-    probe(desk.partition, store.namespace, queue, latency_ns, desk.progress)
+    desk.device.record_latencies_into(LatencyHistograms { reads: apart, writes: apart });
+    probe(desk.partition, store.block, queue, latency_ns, desk.progress)
         .await
         .map_err(|error| HandlerError::Device { what: "measurement of single reads", error })
 }
@@ -227,10 +229,10 @@ fn make_books(
 fn started(desk: Desk, store: Store, phase: u32, superblock: Option<&Superblock>) -> FeedStarted {
     FeedStarted {
         phase,
-        lba_bytes: store.namespace.lba_bytes(),
-        blocks: store.namespace.blocks(),
-        max_transfer_bytes: store.namespace.max_transfer_bytes(),
-        queue_depth: desk.controller.queue_depth().into(),
+        lba_bytes: store.block.lba_bytes(),
+        blocks: store.block.blocks(),
+        max_transfer_bytes: store.block.max_transfer_bytes(),
+        queue_depth: desk.device.queue_depth().into(),
         feed_bytes: superblock.map_or(0, |superblock| superblock.feed_bytes),
         feed_messages: superblock.map_or(0, |superblock| superblock.message_count),
         feed_name: superblock.map_or(hybrid_abi::Name::EMPTY, |superblock| superblock.feed_name),
@@ -238,7 +240,7 @@ fn started(desk: Desk, store: Store, phase: u32, superblock: Option<&Superblock>
 }
 
 fn figures(desk: Desk, phase: u32, begin: core_runtime::clock::Instant) -> FeedFigures {
-    let stats = desk.controller.stats();
+    let stats = desk.device.stats();
     FeedFigures {
         phase,
         ticks: desk.partition.clock().now().since(begin).get(),

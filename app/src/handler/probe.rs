@@ -1,6 +1,6 @@
 //! What the driver costs and what one read takes, measured on the run's own device.
 //!
-//! Called as a task after the work. Two measurements on a queue of its own ([`RawQueue`]):
+//! Called as a task after the work. Two measurements on a queue of its own ([`BlockQueue`]):
 //! *bursts*, where a batch is submitted, rung once, left alone until the device has answered, and
 //! reaped with one call, so that submit and completion are pure software; and *single reads*, one
 //! at a time, from before the submission to after the reap.
@@ -10,7 +10,7 @@
 
 use core_runtime::metrics::Histogram;
 use core_runtime::partition::Partition;
-use nvme_driver::{IoError, Lba, Namespace, RawQueue, Target};
+use nvme_driver::{BlockDevice, BlockQueue, IoError, Lba, Target};
 
 use super::progress::Progress;
 
@@ -81,12 +81,12 @@ impl Samples {
 /// What the device says; on a queue that is taken away by a reset, [`IoError::Reset`].
 pub async fn probe(
     partition: &'static Partition,
-    namespace: &'static Namespace,
-    queue: RawQueue,
+    block: BlockDevice,
+    queue: BlockQueue,
     latency_ns: &Histogram,
     progress: &Progress,
 ) -> Result<Probed, IoError> {
-    let bench = Bench::new(partition, namespace, queue)?;
+    let bench = Bench::new(partition, block, queue)?;
     let mut samples = Samples::default();
     for round in 0..WARM_UP + BURSTS {
         let burst = bench.burst(round).await?;
@@ -109,7 +109,7 @@ pub async fn probe(
 /// Queue, buffers and the way through the blocks.
 struct Bench {
     partition: &'static Partition,
-    queue: RawQueue,
+    queue: BlockQueue,
     target: Target,
     nlb: u32,
     /// Places of a read's size on the namespace.
@@ -119,13 +119,13 @@ struct Bench {
 impl Bench {
     fn new(
         partition: &'static Partition,
-        namespace: &'static Namespace,
-        queue: RawQueue,
+        block: BlockDevice,
+        queue: BlockQueue,
     ) -> Result<Self, IoError> {
-        let target = namespace.target()?;
-        let lba_bytes = namespace.lba_bytes().max(1);
+        let target = block.target()?;
+        let lba_bytes = block.lba_bytes().max(1);
         let nlb = (READ_BYTES / lba_bytes).max(1).min(target.max_blocks());
-        let places = namespace.blocks() / u64::from(nlb);
+        let places = block.blocks() / u64::from(nlb);
         let buf_bytes = (nlb * lba_bytes) as usize;
         for _ in 0..BURST {
             let buf = partition.arena().alloc(buf_bytes).map_err(|_| IoError::NoMemory)?;

@@ -9,7 +9,7 @@ use core_runtime::crc::crc32c;
 use core_runtime::task::Spawner;
 use heapless::Deque;
 use hybrid_abi::feed::{CHUNK_HEADER_BYTES, ChunkHeader, Superblock};
-use nvme_driver::IoFuture;
+use nvme_driver::BlockIo;
 use nvme_driver::spec::Lba;
 
 use super::WINDOW_MAX;
@@ -128,7 +128,7 @@ struct ChunkReader<'s> {
     wanted: u64,
     /// Number of the chunk that `in_flight` begins with.
     oldest: u64,
-    in_flight: Deque<IoFuture, WINDOW_MAX>,
+    in_flight: Deque<BlockIo, WINDOW_MAX>,
 }
 
 impl<'s> ChunkReader<'s> {
@@ -158,12 +158,12 @@ impl<'s> ChunkReader<'s> {
         }
         let slba = Lba(self.superblock.shape().lba_of(self.wanted));
         // One buffer a place, and no more buffers than places.
-        let _ = self.in_flight.push_back(self.store.namespace.read(slba, buf));
+        let _ = self.in_flight.push_back(self.store.block.read(slba, buf));
         self.wanted += 1;
     }
 
     /// The oldest read and its chunk's number.
-    fn next(&mut self) -> Option<(u64, IoFuture)> {
+    fn next(&mut self) -> Option<(u64, BlockIo)> {
         let read = self.in_flight.pop_front()?;
         let sequence = self.oldest;
         self.oldest += 1;

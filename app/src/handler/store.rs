@@ -6,7 +6,7 @@
 use core_runtime::mem::{DmaArena, DmaBuf};
 use hybrid_abi::feed::{SUPERBLOCK_BYTES, Shape, Superblock};
 use nvme_driver::spec::Lba;
-use nvme_driver::{Namespace, WriteFlags};
+use nvme_driver::{BlockDevice, WriteFlags};
 use zerocopy::IntoBytes;
 
 use super::error::HandlerError;
@@ -22,7 +22,7 @@ const LOOK_END_BYTES: u64 = 128 << 10;
 #[derive(Clone, Copy, Debug)]
 pub struct Store {
     /// The device.
-    pub namespace: &'static Namespace,
+    pub block: BlockDevice,
     /// Where its buffers come from.
     pub arena: &'static DmaArena,
 }
@@ -31,7 +31,7 @@ impl Store {
     /// Bytes of the namespace.
     #[must_use]
     pub fn namespace_bytes(&self) -> u64 {
-        self.namespace.blocks().saturating_mul(u64::from(self.namespace.lba_bytes()))
+        self.block.blocks().saturating_mul(u64::from(self.block.lba_bytes()))
     }
 
     /// The shape that a store on this namespace has.
@@ -39,7 +39,7 @@ impl Store {
     /// # Errors
     /// [`HandlerError::Misfit`] if the block size is none that a store can have.
     pub fn shape(&self) -> Result<Shape, HandlerError> {
-        Shape::new(super::CHUNK_BYTES, self.namespace.lba_bytes()).map_err(HandlerError::Misfit)
+        Shape::new(super::CHUNK_BYTES, self.block.lba_bytes()).map_err(HandlerError::Misfit)
     }
 
     /// Refuses a namespace too small for a feed of `feed_bytes`, before anything is written.
@@ -72,7 +72,7 @@ impl Store {
     pub async fn open(&self) -> Result<Superblock, HandlerError> {
         let superblock = self.read_superblock().await?.map_err(HandlerError::NoFeed)?;
         superblock
-            .check_fits(self.namespace_bytes(), self.namespace.lba_bytes())
+            .check_fits(self.namespace_bytes(), self.block.lba_bytes())
             .map_err(HandlerError::Misfit)?;
         if !superblock.is_complete() {
             return Err(HandlerError::Incomplete);
@@ -137,23 +137,23 @@ impl Store {
         let (head, rest) = buf.as_mut_slice().split_at_mut(SUPERBLOCK_BYTES);
         head.copy_from_slice(superblock.sealed().as_bytes());
         rest.fill(0);
-        self.namespace
+        self.block
             .write(Lba(0), buf, WriteFlags::empty())
             .await
             .map_err(|failed| device("write of the superblock", failed.error))?;
-        self.namespace.flush().await.map_err(|error| device("flush", error))
+        self.block.flush().await.map_err(|error| device("flush", error))
     }
 
     /// Bytes from the start up to chunk 0.
     fn head_bytes(&self) -> usize {
-        SUPERBLOCK_BYTES.max(self.namespace.lba_bytes() as usize)
+        SUPERBLOCK_BYTES.max(self.block.lba_bytes() as usize)
     }
 
     /// Reads `len` bytes from byte `at`, both whole blocks.
     async fn read(&self, at: u64, len: usize, what: &'static str) -> Result<DmaBuf, HandlerError> {
-        let slba = Lba(at / u64::from(self.namespace.lba_bytes().max(1)));
+        let slba = Lba(at / u64::from(self.block.lba_bytes().max(1)));
         let buf = self.buffer(len)?;
-        self.namespace.read(slba, buf).await.map_err(|failed| device(what, failed.error))
+        self.block.read(slba, buf).await.map_err(|failed| device(what, failed.error))
     }
 }
 

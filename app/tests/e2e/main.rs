@@ -23,4 +23,5 @@ mod signals;
 mod silence;
 mod symbols;
 mod temp;
+mod uring;
 mod vfio_user;

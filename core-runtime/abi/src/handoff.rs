@@ -189,6 +189,9 @@ impl DeviceKind {
     pub const SESSION: Self = Self(2);
     /// A PCI function that the partition opens itself.
     pub const FUNCTION: Self = Self(3);
+    /// The bridge to the host: `registers` is the file that the partition writes, `doorbells` the
+    /// host's.
+    pub const BRIDGE: Self = Self(4);
 }
 
 /// A device, as values.

@@ -17,6 +17,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod alert;
+pub mod bridge;
 pub mod command;
 pub mod crash;
 pub mod crc;

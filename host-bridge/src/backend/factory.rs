@@ -1,8 +1,7 @@
 //! From `--device` to a backend: the one place where a name becomes a device.
 //!
-//! Every program that takes `--device` comes here with the parsed name and its [`DeviceOptions`];
-//! what this version has no backend for is refused by name. Nothing is opened here: that is
-//! [`Backend::attach`]'s, when the partition's memory is there.
+//! Every program that takes `--device` comes here with the parsed name and its [`DeviceOptions`].
+//! Nothing is opened here: that is [`Backend::attach`]'s, when the partition's memory is there.
 
 use std::path::PathBuf;
 
@@ -10,6 +9,7 @@ use hybrid_conventions::DeviceSpec;
 use nvme_model::{Backing, Idle, ModelConfig, ModelGauges, NamespaceConfig};
 
 use super::model::ModelBackend;
+use super::uring::{UringBackend, UringOptions};
 use super::vfio::{VfioBackend, VfioOptions};
 use super::vfio_user::{VfioUserBackend, VfioUserOptions};
 use super::{Backend, BackendError};
@@ -23,6 +23,8 @@ pub struct DeviceOptions {
     pub vfio: VfioOptions,
     /// For `vfio-user:SOCKET`.
     pub vfio_user: VfioUserOptions,
+    /// For `uring:PATH` and `uring-cmd:NODE`.
+    pub uring: UringOptions,
 }
 
 /// What the model is like.
@@ -59,22 +61,20 @@ impl Default for ModelOptions {
 /// The backend that `device` names.
 ///
 /// # Errors
-/// [`BackendError::NotBuiltIn`] says what it would take; [`BackendError::Model`] if an image is
-/// named and the model has no namespace to put it behind.
+/// [`BackendError::Model`] if an image is named and the model has no namespace to put it behind.
 pub fn from_spec(
     device: &DeviceSpec<'_>,
     options: DeviceOptions,
 ) -> Result<Box<dyn Backend>, BackendError> {
-    let needs = match *device {
-        DeviceSpec::Model { image } => return Ok(Box::new(options.model.backend(image)?)),
-        DeviceSpec::Pci(bdf) => return Ok(Box::new(VfioBackend::new(bdf, options.vfio))),
+    Ok(match *device {
+        DeviceSpec::Model { image } => Box::new(options.model.backend(image)?),
+        DeviceSpec::Pci(bdf) => Box::new(VfioBackend::new(bdf, options.vfio)),
         DeviceSpec::VfioUser { socket } => {
-            return Ok(Box::new(VfioUserBackend::new(socket, options.vfio_user)));
+            Box::new(VfioUserBackend::new(socket, options.vfio_user))
         }
-        DeviceSpec::Uring { .. } => "the io_uring block backend",
-        DeviceSpec::UringCmd { .. } => "the io_uring nvme passthrough backend",
-    };
-    Err(BackendError::NotBuiltIn { device: device.to_string(), needs })
+        DeviceSpec::Uring { path } => Box::new(UringBackend::new(path, options.uring)),
+        DeviceSpec::UringCmd { node } => Box::new(UringBackend::passthrough(node, options.uring)),
+    })
 }
 
 impl ModelOptions {
@@ -110,14 +110,14 @@ mod tests {
     }
 
     #[test]
-    fn devices_without_a_backend_are_refused_by_name_with_what_they_need() {
-        for (device, needs) in
-            [("uring:/dev/nvme0n1", "io_uring block"), ("uring-cmd:/dev/ng0n1", "passthrough")]
-        {
-            let Err(error) = made(device) else { panic!("{device} is not built in") };
+    fn storage_that_is_not_there_is_told_when_it_is_looked_for_and_not_before() {
+        for device in ["uring:/nowhere/day.img", "uring-cmd:/dev/ng99n1"] {
+            let backend = made(device).expect("a backend");
+            assert_eq!(backend.describe(), device);
+            let error = backend.look().expect_err("nothing there");
             let line = error.to_string();
             assert!(line.starts_with(&format!("device {device}: ")), "{line}");
-            assert!(line.contains(needs), "{line}");
+            assert!(line.contains("is not there; "), "{line}");
             assert_eq!(error.exit(), Exit::Missing);
         }
     }

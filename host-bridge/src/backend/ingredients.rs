@@ -7,7 +7,7 @@ use core_runtime::partition::Partition;
 use hybrid_abi::handoff::{DeviceKind, HandoffDevice, Place};
 use hybrid_conventions::Bdf;
 use hybrid_shm::{ReadSpan, Span};
-use nvme_driver::{ControlRegs, DeviceParts, RegsError};
+use nvme_driver::{BridgeParts, ControlRegs, ControllerParts, DeviceParts, RegsError};
 use nvme_spec::registers::{Cap, Register};
 
 use super::vfio::bar::DOORBELLS_AT;
@@ -39,11 +39,24 @@ enum Registers {
     },
 }
 
+/// What the partition drives itself, or whom it asks.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Controller {
+        registers: Registers,
+        doorbells: Span<'static>,
+    },
+    /// The bridge: the file that the partition writes, and the host's.
+    Bridge {
+        own: Span<'static>,
+        peer: ReadSpan<'static>,
+    },
+}
+
 /// A device, ready to be taken over by a partition's thread.
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceIngredients {
-    registers: Registers,
-    doorbells: Span<'static>,
+    kind: Kind,
     dma: DmaRegion,
 }
 
@@ -76,7 +89,8 @@ impl DeviceIngredients {
         doorbells: Span<'static>,
         dma: DmaRegion,
     ) -> Self {
-        Self { registers: Registers::Mailbox { span: mailbox, timeout_ns }, doorbells, dma }
+        let registers = Registers::Mailbox { span: mailbox, timeout_ns };
+        Self { kind: Kind::Controller { registers, doorbells }, dma }
     }
 
     /// Registers and doorbells in `bar`; the word at the start of `gone` ends all access to it.
@@ -90,7 +104,8 @@ impl DeviceIngredients {
     ) -> Result<Self, hybrid_shm::OutOfBounds> {
         let at = usize::try_from(DOORBELLS_AT).unwrap_or(usize::MAX);
         let doorbells = bar.sub(at, bar.len().saturating_sub(at))?;
-        Ok(Self { registers: Registers::Bar { bar, gone }, doorbells, dma })
+        let registers = Registers::Bar { bar, gone };
+        Ok(Self { kind: Kind::Controller { registers, doorbells }, dma })
     }
 
     /// Registers behind the mailbox of a session that also publishes the status: looks at it do not
@@ -102,20 +117,31 @@ impl DeviceIngredients {
         doorbells: Span<'static>,
         dma: DmaRegion,
     ) -> Self {
-        Self { registers: Registers::Session { span: shared, timeout_ns }, doorbells, dma }
+        let registers = Registers::Session { span: shared, timeout_ns };
+        Self { kind: Kind::Controller { registers, doorbells }, dma }
+    }
+
+    /// The bridge: the host drives the device. `own` is what the partition writes, `peer` what the
+    /// host does, laid out.
+    #[must_use]
+    pub const fn by_bridge(own: Span<'static>, peer: ReadSpan<'static>, dma: DmaRegion) -> Self {
+        Self { kind: Kind::Bridge { own, peer }, dma }
     }
 
     /// A PCI function that the partition's own process opens; the word at the start of `gone` ends
     /// all access to it. `dma` has no address for the device yet.
     #[must_use]
     pub const fn of_function(bdf: Bdf, gone: Span<'static>, dma: DmaRegion) -> Self {
-        Self { registers: Registers::Function { bdf, gone }, doorbells: gone, dma }
+        let registers = Registers::Function { bdf, gone };
+        Self { kind: Kind::Controller { registers, doorbells: gone }, dma }
     }
 
     /// The function to open, and its word, if it is one.
     pub(crate) const fn function(&self) -> Option<(Bdf, Span<'static>)> {
-        match self.registers {
-            Registers::Function { bdf, gone } => Some((bdf, gone)),
+        match self.kind {
+            Kind::Controller { registers: Registers::Function { bdf, gone }, .. } => {
+                Some((bdf, gone))
+            }
             _ => None,
         }
     }
@@ -128,11 +154,24 @@ impl DeviceIngredients {
         self,
         place: impl Fn(ReadSpan<'static>) -> Option<Place>,
     ) -> Result<HandoffDevice, IngredientsError> {
-        let place = |span: Span<'static>| {
+        let seen = |span: ReadSpan<'static>| {
             let nowhere = IngredientsError::Handoff("its memory lies in no file");
-            place(span.read_only()).ok_or(nowhere)
+            place(span).ok_or(nowhere)
         };
-        let (kind, span, timeout_ns, function) = match self.registers {
+        let place = |span: Span<'static>| seen(span.read_only());
+        let (registers, doorbells) = match self.kind {
+            Kind::Controller { registers, doorbells } => (registers, doorbells),
+            Kind::Bridge { own, peer } => {
+                return Ok(HandoffDevice {
+                    kind: DeviceKind::BRIDGE,
+                    iova: self.dma.iova.0,
+                    registers: place(own)?,
+                    doorbells: seen(peer)?,
+                    ..HandoffDevice::default()
+                });
+            }
+        };
+        let (kind, span, timeout_ns, function) = match registers {
             Registers::Mailbox { span, timeout_ns } => (DeviceKind::MAILBOX, span, timeout_ns, 0),
             Registers::Session { span, timeout_ns } => (DeviceKind::SESSION, span, timeout_ns, 0),
             Registers::Function { bdf, gone } => (DeviceKind::FUNCTION, gone, 0, packed(bdf)),
@@ -148,11 +187,12 @@ impl DeviceIngredients {
             timeout_ns,
             iova: self.dma.iova.0,
             registers: place(span)?,
-            doorbells: place(self.doorbells)?,
+            doorbells: place(doorbells)?,
         })
     }
 
-    /// From values that crossed an `execve`. `find` gives the bytes of a place.
+    /// From values that crossed an `execve`. `find` gives the bytes of a place, `see` those that
+    /// only the host writes.
     ///
     /// # Errors
     /// [`IngredientsError`] for a kind or a place that is none.
@@ -160,13 +200,19 @@ impl DeviceIngredients {
         device: &HandoffDevice,
         dma: DmaRegion,
         find: impl Fn(Place) -> Option<Span<'static>>,
+        see: impl Fn(Place) -> Option<ReadSpan<'static>>,
     ) -> Result<Self, IngredientsError> {
-        let find =
-            |place| find(place).ok_or(IngredientsError::Handoff("a place outside of its file"));
+        let outside = IngredientsError::Handoff("a place outside of its file");
+        let find = |place| find(place).ok_or(outside);
         let (span, timeout_ns) = (find(device.registers)?, device.timeout_ns);
+        let dma = DmaRegion { iova: Iova(device.iova), ..dma };
         let registers = match device.kind {
             DeviceKind::MAILBOX => Registers::Mailbox { span, timeout_ns },
             DeviceKind::SESSION => Registers::Session { span, timeout_ns },
+            DeviceKind::BRIDGE => {
+                let peer = see(device.doorbells).ok_or(outside)?;
+                return Ok(Self::by_bridge(span, peer, dma));
+            }
             DeviceKind::FUNCTION => {
                 let nowhere = IngredientsError::Handoff("an address that is none");
                 let bdf = unpacked(device.function).ok_or(nowhere)?;
@@ -174,8 +220,8 @@ impl DeviceIngredients {
             }
             _ => return Err(IngredientsError::Handoff("a kind of device that is not known")),
         };
-        let dma = DmaRegion { iova: Iova(device.iova), ..dma };
-        Ok(Self { registers, doorbells: find(device.doorbells)?, dma })
+        let doorbells = find(device.doorbells)?;
+        Ok(Self { kind: Kind::Controller { registers, doorbells }, dma })
     }
 
     /// The memory that the device reaches.
@@ -192,19 +238,26 @@ impl DeviceIngredients {
         self,
         partition: &'static Partition,
     ) -> Result<DeviceParts, IngredientsError> {
-        let regs = self.registers.open(partition.clock(), partition)?;
+        let (registers, doorbells) = match self.kind {
+            Kind::Controller { registers, doorbells } => (registers, doorbells),
+            Kind::Bridge { own, peer } => {
+                let clock = partition.clock();
+                return Ok(DeviceParts::Bridge(BridgeParts { own, peer, clock }));
+            }
+        };
+        let regs = registers.open(partition.clock(), partition)?;
         let cap = regs.read64(Cap::OFFSET).map_err(IngredientsError::Registers)?;
         if cap == u64::MAX {
             return Err(IngredientsError::Gone);
         }
         let dstrd = Cap::from_raw(cap).dstrd();
-        Ok(DeviceParts {
+        Ok(DeviceParts::Nvme(ControllerParts {
             regs,
-            doorbells: DoorbellRegion { span: self.doorbells, dstrd },
+            doorbells: DoorbellRegion { span: doorbells, dstrd },
             arena: partition.arena(),
             clock: partition.clock(),
             crash: Some(partition.crash_sources()),
-        })
+        }))
     }
 }
 

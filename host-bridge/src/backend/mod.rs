@@ -12,11 +12,12 @@
 //! | `model[:IMAGE]` | mailbox | shared memory | [`model::ModelBackend`] |
 //! | a PCI address | BAR 0, mapped | BAR 0, mapped | [`vfio::VfioBackend`] |
 //! | `vfio-user:SOCKET` | mailbox, status published | the server's, mapped | [`vfio_user`] |
-//! | `uring:`, `uring-cmd:` | | | refused by name |
+//! | `uring:PATH`, `uring-cmd:NODE` | none: the bridge's rings | | [`uring::UringBackend`] |
 
 pub mod factory;
 pub mod ingredients;
 pub mod model;
+pub mod uring;
 pub mod vfio;
 pub mod vfio_user;
 
@@ -31,10 +32,12 @@ use crate::memory::{MemoryError, MemorySource, SharedMemory};
 use crate::process::PartitionProcess;
 use crate::runtime::Isolation;
 use crate::sys::memfd::PageSize;
+use crate::uring::UringError;
 
 pub use factory::{DeviceOptions, ModelOptions, from_spec};
 pub use ingredients::DeviceIngredients;
 pub use model::ModelBackend;
+pub use uring::{SqPollChoice, UringBackend, UringOptions};
 pub use vfio::VfioBackend;
 pub use vfio_user::{VfioUserBackend, VfioUserError, VfioUserOptions};
 
@@ -164,17 +167,6 @@ pub trait Backend: Send {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackendError {
-    /// A form of `--device` for which this version has no backend.
-    #[error(
-        "device {device}: {needs} is not built into this version; model and model:IMAGE are \
-         (a software nvme controller in this process), vfio-user:SOCKET, and pci addresses"
-    )]
-    NotBuiltIn {
-        /// What was asked for.
-        device: String,
-        /// What it would take.
-        needs: &'static str,
-    },
     /// The model refused its configuration or its memory.
     #[error("the model controller cannot be made: {0}")]
     Model(String),
@@ -206,6 +198,17 @@ pub enum BackendError {
         /// Why.
         source: Box<VfioUserError>,
     },
+    /// io_uring, or its storage, cannot be had.
+    #[error("device {device}: {source}")]
+    Uring {
+        /// What was asked for.
+        device: String,
+        /// Why.
+        source: Box<UringError>,
+    },
+    /// Our own layout of the bridge does not fit.
+    #[error("the bridge cannot be laid out: {0}")]
+    Bridge(String),
     /// No descriptor or address space for what the device shares with us.
     #[error("nothing to share the device's memory with: {0}")]
     Descriptors(std::io::Error),
@@ -219,7 +222,8 @@ impl BackendError {
     #[must_use]
     pub const fn exit(&self) -> Exit {
         match self {
-            Self::NotBuiltIn { .. } | Self::Memory(_) => Exit::Missing,
+            Self::Memory(_) => Exit::Missing,
+            Self::Uring { source, .. } => source.exit(),
             Self::Vfio(error) => error.exit(),
             Self::VfioUser { source, .. } => source.exit(),
             _ => Exit::Error,

@@ -16,7 +16,7 @@ use hybrid_abi::crash::file::{END_SIGNALLED, HOST_FENCED};
 use hybrid_abi::crash::{REASON_KILLED, REASON_PANIC, elements};
 use hybrid_shm::{Span, leak_zeroed};
 use nvme_driver::{
-    ControlRegs, Controller, ControllerConfig, ControllerState, DeviceParts, Lba, RegsError,
+    ControlRegs, Controller, ControllerConfig, ControllerParts, ControllerState, Lba, RegsError,
 };
 use nvme_model::{FaultAction, FaultPlan, FaultRule, Model, ModelConfig, NamespaceConfig};
 use nvme_spec::NvmOpcode;
@@ -98,7 +98,7 @@ fn rig() -> Rig {
     model.map_dma(dma).unwrap();
     let doorbells = model.doorbells();
     let model = Rc::new(RefCell::new(model));
-    let parts = DeviceParts {
+    let parts = ControllerParts {
         regs: Box::leak(Box::new(Registers(Rc::clone(&model)))),
         doorbells,
         arena: partition.arena(),
@@ -106,7 +106,7 @@ fn rig() -> Rig {
         crash: Some(partition.crash_sources()),
     };
     let config = ControllerConfig { queue_depth: 31, ..ControllerConfig::default() };
-    let controller = Controller::new(parts, partition.bump(), config).unwrap();
+    let controller = Controller::new(parts.into(), partition.bump(), config).unwrap();
     let rig = Rig { partition, controller, model, clock, region, dma: dma.span };
     partition.enter_running();
     rig.passes(|rig| rig.controller.state() == ControllerState::Ready);

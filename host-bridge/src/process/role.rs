@@ -197,6 +197,8 @@ fn warnings_to(line: &Line) -> Warnings {
 /// A file's mapping.
 enum View {
     Writable(Span<'static>),
+    /// What only the host writes.
+    Seen(hybrid_shm::ReadSpan<'static>),
     ReadOnly,
 }
 
@@ -243,7 +245,7 @@ impl Memory {
                         host_region = Some(seen);
                     }
                     kept.push(memfd.into_fd());
-                    View::ReadOnly
+                    View::Seen(seen)
                 }
                 FileRole::SHARED => {
                     let memfd = Memfd::adopt(fd, len, page)?;
@@ -290,6 +292,14 @@ impl Memory {
         span.sub(usize::try_from(place.offset).ok()?, usize::try_from(place.len).ok()?).ok()
     }
 
+    /// As [`Memory::find`], of what only the host writes.
+    fn see(&self, place: Place) -> Option<hybrid_shm::ReadSpan<'static>> {
+        let View::Seen(span) = self.views.get(usize::try_from(place.file).ok()?)? else {
+            return None;
+        };
+        span.sub(usize::try_from(place.offset).ok()?, usize::try_from(place.len).ok()?).ok()
+    }
+
     fn device(
         &mut self,
         head: &Handoff,
@@ -299,7 +309,12 @@ impl Memory {
         if head.device.kind == DeviceKind::NONE {
             return Ok(None);
         }
-        let device = DeviceIngredients::from_handoff(&head.device, dma, |place| self.find(place))?;
+        let device = DeviceIngredients::from_handoff(
+            &head.device,
+            dma,
+            |place| self.find(place),
+            |place| self.see(place),
+        )?;
         match device.function() {
             Some((bdf, gone)) => {
                 let notices = std::mem::take(&mut self.notices);

@@ -23,6 +23,7 @@ pub mod signals;
 pub mod spawn;
 pub mod syscall_guard;
 pub mod syscall_names;
+pub mod uring;
 pub mod usage;
 pub mod vfio;
 pub mod window;

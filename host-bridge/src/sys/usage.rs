@@ -85,6 +85,14 @@ impl ThreadUsage {
     }
 }
 
+/// Processor time of this process, that of the kernel's threads that work for its rings included.
+#[must_use]
+pub fn process_cpu_time() -> std::time::Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let (seconds, ns) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    std::time::Duration::new(seconds.unwrap_or(0), ns.unwrap_or(0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,7 +16,7 @@ use crate::project::Project;
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Packages whose programs the guest gets, where the workspace has them.
-const PACKAGES: [&str; 3] = ["feed-handler", "sysconfig", "hybrid-conformance"];
+const PACKAGES: [&str; 4] = ["feed-handler", "sysconfig", "hybrid-conformance", "hybrid-benches"];
 
 /// Builds the programs of [`PACKAGES`] and says where they are.
 pub(crate) fn build(project: &Project, dir: &Path, log: &Path) -> Result<Vec<Extra>> {

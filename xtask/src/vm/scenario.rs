@@ -53,6 +53,7 @@ pub(crate) const BOOTS: &[Boot] = &[
     Boot { name: "devices", machine: main, parts: &[SYSCONFIG_DEVICES] },
     Boot { name: "fresh-drives", machine: fresh_drives, parts: &[CONFORMANCE] },
     Boot { name: "vfio", machine: shared_group, parts: &[VFIO, VFIO_ENDS] },
+    Boot { name: "polled", machine: polled, parts: &[URING] },
     Boot { name: "without-iommu", machine: without_iommu, parts: &[NO_IOMMU] },
 ];
 
@@ -161,6 +162,25 @@ const CONFORMANCE: Part = Part {
         "conformance::a_zoned_namespace_is_refused_by_name",
     ],
     limit_s: 300,
+};
+
+const URING: Part = Part {
+    name: "uring",
+    script: include_str!("guest/suite/uring"),
+    programs: &["feed-handler", "storage-bench"],
+    tests: &[
+        "uring::the_drive_has_poll_queues",
+        "uring::bbo_is_exact_on_a_block_device",
+        "uring::bbo_is_exact_on_a_polled_block_device",
+        "uring::bbo_is_exact_through_passthrough",
+        "uring::bbo_is_exact_through_polled_passthrough",
+        "uring::bbo_is_exact_with_the_kernels_thread_submitting",
+        "uring::what_went_through_the_kernel_the_model_reads",
+        "uring::polling_that_is_not_to_be_had_is_one_line",
+        "uring::a_disk_at_work_is_refused",
+        "uring::the_ladder_is_climbed",
+    ],
+    limit_s: 240,
 };
 
 const NO_IOMMU: Part = Part {
@@ -282,6 +302,12 @@ fn fresh_drives() -> Machine {
 /// One drive alone in its IOMMU group, and two that share one.
 fn shared_group() -> Machine {
     with(&["128M", "64M", "64M,beside"])
+}
+
+/// Drives whose completions the kernel can poll for.
+fn polled() -> Machine {
+    let append = "nvme.poll_queues=1".to_owned();
+    Machine { iommu: false, append, ..with(&["64M", "16M"]) }
 }
 
 fn without_iommu() -> Machine {

@@ -9,11 +9,12 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use feed_handler::synth::MAX_STOCKS;
 use host_bridge::Isolation;
+use host_bridge::backend::SqPollChoice;
 use host_bridge::sys::realtime::RtPriority;
 
 use crate::values::{
     parse_block, parse_count, parse_cpu, parse_mdts, parse_message_time, parse_orders,
-    parse_reconnect_time, parse_size, parse_symbols, parse_time_ns, parse_transfer,
+    parse_reconnect_time, parse_size, parse_sqpoll, parse_symbols, parse_time_ns, parse_transfer,
 };
 
 /// Reads a NASDAQ ITCH 5.0 feed from an NVMe controller on a core of its own and keeps the books.
@@ -140,7 +141,8 @@ pub(crate) struct IdNsArgs {
 pub(crate) struct MachineArgs {
     /// The NVMe controller: `model` (in memory), `model:IMAGE` (blocks kept in a file),
     /// `vfio-user:SOCKET` (a server in another process), or the PCI address of a function on
-    /// vfio-pci (`0000:03:00.0`, `03:00.0`)
+    /// vfio-pci (`0000:03:00.0`, `03:00.0`). Or storage that the host's kernel drives, through
+    /// io_uring: `uring:PATH` (a block device or a file), `uring-cmd:/dev/ngXnY` (NVMe passthrough)
     #[arg(long, value_name = "DEVICE", default_value = "model", help_heading = "Machine")]
     pub(crate) device: String,
     /// The CPU that the partition takes for itself [default: the last isolated CPU, else the last]
@@ -190,6 +192,36 @@ pub(crate) struct MachineArgs {
     pub(crate) model: ModelArgs,
     #[command(flatten)]
     pub(crate) vfio_user: VfioUserArgs,
+    #[command(flatten)]
+    pub(crate) uring: UringArgs,
+}
+
+/// What goes with `uring:` and `uring-cmd:`.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "io_uring")]
+pub(crate) struct UringArgs {
+    /// The kernel's submission thread: `auto` (with two host CPUs or more), `off`, or its CPU
+    #[arg(long, value_name = "CPU", default_value = "auto", value_parser = parse_sqpoll)]
+    pub(crate) uring_sqpoll: SqPollChoice,
+    /// How long that thread looks for work before it sleeps, 1ms to 1m
+    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = parse_message_time)]
+    pub(crate) uring_sqpoll_idle: Duration,
+    /// Poll for completions, where the device has poll queues
+    #[arg(long)]
+    pub(crate) uring_iopoll: bool,
+    /// Go through the page cache, without O_DIRECT
+    #[arg(long)]
+    pub(crate) uring_buffered: bool,
+    /// Do not register DMA memory with the kernel
+    #[arg(long)]
+    pub(crate) uring_no_fixed: bool,
+    /// Block size of a file: 512 to 64k, a power of two [default: 4k, or 512 where its size is no
+    /// multiple of that]
+    #[arg(long, value_name = "BYTES", value_parser = parse_block)]
+    pub(crate) uring_lba: Option<u32>,
+    /// Size of a file that is made because it is not there [default: what the feed needs]
+    #[arg(long, value_name = "BYTES", value_parser = parse_size)]
+    pub(crate) uring_size: Option<u64>,
 }
 
 /// How patient the client of a vfio-user server is.

@@ -5,7 +5,7 @@ use std::path::Path;
 use host_bridge::backend::model::{LatencyModel, ModelConfig, NamespaceConfig};
 use host_bridge::backend::vfio::VfioOptions;
 use host_bridge::backend::{
-    Backend, BackendError, DeviceOptions, ModelOptions, VfioUserOptions, from_spec,
+    Backend, BackendError, DeviceOptions, ModelOptions, UringOptions, VfioUserOptions, from_spec,
 };
 use hybrid_conventions::DeviceSpec;
 
@@ -37,7 +37,8 @@ pub(crate) fn backend(machine: &MachineArgs, need: Need) -> Result<Box<dyn Backe
     let VfioUserArgs { vfio_user_timeout: timeout, vfio_user_reconnect: reconnect } =
         machine.vfio_user;
     let vfio_user = VfioUserOptions { timeout, reconnect };
-    let mut options = DeviceOptions { vfio, vfio_user, ..DeviceOptions::default() };
+    let uring = uring(machine, device, need)?;
+    let mut options = DeviceOptions { vfio, vfio_user, uring, ..DeviceOptions::default() };
     if let DeviceSpec::Model { image } = device {
         options.model = model(machine, image, need)?;
     }
@@ -48,6 +49,44 @@ pub(crate) fn backend(machine: &MachineArgs, need: Need) -> Result<Box<dyn Backe
         refuse_writes(machine, need)?;
     }
     Ok(backend)
+}
+
+/// The bridge that the options describe, with a file large enough for the feed.
+fn uring(
+    machine: &MachineArgs,
+    device: DeviceSpec<'_>,
+    need: Need,
+) -> Result<UringOptions, Failure> {
+    let path = match device {
+        DeviceSpec::Uring { path } | DeviceSpec::UringCmd { node: path } => path,
+        _ => return Ok(UringOptions::default()),
+    };
+    let args = &machine.uring;
+    let create_bytes = match need {
+        Need::Ask => {
+            return Err(Failure::error(format_args!(
+                "device {device} is driven by the host's kernel, and is asked there: nvme id-ctrl, \
+                 id-ns, smart-log, error-log, list"
+            )));
+        }
+        Need::Read => None,
+        Need::Write(_) if path.starts_with("/dev/") => None,
+        Need::Write(_) => {
+            let bytes = args.uring_size.unwrap_or(wanted(need));
+            Some(bytes.next_multiple_of(1 << 20))
+        }
+    };
+    Ok(UringOptions {
+        sqpoll: args.uring_sqpoll,
+        sqpoll_idle: args.uring_sqpoll_idle,
+        iopoll: args.uring_iopoll,
+        buffered: args.uring_buffered,
+        fixed: !args.uring_no_fixed,
+        lba_bytes: args.uring_lba.unwrap_or(0),
+        create_bytes,
+        read_only: matches!(need, Need::Read),
+        ..UringOptions::default()
+    })
 }
 
 /// A drive may carry somebody's data, whatever its first blocks look like.

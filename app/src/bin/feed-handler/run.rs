@@ -152,7 +152,8 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
 
 /// The image must not be the feed: it would be overwritten while it is read.
 fn refuse_image_of(feed: &Path, machine: &MachineArgs) -> Result<(), Failure> {
-    match machine.device.strip_prefix("model:") {
+    let image = ["model:", "uring:"].iter().find_map(|form| machine.device.strip_prefix(form));
+    match image {
         Some(image) => refuse_same_file(feed, "image", Path::new(image)),
         None => Ok(()),
     }

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use host_bridge::backend::SqPollChoice;
 use hybrid_conventions::{Bytes, Nanos, TimeUnit};
 
 use crate::cli::Symbols;
@@ -75,6 +76,11 @@ pub(crate) fn parse_message_time(text: &str) -> Result<Duration, String> {
 /// How long a server is waited for.
 pub(crate) fn parse_reconnect_time(text: &str) -> Result<Duration, String> {
     parse_time(text, Nanos(0), Nanos(3_600_000_000_000))
+}
+
+/// `auto`, `off` or a CPU.
+pub(crate) fn parse_sqpoll(text: &str) -> Result<SqPollChoice, String> {
+    text.parse()
 }
 
 /// One CPU number.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
+use host_bridge::backend::SqPollChoice;
 
 use crate::values::{Arrivals, Dist, Fault, Rate, Workload, block_size, long_size, seconds, size};
 
@@ -185,6 +186,12 @@ pub(crate) struct ModeArgs {
     /// The proposal's table: four goals, measured, beside fio with io_uring where it is installed
     #[arg(long, conflicts_with_all = ["rate", "batch", "burst", "futures", "verify", "stepped"])]
     pub(crate) proposal: bool,
+    /// The workload through psync, io_uring with interrupts, + fixed buffers and files, + SQPOLL, +
+    /// IOPOLL, + passthrough, with fio beside each, then through a partition (the bridge, and
+    /// --device or the model); a file that is not there is made, and removed afterwards
+    #[arg(long, value_name = "FILE|DEV", conflicts_with_all = [
+        "rate", "batch", "burst", "futures", "verify", "stepped", "proposal"])]
+    pub(crate) ladder: Option<PathBuf>,
     /// A file or block device for fio's side of the proposal's table; a file that is not there is
     /// made, and removed afterwards [default: a file of 64 MiB in the working directory]
     #[arg(long, value_name = "PATH", requires = "proposal")]
@@ -194,7 +201,8 @@ pub(crate) struct ModeArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Machine")]
 pub(crate) struct MachineArgs {
-    /// The controller: `model[:IMAGE]`, `vfio-user:SOCKET`, or a PCI address
+    /// The device: `model[:IMAGE]`, `vfio-user:SOCKET`, a PCI address; or, driven by the host's
+    /// kernel through io_uring, `uring:PATH` and `uring-cmd:/dev/ngXnY`
     #[arg(long, value_name = "DEVICE", default_value = "model")]
     pub(crate) device: String,
     /// The namespace
@@ -221,6 +229,19 @@ pub(crate) struct MachineArgs {
     /// The model does this wrong once in 1,000 commands, for --verify to notice
     #[arg(long, value_name = "FAULT", requires = "verify")]
     pub(crate) model_fault: Option<Fault>,
+    /// io_uring: the kernel's submission thread: `auto` (with two host CPUs or more), `off`, or its
+    /// CPU
+    #[arg(long, value_name = "CPU", default_value = "auto")]
+    pub(crate) uring_sqpoll: SqPollChoice,
+    /// io_uring: poll for completions, where the device has poll queues
+    #[arg(long)]
+    pub(crate) uring_iopoll: bool,
+    /// io_uring: go through the page cache, without O_DIRECT
+    #[arg(long)]
+    pub(crate) uring_buffered: bool,
+    /// io_uring: do not register DMA memory with the kernel
+    #[arg(long)]
+    pub(crate) uring_no_fixed: bool,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -1,7 +1,7 @@
 //! From the command line to a device and what may be claimed of it.
 
 use host_bridge::backend::model::{Backing, Idle, LatencyModel, ModelConfig, NamespaceConfig};
-use host_bridge::backend::{Backend, DeviceOptions, from_spec};
+use host_bridge::backend::{Backend, BackendError, DeviceOptions, UringOptions, from_spec};
 use hybrid_conventions::DeviceSpec;
 use nvme_driver::spec::NvmOpcode;
 use nvme_model::{DataFault, FaultAction, FaultPlan, FaultRule, ModelGauges, When};
@@ -29,6 +29,7 @@ pub(crate) enum On {
     Model,
     VfioUser,
     Drive,
+    Kernel,
 }
 
 impl On {
@@ -37,6 +38,7 @@ impl On {
             Self::Model => "model",
             Self::VfioUser => "vfio-user target",
             Self::Drive => "drive",
+            Self::Kernel => "host's kernel over io_uring",
         }
     }
 
@@ -48,6 +50,10 @@ impl On {
             }
             Self::VfioUser => "a controller in another process: its figures are that program's too",
             Self::Drive => "hardware behind VFIO",
+            Self::Kernel => {
+                "storage that the host's kernel drives: its figures are those of two cores, of the \
+                 bridge between them, of io_uring and of the storage"
+            }
         }
     }
 }
@@ -82,7 +88,11 @@ pub(crate) fn options(args: &MachineArgs) -> Result<(DeviceOptions, On, bool), F
             On::Model
         }
         DeviceSpec::VfioUser { .. } => On::VfioUser,
-        DeviceSpec::Pci(_) | DeviceSpec::Uring { .. } | DeviceSpec::UringCmd { .. } => On::Drive,
+        DeviceSpec::Uring { .. } | DeviceSpec::UringCmd { .. } => {
+            options.uring = uring(args);
+            On::Kernel
+        }
+        DeviceSpec::Pci(_) => On::Drive,
     };
     Ok((options, on, image))
 }
@@ -90,7 +100,8 @@ pub(crate) fn options(args: &MachineArgs) -> Result<(DeviceOptions, On, bool), F
 /// The device that the options name, for operations of `bytes`.
 pub(crate) fn device(args: &MachineArgs, bytes: u32, writes: bool) -> Result<Device, Failure> {
     let spec = DeviceSpec::parse(&args.device).map_err(Failure::error)?;
-    let (options, on, image) = options(args)?;
+    let (mut options, on, image) = options(args)?;
+    options.uring.read_only = !writes;
     if writes && (on != On::Model || image) && !args.allow_writes {
         return Err(Failure::error(format_args!(
             "device {spec} may carry data, which this workload would overwrite; --allow-writes \
@@ -98,8 +109,9 @@ pub(crate) fn device(args: &MachineArgs, bytes: u32, writes: bool) -> Result<Dev
         )));
     }
     let gauges = options.model.gauges.clone();
-    let backend = from_spec(&spec, options)
-        .map_err(|error| Failure { exit: error.exit(), line: error.to_string() })?;
+    let refused = |error: BackendError| Failure { exit: error.exit(), line: error.to_string() };
+    let backend = from_spec(&spec, options).map_err(refused)?;
+    backend.look().map_err(refused)?;
     let null = args.model_null && on == On::Model;
     Ok(Device {
         backend,
@@ -109,6 +121,16 @@ pub(crate) fn device(args: &MachineArgs, bytes: u32, writes: bool) -> Result<Dev
         fill: on == On::Model && !image && !null,
         gap_ns: if on == On::Model { gap_ns(args.model_latency, bytes) } else { 0 },
     })
+}
+
+fn uring(args: &MachineArgs) -> UringOptions {
+    UringOptions {
+        sqpoll: args.uring_sqpoll,
+        iopoll: args.uring_iopoll,
+        buffered: args.uring_buffered,
+        fixed: !args.uring_no_fixed,
+        ..UringOptions::default()
+    }
 }
 
 fn model(args: &MachineArgs) -> ModelConfig {

@@ -22,6 +22,7 @@ pub(crate) enum Mode {
     Verify,
     Stepped,
     Proposal,
+    Ladder,
 }
 
 impl Mode {
@@ -41,6 +42,8 @@ impl Mode {
             Self::Stepped
         } else if mode.proposal {
             Self::Proposal
+        } else if mode.ladder.is_some() {
+            Self::Ladder
         } else {
             Self::Closed
         }
@@ -57,6 +60,7 @@ impl Mode {
             Self::Verify => "--verify",
             Self::Stepped => "--stepped",
             Self::Proposal => "--proposal",
+            Self::Ladder => "--ladder",
         }
     }
 }
@@ -66,8 +70,19 @@ const OPEN: &[Mode] = &[Mode::Open];
 /// Those that go over queues with the load that the flags describe.
 const LOADS: &[Mode] =
     &[Mode::Closed, Mode::Open, Mode::Batch, Mode::Burst, Mode::Futures, Mode::Verify];
+/// The same, and the ladder.
+const CLIMBS: &[Mode] = &[
+    Mode::Closed,
+    Mode::Open,
+    Mode::Batch,
+    Mode::Burst,
+    Mode::Futures,
+    Mode::Verify,
+    Mode::Ladder,
+];
 /// Of these, those with a depth.
-const DEEP: &[Mode] = &[Mode::Closed, Mode::Open, Mode::Batch, Mode::Futures, Mode::Verify];
+const DEEP: &[Mode] =
+    &[Mode::Closed, Mode::Open, Mode::Batch, Mode::Futures, Mode::Verify, Mode::Ladder];
 /// Of these, those on raw queues.
 const RAW: &[Mode] = &[Mode::Closed, Mode::Open, Mode::Batch, Mode::Verify];
 /// Those that take times of operations or batches.
@@ -75,8 +90,15 @@ const TIMED: &[Mode] = &[Mode::Closed, Mode::Open, Mode::Batch, Mode::Futures];
 /// Of these, those of operations, which is what fio's layout has a place for.
 const SINGLE: &[Mode] = &[Mode::Closed, Mode::Open, Mode::Futures];
 /// Those that warm up.
-const WARM: &[Mode] =
-    &[Mode::Closed, Mode::Open, Mode::Batch, Mode::Burst, Mode::Futures, Mode::Proposal];
+const WARM: &[Mode] = &[
+    Mode::Closed,
+    Mode::Open,
+    Mode::Batch,
+    Mode::Burst,
+    Mode::Futures,
+    Mode::Proposal,
+    Mode::Ladder,
+];
 /// Those with a device of their own choice.
 const DEVICES: &[Mode] = &[
     Mode::Closed,
@@ -86,6 +108,17 @@ const DEVICES: &[Mode] = &[
     Mode::Futures,
     Mode::Verify,
     Mode::Proposal,
+];
+/// The same, and the ladder's last rung.
+const NAMED: &[Mode] = &[
+    Mode::Closed,
+    Mode::Open,
+    Mode::Batch,
+    Mode::Burst,
+    Mode::Futures,
+    Mode::Verify,
+    Mode::Proposal,
+    Mode::Ladder,
 ];
 /// What is read needs not be what was written.
 const NULL: &[Mode] =
@@ -99,16 +132,17 @@ const ALL: &[Mode] = &[
     Mode::Verify,
     Mode::Stepped,
     Mode::Proposal,
+    Mode::Ladder,
 ];
 
 /// A flag: the name of its field, and the modes in which it has an effect.
 type Row = (&'static str, &'static [Mode]);
 
 /// In the order of `--help`.
-const TABLE: [Row; 38] = [
+const TABLE: [Row; 43] = [
     ("depth", DEEP),
-    ("bytes", LOADS),
-    ("workload", LOADS),
+    ("bytes", CLIMBS),
+    ("workload", CLIMBS),
     ("mix", LOADS),
     ("dist", LOADS),
     ("time_ns", ALL),
@@ -127,16 +161,21 @@ const TABLE: [Row; 38] = [
     ("verify", &[Mode::Verify]),
     ("stepped", &[Mode::Stepped]),
     ("proposal", &[Mode::Proposal]),
+    ("ladder", &[Mode::Ladder]),
     ("baseline", &[Mode::Proposal]),
-    ("device", DEVICES),
+    ("device", NAMED),
     ("namespace", DEVICES),
     ("core", ALL),
-    ("allow_writes", LOADS),
+    ("allow_writes", CLIMBS),
     ("model_null", NULL),
     ("model_size", DEVICES),
     ("model_lba", DEVICES),
     ("model_latency", DEVICES),
     ("model_fault", &[Mode::Verify]),
+    ("uring_sqpoll", DEVICES),
+    ("uring_iopoll", DEVICES),
+    ("uring_buffered", DEVICES),
+    ("uring_no_fixed", DEVICES),
     ("latency", TIMED),
     ("json", ALL),
     ("fio_json", SINGLE),
@@ -174,6 +213,15 @@ pub(crate) fn check(matches: &ArgMatches, args: &RunArgs) -> Result<(), Failure>
             )));
         }
     }
+    let by_kernel = matches!(spec, DeviceSpec::Uring { .. } | DeviceSpec::UringCmd { .. });
+    let of_uring = ["uring_sqpoll", "uring_iopoll", "uring_buffered", "uring_no_fixed"];
+    if let Some(id) = of_uring.into_iter().find(|id| given(id) && !by_kernel) {
+        return Err(Failure::error(format_args!(
+            "{} has no effect on {spec}; it is for uring:PATH and uring-cmd:/dev/ngXnY: leave it \
+             out, or use such a --device",
+            written(id)
+        )));
+    }
     Ok(())
 }
 
@@ -190,7 +238,10 @@ fn no_effect(id: &str, mode: Mode) -> Failure {
 
 /// Whether a flag does no more than choose the mode.
 fn chooses(id: &str) -> bool {
-    matches!(id, "futures" | "rate" | "batch" | "burst" | "verify" | "stepped" | "proposal")
+    matches!(
+        id,
+        "futures" | "rate" | "batch" | "burst" | "verify" | "stepped" | "proposal" | "ladder"
+    )
 }
 
 /// As the command line has it: the short one, if there is one.
@@ -224,6 +275,7 @@ mod tests {
             Mode::Verify => &["--verify"],
             Mode::Stepped => &["--stepped"],
             Mode::Proposal => &["--proposal"],
+            Mode::Ladder => &["--ladder", "/nothing"],
         }
     }
 
@@ -251,6 +303,7 @@ mod tests {
             "verify" => &["--verify"],
             "stepped" => &["--stepped"],
             "proposal" => &["--proposal"],
+            "ladder" => &["--ladder", "/nothing"],
             "baseline" => &["--baseline", "/nothing"],
             "device" => &["--device", "vfio-user:/nothing"],
             "namespace" => &["-n", "3"],
@@ -261,6 +314,10 @@ mod tests {
             "model_lba" => &["--model-lba", "512"],
             "model_latency" => &["--model-latency", "30us"],
             "model_fault" => &["--model-fault", "torn"],
+            "uring_sqpoll" => &["--uring-sqpoll", "off", "--device", "uring:/nothing"],
+            "uring_iopoll" => &["--uring-iopoll", "--device", "uring:/nothing"],
+            "uring_buffered" => &["--uring-buffered", "--device", "uring:/nothing"],
+            "uring_no_fixed" => &["--uring-no-fixed", "--device", "uring:/nothing"],
             "latency" => &["-LL"],
             "json" => &["--json"],
             "fio_json" => &["--fio-json"],
@@ -322,7 +379,8 @@ mod tests {
     fn work(args: &RunArgs, mode: Mode) -> String {
         let machine = &args.machine;
         let device = crate::device::options(machine).map(|(options, on, _)| {
-            format!("{on:?} {} {:?}", machine.device, options.model.config)
+            let uring = options.uring;
+            format!("{on:?} {} {:?} {uring:?}", machine.device, options.model.config)
         });
         let device = device.expect("a device");
         match mode {
@@ -332,6 +390,11 @@ mod tests {
                 let (plan, phases) = crate::proposal::plan(args);
                 format!("{:?} {:?} {plan:?} {phases:?}", args.mode.baseline, (fio, machine.core))
                     + &device
+            }
+            Mode::Ladder => {
+                let load = crate::ladder::load(args).map_err(|failure| failure.line);
+                let (plan, phases, _) = crate::job::plan(args).expect("allowed");
+                format!("{load:?} {plan:?} {phases:?}") + &device
             }
             _ => {
                 let (plan, phases, about) = crate::job::plan(args).expect("allowed");
@@ -353,6 +416,9 @@ mod tests {
                 let mut words = [choice(*mode), sample(id)].concat();
                 if id == "mix" {
                     base.extend(["-w", "randrw"]);
+                }
+                if id.starts_with("uring_") {
+                    base.extend(["--device", "uring:/nothing"]);
                 }
                 if matches!(id, "latency" | "report" | "csv") {
                     // Timed anyway where the mode is about times; the page and -LL are drawn then.

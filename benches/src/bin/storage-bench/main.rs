@@ -16,6 +16,7 @@ mod flags;
 mod html;
 mod job;
 mod json;
+mod ladder;
 mod launch;
 mod own_server;
 mod part;
@@ -74,6 +75,9 @@ fn main() -> ExitCode {
 fn run(args: &RunArgs) -> Result<Exit, Failure> {
     if args.mode.stepped {
         return stepped(args);
+    }
+    if let Some(path) = &args.mode.ladder {
+        return ladder::run(args, path);
     }
     if args.mode.proposal {
         return proposal(args);

@@ -97,7 +97,7 @@ fn take_over(rig: &Fixture<'_>, ns: &'static Namespace) -> Result<(), String> {
 
 /// How many times slower than a fast device this one is.
 fn scale(rig: &Fixture<'_>, space: Space) -> Result<u64, String> {
-    let clock = rig.backend.parts().clock;
+    let clock = rig.backend.parts().clock();
     let begun = rig.backend.now();
     for at in 0..PROBES {
         let buf = rig.filled(space.lba_bytes(), 0);

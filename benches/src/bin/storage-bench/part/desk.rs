@@ -5,7 +5,7 @@ use core::cell::{Cell, RefCell};
 use core_runtime::clock::{Clock, Instant};
 use core_runtime::partition::Partition;
 use hybrid_benches::hist::Hist;
-use nvme_driver::{Controller, Namespace};
+use nvme_driver::{BlockDevice, Device};
 use nvme_model::ModelGauges;
 use zerocopy::IntoBytes;
 
@@ -24,7 +24,7 @@ const BUCKETS_A_RECORD: usize = 500;
 #[derive(Clone, Copy)]
 pub(crate) struct Desk {
     pub(crate) partition: &'static Partition,
-    pub(crate) controller: &'static Controller,
+    pub(crate) device: Device,
     pub(crate) plan: &'static Plan,
     pub(crate) phases: &'static [Phase],
     pub(crate) gauges: &'static ModelGauges,
@@ -53,7 +53,7 @@ pub(crate) struct Shared {
 /// What the measuring task found: the namespace and its queues.
 #[derive(Clone, Copy)]
 pub(crate) struct Bench {
-    pub(crate) namespace: &'static Namespace,
+    pub(crate) block: BlockDevice,
     pub(crate) lanes: &'static [Lane],
     /// Zipf draws of the phase that runs.
     pub(crate) draws: &'static [Cell<u32>],

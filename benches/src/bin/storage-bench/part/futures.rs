@@ -5,7 +5,7 @@ use core_runtime::clock::Clock;
 use core_runtime::mem::DmaBuf;
 use core_runtime::task::{JoinHandle, TaskOptions};
 use hybrid_benches::pick::Pick;
-use nvme_driver::{IoError, Lba, Namespace, WriteFlags};
+use nvme_driver::{BlockDevice, IoError, Lba, WriteFlags};
 
 use super::closed::WRITE;
 use super::desk::{Course, Desk};
@@ -18,7 +18,7 @@ pub(crate) const TASKS: usize = 256;
 impl Desk {
     pub(crate) async fn futures(
         self,
-        namespace: &'static Namespace,
+        block: BlockDevice,
         pick: &'static Pick,
         phase: &Phase,
         course: &mut Course,
@@ -36,7 +36,7 @@ impl Desk {
         let stamped = (phase.stamped != 0).then_some((clock, windows));
         for _ in 0..phase.depth {
             let buf = partition.arena().alloc(bytes).map_err(|_| IoError::NoMemory)?;
-            let work = worker(self, namespace, pick, buf, stamped);
+            let work = worker(self, block, pick, buf, stamped);
             let worker = spawner.spawn(TaskOptions::normal("worker"), work);
             // The host asks for at most TASKS.
             let _ = workers.push(worker.map_err(|_| IoError::NoMemory)?);
@@ -93,7 +93,7 @@ struct Counts {
 /// that is open when it ends.
 async fn worker(
     desk: Desk,
-    namespace: &'static Namespace,
+    block: BlockDevice,
     pick: &'static Pick,
     mut buf: DmaBuf,
     stamped: Option<(Clock, &'static Windows)>,
@@ -106,9 +106,9 @@ async fn worker(
         counts.writes += u64::from(write);
         let begun = stamped.map(|(clock, _)| clock.now());
         let done = if write {
-            namespace.write(Lba(lba), buf, WriteFlags::empty()).await
+            block.write(Lba(lba), buf, WriteFlags::empty()).await
         } else {
-            namespace.read(Lba(lba), buf).await
+            block.read(Lba(lba), buf).await
         };
         if let (Some((clock, windows)), Some(begun)) = (stamped, begun)
             && begun >= windows.begun()

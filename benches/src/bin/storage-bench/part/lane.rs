@@ -9,7 +9,7 @@ use core_runtime::clock::{Clock, Instant};
 use core_runtime::mem::{Bump, DmaArena};
 use core_runtime::task::Spawner;
 use hybrid_benches::pick::Pick;
-use nvme_driver::{Controller, IoError, Lba, RawQueue, Target};
+use nvme_driver::{BlockQueue, Device, IoError, Lba, Target};
 
 use crate::wire::{Phase, Plan};
 
@@ -35,14 +35,14 @@ impl Stamp {
 
 /// A queue and its slots.
 pub(crate) struct Lane {
-    pub(crate) queue: RawQueue,
+    pub(crate) queue: BlockQueue,
     pub(crate) stamps: &'static [Cell<Stamp>],
 }
 
 impl Lane {
     /// All the plan's lanes, with their buffers.
     pub(crate) fn all(
-        controller: &'static Controller,
+        device: Device,
         plan: &Plan,
         (arena, bump): (&'static DmaArena, &'static Bump),
     ) -> Result<&'static [Self], IoError> {
@@ -50,7 +50,7 @@ impl Lane {
         let bytes = usize::try_from(plan.buffer_bytes).map_err(|_| IoError::NoMemory)?;
         let mut lanes = heapless::Vec::<Self, { nvme_driver::MAX_IO_QUEUES as usize }>::new();
         for index in 0..u16::try_from(plan.queues).unwrap_or(0) {
-            let queue = controller.take_raw_queue(index, slots, bump).ok_or(IoError::NotReady)?;
+            let queue = device.take_queue(index, slots, bump).ok_or(IoError::NotReady)?;
             for _ in 0..slots {
                 let buf = arena.alloc(bytes).map_err(|_| IoError::NoMemory)?;
                 // Numbered from 0, as there is room for.

@@ -23,7 +23,7 @@ use core_runtime::partition::{Devices, Partition, PartitionExit, run_until_stopp
 use core_runtime::task::TaskOptions;
 use host_bridge::sys::alloc_guard;
 use hybrid_benches::hist::Hist;
-use nvme_driver::{Controller, ControllerConfig, DeviceParts, IoError};
+use nvme_driver::{ControllerConfig, Device, DeviceParts, IoError};
 use nvme_model::ModelGauges;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -76,7 +76,7 @@ fn start(partition: &'static Partition, device: Option<DeviceParts>) -> Result<D
     };
     let parts = device.ok_or("no device")?;
     let bump = partition.bump();
-    let controller = Controller::new(parts, bump, config).map_err(|_| "no controller")?;
+    let device = Device::open(parts, bump, config).map_err(|_| "no device")?;
     let no_memory = "private memory is used up";
     let mut phases = rest.chunks_exact(size_of::<Phase>());
     let count = phases.len();
@@ -87,7 +87,7 @@ fn start(partition: &'static Partition, device: Option<DeviceParts>) -> Result<D
     let room = usize::try_from(room).unwrap_or(1);
     let desk = Desk {
         partition,
-        controller,
+        device,
         plan: bump.alloc(plan).map_err(|_| no_memory)?,
         phases,
         gauges: bump.alloc(gauges.unwrap_or_default()).map_err(|_| no_memory)?,
@@ -101,7 +101,7 @@ fn start(partition: &'static Partition, device: Option<DeviceParts>) -> Result<D
     };
     let task = async move {
         let outcome = desk.work().await;
-        let off = desk.controller.shutdown().await;
+        let off = desk.device.shutdown().await;
         desk.partition.finish(match (outcome, off) {
             (Err(why), _) => PartitionExit::failed(1, format_args!("{why}")),
             (Ok(()), Err(error)) => PartitionExit::failed(1, format_args!("{error}")),
@@ -191,13 +191,13 @@ impl Desk {
         if phase.kind == NOISE {
             return self.noise(phase, course).await;
         }
-        let target = bench.namespace.target()?;
-        let lba_bytes = bench.namespace.lba_bytes();
+        let target = bench.block.target()?;
+        let lba_bytes = bench.block.lba_bytes();
         let pick = self.pick(bench, phase);
         let clock = self.partition.clock();
         if phase.kind == FUTURES {
             let pick = self.partition.bump().alloc(pick).map_err(|_| IoError::NoMemory)?;
-            return self.futures(bench.namespace, pick, phase, course).await;
+            return self.futures(bench.block, pick, phase, course).await;
         }
         let engine = Engine::new((bench.lanes, phase), (target, lba_bytes), pick, clock);
         match phase.kind {
@@ -206,7 +206,7 @@ impl Desk {
             BURST => self.bursts(&engine, phase).await,
             BATCH => self.batches(&engine, phase, course).await,
             _ => {
-                let places = self.places(bench.namespace, phase);
+                let places = self.places(bench.block, phase);
                 let places = usize::try_from(places).unwrap_or(PLACES).min(PLACES);
                 self.verify(&engine, phase, (&bench.versions[..places], lba_bytes)).await
             }
@@ -219,19 +219,19 @@ struct Driven(Desk);
 
 impl Devices for Driven {
     fn poll(&mut self, now: Instant) -> bool {
-        let report = self.0.controller.poll(now);
+        let (reaped, any) = self.0.device.poll_io(now);
         let shared = self.0.shared;
         if let Some(windows) = shared.windows.get() {
-            shared.done.set(shared.done.get() + u64::from(report.reaped));
-            if let Some(clean) = windows.pass(now, report.reaped.into()) {
+            shared.done.set(shared.done.get() + u64::from(reaped));
+            if let Some(clean) = windows.pass(now, reaped.into()) {
                 self.0.take_latencies(clean);
             }
         }
-        !report.is_idle()
+        any
     }
 
     fn ring(&mut self) {
-        self.0.controller.ring();
+        Devices::ring(&mut self.0.device);
     }
 }
 

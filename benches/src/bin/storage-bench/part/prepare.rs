@@ -4,7 +4,7 @@ use core::cell::Cell;
 
 use hybrid_benches::pick::{Order, Pick};
 use hybrid_benches::rng::{Rng, mix};
-use nvme_driver::{IoError, Lba, Namespace, WriteFlags, spec::Nsid};
+use nvme_driver::{BlockDevice, IoError, Lba, WriteFlags, spec::Nsid};
 use nvme_model::null_header;
 use zerocopy::IntoBytes;
 
@@ -13,7 +13,7 @@ use super::lane::Lane;
 use super::{DRAWS, Stopped};
 use crate::wire::{Found, HOT, KIND_FOUND, Phase, SEQUENTIAL, UNIFORM, VERIFY, ZIPF};
 
-/// Bytes of a write that fills the namespace.
+/// Bytes of a write that fills the device.
 const FILL_BYTES: usize = 128 << 10;
 
 /// Blocks whose data is compared before anything is measured.
@@ -21,40 +21,40 @@ const PATTERN_BLOCKS: u64 = 1000;
 
 impl Desk {
     pub(crate) async fn prepare(&self) -> Result<Bench, Stopped> {
-        self.controller.ready().await.map_err(|_| IoError::NotReady)?;
+        self.device.ready().await.map_err(|_| IoError::NotReady)?;
         let plan = self.plan;
-        let namespace = self.controller.namespace(Nsid(plan.nsid));
-        let namespace = namespace.ok_or(Stopped::NoNamespace(plan.nsid))?;
-        self.check(namespace)?;
-        let mut found = self.found(namespace);
+        let block = self.device.block_device(Nsid(plan.nsid));
+        let block = block.ok_or(Stopped::NoNamespace(plan.nsid))?;
+        self.check(block)?;
+        let mut found = self.found(block);
         if plan.fill != 0 {
-            self.fill(namespace).await?;
+            self.fill(block).await?;
         }
         if plan.fill != 0 || plan.null_pattern != 0 {
-            found.checksum = self.compare(namespace).await?;
+            found.checksum = self.compare(block).await?;
         }
         self.send(KIND_FOUND, 0, found.as_bytes()).await;
         let bump = self.partition.bump();
         let memory = (self.partition.arena(), bump);
-        let lanes = Lane::all(self.controller, plan, memory)?;
+        let lanes = Lane::all(self.device, plan, memory)?;
         let has = |wanted: &dyn Fn(&Phase) -> bool| self.phases.iter().any(wanted);
         let room = |count| bump.slice_with(count, |_| Cell::new(0)).map_err(|_| IoError::NoMemory);
         let draws = room(if has(&|phase| phase.order == ZIPF) { DRAWS } else { 1 })?;
         let versions = room(if has(&|phase| phase.kind == VERIFY) { super::PLACES } else { 1 })?;
-        Ok(Bench { namespace, lanes, draws, versions })
+        Ok(Bench { block, lanes, draws, versions })
     }
 
-    fn check(&self, namespace: &Namespace) -> Result<(), Stopped> {
+    fn check(&self, block: BlockDevice) -> Result<(), Stopped> {
         let plan = self.plan;
-        let granted = self.controller.io_queues();
+        let granted = self.device.io_queues();
         if u32::from(granted) < plan.queues {
             return Err(Stopped::Queues(plan.queues, granted));
         }
-        let depth = self.controller.queue_depth();
+        let depth = self.device.queue_depth();
         if u32::from(depth) < plan.slots {
             return Err(Stopped::Depth(plan.slots, depth));
         }
-        let (lba_bytes, most) = (namespace.lba_bytes(), namespace.max_transfer_bytes());
+        let (lba_bytes, most) = (block.lba_bytes(), block.max_transfer_bytes());
         for phase in self.phases.iter().filter(|phase| phase.bytes != 0) {
             if !phase.bytes.is_multiple_of(lba_bytes.max(1)) {
                 return Err(Stopped::BadSize(phase.bytes, lba_bytes));
@@ -62,42 +62,46 @@ impl Desk {
             if phase.bytes > most {
                 return Err(Stopped::TooLong(phase.bytes, most));
             }
-            if self.places(namespace, phase) == 0 {
+            if self.places(block, phase) == 0 {
                 return Err(Stopped::TooSmall(phase.bytes));
             }
         }
         Ok(())
     }
 
-    fn found(&self, namespace: &Namespace) -> Found {
+    fn found(&self, block: BlockDevice) -> Found {
         let mut found = Found {
-            blocks: namespace.blocks(),
-            lba_bytes: namespace.lba_bytes(),
-            max_transfer: namespace.max_transfer_bytes(),
-            queues: self.controller.io_queues().into(),
-            queue_depth: self.controller.queue_depth().into(),
+            blocks: block.blocks(),
+            lba_bytes: block.lba_bytes(),
+            max_transfer: block.max_transfer_bytes(),
+            queues: self.device.io_queues().into(),
+            queue_depth: self.device.queue_depth().into(),
             ..Found::default()
         };
-        let identify = self.controller.identify();
-        for (to, from) in found.model.iter_mut().zip(identify.mn.chunks_exact(8)) {
+        // 40 bytes, as a controller's model number.
+        let model = match self.device.controller() {
+            Some(controller) => controller.identify().mn,
+            None => *b"storage of the host's kernel            ",
+        };
+        for (to, from) in found.model.iter_mut().zip(model.chunks_exact(8)) {
             *to = from.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         }
         found
     }
 
-    /// Operations of a phase that fit the namespace.
-    pub(crate) fn places(&self, namespace: &Namespace, phase: &Phase) -> u64 {
-        let each = u64::from(phase.bytes / namespace.lba_bytes().max(1)).max(1);
+    /// Operations of a phase that fit the device.
+    pub(crate) fn places(&self, block: BlockDevice, phase: &Phase) -> u64 {
+        let each = u64::from(phase.bytes / block.lba_bytes().max(1)).max(1);
         let blocks = match self.plan.blocks {
-            0 => namespace.blocks(),
-            limit => limit.min(namespace.blocks()),
+            0 => block.blocks(),
+            limit => limit.min(block.blocks()),
         };
         blocks / each
     }
 
     /// The phase's way through the namespace; makes its zipf draws.
     pub(crate) fn pick(&self, bench: &Bench, phase: &Phase) -> Pick {
-        let mut places = self.places(bench.namespace, phase);
+        let mut places = self.places(bench.block, phase);
         if phase.kind == VERIFY {
             places = places.min(super::PLACES as u64);
         }
@@ -114,44 +118,44 @@ impl Desk {
                 Order::Hot { hot, accesses: phase.order_b * 65_536 / 100 }
             }
         };
-        let each = u64::from(phase.bytes / bench.namespace.lba_bytes().max(1)).max(1);
+        let each = u64::from(phase.bytes / bench.block.lba_bytes().max(1)).max(1);
         Pick::new(order, places, each, phase.reads, phase.seed)
     }
 
     // ---- right data ------------------------------------------------------------------------
 
     /// Writes every block, so that no page behind it is the kernel's zero page.
-    async fn fill(&self, namespace: &'static Namespace) -> Result<(), IoError> {
+    async fn fill(&self, block: BlockDevice) -> Result<(), IoError> {
         let arena = self.partition.arena();
-        let most = usize::try_from(namespace.max_transfer_bytes()).unwrap_or(FILL_BYTES);
-        let lba_bytes = usize::try_from(namespace.lba_bytes()).unwrap_or(4096);
+        let most = usize::try_from(block.max_transfer_bytes()).unwrap_or(FILL_BYTES);
+        let lba_bytes = usize::try_from(block.lba_bytes()).unwrap_or(4096);
         let mut buf = arena.alloc(FILL_BYTES.min(most)).map_err(|_| IoError::NoMemory)?;
         let step = (buf.len() / lba_bytes) as u64;
-        for first in (0..namespace.blocks()).step_by(buf.len() / lba_bytes) {
-            let left = (namespace.blocks() - first).min(step);
+        for first in (0..block.blocks()).step_by(buf.len() / lba_bytes) {
+            let left = (block.blocks() - first).min(step);
             let _ = buf.set_len(usize::try_from(left).unwrap_or(0) * lba_bytes);
             for (lba, block) in (first..).zip(buf.as_mut_slice().chunks_exact_mut(lba_bytes)) {
                 for (word, bytes) in (0_u64..).zip(block.chunks_exact_mut(8)) {
                     bytes.copy_from_slice(&content(lba, word).to_le_bytes());
                 }
             }
-            let written = namespace.write(Lba(first), buf, WriteFlags::empty()).await;
+            let written = block.write(Lba(first), buf, WriteFlags::empty()).await;
             buf = written.map_err(|failed| failed.error)?;
         }
         Ok(())
     }
 
     /// Reads blocks through the futures and compares what should be there.
-    async fn compare(&self, namespace: &'static Namespace) -> Result<u64, Stopped> {
+    async fn compare(&self, block: BlockDevice) -> Result<u64, Stopped> {
         let arena = self.partition.arena();
-        let lba_bytes = usize::try_from(namespace.lba_bytes()).unwrap_or(4096);
+        let lba_bytes = usize::try_from(block.lba_bytes()).unwrap_or(4096);
         let mut rng = Rng::new(1);
         let mut buf = arena.alloc(lba_bytes).map_err(|_| IoError::NoMemory)?;
         let mut checksum = 0;
         for _ in 0..PATTERN_BLOCKS {
-            let lba = rng.below(namespace.blocks());
+            let lba = rng.below(block.blocks());
             buf.as_mut_slice().fill(0xa5);
-            let read = namespace.read(Lba(lba), buf).await;
+            let read = block.read(Lba(lba), buf).await;
             buf = read.map_err(|failed| failed.error)?;
             if !self.is_right(lba, &buf) {
                 return Err(Stopped::WrongData(lba));

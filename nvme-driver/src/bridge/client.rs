@@ -1,0 +1,635 @@
+//! The partition's end of the bridge. See [`super`].
+
+use core::cell::{Cell, RefCell};
+use core::future::poll_fn;
+use core::task::{Poll, Waker};
+
+use core_runtime::clock::{Clock, Instant, Ticks};
+use core_runtime::mem::{Bump, DeviceBuf, DmaBuf};
+use core_runtime::ring::{Consumer, Producer, RingSpec};
+use core_runtime::task::WakeSlot;
+use hybrid_abi::bridge::{
+    BRIDGE_CANCEL, BRIDGE_CANCELLED, BRIDGE_DISCARD, BRIDGE_DONE, BRIDGE_ERRNO, BRIDGE_FLUSH,
+    BRIDGE_FUA, BRIDGE_INFO_BYTES, BRIDGE_NVME, BRIDGE_READ, BRIDGE_REFUSED, BRIDGE_SHORT,
+    BRIDGE_UNFLUSHED, BRIDGE_WRITE, BRIDGE_WRITE_CACHE, BRIDGE_ZEROES, BridgeCompletion,
+    BridgeInfo, BridgeRequest,
+};
+use nvme_spec::{Lba, Nsid, Status};
+
+use super::future::{BridgeCommand, BridgeIo};
+use super::slot::{NONE, Slot, State, cid, uncid};
+use super::{BridgeError, BridgeParts, BridgeRefused};
+use crate::config::ControllerConfig;
+use crate::error::{ControllerError, Failed, IoError};
+use crate::latency::{Kind, LatencyHistograms};
+use crate::namespace::WriteFlags;
+use crate::raw::Target;
+use crate::shape::Shape;
+use crate::stats::ControllerStats;
+use crate::waiters::{Ticket, Waiters};
+
+/// How often the deadlines are looked at.
+const LOOK_NS: u64 = 1_000_000;
+
+/// A device behind the bridge. Belongs to one core.
+#[derive(Debug)]
+pub struct Bridge {
+    pub(super) shape: Shape,
+    info: BridgeInfo,
+    requests: Producer<BridgeRequest>,
+    completions: Consumer<BridgeCompletion>,
+    pub(super) slots: &'static [Slot],
+    free: Cell<u16>,
+    pub(super) line: Waiters,
+    clock: Clock,
+    gate: Cell<Gate>,
+    in_flight: Cell<u32>,
+    sample_every: u32,
+    until_sample: Cell<u32>,
+    histograms: Cell<Option<LatencyHistograms>>,
+    deadline: Ticks,
+    grace: Ticks,
+    looked: Cell<Instant>,
+    stats: RefCell<ControllerStats>,
+    drained: WakeSlot,
+    /// Completions that a queue of its own has not reaped yet, first and last.
+    pub(super) reaped: Cell<(u16, u16)>,
+}
+
+/// What is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gate {
+    Open,
+    ShutDown,
+    Gone,
+}
+
+impl Bridge {
+    /// Opens the partition's end; the host has laid out both files. Of `config` it takes depth,
+    /// requests, deadlines and the sampling of latencies.
+    ///
+    /// # Errors
+    /// [`ControllerError`] naming what is not as it should be.
+    pub fn new(
+        parts: BridgeParts,
+        bump: &Bump,
+        config: &ControllerConfig,
+    ) -> Result<&'static Self, ControllerError> {
+        let no_memory = |what| move |_| ControllerError::NoMemory(what);
+        let (info, requests, completions) = open(parts).map_err(ControllerError::Bridge)?;
+        // As many as the config would let be alive: the host takes what it can.
+        let wanted = config.requests.max(config.queue_depth);
+        let depth = u16::try_from(info.depth).unwrap_or(u16::MAX).min(wanted.max(1)).min(NONE - 1);
+        let slots = bump
+            .slice_with(usize::from(depth), |i| {
+                let next = u16::try_from(i + 1).unwrap_or(NONE);
+                Slot::new(if next >= depth { NONE } else { next })
+            })
+            .map_err(no_memory("requests"))?;
+        let ticks = |ns| parts.clock.ns_to_ticks(ns);
+        bump.alloc(Self {
+            shape: shape_of(&info),
+            info,
+            requests,
+            completions,
+            slots,
+            free: Cell::new(0),
+            line: Waiters::new(bump).map_err(no_memory("waiting tasks"))?,
+            clock: parts.clock,
+            gate: Cell::new(Gate::Open),
+            in_flight: Cell::new(0),
+            sample_every: config.latency_sampling,
+            until_sample: Cell::new(1),
+            histograms: Cell::new(None),
+            deadline: ticks(config.deadline_ns),
+            grace: ticks(config.abort_grace_ns.max(config.deadline_ns)),
+            looked: Cell::new(Instant::MIN),
+            stats: RefCell::new(ControllerStats::default()),
+            drained: WakeSlot::new(),
+            reaped: Cell::new((NONE, NONE)),
+        })
+        .map_err(no_memory("the bridge"))
+    }
+
+    // ---- what it is ------------------------------------------------------------------------
+
+    /// Block size in bytes.
+    #[must_use]
+    pub const fn lba_bytes(&self) -> u32 {
+        self.shape.lba_bytes
+    }
+
+    /// Size in blocks.
+    #[must_use]
+    pub const fn blocks(&self) -> u64 {
+        self.shape.blocks
+    }
+
+    /// Largest transfer that the device behind it takes at once; longer requests are cut there.
+    #[must_use]
+    pub const fn max_transfer_bytes(&self) -> u32 {
+        self.info.max_transfer_bytes
+    }
+
+    /// Most requests in flight.
+    #[must_use]
+    pub fn depth(&self) -> u16 {
+        u16::try_from(self.slots.len()).unwrap_or(NONE)
+    }
+
+    /// What raw submissions need; the shape never changes.
+    #[must_use]
+    pub const fn target(&self) -> Target {
+        Target::new(Nsid(1), self.shape, 0)
+    }
+
+    /// Whether the device offers all of these `BRIDGE_CAN_` bits.
+    #[must_use]
+    pub const fn can(&self, bits: u32) -> bool {
+        self.info.capabilities & bits == bits
+    }
+
+    /// Snapshot of the counters; `orphans`, `deadlines`, `aborts` and `io` are used.
+    #[must_use]
+    pub fn stats(&self) -> ControllerStats {
+        let mut stats = *self.stats.borrow();
+        stats.io.in_flight = self.in_flight.get();
+        stats
+    }
+
+    /// Where sampled latencies go.
+    pub fn record_latencies_into(&self, histograms: LatencyHistograms) {
+        self.histograms.set(Some(histograms));
+    }
+
+    // ---- I/O -------------------------------------------------------------------------------
+
+    /// As [`crate::Namespace::read`].
+    pub fn read(&'static self, slba: Lba, buf: DmaBuf) -> BridgeIo {
+        BridgeIo::start(self, self.transfer(BRIDGE_READ, slba, &buf, 0), buf)
+    }
+
+    /// As [`crate::Namespace::write`].
+    pub fn write(&'static self, slba: Lba, buf: DmaBuf, flags: WriteFlags) -> BridgeIo {
+        BridgeIo::start(self, self.transfer(BRIDGE_WRITE, slba, &buf, bits(flags)), buf)
+    }
+
+    /// As [`crate::Namespace::try_read`].
+    ///
+    /// # Errors
+    /// [`IoError::QueueFull`], or why the request is refused; the buffer comes back.
+    pub fn try_read(&'static self, slba: Lba, buf: DmaBuf) -> Result<BridgeIo, Failed> {
+        BridgeIo::try_start(self, self.transfer(BRIDGE_READ, slba, &buf, 0), buf)
+    }
+
+    /// As [`crate::Namespace::try_write`].
+    ///
+    /// # Errors
+    /// As for [`Bridge::try_read`].
+    pub fn try_write(
+        &'static self,
+        slba: Lba,
+        buf: DmaBuf,
+        flags: WriteFlags,
+    ) -> Result<BridgeIo, Failed> {
+        BridgeIo::try_start(self, self.transfer(BRIDGE_WRITE, slba, &buf, bits(flags)), buf)
+    }
+
+    /// As [`crate::Namespace::flush`].
+    pub fn flush(&'static self) -> BridgeCommand {
+        if !self.can(BRIDGE_WRITE_CACHE) {
+            return BridgeCommand::done();
+        }
+        let request = BridgeRequest { op: BRIDGE_FLUSH, ..BridgeRequest::default() };
+        BridgeCommand::start(self, Ok(request))
+    }
+
+    /// As [`crate::Namespace::write_zeroes`].
+    pub fn write_zeroes(&'static self, slba: Lba, nlb: u64, flags: WriteFlags) -> BridgeCommand {
+        let can = self.can(hybrid_abi::bridge::BRIDGE_CAN_ZERO);
+        let request = self.blocks_only(BRIDGE_ZEROES, slba, nlb, can, "write zeroes");
+        let request = request.map(|request| BridgeRequest { flags: bits(flags), ..request });
+        BridgeCommand::start(self, request)
+    }
+
+    /// As [`crate::Namespace::deallocate`].
+    pub fn discard(&'static self, slba: Lba, nlb: u64) -> BridgeCommand {
+        let can = self.can(hybrid_abi::bridge::BRIDGE_CAN_DISCARD);
+        BridgeCommand::start(self, self.blocks_only(BRIDGE_DISCARD, slba, nlb, can, "discard"))
+    }
+
+    fn transfer(
+        &self,
+        op: u16,
+        slba: Lba,
+        buf: &DmaBuf,
+        flags: u16,
+    ) -> Result<BridgeRequest, IoError> {
+        let (len, lba_bytes) = (buf.len(), self.shape.lba_bytes);
+        if len == 0 || len & (lba_bytes as usize - 1) != 0 {
+            return Err(IoError::BadLength { len_bytes: len, lba_bytes });
+        }
+        let addr = buf.iova().0;
+        if addr & u64::from(self.info.buffer_align - 1) != 0 {
+            return Err(IoError::Unaligned(addr));
+        }
+        let nlb = (len >> self.shape.lba_shift) as u64;
+        self.check_range(slba, nlb)?;
+        Ok(BridgeRequest { op, flags, cid: 0, slba: slba.0, addr, nlb })
+    }
+
+    fn blocks_only(
+        &self,
+        op: u16,
+        slba: Lba,
+        nlb: u64,
+        can: bool,
+        what: &'static str,
+    ) -> Result<BridgeRequest, IoError> {
+        if !can {
+            return Err(IoError::Unsupported(what));
+        }
+        self.check_range(slba, nlb)?;
+        Ok(BridgeRequest { op, slba: slba.0, nlb, ..BridgeRequest::default() })
+    }
+
+    pub(super) const fn check_range(&self, slba: Lba, nlb: u64) -> Result<(), IoError> {
+        let blocks = self.shape.blocks;
+        if slba.0 < blocks && nlb != 0 && nlb <= blocks - slba.0 {
+            return Ok(());
+        }
+        Err(IoError::OutOfRange { slba, nlb, blocks })
+    }
+
+    // ---- starting --------------------------------------------------------------------------
+
+    /// Sends a request; `first` passes those who wait. The buffer comes back with an error.
+    #[inline]
+    pub(super) fn begin(
+        &self,
+        request: BridgeRequest,
+        buf: Option<DmaBuf>,
+        (state, first): (State, bool),
+    ) -> Result<u16, (IoError, Option<DmaBuf>)> {
+        match self.gate.get() {
+            Gate::Open => {}
+            Gate::ShutDown => return Err((IoError::NotReady, buf)),
+            Gate::Gone => return Err((IoError::Gone, buf)),
+        }
+        let index = self.free.get();
+        let Some(slot) = self.slots.get(usize::from(index)) else {
+            self.stats.borrow_mut().io.full += 1;
+            return Err((IoError::QueueFull, buf));
+        };
+        if !first && !self.line.is_empty() {
+            return Err((IoError::QueueFull, buf));
+        }
+        let generation = slot.generation.get().wrapping_add(1);
+        let request = BridgeRequest { cid: cid(index, generation), ..request };
+        let now = self.clock.now();
+        let bytes = if request.addr == 0 { 0 } else { request.nlb << self.shape.lba_shift };
+        // Before it is sent: the host may write at once.
+        slot.buf.set(buf.map(DmaBuf::into_device));
+        if self.requests.try_push(&request).is_err() {
+            let buf = slot.buf.take().map(DeviceBuf::into_cpu);
+            return Err((self.push_refused(), buf));
+        }
+        self.free.set(slot.next.get());
+        slot.generation.set(generation);
+        slot.state.set(state);
+        slot.begun.set(now);
+        slot.stamp.set(self.sample().then_some(now));
+        slot.write.set(request.op == BRIDGE_WRITE);
+        slot.cancelled.set(false);
+        slot.slba.set(request.slba);
+        let in_flight = self.in_flight.get() + 1;
+        self.in_flight.set(in_flight);
+        let mut stats = self.stats.borrow_mut();
+        stats.io.submitted += 1;
+        stats.io.bytes = stats.io.bytes.wrapping_add(bytes);
+        stats.io.high_water = stats.io.high_water.max(in_flight);
+        Ok(index)
+    }
+
+    #[cold]
+    fn push_refused(&self) -> IoError {
+        if self.requests.closed().is_some() {
+            self.lose();
+            return IoError::Gone;
+        }
+        IoError::QueueFull
+    }
+
+    fn sample(&self) -> bool {
+        let left = self.until_sample.get();
+        if self.sample_every == 0 || left > 1 {
+            self.until_sample.set(left.saturating_sub(1).max(1));
+            return false;
+        }
+        self.until_sample.set(self.sample_every);
+        true
+    }
+
+    // ---- ending ----------------------------------------------------------------------------
+
+    /// One pass: takes completions, bounded; looks at deadlines. Returns how many were taken.
+    #[inline]
+    pub fn poll(&'static self, now: Instant) -> u32 {
+        let most = (self.depth() / 4).max(8);
+        let taken = self.take(most.into());
+        if now.since(self.looked.get()).get() >= self.clock.ns_to_ticks(LOOK_NS).get()
+            || self.looked.get() == Instant::MIN
+        {
+            self.looked.set(now);
+            self.look(now);
+        }
+        if self.free.get() != NONE && !self.line.is_empty() {
+            self.line.wake(1);
+        }
+        taken
+    }
+
+    /// Takes at most `most` completions.
+    pub(super) fn take(&self, most: u32) -> u32 {
+        match self.completions.pop_batch(most, |completion| self.complete(completion)) {
+            Ok(taken) => taken,
+            Err(_) => {
+                self.lose();
+                0
+            }
+        }
+    }
+
+    fn complete(&self, completion: BridgeCompletion) {
+        let (index, generation) = uncid(completion.cid);
+        let slot = self.slots.get(usize::from(index));
+        let Some(slot) = slot.filter(|slot| slot.in_flight()) else {
+            self.stats.borrow_mut().io.ignored.free_slot += 1;
+            return;
+        };
+        if slot.generation.get() != generation {
+            self.stats.borrow_mut().io.ignored.old_generation += 1;
+            return;
+        }
+        let result = result_of(&completion, slot);
+        self.count(slot, result);
+        self.end(index, slot, result);
+    }
+
+    fn count(&self, slot: &Slot, result: Result<(), IoError>) {
+        let mut stats = self.stats.borrow_mut();
+        stats.io.completed += 1;
+        stats.io.failed += u64::from(result.is_err());
+        if let Some(stamp) = slot.stamp.take() {
+            let took = self.clock.now().since(stamp);
+            stats.io.latency = stats.io.latency.record(took.get());
+            if let Some(histograms) = self.histograms.get() {
+                let kind = if slot.write.get() { Kind::Write } else { Kind::Read };
+                histograms.record(kind, self.clock.ticks_to_ns(took));
+            }
+        }
+    }
+
+    /// A request is over, by its completion or because the bridge is gone.
+    fn end(&self, index: u16, slot: &Slot, result: Result<(), IoError>) {
+        self.in_flight.set(self.in_flight.get().saturating_sub(1));
+        slot.result.set(result);
+        match slot.state.get() {
+            State::Pending => {
+                slot.state.set(State::Done);
+                slot.wake.wake();
+            }
+            State::Orphan => {
+                // Invariant 2: answered, so that it returns to the arena.
+                drop(slot.buf.take().map(DeviceBuf::into_cpu));
+                self.recycle(index, slot);
+            }
+            State::Raw(..) => self.append_reaped(index, slot),
+            State::Free | State::Done => {}
+        }
+        if self.in_flight.get() == 0 {
+            self.drained.wake();
+        }
+    }
+
+    fn recycle(&self, index: u16, slot: &Slot) {
+        slot.state.set(State::Free);
+        slot.next.set(self.free.get());
+        self.free.set(index);
+        if !self.line.is_empty() {
+            self.line.wake(1);
+        }
+    }
+
+    // ---- queues that are reaped by hand ----------------------------------------------------
+
+    fn append_reaped(&self, index: u16, slot: &Slot) {
+        slot.next.set(NONE);
+        let (first, last) = self.reaped.get();
+        match self.slots.get(usize::from(last)) {
+            Some(tail) => {
+                tail.next.set(index);
+                self.reaped.set((first, index));
+            }
+            None => self.reaped.set((index, index)),
+        }
+    }
+
+    /// The oldest completion of a queue: the buffer's place, the caller's number, and the result.
+    pub(super) fn pop_reaped(&self) -> Option<(u16, u32, Result<(), IoError>)> {
+        let (first, last) = self.reaped.get();
+        let slot = self.slots.get(usize::from(first))?;
+        let next = slot.next.get();
+        self.reaped.set((next, if next == NONE { NONE } else { last }));
+        let State::Raw(place, token) = slot.state.get() else { return None };
+        self.recycle(first, slot);
+        Some((place, token, slot.result.get()))
+    }
+
+    // ---- the futures' side -----------------------------------------------------------------
+
+    pub(super) fn poll_slot(&self, index: u16, waker: &Waker) -> Poll<Ended> {
+        let Some(slot) = self.slots.get(usize::from(index)) else {
+            return Poll::Ready((Err(IoError::NotReady), None));
+        };
+        if slot.state.get() != State::Done {
+            slot.wake.register(waker);
+            return Poll::Pending;
+        }
+        let result = slot.result.get();
+        let buf = slot.buf.take();
+        // Gone: the host may still write, so it is dropped as what it is.
+        let buf = buf.filter(|_| result != Err(IoError::Gone));
+        let ended = (result, buf.map(DeviceBuf::into_cpu));
+        self.recycle(index, slot);
+        Poll::Ready(ended)
+    }
+
+    pub(super) fn abandon(&self, index: u16) {
+        let Some(slot) = self.slots.get(usize::from(index)) else { return };
+        slot.wake.clear();
+        match slot.state.get() {
+            State::Pending => {
+                slot.state.set(State::Orphan);
+                self.stats.borrow_mut().orphans += 1;
+            }
+            State::Done => {
+                let gone = slot.result.get() == Err(IoError::Gone);
+                match slot.buf.take() {
+                    Some(buf) if !gone => drop(buf.into_cpu()),
+                    // Quarantined, or none.
+                    Some(_) | None => {}
+                }
+                self.recycle(index, slot);
+            }
+            State::Free | State::Orphan | State::Raw(..) => {}
+        }
+    }
+
+    pub(super) fn wait(&self, ticket: Ticket, waker: &Waker) -> Ticket {
+        self.line.wait(ticket, waker)
+    }
+
+    // ---- deadlines and the end -------------------------------------------------------------
+
+    #[cold]
+    fn look(&self, now: Instant) {
+        if self.in_flight.get() == 0 {
+            return;
+        }
+        for (index, slot) in (0_u16..).zip(self.slots) {
+            if !slot.in_flight() {
+                continue;
+            }
+            let age = now.since(slot.begun.get()).get();
+            if slot.cancelled.get() {
+                if age >= self.deadline.get().saturating_add(self.grace.get()) {
+                    self.lose();
+                    return;
+                }
+            } else if age >= self.deadline.get() {
+                let target = cid(index, slot.generation.get());
+                let cancel =
+                    BridgeRequest { op: BRIDGE_CANCEL, slba: target.into(), ..Default::default() };
+                // Without room it is tried again at the next look.
+                if self.requests.try_push(&cancel).is_ok() {
+                    slot.cancelled.set(true);
+                    let mut stats = self.stats.borrow_mut();
+                    stats.deadlines += 1;
+                    stats.aborts += 1;
+                }
+            }
+        }
+    }
+
+    /// The host broke the rules or does not answer: everything in flight is lost, its buffers too.
+    #[cold]
+    fn lose(&self) {
+        if self.gate.get() == Gate::Gone {
+            return;
+        }
+        self.gate.set(Gate::Gone);
+        self.requests.close();
+        self.completions.close();
+        for (index, slot) in (0_u16..).zip(self.slots) {
+            if slot.in_flight() {
+                self.stats.borrow_mut().io.lost += 1;
+                // An orphan's buffer is dropped as the device's: quarantined.
+                if slot.state.get() == State::Orphan {
+                    drop(slot.buf.take());
+                }
+                self.end(index, slot, Err(IoError::Gone));
+            }
+        }
+        self.line.wake(u16::MAX);
+    }
+
+    /// Whether the host is not to be had any more.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.gate.get() == Gate::Gone
+    }
+
+    /// Takes nothing more, and waits for what is in flight; deadlines bound it.
+    ///
+    /// # Errors
+    /// [`ControllerError::BridgeGone`].
+    pub async fn shutdown(&'static self) -> Result<(), ControllerError> {
+        if self.gate.get() == Gate::Open {
+            self.gate.set(Gate::ShutDown);
+            self.line.wake(u16::MAX);
+        }
+        poll_fn(|cx| {
+            if self.in_flight.get() == 0 {
+                return Poll::Ready(());
+            }
+            self.drained.register(cx.waker());
+            Poll::Pending
+        })
+        .await;
+        if self.is_gone() { Err(ControllerError::BridgeGone) } else { Ok(()) }
+    }
+}
+
+/// How a request ended, and its buffer if there was one that the host no longer has.
+pub(super) type Ended = (Result<(), IoError>, Option<DmaBuf>);
+
+fn open(
+    parts: BridgeParts,
+) -> Result<(BridgeInfo, Producer<BridgeRequest>, Consumer<BridgeCompletion>), BridgeRefused> {
+    let mut bytes = [0; BRIDGE_INFO_BYTES];
+    parts.peer.read(0, &mut bytes).map_err(BridgeRefused::Layout)?;
+    let info = BridgeInfo::parse(&bytes).map_err(BridgeRefused::Info)?;
+    let own = |(at, len)| parts.own.sub(at, len).map_err(BridgeRefused::Layout);
+    let peer = |(at, len)| parts.peer.sub(at, len).map_err(BridgeRefused::Layout);
+    let ring = |spec: Result<RingSpec, _>| {
+        spec.map(|spec| spec.with_epoch(info.epoch)).map_err(BridgeRefused::Ring)
+    };
+    let request_spec = ring(RingSpec::fixed::<BridgeRequest>(info.ring_slots))?;
+    let completion_spec = ring(RingSpec::fixed::<BridgeCompletion>(info.ring_slots))?;
+    let (request_part, completion_part) =
+        (own(info.requests_producer())?, own(info.completions_consumer())?);
+    request_spec.make_producer_part(request_part).map_err(BridgeRefused::Ring)?;
+    completion_spec.make_consumer_part(completion_part).map_err(BridgeRefused::Ring)?;
+    let requests =
+        Producer::<BridgeRequest>::new(request_part, peer(info.requests_consumer())?, request_spec);
+    let completions = Consumer::<BridgeCompletion>::new(
+        completion_part,
+        peer(info.completions_producer())?,
+        completion_spec,
+    );
+    let (requests, completions) =
+        (requests.map_err(BridgeRefused::Ring)?, completions.map_err(BridgeRefused::Ring)?);
+    Ok((info, requests, completions))
+}
+
+const fn shape_of(info: &BridgeInfo) -> Shape {
+    let lba_shift = info.lba_bytes.trailing_zeros();
+    Shape {
+        lba_bytes: info.lba_bytes,
+        lba_shift,
+        blocks: info.blocks,
+        max_blocks: info.max_transfer_bytes >> lba_shift,
+    }
+}
+
+fn result_of(completion: &BridgeCompletion, slot: &Slot) -> Result<(), IoError> {
+    let detail = u32::try_from(completion.detail).unwrap_or(u32::MAX);
+    Err(match completion.kind {
+        BRIDGE_DONE => return Ok(()),
+        BRIDGE_ERRNO => IoError::Bridge(BridgeError::Errno(detail)),
+        BRIDGE_NVME => {
+            let status = Status::from_bits(u16::try_from(detail & 0x7FFF).unwrap_or(0));
+            IoError::Status { status, slba: Lba(slot.slba.get()) }
+        }
+        BRIDGE_REFUSED => IoError::Bridge(BridgeError::Refused(detail)),
+        BRIDGE_SHORT => IoError::Bridge(BridgeError::Short),
+        BRIDGE_UNFLUSHED => IoError::Bridge(BridgeError::Unflushed),
+        BRIDGE_CANCELLED => IoError::TimedOut,
+        kind => IoError::Bridge(BridgeError::Unknown(kind)),
+    })
+}
+
+const fn bits(flags: WriteFlags) -> u16 {
+    if flags.contains(WriteFlags::FUA) { BRIDGE_FUA } else { 0 }
+}
