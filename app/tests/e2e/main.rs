@@ -15,6 +15,7 @@ mod command_line;
 mod feeds;
 mod images;
 mod json;
+mod live;
 mod machine;
 mod options;
 mod real_data;

@@ -3,6 +3,7 @@
 //! Parsed by `main`; it opens nothing and prints nothing. Sizes, times, CPU numbers and devices are
 //! spelled as everywhere in the project (`hybrid_conventions`). Usage errors exit with 1.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -53,6 +54,8 @@ pub(crate) enum Command {
     Ingest(IngestArgs),
     /// Read the feed from the device and keep the books; with FILE, ingest it first
     Replay(ReplayArgs),
+    /// Listen to a MoldUDP64 feed (UDP), decode it and keep the books, without a device
+    Live(LiveArgs),
     /// Print the controller's identify data, in nvme-cli's words
     IdCtrl(AdminArgs),
     /// Print a namespace's identify data, in nvme-cli's words
@@ -113,6 +116,42 @@ pub(crate) struct ReplayArgs {
     pub(crate) max_orders: u32,
     #[command(flatten)]
     pub(crate) machine: MachineArgs,
+}
+
+/// `live`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct LiveArgs {
+    /// Where to listen, ADDRESS:PORT; port 0 takes a free one, which is told
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:26400")]
+    pub(crate) listen: SocketAddr,
+    /// Join this multicast group, on the interface that has the address
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) group: Option<Ipv4Addr>,
+    /// End when nothing came for so long, 1ms to 1m
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_message_time)]
+    pub(crate) idle: Duration,
+    /// The CPU to run on [default: any]
+    #[arg(long, value_name = "CPU", value_parser = parse_cpu)]
+    pub(crate) core: Option<u32>,
+    /// Never sleep: look for datagrams all the time
+    #[arg(long)]
+    pub(crate) spin: bool,
+    /// Want the session from its first message on: a late start is a gap
+    #[arg(long)]
+    pub(crate) from_start: bool,
+    /// Count messages that contradict the book and go on, instead of stopping at the first: with
+    /// messages missing there will be some
+    #[arg(long)]
+    pub(crate) lenient: bool,
+    /// Orders that the books have room for, over all symbols
+    #[arg(long, value_name = "N", default_value = "1M", value_parser = parse_orders)]
+    pub(crate) max_orders: u32,
+    /// Print the result as JSON on stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// No notes on stderr; errors still
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
 }
 
 /// A parsed `--symbols` list: ITCH symbols, space-padded to eight bytes.

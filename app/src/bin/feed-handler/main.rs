@@ -12,6 +12,7 @@ mod device;
 mod events;
 mod failure;
 mod feed;
+mod live;
 mod nvme_text;
 mod output;
 mod progress;
@@ -48,6 +49,7 @@ fn host() -> ExitCode {
         None => run::day(&cli.day, &cli.machine),
         Some(Command::Ingest(args)) => run::ingest(args),
         Some(Command::Replay(args)) => run::replay(args),
+        Some(Command::Live(args)) => live::live(args),
         Some(Command::IdCtrl(args)) => admin::id_ctrl(&args.machine),
         Some(Command::IdNs(args)) => admin::id_ns(args),
         Some(Command::SmartLog(args)) => admin::smart_log(&args.machine),

@@ -2,8 +2,8 @@
 //! then through this project's, with fio beside each rung of the kernel's.
 //!
 //! Ours and fio's runs of a rung take turns, [`ROUNDS`] times; medians are printed, and the ratio
-//! is the median of the pairs' ratios. A rung that cannot be had here says why. What the documents of
-//! thread-per-core designs expect of a step stands beside what it gave.
+//! is the median of the pairs' ratios. A rung that cannot be had here says why. What the documents
+//! of thread-per-core designs expect of a step stands beside what it gave.
 
 mod engine;
 mod fio;
