@@ -35,7 +35,7 @@ fn reads_writes_and_verification_go_over_the_bridge() {
     }
     let image = image("bridge.img");
     let device = format!("uring:{}", image.display());
-    let common = ["-t", "100ms", "--repetitions", "2", "-a", "2ms", "--quiet", "--device", &device];
+    let common = ["-t", "100ms", "--repetitions", "2", "--quiet", "--device", &device];
     for more in [
         &["-q", "4", "--json"][..],
         &["-q", "4", "--json", "-w", "randwrite", "--allow-writes"],

@@ -365,7 +365,7 @@ fn bad_input_is_one_line_and_an_exit_code() {
         ("-w read --dist zipf:1", 1, "--dist is for random workloads"),
         ("--device vfio-user:/x --model-size 4M", 1, "it is for the model without an image"),
         ("--device nothing", 1, "is not understood"),
-        ("--device uring:/tmp/x", 3, "not built into this version"),
+        ("--device uring:/nowhere/x", 3, "/nowhere/x is not there; make it"),
         ("--device vfio-user:/nowhere/cntrl -w randwrite", 1, "--allow-writes permits it"),
         ("--stepped --device vfio-user:/x", 1, "--device has no effect with --stepped"),
         ("--proposal -w randwrite", 1, "-w has no effect with --proposal; allowed"),

@@ -25,15 +25,15 @@ fn flip(path: &Path, at: usize) {
 }
 
 #[test]
-fn devices_that_are_not_built_in_are_refused_by_name() {
-    for (device, needs) in
-        [("uring:/dev/nvme0n1", "io_uring"), ("uring-cmd:/dev/ng0n1", "passthrough")]
+fn storage_of_the_kernel_that_is_not_there_is_refused_and_has_no_controller_to_ask() {
+    for (device, path) in
+        [("uring:/dev/nvme99n1", "/dev/nvme99n1"), ("uring-cmd:/dev/ng99n1", "/dev/ng99n1")]
     {
-        for command in [&["list"][..], &["replay"], &[]] {
-            let args = [command, &["--device", device]].concat();
-            let words = [needs, "not built into this version", "model:IMAGE"];
-            run::start(&args).wait().refused(3, &words);
-        }
+        let args = ["replay", "--device", device];
+        let gone = format!("{path} is not there; ");
+        run::start(&args).wait().refused(3, &[&gone]);
+        let words = ["driven by the host's kernel", "nvme id-ctrl"];
+        run::start(&["list", "--device", device]).wait().refused(1, &words);
     }
 }
 

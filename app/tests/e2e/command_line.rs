@@ -56,17 +56,21 @@ fn symbols_and_days_beyond_what_is_possible_are_refused_with_what_is_allowed() {
 }
 
 /// Every option, and the test that shows what it does. A new one needs a line here and a test.
-const OPTIONS: [(&str, &str); 29] = [
+const OPTIONS: [(&str, &str); 41] = [
     ("--allow-writes", "bad_device::a_device_that_carries_something_else_is_..."),
     ("--bbo", "real_data"),
     ("--check-silence", "silence"),
     ("--core", "options::the_partition_runs_on_the_core_that_was_named"),
     ("--device", "images, bad_device"),
+    ("--from-start", "live::a_whole_session_gives_the_books_of_a_replay"),
     ("--give-back", "in the guest, which has a drive to give back"),
+    ("--group", "live::silence_ends_it_and_an_address_..."),
     ("--help", "command_line"),
+    ("--idle", "live::silence_ends_it_and_an_address_..."),
     ("--isolation", "silence"),
     ("--json", "json"),
     ("--lenient", "bad_feed"),
+    ("--listen", "live"),
     ("--max-orders", "bad_feed::books_that_are_too_small_are_..."),
     ("--max-transfer", "options::the_model_is_what_its_options_say"),
     ("--messages", "options::a_day_is_as_long_and_as_wide_as_was_asked_for"),
@@ -81,8 +85,16 @@ const OPTIONS: [(&str, &str); 29] = [
     ("--quiet", "options::quiet_leaves_nothing_on_standard_error"),
     ("--rt-priority", "host-bridge's tests/alerts.rs"),
     ("--seed", "images::the_same_seed_makes_the_same_day_and_..."),
+    ("--spin", "live::what_is_lost_or_comes_twice_is_told_..."),
     ("--stocks", "options::a_day_is_as_long_and_as_wide_as_was_asked_for"),
     ("--symbols", "symbols"),
+    ("--uring-buffered", "uring::an_image_is_the_same_for_the_model_and_for_the_kernel"),
+    ("--uring-iopoll", "uring::an_image_is_the_same_for_the_model_and_for_the_kernel"),
+    ("--uring-lba", "uring::a_file_is_made_as_it_was_asked_for"),
+    ("--uring-no-fixed", "uring::an_image_is_the_same_for_the_model_and_for_the_kernel"),
+    ("--uring-size", "uring::a_file_is_made_as_it_was_asked_for"),
+    ("--uring-sqpoll", "uring::an_image_is_the_same_for_the_model_and_for_the_kernel"),
+    ("--uring-sqpoll-idle", "uring::an_image_is_the_same_for_the_model_and_for_the_kernel"),
     ("--version", "command_line"),
     ("--vfio-user-reconnect", "vfio_user::a_server_that_goes_is_waited_for_as_long_as_was_said"),
     ("--vfio-user-timeout", "vfio_user::a_server_that_never_answers_is_waited_for_..."),
@@ -91,8 +103,18 @@ const OPTIONS: [(&str, &str); 29] = [
 #[test]
 fn every_option_of_the_help_has_a_test_that_shows_what_it_does() {
     let mut found = std::collections::BTreeSet::new();
-    let commands =
-        ["", "ingest", "replay", "id-ctrl", "id-ns", "smart-log", "error-log", "list", "--help"];
+    let commands = [
+        "",
+        "ingest",
+        "replay",
+        "live",
+        "id-ctrl",
+        "id-ns",
+        "smart-log",
+        "error-log",
+        "list",
+        "--help",
+    ];
     for command in commands {
         let args: Vec<_> = [command, "--help"].into_iter().filter(|arg| !arg.is_empty()).collect();
         let help = run::start(&args).wait().ok().stdout;

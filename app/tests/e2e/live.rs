@@ -94,7 +94,7 @@ fn what_is_lost_or_comes_twice_is_told_and_the_rest_is_decoded() {
     let name = "what_is_lost_or_comes_twice_is_told_and_the_rest_is_decoded";
     let Some(_machine) = Machine::of(name) else { return };
     let feed = feeds::day(3, 20, MESSAGES);
-    let run = listen(&["--lenient"], |sender| {
+    let run = listen(&["--lenient", "--spin"], |sender| {
         for (n, packet) in packets(&feed).iter().enumerate() {
             // The tenth is lost, the twentieth comes twice.
             let times = [1, 0, 2][usize::from(n == 10) + 2 * usize::from(n == 20)];
@@ -124,4 +124,6 @@ fn silence_ends_it_and_an_address_that_is_not_ours_is_refused() {
     assert!(run.stderr.contains("listening at 127.0.0.1:"), "{run:?}");
     assert!(run.stdout.contains("0 messages in 0 packets"), "{run:?}");
     start(&["live", "--listen", "192.0.2.1:1"]).wait().refused(1, &["cannot listen at 192.0.2.1"]);
+    let args = ["live", "--listen", "127.0.0.1:0", "--group", "10.0.0.1"];
+    start(&args).wait().refused(1, &["cannot join 10.0.0.1 on 127.0.0.1"]);
 }

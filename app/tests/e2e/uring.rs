@@ -42,13 +42,32 @@ fn an_image_is_the_same_for_the_model_and_for_the_kernel() {
     let (model, image) = dir.image("day.img");
     machine.run(&["ingest", text(&feed), "--device", &model]).ok();
     let kernel = format!("uring:{}", image.display());
-    for options in [&[][..], &["--uring-buffered"], &["--uring-no-fixed"], &["--uring-sqpoll=0"]] {
+    let sqpoll = &["--uring-sqpoll=0", "--uring-sqpoll-idle=1ms"][..];
+    let plain = &["--uring-sqpoll=off", "--uring-no-fixed"][..];
+    for options in [&[][..], &["--uring-buffered"], plain, sqpoll, &["--uring-iopoll"]] {
         let mut args = vec!["replay", "--device", &kernel, "--bbo", text(&out), "--no-probe"];
         args.extend(options);
-        machine.run(&args).ok();
+        let run = machine.run(&args).ok();
+        // Through the page cache nothing can be polled for: that is one line.
+        let told = run.stderr.contains("without IOPOLL");
+        assert!(!told || options.contains(&"--uring-iopoll"), "{run:?}");
         let ours = std::fs::read_to_string(&out).expect("the program wrote it");
         same_rows(&ours, &feeds::small_quotes(), &options.join(" "));
     }
+}
+
+#[test]
+fn a_file_is_made_as_it_was_asked_for() {
+    let Some(machine) = Machine::of("a_file_is_made_as_it_was_asked_for") else { return };
+    let dir = TempDir::new();
+    let (kernel, path) = device(&dir);
+    let feed = feeds::small();
+    let mut args = vec!["replay", text(&feed), "--device", &kernel, "--allow-writes", "--json"];
+    args.extend(["--no-probe", "--uring-size", "9M", "--uring-lba", "512"]);
+    let json = machine.run(&args).ok().json();
+    assert_eq!(json["device"]["lba_bytes"], 512);
+    assert_eq!(json["device"]["namespace_bytes"], 9 << 20);
+    assert_eq!(std::fs::metadata(&path).expect("made").len(), 9 << 20);
 }
 
 #[test]

@@ -26,6 +26,7 @@ use host_bridge::uring::rings::{Rings, RingsWish};
 use host_bridge::warnings::Warnings;
 use hybrid_conventions::{Count, Exit, Nanos};
 use serde_json::json;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::cli::LiveArgs;
 use crate::failure::Failure;
@@ -169,10 +170,16 @@ fn socket(listen: SocketAddr, group: Option<Ipv4Addr>) -> Result<UdpSocket, Fail
     Ok(socket)
 }
 
+/// 128 bytes, aligned as the books want their memory.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(128))]
+struct Line([u8; 128]);
+
 /// Empty books.
 fn fresh(args: &LiveArgs) -> Result<Live, Failure> {
     let capacity = capacity(DAY_BYTES, args.max_orders);
-    let memory = vec![0; capacity.bytes()].leak();
+    let lines = capacity.bytes().div_ceil(size_of::<Line>());
+    let memory = vec![Line([0; 128]); lines].leak().as_mut_bytes();
     let storage = BookStorage::carve(memory, capacity).map_err(Failure::error)?;
     let policy = if args.lenient { Policy::Lenient } else { Policy::Strict };
     let pipeline = Pipeline::new(storage, PipelineConfig { policy, symbols: &[] });

@@ -144,7 +144,11 @@ fn check(args: &RunArgs) -> Result<(), Failure> {
 /// A window that is long beside one operation: a latency counts only if it lies in one window.
 pub(crate) fn window_ns(machine: &MachineArgs) -> u32 {
     let spec = DeviceSpec::parse(&machine.device);
-    let least = if matches!(spec, Ok(DeviceSpec::Pci(_))) { DRIVE_WINDOW_NS } else { WINDOW_NS };
+    let slow = matches!(
+        spec,
+        Ok(DeviceSpec::Pci(_) | DeviceSpec::Uring { .. } | DeviceSpec::UringCmd { .. })
+    );
+    let least = if slow { DRIVE_WINDOW_NS } else { WINDOW_NS };
     let of_latency = machine.model_latency.saturating_mul(100).min(LONGEST_WINDOW_NS);
     least.max(u32::try_from(of_latency).unwrap_or(least))
 }

@@ -89,8 +89,6 @@ pub struct Ring {
     in_flight: u32,
     /// Calls of `io_uring_enter` so far.
     enters: u64,
-    /// Pushed and not yet given to the kernel.
-    pending: u32,
 }
 
 impl std::fmt::Debug for Ring {
@@ -156,7 +154,7 @@ impl Ring {
             builder.build(options.entries).map(Rings::Plain)
         };
         let rings = rings.map_err(|error| errno(&error))?;
-        Ok(Self { rings, features: options.features, in_flight: 0, enters: 0, pending: 0 })
+        Ok(Self { rings, features: options.features, in_flight: 0, enters: 0 })
     }
 
     /// Its properties.
@@ -307,7 +305,6 @@ impl Ring {
         };
         pushed.map_err(|_| Full)?;
         self.in_flight += 1;
-        self.pending += 1;
         Ok(())
     }
 
@@ -324,7 +321,6 @@ impl Ring {
             flags |= EnterFlags::GETEVENTS;
         }
         if self.features.contains(Features::SQPOLL) {
-            self.pending = 0;
             if look.asleep {
                 flags |= EnterFlags::SQ_WAKEUP;
             }
@@ -336,9 +332,7 @@ impl Ring {
         if look.queued == 0 && flags.is_empty() {
             return Ok(());
         }
-        let done = self.enter(look.queued, 0, flags, None);
-        self.pending = self.look().queued;
-        done
+        self.enter(look.queued, 0, flags, None)
     }
 
     /// Looks for completions that come only on demand: on a polled ring, and where the kernel
@@ -368,9 +362,25 @@ impl Ring {
         if look.asleep {
             flags |= EnterFlags::SQ_WAKEUP;
         }
-        self.pending = 0;
         match self.enter(look.queued, 1, flags, Some(timeout)) {
             Ok(()) | Err(Errno::TIME | Errno::INTR) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Submits and waits for a completion, however long that takes: for loops that always have
+    /// something in flight. A signal ends it without one.
+    ///
+    /// # Errors
+    /// What the kernel said otherwise.
+    pub fn submit_and_wait(&mut self) -> Result<(), Errno> {
+        let look = self.look();
+        let mut flags = EnterFlags::GETEVENTS;
+        if look.asleep {
+            flags |= EnterFlags::SQ_WAKEUP;
+        }
+        match self.enter(look.queued, 1, flags, None) {
+            Ok(()) | Err(Errno::INTR) => Ok(()),
             other => other,
         }
     }

@@ -391,7 +391,7 @@ impl Loop {
             self.ring.submit()
         } else {
             // One call that submits and waits.
-            self.ring.wait(Duration::from_millis(100))
+            self.ring.submit_and_wait()
         };
         entered.map_err(|errno| errno.to_string())?;
         if self.take() == 0 {

@@ -155,7 +155,8 @@ fn climb(args: &RunArgs, path: &Path, load: Load) -> Result<Report, Failure> {
             }
         }
     }
-    partition_rungs(args, path, &mut sheet, before);
+    let hz = partition_rungs(args, path, &mut sheet, before);
+    report.tsc(hz.unwrap_or(0));
     if let Some((all, plain)) = last.zip(first) {
         sheet.note(format!(
             "all options of the kernel over psync: {:.2} (expected 2.05, on a drive)",
@@ -270,8 +271,14 @@ fn counted(report: &mut Report, sheet: &mut Sheet, path: &Path, load: Load) {
 }
 
 /// The same blocks through a partition: over the bridge, and through our driver on the model, or on
-/// the device that was named.
-fn partition_rungs(args: &RunArgs, path: &Path, sheet: &mut Sheet, mut before: Option<f64>) {
+/// the device that was named. Returns the frequency of the counter, which partitions find out.
+fn partition_rungs(
+    args: &RunArgs,
+    path: &Path,
+    sheet: &mut Sheet,
+    mut before: Option<f64>,
+) -> Option<u64> {
+    let mut hz = None;
     let file = path.is_file();
     let mut devices = vec![format!("uring:{}", path.display())];
     if args.machine.device != "model" {
@@ -293,8 +300,10 @@ fn partition_rungs(args: &RunArgs, path: &Path, sheet: &mut Sheet, mut before: O
                 continue;
             }
         };
+        hz = Some(ran.clock.hz());
         let Some(figures) = summary::Load::of(&ran, &ran.phases[about]) else { continue };
-        let iops = figures.iops.median();
+        // On a machine that is busy no window may be clean: then all of it counts.
+        let iops = figures.iops.median().or(Some(figures.wall_iops));
         let us = |series: &hybrid_benches::figures::Series| series.median().map(|ns| ns / 1000.0);
         sheet.row(vec![
             format!("partition, {}", device.split(':').next().unwrap_or("model")).into(),
@@ -313,6 +322,7 @@ fn partition_rungs(args: &RunArgs, path: &Path, sheet: &mut Sheet, mut before: O
         ]);
         before = iops.or(before);
     }
+    hz
 }
 
 /// The kernel that this runs on, for reasons.
