@@ -1,7 +1,7 @@
 //! `live`: a MoldUDP64 feed off the network, through the latency ring of a reactor.
 //!
-//! Datagrams come by one multishot receive of io_uring (`host_bridge::uring::datagrams`), are framed,
-//! decoded and booked at once by the same decoder and books as a replay, on the CPU that is named.
+//! Datagrams come by one multishot receive of io_uring (`host_bridge::uring::datagrams`), are
+//! framed, decoded and booked at once by decoder and books of a replay, on the CPU that is named.
 //! Missing sequence numbers are told and counted; asking for a retransmission is somebody else's.
 //! It ends with the session, with a signal, or when nothing came for as long as `--idle` says.
 
