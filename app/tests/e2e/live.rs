@@ -22,6 +22,10 @@ fn packets(feed: &[u8]) -> Vec<Vec<u8>> {
     let mut rest = feed;
     while let Some((prefix, after)) = rest.split_first_chunk::<2>() {
         let len = usize::from(u16::from_be_bytes(*prefix));
+        if len == 0 {
+            // A file's end; packets have one of their own.
+            break;
+        }
         messages.push(&rest[..2 + len]);
         rest = &after[len..];
     }
