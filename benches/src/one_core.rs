@@ -8,7 +8,8 @@ use anyhow::{Context as _, Result, bail};
 use core_runtime::clock::Clock;
 use core_runtime::mem::{Bump, DmaArena, Iova};
 use nvme_driver::{
-    ControlRegs, Controller, ControllerConfig, ControllerState, ControllerParts, Namespace, RegsError,
+    ControlRegs, Controller, ControllerConfig, ControllerParts, ControllerState, Namespace,
+    RegsError,
 };
 use nvme_model::{Model, ModelConfig, NamespaceConfig};
 
