@@ -47,6 +47,8 @@ pub(super) struct Flight {
     pub(super) retries: u8,
     /// A sync is part of the operation in flight.
     pub(super) synced: bool,
+    /// The operation in flight names registered memory.
+    pub(super) fixed: bool,
 }
 
 impl Flight {
@@ -62,6 +64,7 @@ impl Flight {
             which: Which::Main,
             retries: 0,
             synced: false,
+            fixed: false,
         }
     }
 
@@ -92,6 +95,18 @@ pub(super) struct Next {
     pub(super) chunk: u64,
     /// A sync is linked behind it.
     pub(super) sync: Option<Op>,
+}
+
+impl Next {
+    /// Whether it names registered memory.
+    pub(super) const fn is_fixed(&self) -> bool {
+        match &self.op {
+            Op::Read { buf, .. } | Op::Write { buf, .. } | Op::Nvme { buf: Some(buf), .. } => {
+                buf.fixed.is_some()
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Road {

@@ -312,7 +312,9 @@ impl BridgeServer {
             flight.outcome = Some((BRIDGE_UNFLUSHED, 0));
             return self.finish(slot);
         }
-        let Some(Next { op, chunk, sync }) = road.next(flight, ranges) else {
+        let next = road.next(flight, ranges);
+        flight.fixed = next.as_ref().is_some_and(Next::is_fixed);
+        let Some(Next { op, chunk, sync }) = next else {
             flight.outcome = Some((BRIDGE_ERRNO, libc::EINVAL as u64));
             return self.finish(slot);
         };
@@ -391,10 +393,20 @@ impl BridgeServer {
 
     /// An operation ended with an error of the kernel.
     fn failed(&mut self, slot: u16, result: i32, desk: &mut Desk<'_>) {
-        let path = self.target.path().display().to_string();
+        let (path, way) = (self.target.path().display().to_string(), self.road.way);
         let Some(flight) = self.flight(slot) else { return };
         let unpollable = result == -libc::EOPNOTSUPP || result == -libc::EINVAL;
-        if flight.which == Which::Poll && unpollable {
+        let by_command = matches!(way, Way::Passthrough { .. });
+        if by_command && flight.fixed && result == -libc::EINVAL {
+            // Before Linux 6.12 passthrough counts all segments of a registered buffer, not those
+            // of the transfer, and refuses a large one. The same command goes without.
+            if self.road.fixed.take().is_some() {
+                (self.tell)(format!(
+                    "{path}: without registered buffers: this kernel refuses them for passthrough \
+                     (EINVAL); pages are looked up and pinned for each transfer"
+                ));
+            }
+        } else if flight.which == Which::Poll && unpollable {
             // Not this one only: the ring cannot do it. The same operation goes to the main ring.
             if std::mem::replace(&mut self.polled, false) {
                 let error = std::io::Error::from_raw_os_error(-result);

@@ -4,6 +4,7 @@
 //! completion is seen.
 
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use host_bridge::affinity::pin_to;
@@ -197,22 +198,27 @@ pub(super) fn run(rung: Rung, target: &Target, load: Load) -> Result<Measured, S
 pub(super) fn counted(target: &Target, load: Load) -> Result<(u64, f64), String> {
     let word = hybrid_shm::leak_aligned(64, 64).word32(0).map_err(|error| error.to_string())?;
     let (guard, arming) = SyscallGuard::listen(word, 1).map_err(|error| error.to_string())?;
+    let over = AtomicBool::new(false);
     let measured = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             pin_to(load.cpu).map_err(|error| error.to_string())?;
             let mut ring = Loop::new(Rung::SqPoll, target, load)?;
             arming.arm().map_err(|error| error.to_string())?;
             ring.fill()?;
-            word.store_release(1);
+            // The clock may be a system call where the counter is not stable: another thread looks.
+            ring.timed = false;
             let begun = Instant::now();
-            while begun.elapsed() < load.time {
+            word.store_release(1);
+            while !over.load(Ordering::Relaxed) {
                 ring.turn(true)?;
             }
-            let seconds = begun.elapsed().as_secs_f64();
             word.store_release(0);
+            let seconds = begun.elapsed().as_secs_f64();
             ring.drain()?;
             Ok(seconds)
         });
+        std::thread::sleep(load.time);
+        over.store(true, Ordering::Relaxed);
         thread.join().unwrap_or_else(|_| Err("the loop panicked".to_owned()))
     });
     let report = guard.finish();
@@ -271,6 +277,8 @@ pub(super) struct Loop {
     latency: Hist,
     done: u64,
     in_flight: u32,
+    /// Each operation's time is taken.
+    timed: bool,
     failed: Option<String>,
     completed: Vec<(u64, i32)>,
 }
@@ -323,6 +331,7 @@ impl Loop {
             latency: Hist::new(),
             done: 0,
             in_flight: 0,
+            timed: true,
             failed: None,
         })
     }
@@ -398,7 +407,7 @@ impl Loop {
             std::hint::spin_loop();
             return Ok(());
         }
-        let now = Instant::now();
+        let now = if self.timed { Instant::now() } else { self.begun[0] };
         for at in 0..self.completed.len() {
             let (number, result) = self.completed[at];
             let slot = usize::try_from(number).unwrap_or(0).min(self.bufs.len() - 1);

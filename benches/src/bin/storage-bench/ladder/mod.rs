@@ -15,7 +15,8 @@ use std::time::Duration;
 use host_bridge::topology::Topology;
 use host_bridge::uring::features::Kernel;
 use host_bridge::uring::target::{Target, TargetWish};
-use hybrid_benches::figures::median;
+use hybrid_benches::figures::{Series, median};
+use hybrid_benches::hist::Hist;
 use hybrid_benches::report::{Cell, Report, Sheet};
 use hybrid_conventions::Exit;
 
@@ -304,13 +305,18 @@ fn partition_rungs(
         let Some(figures) = summary::Load::of(&ran, &ran.phases[about]) else { continue };
         // On a machine that is busy no window may be clean: then all of it counts.
         let iops = figures.iops.median().or(Some(figures.wall_iops));
-        let us = |series: &hybrid_benches::figures::Series| series.median().map(|ns| ns / 1000.0);
+        let mut all = Hist::new();
+        figures.all.iter().for_each(|hist| all.merge(hist));
+        let us = |series: &Series, ppm| {
+            let whole = || (all.count() != 0).then(|| ran.ns(all.quantile(ppm) as f64));
+            series.median().or_else(whole).map(|ns| ns / 1000.0)
+        };
         sheet.row(vec![
             format!("partition, {}", device.split(':').next().unwrap_or("model")).into(),
             Cell::maybe(iops, 0),
-            Cell::maybe(us(&figures.p50_ns), 1),
-            Cell::maybe(us(&figures.p99_ns), 1),
-            Cell::maybe(us(&figures.p999_ns), 1),
+            Cell::maybe(us(&figures.p50_ns, 500_000), 1),
+            Cell::maybe(us(&figures.p99_ns, 990_000), 1),
+            Cell::maybe(us(&figures.p999_ns, 999_000), 1),
             Cell::None,
             // Of the partition's thread: nothing of it may enter the kernel while it runs.
             Cell::Float(0.0, 1),
