@@ -62,6 +62,11 @@ impl AlertSink {
         Self(Arc::new(tell))
     }
 
+    /// Tells it.
+    pub(crate) fn tell(&self, alert: &PartitionAlert) {
+        (self.0)(alert);
+    }
+
     /// A line for each among the warnings.
     #[must_use]
     pub fn to_warnings(warnings: &Warnings) -> Self {
@@ -92,7 +97,7 @@ impl AlertTap {
         }
         // One that is too short is of no writer that we know; the program gets it in any case.
         let Ok(alert) = Alert::parse(payload) else { return };
-        (self.sink.0)(&PartitionAlert {
+        self.sink.tell(&PartitionAlert {
             partition: self.partition.clone(),
             cpu: self.cpu,
             severity: alert.severity,

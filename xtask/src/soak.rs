@@ -21,6 +21,9 @@ const ALLOC_OPS: u64 = 100_000_000;
 /// Cases of each test with hostile shared memory in one round: ten times what CI runs in all.
 const HOSTILE_CASES: u64 = 10_000_000;
 
+/// Deaths of a partition in one round.
+const CRASHES: &str = "1000";
+
 /// Preemptions per interleaving; each one more costs about ten times the time.
 const LOOM_PREEMPTIONS: &str = "5";
 
@@ -71,7 +74,15 @@ fn round_of(project: &Project, ops: Option<u64>, seed: u64) -> Vec<(&'static str
         Work::Skip("no package core-runtime".to_owned())
     };
     let prolong = |work, own_ops: u64| long(work, ops.unwrap_or(own_ops), seed);
+    let crashes = match project.package(steps::CONFORMANCE) {
+        Some(_) => {
+            let drill = steps::crash_drill().arg("--").arg("--crashes").arg(CRASHES);
+            Work::Tests(vec![drill.env(testing::SEED, seed.to_string()).limit(LIMIT)])
+        }
+        None => Work::Skip(format!("no package {}", steps::CONFORMANCE)),
+    };
     vec![
+        ("soak-crashes", crashes),
         ("soak-conformance", prolong(steps::conformance(project), ORACLE_OPS)),
         ("soak-core", prolong(core, ALLOC_OPS)),
         ("soak-e2e", prolong(steps::e2e(project), ORACLE_OPS)),
@@ -119,16 +130,16 @@ mod tests {
     fn a_round_asks_for_the_large_sizes_and_its_seed() {
         let project = Project::parse(METADATA).expect("metadata");
         let round = round_of(&project, None, 7);
-        let core = line(&round[1].1);
+        let core = line(&round[2].1);
         let env = "HYBRID_SOAK=1 HYBRID_SOAK_OPS=100000000 HYBRID_SEED=7 cargo test --release";
         assert!(core.starts_with(env), "{core}");
-        assert!(line(&round[4].1).contains("LOOM_MAX_PREEMPTIONS=5"));
+        assert!(line(&round[5].1).contains("LOOM_MAX_PREEMPTIONS=5"));
     }
 
     #[test]
     fn operations_can_be_chosen() {
         let project = Project::parse(METADATA).expect("metadata");
         let round = round_of(&project, Some(5), 7);
-        assert!(line(&round[1].1).contains("HYBRID_SOAK_OPS=5 "));
+        assert!(line(&round[2].1).contains("HYBRID_SOAK_OPS=5 "));
     }
 }

@@ -239,8 +239,14 @@ pub(crate) fn conformance(project: &Project) -> Work {
                 .arg("--own-server")
                 .arg("--device")
                 .arg(format!("vfio-user:{}", path(&project.target.join("conformance.sock")))),
+            crash_drill(),
         ]),
     }
+}
+
+/// Partitions that die under load, and the host that stays; 100 of them unless told otherwise.
+pub(crate) fn crash_drill() -> Run {
+    Run::new("cargo run --release --quiet --bin crash-drill -p").arg(CONFORMANCE)
 }
 
 pub(crate) fn e2e(project: &Project) -> Work {

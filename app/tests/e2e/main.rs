@@ -22,6 +22,7 @@ mod real_data;
 mod run;
 mod signals;
 mod silence;
+mod supervision;
 mod symbols;
 mod temp;
 mod uring;

@@ -196,7 +196,7 @@ mod tests {
         assert_eq!(
             line,
             "p is silent: no pass of its loop for 500.0 ms, polling task replay for 499.0 ms; \
-             a dump is asked for in 500.0 ms"
+             a dump is asked for in 1.0 s"
         );
         let line = alarm("p", silent, lasted, None, &limits, false);
         assert!(line.ends_with("use --isolation process"), "{line}");

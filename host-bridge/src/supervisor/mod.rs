@@ -204,6 +204,9 @@ impl<'a, I: Incarnation> Supervisor<'a, I> {
         if let Some(spares) = &self.options.spares {
             spares.release_if_tight();
         }
+        if let Some(line) = self.options.criticals.take() {
+            self.critical(&line);
+        }
         for _ in 0..ACTIONS_A_POLL {
             let seen = self.see();
             let action = self.policy.step(&seen);

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::alert::Alerts;
 use super::counters::Counters;
@@ -11,6 +12,8 @@ use super::policy::Limits;
 use super::restart::{BackOff, CrashLimit, RestartPolicy, Restarts};
 use super::spare::Spares;
 use super::store::StoreOptions;
+use crate::alert::AlertSink;
+use crate::warnings::{WarningKind, Warnings};
 
 /// All of it, with defaults that are right for a service.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +33,36 @@ pub struct SupervisionOptions {
     /// The spare memory that the partition's specs have: given back when the machine is short of
     /// it.
     pub spares: Option<Spares>,
+    /// Critical alerts of the partition itself: see [`Criticals::sink`].
+    pub criticals: Criticals,
+}
+
+/// Critical alerts on their way from who reads the events to the supervisor, which treats each as
+/// the beginning of a death: a dump, the fence, another start. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Criticals(Arc<Mutex<Vec<String>>>);
+
+impl Criticals {
+    /// For [`PartitionSpec::on_alert`](crate::PartitionSpec::on_alert): lesser alerts are lines
+    /// among the warnings.
+    #[must_use]
+    pub fn sink(&self, warnings: &Warnings) -> AlertSink {
+        let (waiting, warnings) = (Arc::clone(&self.0), warnings.clone());
+        AlertSink::new(move |alert| {
+            if !alert.severity.is_critical() {
+                return warnings.say_each(WarningKind::Alert, || alert.to_string());
+            }
+            // One is enough to end it; a partition that shouts fills no memory.
+            let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            if waiting.is_empty() {
+                waiting.push(format!("critical alert {}: {}", alert.code, alert.text));
+            }
+        })
+    }
+
+    pub(super) fn take(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
 }
 
 impl SupervisionOptions {

@@ -19,6 +19,9 @@ use super::policy::Ending;
 pub enum RestartPolicy {
     /// Never.
     Never,
+    /// After a crash, a kill, or a wish for a reset; not after an error that the partition itself
+    /// came to in order, which another start would only repeat.
+    OnAbnormal,
     /// After every end but success.
     #[default]
     OnFailure,
@@ -28,7 +31,7 @@ pub enum RestartPolicy {
 
 /// A word that is no policy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no restart policy; allowed are never, on-failure and always")]
+#[error("{0:?} is no restart policy; allowed are never, on-abnormal, on-failure and always")]
 pub struct UnknownPolicy(String);
 
 impl FromStr for RestartPolicy {
@@ -37,6 +40,7 @@ impl FromStr for RestartPolicy {
     fn from_str(text: &str) -> Result<Self, UnknownPolicy> {
         match text {
             "never" | "no" => Ok(Self::Never),
+            "on-abnormal" => Ok(Self::OnAbnormal),
             "on-failure" => Ok(Self::OnFailure),
             "always" => Ok(Self::Always),
             other => Err(UnknownPolicy(other.to_owned())),
@@ -48,6 +52,7 @@ impl fmt::Display for RestartPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Never => "never",
+            Self::OnAbnormal => "on-abnormal",
             Self::OnFailure => "on-failure",
             Self::Always => "always",
         })
@@ -181,9 +186,10 @@ impl Restarts {
         let crash = ending != Ending::Done;
         match self.policy {
             RestartPolicy::Never => return Decision::Enough,
+            RestartPolicy::OnAbnormal if !ending.is_abnormal() => return Decision::Enough,
             RestartPolicy::OnFailure if !crash => return Decision::Enough,
             // An end in success is no crash, but a loop of them must not spin either.
-            RestartPolicy::OnFailure | RestartPolicy::Always => {}
+            RestartPolicy::OnAbnormal | RestartPolicy::OnFailure | RestartPolicy::Always => {}
         }
         let (window, kept) = match self.limit {
             // Without a limit the default window rules the back-off.
@@ -233,6 +239,9 @@ mod tests {
             let again = Decision::Restart(Duration::ZERO);
             assert_eq!(decide(RestartPolicy::Never), Decision::Enough);
             assert_eq!(decide(RestartPolicy::Always), again);
+            let abnormal = matches!(ending, E::Crashed | E::Killed | E::NeedsReset);
+            let on_abnormal = if abnormal { again } else { Decision::Enough };
+            assert_eq!(decide(RestartPolicy::OnAbnormal), on_abnormal, "{ending:?}");
             let on_failure = if ending == E::Done { Decision::Enough } else { again };
             assert_eq!(decide(RestartPolicy::OnFailure), on_failure, "{ending:?}");
         }
@@ -308,10 +317,11 @@ mod tests {
             let line = text.parse::<CrashLimit>().expect_err(text).to_string();
             assert!(line.contains("such as 5/1m"), "{line}");
         }
-        for policy in [RestartPolicy::Never, RestartPolicy::OnFailure, RestartPolicy::Always] {
+        use RestartPolicy as P;
+        for policy in [P::Never, P::OnAbnormal, P::OnFailure, P::Always] {
             assert_eq!(policy.to_string().parse(), Ok(policy));
         }
         let line = "sometimes".parse::<RestartPolicy>().expect_err("no").to_string();
-        assert!(line.ends_with("allowed are never, on-failure and always"), "{line}");
+        assert!(line.ends_with("allowed are never, on-abnormal, on-failure and always"), "{line}");
     }
 }

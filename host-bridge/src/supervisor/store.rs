@@ -62,6 +62,12 @@ pub fn default_dir(root: bool, state_home: Option<&Path>, home: Option<&Path>) -
     state.or_else(below_home).map(|state| state.join(NAME))
 }
 
+/// Whether this process is root's.
+#[must_use]
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
 /// Whose dump it is.
 #[derive(Clone, Copy, Debug)]
 pub struct DumpName<'a> {

@@ -21,6 +21,8 @@ enum Script {
     Deaf,
     /// Ends in order.
     Done,
+    /// Runs on; ends when asked for a dump.
+    Ill,
     /// Runs for ever.
     Fine,
 }
@@ -49,7 +51,8 @@ impl Incarnation for Actor {
 
     fn look(&mut self) -> Look {
         self.looks += 1;
-        let moves = matches!(self.script, Script::Crash | Script::Done | Script::Fine);
+        let moves =
+            matches!(self.script, Script::Crash | Script::Done | Script::Fine | Script::Ill);
         let dies = matches!(self.script, Script::Crash | Script::Done) && self.looks > 3;
         self.ended |= dies;
         let task = (!moves).then_some(Polled { number: 2, age: Duration::from_secs(5) });
@@ -65,7 +68,7 @@ impl Incarnation for Actor {
 
     fn ask_for_dump(&mut self) -> io::Result<()> {
         self.told.borrow_mut().push("dump");
-        self.ended |= self.script == Script::Hang;
+        self.ended |= matches!(self.script, Script::Hang | Script::Ill);
         Ok(())
     }
 
@@ -202,6 +205,28 @@ fn one_that_hears_nothing_is_killed() {
     stage.play(&[Script::Deaf, Script::Fine], 0, stage.options());
     assert_eq!(stage.told(), "start dump kill fence read start");
     assert!(stage.lines()[2].contains("is killed (silent): no dump after 10.0 ms"));
+}
+
+#[test]
+fn one_that_calls_itself_critically_ill_is_asked_for_a_dump_and_started_again() {
+    let stage = Stage::new();
+    let options = stage.options();
+    let sink = options.criticals.sink(&crate::warnings::Warnings::to(|_| {}));
+    sink.tell(&crate::alert::PartitionAlert {
+        partition: "feed".to_owned(),
+        cpu: 1,
+        severity: hybrid_abi::alert::Severity::CRITICAL,
+        code: 7,
+        number: 1,
+        tsc: 0,
+        task: String::new(),
+        text: "the book is torn".to_owned(),
+    });
+    stage.play(&[Script::Ill, Script::Fine], 0, options);
+    assert_eq!(stage.told(), "start dump fence read start");
+    let lines = stage.lines();
+    assert!(lines[0].ends_with("says: critical alert 7: the book is torn"), "{lines:?}");
+    assert!(lines[2].contains("-1-critical-alert.hycrash; started again"), "{lines:?}");
 }
 
 #[test]

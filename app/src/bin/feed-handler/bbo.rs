@@ -26,6 +26,16 @@ impl BboFile {
         Ok(Self { out, first: None, many: false })
     }
 
+    /// Throws the rows away: the job begins anew.
+    pub(crate) fn rewind(&mut self) -> io::Result<()> {
+        self.out.flush()?;
+        let file = self.out.get_mut();
+        file.set_len(0)?;
+        file.rewind()?;
+        (self.first, self.many) = (None, false);
+        writeln!(self.out, "{QUOTE_CSV_HEADER}")
+    }
+
     /// Writes a change, unless it is from before the session.
     pub(crate) fn row(&mut self, bbo: &Bbo) -> io::Result<()> {
         if bbo.flags & BBO_BEFORE_SESSION != 0 {

@@ -13,6 +13,7 @@ use host_bridge::Isolation;
 use host_bridge::backend::SqPollChoice;
 use host_bridge::sys::realtime::RtPriority;
 
+use crate::supervise::SupervisionArgs;
 use crate::values::{
     parse_block, parse_count, parse_cpu, parse_mdts, parse_message_time, parse_orders,
     parse_reconnect_time, parse_size, parse_sqpoll, parse_symbols, parse_time_ns, parse_transfer,
@@ -225,6 +226,8 @@ pub(crate) struct MachineArgs {
     /// No progress and no notes on stderr; errors still
     #[arg(short, long, help_heading = "Output")]
     pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) supervision: SupervisionArgs,
     #[command(flatten)]
     pub(crate) vfio: VfioArgs,
     #[command(flatten)]

@@ -52,6 +52,17 @@ impl Events {
         Ok(Self { bbo, ..Self::default() })
     }
 
+    /// Forgets everything: the partition was started again, and the job begins anew.
+    pub(crate) fn begin_anew(&mut self) {
+        let mut bbo = self.bbo.take();
+        let error = self.bbo_error.take();
+        let rewound = bbo.as_mut().map(BboFile::rewind).transpose();
+        *self = match rewound {
+            Ok(_) => Self { bbo, bbo_error: error, ..Self::default() },
+            Err(rewind) => Self { bbo_error: error.or(Some(rewind)), ..Self::default() },
+        };
+    }
+
     /// Takes one record.
     pub(crate) fn take(&mut self, header: RecordHeader, payload: &[u8]) {
         match header.kind {

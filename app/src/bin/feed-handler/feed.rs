@@ -4,7 +4,7 @@
 //! command ring as there is room for and never blocks. Framing is the partition's to check.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
@@ -19,7 +19,7 @@ use crate::failure::Failure;
 /// Where the bytes come from.
 enum Origin {
     File(File),
-    Synth(Box<Synth<'static>>),
+    Synth(Box<Synth<'static>>, SynthConfig),
 }
 
 /// Bytes of a synthetic day's message on average, with its prefix: 30.8 over seeds.
@@ -58,6 +58,12 @@ fn look(file: &File, bytes: u64, path: &Path) -> Result<(), Failure> {
         }
         Failure::error(format_args!("feed {path}: {}", FeedError::from(fault)))
     })
+}
+
+/// A day from its beginning. Its table of stocks is small, and stays until the program ends.
+fn synth(config: SynthConfig) -> Result<Synth<'static>, Failure> {
+    let slots = vec![StockSlot::default(); usize::from(config.stocks)];
+    Synth::new(config, slots.leak()).map_err(Failure::error)
 }
 
 /// Refuses to write over the feed itself.
@@ -113,16 +119,28 @@ impl Feed {
 
     /// A synthetic day.
     pub(crate) fn synthetic(config: SynthConfig) -> Result<Self, Failure> {
-        let slots = vec![StockSlot::default(); usize::from(config.stocks)];
-        let synth = Synth::new(config, slots.leak()).map_err(Failure::error)?;
+        let synth = synth(config)?;
         let name = format!("synthetic seed {}", config.seed);
         let expected = config.messages.saturating_mul(SYNTHETIC_MESSAGE_BYTES);
-        Ok(Self::new(Origin::Synth(Box::new(synth)), name, config.most_bytes(), expected))
+        Ok(Self::new(Origin::Synth(Box::new(synth), config), name, config.most_bytes(), expected))
     }
 
     fn new(origin: Origin, name: String, bytes: u64, expected: u64) -> Self {
         let buffer = vec![0; FEED_DATA_BYTES];
         Self { origin, buffer, waiting: 0, name, bytes, expected, over: false }
+    }
+
+    /// Begins anew, for a partition that was started again.
+    ///
+    /// # Errors
+    /// If the file cannot be read again.
+    pub(crate) fn rewind(&mut self) -> Result<(), Failure> {
+        match &mut self.origin {
+            Origin::File(file) => file.rewind().map_err(Failure::error)?,
+            Origin::Synth(old, config) => **old = synth(*config)?,
+        }
+        (self.waiting, self.over) = (0, false);
+        Ok(())
     }
 
     /// The feed's name.
@@ -173,7 +191,7 @@ impl Feed {
     /// Fills the buffer, wholly but at the end of the feed.
     fn fill(&mut self) -> io::Result<usize> {
         match &mut self.origin {
-            Origin::Synth(synth) => Ok(synth.fill(&mut self.buffer)),
+            Origin::Synth(synth, _) => Ok(synth.fill(&mut self.buffer)),
             Origin::File(file) => {
                 let mut filled = 0;
                 while let Some(room) = self.buffer.get_mut(filled..).filter(|r| !r.is_empty()) {

@@ -19,6 +19,7 @@ mod progress;
 mod report;
 mod run;
 mod summary;
+mod supervise;
 mod values;
 
 use std::process::ExitCode;

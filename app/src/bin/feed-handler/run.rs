@@ -3,7 +3,7 @@
 //! Each prepares a job and a device, starts one partition, and serves it until it ends: sends the
 //! feed, takes the events, shows progress, hears signals. Then the report is put together.
 
-use std::ops::ControlFlow;
+use std::cell::RefCell;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,10 +11,14 @@ use core_runtime::partition::StopReason;
 use feed_handler::handler::entry::{self, ENTRY_NAME};
 use feed_handler::handler::job::books_bytes;
 use feed_handler::synth::SynthConfig;
+use host_bridge::backend::{Backend, ModelBackend};
+use host_bridge::supervisor::{Next, Status, Supervisor};
 use host_bridge::sys::signals::{StopSignal, StopSignals};
 use host_bridge::topology::Topology;
 use host_bridge::warnings::Warnings;
-use host_bridge::{Entry, Isolation, PartitionHandle, PartitionReport, PartitionSpec, Runtime};
+use host_bridge::{
+    Entry, Isolation, PartitionHandle, PartitionReport, PartitionSpec, Runtime, RuntimeError,
+};
 use hybrid_abi::Name;
 use hybrid_abi::feed_job::{
     FeedJob, JOB_IDENTIFY, JOB_INGEST, JOB_LENIENT, JOB_NO_PROBE, JOB_OVERWRITE, JOB_REPLAY,
@@ -31,6 +35,7 @@ use crate::feed::{Feed, refuse_same_file};
 use crate::output;
 use crate::progress::Progress;
 use crate::summary;
+use crate::supervise::Supervision;
 
 /// How often the host looks at its partition. The event ring holds 60,000 BBO changes, which is
 /// 10 ms and more of the fastest replay; the command ring as much.
@@ -179,9 +184,9 @@ pub(crate) fn new_job(machine: &MachineArgs, flags: u32, feed: Option<&Feed>) ->
     job
 }
 
-/// Starts the partition and serves it to its end.
+/// Starts the partition, serves and supervises it to its end.
 pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
-    let Plan { machine, job, mut feed, need, mut events } = plan;
+    let Plan { machine, job, feed, need, events } = plan;
     let backend = device::backend(machine, need)?;
     let signals = StopSignals::install().map_err(|error| {
         Failure::error(format_args!("signal handlers cannot be installed: {error}"))
@@ -193,42 +198,104 @@ pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
         }
     });
     let runtime = Runtime::with_warnings(partition_cpu(machine.core)?, warnings)?;
-    let mut spec = spec(&job, feed.as_ref()).with_device(backend);
-    spec.check_syscalls = machine.check_silence;
-    spec.rt_priority = machine.rt_priority;
-    spec.isolation = machine.isolation;
-    let mut partition = runtime.spawn(spec)?;
-
-    let mut progress = Progress::new(machine.quiet, feed.as_ref().map_or(0, Feed::expected));
-    let mut signal = None;
-    let mut feed_error = None;
-    partition.wait(LOOK_EVERY, |partition| {
-        if let Some(Err(error)) = feed.as_mut().map(|feed| feed.push(partition)) {
-            feed_error.get_or_insert(error);
+    let Supervision { options, alerts, counters, spares } = machine.supervision.supervision()?;
+    let progress = Progress::new(machine.quiet, feed.as_ref().map_or(0, Feed::expected));
+    let work = RefCell::new(Work { feed, events, progress, signal: None, error: None });
+    let criticals = options.criticals.clone();
+    let mut first = Some(backend);
+    let starter = |next: Option<Next<PartitionHandle>>| {
+        let mut work = work.borrow_mut();
+        let backend = match (next, first.take()) {
+            (Some(next), _) => again(machine, need, next.before, &mut work)?,
+            (None, Some(backend)) => backend,
+            // The one before could not be started; what it had of the device is gone with it.
+            (None, None) => device::backend(machine, need).map_err(not_again)?,
+        };
+        let mut spec = spec(&job, work.feed.as_ref()).with_device(backend);
+        spec.check_syscalls = machine.check_silence;
+        spec.rt_priority = machine.rt_priority;
+        spec.isolation = machine.isolation;
+        spec.spares.clone_from(&spares);
+        spec.on_alert = Some(criticals.sink(runtime.warnings()));
+        runtime.spawn(spec)
+    };
+    let mut supervisor = Supervisor::start(options, alerts, counters, Box::new(starter))?;
+    while let Status::Alive | Status::Between = supervisor.poll() {
+        let mut work = work.borrow_mut();
+        if let Some(partition) = supervisor.current() {
+            work.serve(partition, &signals);
         }
-        take_events(partition, &mut events);
-        let replaying = events.started.is_some_and(|started| started.phase == JOB_REPLAY);
-        progress.show(partition.metrics(), replaying);
-        if signal.is_none() {
-            signal = signals.pending();
-            if signal.is_some() {
-                partition.request_stop(StopReason::Signal);
-            }
+        if work.signal.is_some() {
+            supervisor.stop();
         }
-        ControlFlow::Continue(())
-    });
+        drop(work);
+        supervisor.wait(LOOK_EVERY);
+    }
+    let partition = supervisor.into_current();
+    let Work { feed: _, mut events, progress, signal, error } = work.into_inner();
     progress.clear();
+    let mut partition = partition.ok_or_else(|| {
+        Failure::error("the partition could not be started again; the lines above say why")
+    })?;
+    take_events(&mut partition, &mut events);
     let figures = summary::Measured::read(&partition);
     let report = partition.join();
     let notes = report.device.iter().flat_map(|device| &device.notes);
     if !machine.quiet {
         notes.for_each(|note| output::note(format_args!("warning: {note}")));
     }
-    if let Some(error) = feed_error {
+    if let Some(error) = error {
         return Err(Failure::error(format_args!("the feed could not be read to its end: {error}")));
     }
     let isolation = machine.isolation;
     Ok(Outcome { runtime, figures, report, events, signal, isolation })
+}
+
+/// What the host does for the partition that runs.
+struct Work {
+    feed: Option<Feed>,
+    events: Events,
+    progress: Progress,
+    signal: Option<StopSignal>,
+    error: Option<String>,
+}
+
+impl Work {
+    fn serve(&mut self, partition: &mut PartitionHandle, signals: &StopSignals) {
+        if let Some(Err(error)) = self.feed.as_mut().map(|feed| feed.push(partition)) {
+            self.error.get_or_insert(error.to_string());
+        }
+        take_events(partition, &mut self.events);
+        let replaying = self.events.started.is_some_and(|started| started.phase == JOB_REPLAY);
+        self.progress.show(partition.metrics(), replaying);
+        if self.signal.is_none() {
+            self.signal = signals.pending();
+        }
+        if self.signal.is_some() {
+            partition.request_stop(StopReason::Signal);
+        }
+    }
+}
+
+/// The device once more, and the job from its beginning.
+fn again(
+    machine: &MachineArgs,
+    need: Need,
+    before: PartitionHandle,
+    work: &mut Work,
+) -> Result<Box<dyn Backend>, RuntimeError> {
+    let device = before.join().device;
+    work.events.begin_anew();
+    work.feed.as_mut().map_or(Ok(()), Feed::rewind).map_err(not_again)?;
+    match device.and_then(|device| device.model) {
+        // With everything that it holds.
+        Some(model) => Ok(Box::new(ModelBackend::again(model))),
+        None => device::backend(machine, need).map_err(not_again),
+    }
+}
+
+fn not_again(failure: Failure) -> RuntimeError {
+    RuntimeError::NotStarted { name: ENTRY_NAME.to_owned(), reason: failure.line }
 }
 
 /// Takes what has come.

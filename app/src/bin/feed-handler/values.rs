@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use host_bridge::backend::SqPollChoice;
+use host_bridge::supervisor::restart::{BadLimit, CrashLimit, RestartPolicy, UnknownPolicy};
 use hybrid_conventions::{Bytes, Nanos, TimeUnit};
 
 use crate::cli::Symbols;
@@ -81,6 +82,21 @@ pub(crate) fn parse_reconnect_time(text: &str) -> Result<Duration, String> {
 /// `auto`, `off` or a CPU.
 pub(crate) fn parse_sqpoll(text: &str) -> Result<SqPollChoice, String> {
     text.parse()
+}
+
+/// How long supervision waits for something.
+pub(crate) fn parse_wait(text: &str) -> Result<Duration, String> {
+    parse_time(text, Nanos(0), Nanos(3_600_000_000_000))
+}
+
+/// `on-failure` and the like.
+pub(crate) fn parse_policy(text: &str) -> Result<RestartPolicy, String> {
+    text.parse().map_err(|error: UnknownPolicy| error.to_string())
+}
+
+/// `5/1m`.
+pub(crate) fn parse_limit(text: &str) -> Result<CrashLimit, String> {
+    text.parse().map_err(|error: BadLimit| error.to_string())
 }
 
 /// One CPU number.

@@ -79,10 +79,11 @@ impl Kind {
     pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Panic => "on purpose",
-            Self::Pointer | Self::StackOverflow => "SIGSEGV",
-            Self::Illegal => "SIGILL",
-            Self::Allocation => "bytes",
-            Self::SystemCall => "get",
+            Self::Pointer => "segmentation fault: nothing is mapped at 0x10",
+            Self::StackOverflow => "overflowed its stack",
+            Self::Illegal => "illegal instruction",
+            Self::Allocation => "allocator while running, for 512 bytes",
+            Self::SystemCall => "getpid",
             Self::EndlessLoop | Self::Sigkill => "",
         }
     }

@@ -396,6 +396,7 @@ fn supervision(options: &Options, spares: &Spares) -> SupervisionOptions {
         store: Some(store),
         hook: None,
         spares: Some(spares.clone()),
+        ..SupervisionOptions::default()
     }
 }
 

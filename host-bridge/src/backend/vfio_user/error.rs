@@ -250,6 +250,16 @@ pub enum VfioUserError {
 }
 
 impl VfioUserError {
+    /// Whether the server itself ended the connection, with which it forgets the memory that it had
+    /// by it.
+    pub(super) const fn is_closed(&self) -> bool {
+        matches!(
+            self,
+            Self::Socket { source: SocketError::Closed | SocketError::Torn { .. }, .. }
+                | Self::Lost { source: SocketError::Closed | SocketError::Torn { .. } }
+        )
+    }
+
     /// 3 where a server is missing, 1 otherwise.
     #[must_use]
     pub const fn exit(&self) -> Exit {

@@ -134,8 +134,8 @@ pub(super) fn open(
 enum Link {
     Up(Server),
     Down(Down),
-    /// Who had our memory.
-    GivenUp(Option<Peer>),
+    /// Who may still have our memory.
+    GivenUp(Holder),
 }
 
 #[derive(Debug)]
@@ -144,6 +144,8 @@ struct Down {
     next_try: Instant,
     /// Who had our memory.
     before: Option<Peer>,
+    /// It ended the connection itself.
+    closed: bool,
     /// The driver has read CSTS since the loss.
     told: bool,
     /// A new server, waiting for the driver.
@@ -169,8 +171,13 @@ enum Holder {
 }
 
 impl Holder {
-    fn of(peer: Option<Peer>) -> Self {
-        peer.map_or(Self::Unknown, Self::Server)
+    /// After a loss; `closed`: the server ended the connection, and by the protocol has let go.
+    fn of(peer: Option<Peer>, closed: bool) -> Self {
+        match peer {
+            _ if closed => Self::Nobody,
+            Some(peer) => Self::Server(peer),
+            None => Self::Unknown,
+        }
     }
 }
 
@@ -348,7 +355,7 @@ impl Session {
             Err(error) if down.since.elapsed() >= self.settings.reconnect => {
                 let lost = self.lost.get_or_insert_default();
                 lost.push_str(&format!("; no other server came: {error}"));
-                self.link = Link::GivenUp(down.before.take());
+                self.link = Link::GivenUp(Holder::of(down.before.take(), down.closed));
                 self.published.say(u32::MAX);
                 self.mailbox.close();
             }
@@ -414,19 +421,19 @@ impl Session {
                     problem: Some(format!(
                         "the vfio-user server at {path} may still reach our memory: {error}"
                     )),
-                    holder: Holder::of(server.peer),
+                    holder: Holder::of(server.peer, error.is_closed()),
                 },
             },
-            Link::Down(Down { before, .. }) => {
+            Link::Down(Down { before, closed, .. }) => {
                 let gone = before.as_ref().is_some_and(Peer::has_ended);
                 let more = if gone { "" } else { "; it may still reach our memory" };
                 let problem =
                     Some(format!("the vfio-user server at {path} was lost: {lost}{more}"));
-                Ended { problem, holder: Holder::of(before) }
+                Ended { problem, holder: Holder::of(before, closed) }
             }
-            Link::GivenUp(before) => {
+            Link::GivenUp(holder) => {
                 let problem = Some(format!("the vfio-user server at {path} was lost: {lost}"));
-                Ended { problem, holder: Holder::of(before) }
+                Ended { problem, holder }
             }
         }
     }
@@ -498,13 +505,20 @@ impl Desk<'_> {
 
     /// The server is of no use any more.
     fn lose(&mut self, error: &VfioUserError) {
-        let Link::Up(Server { peer, .. }) = std::mem::replace(self.link, Link::GivenUp(None))
+        let Link::Up(Server { peer, .. }) =
+            std::mem::replace(self.link, Link::GivenUp(Holder::Nobody))
         else {
             return;
         };
         let now = Instant::now();
-        *self.link =
-            Link::Down(Down { since: now, next_try: now, before: peer, told: false, ready: None });
+        *self.link = Link::Down(Down {
+            since: now,
+            next_try: now,
+            before: peer,
+            closed: error.is_closed(),
+            told: false,
+            ready: None,
+        });
         // Until the driver knows, it rings into memory that nobody looks at. Should the kernel
         // refuse, it rings into the old server's file, where nobody looks either.
         let _ = self.window.blank();

@@ -30,14 +30,15 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(500),
+            // A machine that is crowded makes a healthy partition wait for tens of milliseconds.
+            heartbeat: Duration::from_secs(1),
             // A pass of the loop takes a millisecond at most when every budget is kept.
             passes: 4,
             looks: 3,
-            escalate: Duration::from_millis(500),
-            task: Some(Duration::from_secs(1)),
+            escalate: Duration::from_secs(1),
+            task: Some(Duration::from_secs(2)),
             // A record of 64 KiB takes well below a millisecond; a crowded machine does not.
-            dump: Duration::from_secs(1),
+            dump: Duration::from_secs(2),
             death: Duration::from_secs(5),
             // Measured: up to 23 ms where someone reads the dying one's /proc.
             fence: Duration::from_secs(10),
@@ -103,6 +104,12 @@ impl Ending {
     #[must_use]
     pub const fn blames_device(self) -> bool {
         matches!(self, Self::DeviceGone)
+    }
+
+    /// Whether it did not end by a decision of its own.
+    #[must_use]
+    pub const fn is_abnormal(self) -> bool {
+        matches!(self, Self::Crashed | Self::Killed | Self::NeedsReset)
     }
 
     /// In a word, for lines and labels.
