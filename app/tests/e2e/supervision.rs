@@ -1,4 +1,4 @@
-//! The partition dies while the program runs: it is told, a dump is kept, and the job is done again.
+//! The partition dies while the program runs: it is told, a dump kept, and the job done again.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
