@@ -1,6 +1,7 @@
 //! Several partitions: `cargo run --release -p host-bridge --example mesh [PARTITIONS [CPUS]]`.
 //!
-//! Each partition makes a million orders of random customers and sends each to the partition that
+//! Each partition is a process. It makes a million orders of random customers and sends each to the
+//! partition that
 //! owns the customer, which keeps the account and checks that a customer's orders come in their
 //! order. With fewer CPUs than partitions they take turns: that shows the routing, and no latency.
 
@@ -109,13 +110,15 @@ fn trade(partition: &'static Partition, _device: Option<DeviceParts>) -> Partiti
     run_until_stopped(partition, ())
 }
 
-fn host(partitions: u32, cores: CpuSet) -> Result<Exit, RuntimeError> {
+const TRADE: Entry = Entry::new("trade", trade);
+
+fn run(partitions: u32, cores: CpuSet) -> Result<Exit, RuntimeError> {
     let runtime = Runtime::new(cores)?;
     let cpus: Vec<u32> = runtime.cores().iter().collect();
     let alone = cpus.len() >= partitions as usize;
     let (mesh, handles) = runtime.spawn_all(partitions, RING_BYTES, |index| {
         let name = format!("trader-{index}");
-        let mut spec = PartitionSpec::new(name, Entry::new("trade", trade));
+        let mut spec = PartitionSpec::new(name, TRADE);
         spec.isolation = Isolation::Thread;
         spec.dma_bytes = 4096;
         if !alone {
@@ -151,7 +154,10 @@ fn host(partitions: u32, cores: CpuSet) -> Result<Exit, RuntimeError> {
     Ok(exit)
 }
 
-fn main() -> ExitCode {
+// This program's `main`: a partition's where it was executed again to be one, else the host's.
+host_bridge::partition_main! { entries: [TRADE], main: host }
+
+fn host() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let partitions = arguments.next().map_or(Some(3), |text| text.parse().ok());
     let suggested = || CpuSet::single(Topology::read().suggested_core()?).ok();
@@ -161,7 +167,7 @@ fn main() -> ExitCode {
         return ExitCode::from(Exit::Error.code());
     };
     // On a machine with one CPU the runtime says why not.
-    let exit = host(partitions, cores.unwrap_or(CpuSet::first_n(1))).unwrap_or_else(|error| {
+    let exit = run(partitions, cores.unwrap_or(CpuSet::first_n(1))).unwrap_or_else(|error| {
         eprintln!("error: {error}");
         error.exit()
     });

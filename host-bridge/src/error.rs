@@ -2,7 +2,7 @@
 
 use core_runtime::clock::CalibrationError;
 use core_runtime::mesh::MeshError;
-use core_runtime::partition::PartitionError;
+use core_runtime::partition::{PartitionError, TableError};
 use hybrid_conventions::{CpuSet, Exit};
 
 use crate::affinity::PinError;
@@ -78,6 +78,9 @@ pub enum RuntimeError {
     /// Rings between partitions.
     #[error("the partitions cannot be linked: {0}")]
     Mesh(#[from] MeshError),
+    /// A table.
+    #[error("a table cannot be given to the partition: {0}")]
+    Table(#[from] TableError),
     /// Several partitions on one core, one of which would never let the others run.
     #[error(
         "partition {name} shares cpu {cpu} and asks for a real-time priority: it would never let \

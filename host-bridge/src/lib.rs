@@ -46,5 +46,5 @@ mod testing;
 pub use error::RuntimeError;
 pub use runtime::{
     CoreChoice, Entry, EntryFn, Event, EventQueue, Isolation, MeshPlace, PartitionHandle,
-    PartitionMesh, PartitionReport, PartitionSpec, Runtime,
+    PartitionMesh, PartitionReport, PartitionSpec, Runtime, Spread, Table,
 };

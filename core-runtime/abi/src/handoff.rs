@@ -24,6 +24,9 @@ pub const HANDOFF_FILES_MAX: u32 = 64;
 /// Longest arguments of an entry.
 pub const HANDOFF_ARGS_MAX: u32 = 1 << 20;
 
+/// Most read-only tables of one partition.
+pub const HANDOFF_TABLES_MAX: usize = 8;
+
 /// Polls are timed, see the scheduler's configuration.
 pub const HANDOFF_TIME_POLLS: u32 = 1;
 
@@ -79,6 +82,14 @@ pub struct Handoff {
     pub name: Name<64>,
     /// The entry's name.
     pub entry: Name<64>,
+    /// Its number in a mesh, from 0.
+    pub mesh_index: u32,
+    /// Partitions of the mesh; 0 for none.
+    pub mesh_partitions: u32,
+    /// Bytes of each ring of the mesh.
+    pub mesh_ring_bytes: u64,
+    /// Names of its tables; empty ones at the end.
+    pub tables: [Name<32>; HANDOFF_TABLES_MAX],
 }
 
 /// Scheduler, metrics and loop, as `core_runtime::partition::PartitionConfig` has them.
@@ -137,6 +148,13 @@ impl FileRole {
     pub const FOREIGN: Self = Self(6);
     /// No memory: a descriptor that the device's opening needs.
     pub const NOTICE: Self = Self(7);
+    /// The partition's own region of a mesh, in its place among the peers': written here, by each
+    /// incarnation anew, so that only its size is sealed.
+    pub const MESH_OWN: Self = Self(8);
+    /// A peer's region of a mesh: a descriptor that cannot write.
+    pub const MESH_PEER: Self = Self(9);
+    /// A read-only table; sealed. They come in the order of their names.
+    pub const TABLE: Self = Self(10);
 }
 
 /// One inherited descriptor.
@@ -221,7 +239,8 @@ const _: () = assert!(size_of::<HandoffConfig>() == 72);
 const _: () = assert!(offset_of!(Handoff, cpu) == 36 && offset_of!(Handoff, boot_id) == 40);
 const _: () = assert!(offset_of!(Handoff, incarnation) == 56 && offset_of!(Handoff, config) == 136);
 const _: () = assert!(offset_of!(Handoff, device) == 208 && offset_of!(Handoff, socket) == 288);
-const _: () = assert!(size_of::<Handoff>() == 432 && size_of::<Handoff>() < 4 * LINE_BYTES);
+const _: () = assert!(offset_of!(Handoff, mesh_index) == 432);
+const _: () = assert!(size_of::<Handoff>() == 704 && size_of::<Handoff>() < 6 * LINE_BYTES);
 
 impl Handoff {
     /// The head of `bytes`, checked: what it says of lengths is what there is.

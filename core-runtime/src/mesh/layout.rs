@@ -60,6 +60,12 @@ impl MeshShape {
         self.partitions
     }
 
+    /// Bytes of each ring.
+    #[must_use]
+    pub const fn ring_bytes(&self) -> usize {
+        8 * self.ring.capacity() as usize
+    }
+
     /// The shape of each ring, but for its epoch.
     pub(super) const fn ring(&self) -> RingSpec {
         self.ring

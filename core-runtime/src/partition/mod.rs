@@ -30,6 +30,7 @@ mod exit;
 mod parts;
 mod run;
 pub mod state;
+mod tables;
 mod task_names;
 mod telemetry;
 #[cfg(test)]
@@ -52,6 +53,7 @@ pub use parts::{
 };
 pub use run::{Devices, run_until_stopped};
 pub use state::{PartitionState, StopReason};
+pub use tables::{TABLES_MAX, TableError};
 pub use task_names::TaskNames;
 
 use crate::clock::{Clock, Instant, Ticks};
@@ -97,6 +99,7 @@ pub struct Partition {
     config: PartitionConfig,
     facts: RegionFacts,
     mesh: OnceCell<&'static Mesh>,
+    tables: tables::Tables,
     state: state::StateWriter,
     crash: CrashPart,
     stop: state::StopWord,

@@ -230,6 +230,7 @@ impl PartitionParts {
             config: self.config,
             facts: self.facts,
             mesh: OnceCell::new(),
+            tables: super::tables::Tables::new(),
             state,
             crash,
             stop,

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use core_runtime::partition::{PartitionConfig, RingSizes};
+use core_runtime::partition::{PartitionConfig, RingSizes, TableError};
 use core_runtime::region::RegionFacts;
 use hybrid_abi::Name;
 use hybrid_abi::handoff::{FileRole, Handoff, HandoffDevice};
@@ -19,6 +19,7 @@ use super::launcher::on_launcher;
 use super::words::{Line, Ready, Word};
 use super::{ROLE, can_be};
 use crate::backend::{AttachedFile, DeviceIngredients};
+use crate::runtime::MeshPlace;
 use crate::sys::memfd::PageSize;
 use crate::sys::partition_memory::PartitionMemory;
 use crate::sys::realtime::RtPriority;
@@ -41,6 +42,8 @@ pub(crate) struct Launching<'a> {
     pub(crate) locked_bytes: usize,
     pub(crate) heap_bytes: usize,
     pub(crate) rt_priority: Option<RtPriority>,
+    pub(crate) place: Option<&'a MeshPlace>,
+    pub(crate) tables: &'a [crate::runtime::Table],
     pub(crate) device: Option<(&'a DeviceIngredients, &'a [AttachedFile])>,
     pub(crate) warnings: &'a Warnings,
     /// How long it may take to be ready.
@@ -127,6 +130,17 @@ fn table<'a>(launching: &Launching<'a>) -> Table<'a> {
     add(&memory.dma().memfd, FileRole::DMA, Some(memory.dma().mapped.read_span()));
     add(memory.region_file(), FileRole::REGION, None);
     add(memory.host_region_file(), FileRole::HOST_REGION, None);
+    if let Some(place) = launching.place {
+        for (index, region) in (0..).zip(place.memory.regions()) {
+            match index == place.index() {
+                true => add(&region.writer.memfd, FileRole::MESH_OWN, None),
+                false => add(&region.end, FileRole::MESH_PEER, None),
+            }
+        }
+    }
+    for table in launching.tables {
+        add(&table.memory().writer.memfd, FileRole::TABLE, None);
+    }
     for file in launching.device.map_or(&[][..], |(_, files)| files) {
         let len = file.seen.as_ref().map_or(0, hybrid_shm::ReadSpan::len);
         table.add(file.file.as_fd(), file.role, (file.offset, len, file.page), file.seen);
@@ -150,6 +164,19 @@ fn head(launching: &Launching<'_>, table: &Table<'_>) -> Result<Handoff, NotLaun
         Some((ingredients, _)) => ingredients.to_handoff(|span| table.place(span))?,
         None => HandoffDevice::default(),
     };
+    if let Some(place) = launching.place {
+        let shape = place.memory.shape();
+        head.mesh_index = place.index();
+        head.mesh_partitions = shape.partitions();
+        head.mesh_ring_bytes = shape.ring_bytes() as u64;
+    }
+    if launching.tables.len() > head.tables.len() {
+        return Err(NotLaunched::NotMade(TableError::TooMany.to_string()));
+    }
+    for (place, table) in head.tables.iter_mut().zip(launching.tables) {
+        *place = Name::new("table", table.name())
+            .map_err(|error| NotLaunched::NotMade(error.to_string()))?;
+    }
     // For people; an empty name would be none.
     let name = if launching.name.is_empty() { "partition" } else { launching.name };
     head.name = Name::lossy(name);

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use core_runtime::clock::Clock;
 use core_runtime::mem::{DmaRegion, Iova};
+use core_runtime::mesh::{MESH_MAX, MeshSeat, MeshShape};
 use core_runtime::partition::{Partition, PartitionExit, PartitionParts, PartitionState};
 use hybrid_abi::handoff::{DeviceKind, FileRole, Handoff, HandoffFile, Place};
 use hybrid_conventions::Exit;
@@ -176,6 +177,12 @@ fn make(
         let (name, more) = (head.name.as_str(), what_to_raise(&error));
         Refused::from(format!("partition {name} did not start: {error}{more}"))
     })?;
+    if let Some(seat) = memory.beside.seat(head)? {
+        partition.join_mesh(&seat)?;
+    }
+    for (name, table) in head.tables.iter().zip(&memory.beside.tables) {
+        partition.add_table(name.as_str(), *table)?;
+    }
     let heap_bytes = size(head.heap_bytes);
     let private = (bytes, private_page);
     Ok(Made { partition, entry: *entry, device, files: memory.files, private, heap_bytes })
@@ -202,12 +209,72 @@ enum View {
     ReadOnly,
 }
 
+/// What it shares with other partitions: the regions of a mesh, its own and by number the others',
+/// and tables.
+#[derive(Default)]
+struct Beside {
+    own: Option<Span<'static>>,
+    all: Vec<Option<hybrid_shm::ReadSpan<'static>>>,
+    tables: Vec<hybrid_shm::ReadSpan<'static>>,
+}
+
+impl Beside {
+    fn map(&mut self, role: FileRole, memfd: &Memfd) -> Result<()> {
+        match role {
+            FileRole::MESH_OWN => {
+                memfd.check_size_sealed()?;
+                self.own = Some(Mapped::writable(memfd)?.span());
+                self.all.push(None);
+            }
+            FileRole::MESH_PEER => {
+                self.all.push(Some(Mapped::read_only_end(memfd)?.read_span()));
+            }
+            _ => self.tables.push(Mapped::read_only(memfd)?.read_span()),
+        }
+        Ok(())
+    }
+
+    /// The place that the head names among them, if there is a mesh.
+    fn seat(&self, head: &Handoff) -> Result<Option<MeshSeat>> {
+        if head.mesh_partitions == 0 {
+            return Ok(None);
+        }
+        let ring_bytes = usize::try_from(head.mesh_ring_bytes).unwrap_or(usize::MAX);
+        let shape = MeshShape::new(head.mesh_partitions, ring_bytes)?;
+        let mut peers = [None; MESH_MAX];
+        for (place, region) in peers.iter_mut().zip(&self.all) {
+            *place = *region;
+        }
+        let own = self.own.ok_or_else(|| Refused::from("no region of the mesh of its own"))?;
+        Ok(Some(MeshSeat { shape, index: head.mesh_index, own, peers }))
+    }
+}
+
+/// The partition's region: its writer maps it first and seals it then.
+fn map_and_seal(memfd: &Memfd) -> Result<Span<'static>> {
+    let mapped = Mapped::writable(memfd)?;
+    memfd.seal_single_writer()?;
+    Ok(mapped.span())
+}
+
+/// A file whose size nothing fixes, shown for as long as the process lives.
+fn show_foreign(fd: &OwnedFd, offset: u64, len: usize) -> Result<Span<'static>> {
+    let mut window = Window::reserve(len)?;
+    // An access to pages that were taken away ends the partition as "device gone".
+    window.guard()?;
+    window.show(fd.as_fd(), offset, len)?;
+    let span = window.span(len);
+    std::mem::forget(window);
+    Ok(span)
+}
+
 /// All that is mapped.
 struct Memory {
     dma: SharedMemory,
     region: Span<'static>,
     host_region: hybrid_shm::ReadSpan<'static>,
     views: Vec<View>,
+    beside: Beside,
     /// For the device's opening: descriptors that are no memory.
     notices: Vec<OwnedFd>,
     files: Vec<OwnedFd>,
@@ -217,6 +284,7 @@ impl Memory {
     fn map(files: Vec<(HandoffFile, OwnedFd)>) -> Result<Self> {
         let (mut dma, mut region, mut host_region) = (None, None, None);
         let (mut views, mut notices, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+        let mut beside = Beside::default();
         for (file, fd) in files {
             let len = usize::try_from(file.len).unwrap_or(usize::MAX);
             let page = PageSize::of_bytes(file.page);
@@ -232,9 +300,7 @@ impl Memory {
                 }
                 FileRole::REGION => {
                     let memfd = Memfd::adopt(fd, len, page)?;
-                    let mapped = Mapped::writable(&memfd)?;
-                    memfd.seal_single_writer()?;
-                    region = Some(mapped.span());
+                    region = Some(map_and_seal(&memfd)?);
                     kept.push(memfd.into_fd());
                     View::ReadOnly
                 }
@@ -255,18 +321,18 @@ impl Memory {
                     View::Writable(span)
                 }
                 FileRole::FOREIGN => {
-                    let mut window = Window::reserve(len)?;
-                    // An access to pages that were taken away ends the partition as "device gone".
-                    window.guard()?;
-                    window.show(fd.as_fd(), file.offset, len)?;
-                    let span = window.span(len);
-                    // It shows the file for as long as the process lives.
-                    std::mem::forget(window);
+                    let span = show_foreign(&fd, file.offset, len)?;
                     kept.push(fd);
                     View::Writable(span)
                 }
                 FileRole::NOTICE => {
                     notices.push(fd);
+                    View::ReadOnly
+                }
+                FileRole::MESH_OWN | FileRole::MESH_PEER | FileRole::TABLE => {
+                    let memfd = Memfd::adopt(fd, len, page)?;
+                    beside.map(file.role, &memfd)?;
+                    kept.push(memfd.into_fd());
                     View::ReadOnly
                 }
                 FileRole(other) => {
@@ -280,6 +346,7 @@ impl Memory {
             region: region.ok_or_else(|| missing("region"))?,
             host_region: host_region.ok_or_else(|| missing("host's region"))?,
             views,
+            beside,
             notices,
             files: kept,
         })

@@ -21,11 +21,14 @@ use std::sync::mpsc::{Receiver, SyncSender};
 
 use core_runtime::mesh::{MeshError, MeshSeat};
 use core_runtime::partition::state::PartitionState;
-use core_runtime::partition::{Partition, PartitionError, PartitionExit, PartitionParts};
+use core_runtime::partition::{
+    Partition, PartitionError, PartitionExit, PartitionParts, TableError,
+};
 use hybrid_shm::Word32;
 use rustix::io::Errno;
 
 use super::spec::Entry;
+use super::table::Table;
 use crate::affinity::{PinError, pin_to};
 use crate::backend::DeviceIngredients;
 use crate::sys::alloc_guard::{AllocReport, unwatch_this_thread, watch_this_thread};
@@ -43,6 +46,7 @@ pub(super) struct Launch {
     pub(super) cpu: u32,
     pub(super) rt_priority: Option<RtPriority>,
     pub(super) seat: Option<MeshSeat>,
+    pub(super) tables: Vec<Table>,
     pub(super) ready: SyncSender<Result<Ready, NotReady>>,
     pub(super) go: Receiver<Go>,
 }
@@ -60,6 +64,7 @@ pub(super) enum NotReady {
     Pin(PinError),
     Realtime(RtRefused),
     Mesh(MeshError),
+    Table(TableError),
     Assembly(PartitionError),
 }
 
@@ -79,7 +84,7 @@ pub(super) struct Ended {
 
 /// The thread's body; `None` if it never ran because the host gave up or was told why not.
 pub(super) fn run(launch: Launch) -> Option<Ended> {
-    let Launch { parts, args, entry, device, cpu, rt_priority, seat, ready, go } = launch;
+    let Launch { parts, args, entry, device, cpu, rt_priority, seat, tables, ready, go } = launch;
     if let Err(error) = pin_to(cpu) {
         let _ = ready.send(Err(NotReady::Pin(error)));
         return None;
@@ -98,6 +103,12 @@ pub(super) fn run(launch: Launch) -> Option<Ended> {
     };
     if let Some(Err(error)) = seat.map(|seat| partition.join_mesh(&seat)) {
         let _ = ready.send(Err(NotReady::Mesh(error)));
+        return None;
+    }
+    let mut tables = tables.iter();
+    let added = tables.try_for_each(|table| partition.add_table(table.name(), table.view()));
+    if let Err(error) = added {
+        let _ = ready.send(Err(NotReady::Table(error)));
         return None;
     }
     let state_word = partition.state_word();

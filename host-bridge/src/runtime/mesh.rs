@@ -24,7 +24,7 @@ pub struct PartitionMesh {
 /// A partition's place in a mesh: a field of its spec.
 #[derive(Clone, Debug)]
 pub struct MeshPlace {
-    pub(super) memory: Arc<MeshMemory>,
+    pub(crate) memory: Arc<MeshMemory>,
     index: u32,
 }
 

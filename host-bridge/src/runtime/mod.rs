@@ -39,6 +39,7 @@ mod report;
 mod spec;
 mod start;
 mod start_apart;
+mod table;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -75,6 +76,7 @@ pub use mesh::{MeshPlace, PartitionMesh};
 pub use pump::{EVENT_BYTES, Event, EventQueue};
 pub use report::PartitionReport;
 pub use spec::{CoreChoice, Entry, EntryFn, Isolation, PartitionSpec};
+pub use table::{Spread, Table};
 
 /// Cores for partitions, a calibrated clock, and what is known of the machine.
 #[derive(Debug)]

@@ -7,6 +7,7 @@ use core_runtime::ring::capacity_for;
 use nvme_driver::DeviceParts;
 
 use super::mesh::MeshPlace;
+use super::table::Table;
 use crate::alert::AlertSink;
 use crate::backend::{Backend, DeviceIngredients};
 use crate::supervisor::spare::Spares;
@@ -162,6 +163,8 @@ pub struct PartitionSpec {
     pub rt_priority: Option<RtPriority>,
     /// Its place among other partitions. Default: none; [`super::Runtime::spawn_all`] sets it.
     pub place: Option<MeshPlace>,
+    /// Tables that it reads, at most 8. Default: none.
+    pub tables: Vec<Table>,
     /// Who hears of its alerts. Default: each is a line among the runtime's warnings.
     pub on_alert: Option<AlertSink>,
     /// Bytes of heap that the program may use while it runs. Default: 0, nothing: an allocation
@@ -205,6 +208,7 @@ impl PartitionSpec {
             check_syscalls: false,
             rt_priority: None,
             place: None,
+            tables: Vec::new(),
             on_alert: None,
             heap_bytes: 0,
         }

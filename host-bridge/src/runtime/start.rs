@@ -275,6 +275,7 @@ impl Plan<'_> {
             cpu: self.core.cpu(),
             rt_priority: self.spec.rt_priority,
             seat: self.spec.place.as_ref().and_then(MeshPlace::seat),
+            tables: self.spec.tables.clone(),
             ready,
             go: start,
         };
@@ -304,6 +305,7 @@ impl Plan<'_> {
             Ok(Err(NotReady::Pin(error))) => Err(error.into()),
             Ok(Err(NotReady::Realtime(error))) => Err(error.into()),
             Ok(Err(NotReady::Mesh(error))) => Err(error.into()),
+            Ok(Err(NotReady::Table(error))) => Err(error.into()),
             Ok(Err(NotReady::Assembly(source))) => Err(self.not_assembled(source)),
             Err(RecvTimeoutError::Disconnected) => {
                 Err(self.not_started("its thread ended without a word"))

@@ -15,11 +15,6 @@ impl Plan<'_> {
         prepared: &Prepared,
     ) -> Result<Running, RuntimeError> {
         let spec = &self.spec;
-        if spec.place.is_some() {
-            let name = spec.name.clone();
-            let reason = "partitions with rings to each other are threads: --isolation thread";
-            return Err(RuntimeError::NotLaunched { name, reason: reason.to_owned() });
-        }
         let launching = Launching {
             name: &spec.name,
             entry: spec.entry.name,
@@ -33,6 +28,8 @@ impl Plan<'_> {
             locked_bytes: self.source.locked_in_all(),
             heap_bytes: spec.heap_bytes,
             rt_priority: spec.rt_priority,
+            place: spec.place.as_ref(),
+            tables: &spec.tables,
             device: prepared.ingredients.as_ref().map(|device| (device, &prepared.files[..])),
             warnings: self.source.warnings(),
             limit: ASSEMBLY_LIMIT,

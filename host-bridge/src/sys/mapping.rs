@@ -44,6 +44,10 @@ pub struct Mapped {
 // SAFETY: invariant 1: the value owns the range, and the range is not bound to a thread.
 unsafe impl Send for Mapped {}
 
+// SAFETY: a shared reference gives lengths, an address and views, which may be used from any
+// thread; what it changes (`seen`) is atomic.
+unsafe impl Sync for Mapped {}
+
 impl Mapped {
     /// Maps all of `memfd` for reading and writing, and touches every page.
     ///
@@ -60,6 +64,16 @@ impl Mapped {
     /// [`MemoryRefused`], for example before [`Memfd::seal_single_writer`].
     pub fn read_only(memfd: &Memfd) -> Result<Self, MemoryRefused> {
         memfd.check_single_writer()?;
+        Self::file(memfd, false)
+    }
+
+    /// Maps all of what a read-only end of a file shows, after a look that it is one and that its
+    /// size is sealed.
+    ///
+    /// # Errors
+    /// [`MemoryRefused`], for example for a descriptor that can write.
+    pub fn read_only_end(memfd: &Memfd) -> Result<Self, MemoryRefused> {
+        memfd.check_read_only_end()?;
         Self::file(memfd, false)
     }
 
@@ -304,6 +318,22 @@ mod tests {
         assert_eq!(refused.errno, Errno::PERM);
         // SAFETY: the spans above were temporaries.
         unsafe { (writer.unmap(), reader.unmap()) };
+    }
+
+    #[test]
+    fn a_read_only_end_cannot_be_mapped_writable_and_its_writer_can_map_it_again() {
+        let memfd = Memfd::create("lives", 4096, PageSize::Small4K).expect("4 KiB");
+        memfd.seal_size().expect("sealed");
+        let end = memfd.read_only_end().expect("procfs");
+        let refused = Mapped::file(&end, true).expect_err("no writer");
+        assert_eq!(refused.errno, Errno::ACCESS);
+        assert!(Mapped::read_only_end(&memfd).is_err(), "the writer's own is no reader's");
+        let reader = Mapped::read_only_end(&end).expect("a reader");
+        for life in 1..3 {
+            let writer = Mapped::writable(&memfd).expect("each life maps it");
+            writer.span().word64(8).expect("inside").store(life);
+            assert_eq!(reader.read_span().load64(8), Ok(life));
+        }
     }
 
     #[test]

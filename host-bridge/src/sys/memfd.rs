@@ -11,9 +11,9 @@
 //! 2. `len` is a multiple of the page size and never changes.
 //! 3. Close-on-exec: no child inherits it by accident.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 
 /// The page size that a piece of memory is made of.
@@ -154,6 +154,39 @@ impl Memfd {
         Ok(this)
     }
 
+    /// A descriptor of the same file that cannot write: no mapping of it can be made writable. For
+    /// the readers of memory whose writer maps it again, and which no seal can hence protect.
+    ///
+    /// # Errors
+    /// [`MemoryRefused`], for example without procfs.
+    pub fn read_only_end(&self) -> Result<Self, MemoryRefused> {
+        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|errno| self.refused("opening a read-only end", errno))?;
+        Ok(Self { fd, len: self.len, page: self.page })
+    }
+
+    /// What a reader of such memory checks before it maps: its descriptor cannot write, and the
+    /// size is as it should be and sealed.
+    ///
+    /// # Errors
+    /// [`MemoryRefused`].
+    pub fn check_read_only_end(&self) -> Result<(), MemoryRefused> {
+        self.check_size_sealed()?;
+        let flags = rustix::fs::fcntl_getfl(&self.fd);
+        let flags = flags.map_err(|errno| self.refused("reading the flags", errno))?;
+        if flags.intersects(OFlags::WRONLY | OFlags::RDWR) {
+            return Err(self.refused("checking that it cannot write", Errno::PERM));
+        }
+        let size = rustix::fs::fstat(&self.fd);
+        let size = size.map_err(|errno| self.refused("reading the size", errno))?.st_size;
+        if usize::try_from(size) != Ok(self.len) {
+            return Err(self.refused("checking the size", Errno::FBIG));
+        }
+        Ok(())
+    }
+
     /// The descriptor alone.
     #[must_use]
     pub fn into_fd(self) -> OwnedFd {
@@ -287,6 +320,21 @@ mod tests {
         assert_eq!(rustix::fs::ftruncate(&memfd, 4096), Err(Errno::PERM));
         assert_eq!(rustix::fs::ftruncate(&memfd, 16384), Err(Errno::PERM));
         assert_eq!(memfd.seal_single_writer().map_err(|e| e.errno), Err(Errno::PERM));
+    }
+
+    #[test]
+    fn a_read_only_end_is_known_from_one_that_can_write() {
+        let memfd = Memfd::create("ends", 8192, PageSize::Small4K).expect("8 KiB");
+        let unsealed = memfd.read_only_end().expect("procfs").check_read_only_end();
+        assert_eq!(unsealed.expect_err("its size may change").step, "checking the seals");
+        memfd.seal_size().expect("seal");
+        assert_eq!(memfd.read_only_end().expect("procfs").check_read_only_end(), Ok(()));
+        let writer = memfd.check_read_only_end().expect_err("it can write");
+        assert_eq!((writer.step, writer.errno), ("checking that it cannot write", Errno::PERM));
+        let mut longer = memfd.read_only_end().expect("procfs");
+        longer.len = 16384;
+        let refused = longer.check_read_only_end().expect_err("half of it is missing");
+        assert_eq!(refused.step, "checking the size");
     }
 
     #[test]

@@ -2,12 +2,12 @@
 //!
 //! Called by [`crate::runtime`]. It is made before the first of the partitions starts and stays
 //! while one of them runs, whatever happens to the others: each incarnation lays its region out
-//! anew, in the same mapping.
+//! anew. A partition that is a process maps its own region anew as well, so that no seal can keep
+//! writers out: the others get a descriptor that cannot write instead.
 //!
 //! Invariants, named in the SAFETY lines:
 //! 1. Whoever got a view holds a clone of the `Arc` of this value until it has ended, or the value
 //!    was told to keep its mappings ([`MeshMemory::keep`]).
-//! 2. A shared reference gives lengths and views, which may be used from any thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,18 +15,37 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use core_runtime::mesh::{MESH_MAX, MeshSeat, MeshShape};
 use hybrid_abi::region::RegionHeader;
 
-use crate::memory::{MemoryError, MemorySource, OneWriter};
+use super::mapping::Mapped;
+use super::memfd::Memfd;
+use crate::memory::{MemoryError, MemorySource, SharedMemory};
+
+/// One partition's region.
+#[derive(Debug)]
+pub struct MeshRegion {
+    /// The file and a writable mapping, for a partition that is a thread.
+    pub writer: SharedMemory,
+    /// A descriptor that cannot write.
+    pub end: Memfd,
+    /// A read-only mapping, for peers that are threads.
+    pub reader: Mapped,
+}
+
+impl MeshRegion {
+    fn new(source: &MemorySource, len: usize) -> Result<Self, MemoryError> {
+        let writer = source.shared("hybrid-mesh", len)?;
+        let end = writer.memfd.read_only_end()?;
+        let reader = Mapped::read_only_end(&end)?;
+        Ok(Self { writer, end, reader })
+    }
+}
 
 /// The regions of a mesh.
 #[derive(Debug)]
 pub struct MeshMemory {
     shape: MeshShape,
-    regions: Vec<OneWriter>,
+    regions: Vec<MeshRegion>,
     keep: AtomicBool,
 }
-
-// SAFETY: invariant 2.
-unsafe impl Sync for MeshMemory {}
 
 impl MeshMemory {
     /// Reserves, maps and seals a region for each place; `source` says where a place's memory comes
@@ -38,7 +57,7 @@ impl MeshMemory {
         shape: MeshShape,
         source: impl Fn(u32) -> MemorySource,
     ) -> Result<Arc<Self>, MemoryError> {
-        let region = |index| source(index).one_writer("hybrid-mesh", shape.region_bytes());
+        let region = |index| MeshRegion::new(&source(index), shape.region_bytes());
         let regions = (0..shape.partitions()).map(region).collect::<Result<_, _>>()?;
         Ok(Arc::new(Self { shape, regions, keep: AtomicBool::new(false) }))
     }
@@ -57,7 +76,7 @@ impl MeshMemory {
 
     /// The regions, by number.
     #[must_use]
-    pub fn regions(&self) -> &[OneWriter] {
+    pub fn regions(&self) -> &[MeshRegion] {
         &self.regions
     }
 
@@ -91,7 +110,7 @@ impl Drop for MeshMemory {
         if *self.keep.get_mut() {
             return;
         }
-        for OneWriter { writer, reader } in self.regions.drain(..) {
+        for MeshRegion { writer, reader, .. } in self.regions.drain(..) {
             // SAFETY: invariant 1: nobody who got a view is left, and nobody has kept one.
             unsafe { (writer.mapped.unmap(), reader.unmap()) };
         }
@@ -101,7 +120,7 @@ impl Drop for MeshMemory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::memfd::{Memfd, PageSize};
+    use crate::sys::memfd::PageSize;
     use crate::warnings::Warnings;
 
     fn memory(partitions: u32) -> Arc<MeshMemory> {
@@ -111,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn each_place_has_a_writer_of_its_own_and_the_seal_keeps_others_out() {
+    fn each_place_has_a_writer_of_its_own_and_peers_get_what_cannot_write() {
         let memory = memory(3);
         let seat = memory.seat(1).expect("a place");
         assert!(seat.peers[1].is_none() && seat.peers[3].is_none());
@@ -121,9 +140,8 @@ mod tests {
         assert_eq!(seen.load64(40), Ok(7));
         assert!(memory.seat(3).is_none() && memory.incarnation(3).is_none());
         for region in memory.regions() {
-            let memfd: &Memfd = &region.writer.memfd;
-            assert_eq!(memfd.check_single_writer(), Ok(()));
-            assert!(crate::sys::mapping::Mapped::writable(memfd).is_err());
+            assert_eq!(region.end.check_read_only_end(), Ok(()));
+            assert!(Mapped::writable(&region.end).is_err());
         }
     }
 

@@ -137,6 +137,17 @@ impl Connection {
         }
     }
 
+    /// The user at the other end, if it is neither us nor root: as the kernel noted it when the
+    /// connection was made (of a listener, when it began to listen).
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn stranger(&self) -> Result<Option<u32>, Errno> {
+        let peer = rustix::net::sockopt::socket_peercred(&self.socket)?.uid;
+        let known = peer.is_root() || peer == rustix::process::geteuid();
+        Ok((!known).then(|| peer.as_raw()))
+    }
+
     /// Sends a header, its payload and descriptors.
     ///
     /// # Errors

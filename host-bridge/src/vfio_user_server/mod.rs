@@ -5,9 +5,10 @@
 //! sleeping thread holds the socket and answers messages. So a client measures the same device in
 //! both places, but for the cache lines that cross.
 //!
-//! One client at a time, as with other servers of the protocol; a second one waits in the backlog.
-//! When a client goes, the controller is disabled, the client's memory is forgotten, and the next
-//! one finds a controller after a reset, with what its namespaces hold.
+//! Only this user and root are served: the socket is private, and each client is asked for its
+//! user. One client at a time, as with other servers of the protocol; a second one waits in the
+//! backlog. When a client goes, the controller is disabled, the client's memory is forgotten, and
+//! the next one finds a controller after a reset, with what its namespaces hold.
 //!
 //! Not here: interrupts (clients must poll), memory that is not given as a file, migration.
 //! A client may take pages of its memory away while they are mapped; the server gets a SIGBUS then,
@@ -20,7 +21,9 @@ mod memory;
 #[cfg(test)]
 mod tests;
 
+use std::fs::Permissions;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -230,6 +233,8 @@ fn listen(path: &Path) -> Result<UnixListener, ServerError> {
         }
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
+    // Who connects in between is asked for its user, as everyone is.
+    std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     Ok(listener)
 }
@@ -256,9 +261,13 @@ impl Control {
                     false => continue,
                 },
             };
+            let connection = Connection::over(stream.into());
+            // Another user's: its memory would be ours to write, and our blocks its to read.
+            if !matches!(connection.stranger(), Ok(None)) {
+                continue;
+            }
             self.clients.fetch_add(1, Ordering::Relaxed);
             if self.device.welcome().is_ok() {
-                let connection = Connection::over(stream.into());
                 // However it ended: the next client has nothing to do with it.
                 let _ = self.serve(&connection);
                 // First the memory is forgotten, then the client hears it.

@@ -7,6 +7,8 @@ use std::os::fd::AsFd;
 use core_runtime::mem::Iova;
 use nvme_model::NamespaceConfig;
 use rustix::io::Errno;
+use rustix::process::Uid;
+use rustix::thread::set_thread_res_uid;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -332,4 +334,62 @@ fn no_messages_and_no_bytes_bring_the_server_down() {
         }
     }
     assert_eq!(served.client().read(REGION_BAR0, 8, 4), Ok(vec![0, 0, 2, 0]));
+}
+
+/// Runs as nobody, on a thread of its own; the rest of the process stays who it is.
+fn as_nobody<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
+    let thread = std::thread::spawn(|| {
+        let nobody = Uid::from_raw(65534);
+        set_thread_res_uid(nobody, nobody, nobody).expect("root may");
+        run()
+    });
+    thread.join().expect("no panic")
+}
+
+fn is_root(test: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        hybrid_conventions::testing::skipped(test, "only root can be somebody else");
+    }
+    root
+}
+
+#[test]
+fn another_users_client_is_not_served_even_where_the_socket_lets_it_in() {
+    if !is_root("another_users_client_is_not_served_even_where_the_socket_lets_it_in") {
+        return;
+    }
+    let served = Served::new("another");
+    let path = served.server.socket().to_path_buf();
+    let mode = std::fs::metadata(&path).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let there = path.clone();
+    let kept_out = as_nobody(move || Connection::open(&there, Instant::now() + LIMIT).err());
+    assert_eq!(kept_out, Some(Errno::ACCESS));
+    std::fs::set_permissions(&path, Permissions::from_mode(0o666)).expect("ours");
+    let heard = as_nobody(move || {
+        use std::io::Read as _;
+        let mut stream = UnixStream::connect(&path).expect("let in");
+        stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+        stream.read(&mut [0]).map_err(|error| error.kind())
+    });
+    assert_eq!(heard, Ok(0), "the connection ends, whatever it would ask");
+    drop(served.client());
+}
+
+#[test]
+fn a_server_of_another_user_is_known_as_such() {
+    if !is_root("a_server_of_another_user_is_known_as_such") {
+        return;
+    }
+    let dir = std::env::temp_dir().join(format!("vfus-{}-theirs", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a directory");
+    std::fs::set_permissions(&dir, Permissions::from_mode(0o777)).expect("ours");
+    let path = dir.join("cntrl");
+    let theirs = path.clone();
+    let listener = as_nobody(move || UnixListener::bind(theirs).expect("theirs"));
+    let connection = Connection::open(&path, Instant::now() + LIMIT).expect("root may");
+    assert_eq!(connection.stranger(), Ok(Some(65534)));
+    drop(listener);
+    let _ = std::fs::remove_dir_all(&dir);
 }

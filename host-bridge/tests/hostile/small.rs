@@ -128,3 +128,37 @@ fn crash_files_of_any_bytes_are_read_to_their_end_or_refused() {
     }
     let _ = sections;
 }
+
+#[test]
+fn handoffs_of_any_bytes_are_refused_or_stay_inside() {
+    use hybrid_abi::Name;
+    use hybrid_abi::handoff::{Handoff, HandoffFile};
+    let mut random = Random::new(testing::seed(59));
+    let mut head = Handoff::blank();
+    (head.files, head.args_bytes) = (3, 20);
+    (head.name, head.entry) = (Name::lossy("books"), Name::lossy("run"));
+    let mut good = zerocopy::IntoBytes::as_bytes(&head).to_vec();
+    good.resize(good.len() + 3 * size_of::<HandoffFile>() + 20, 7);
+    let (mut sound, mut refused) = (0_u64, 0_u64);
+    let cases = testing::ops(100_000, 5_000_000);
+    for _ in 0..cases {
+        let mut bytes = good.clone();
+        for _ in 0..=random.below(3) {
+            let at = random.below(bytes.len() - 8);
+            // Lengths and counts in one of two.
+            let at = if random.below(2) == 0 { at } else { 288 + 4 * random.below(4) };
+            bytes[at..at + 4].copy_from_slice(&random.wild().to_le_bytes()[..4]);
+        }
+        bytes.truncate(bytes.len() - random.below(2) * random.below(bytes.len()));
+        match Handoff::parse(&bytes) {
+            Ok(head) => {
+                sound += 1;
+                assert_eq!(head.files(&bytes).count(), head.files as usize);
+                assert_eq!(head.args(&bytes).len(), head.args_bytes as usize);
+                let _ = (head.name.as_str(), head.entry.as_str());
+            }
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(sound > cases / 100 && refused > cases / 100, "{sound} {refused}");
+}

@@ -9,7 +9,7 @@ use core_runtime::mem::prefetch_read;
 use hybrid_shm::{OutOfBounds, Span};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Bytes that an image transfers with one system call: two of the largest pages, enough to make
@@ -226,6 +226,8 @@ impl Image {
             .write(true)
             .create(create)
             .truncate(false)
+            // A new one is its user's alone, as what is on a drive is not everybody's to read.
+            .mode(0o600)
             .open(path)
             .map_err(failed)?;
         if !there {

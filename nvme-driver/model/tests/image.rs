@@ -88,6 +88,16 @@ fn zeroing_and_comparing_reach_the_file() {
 }
 
 #[test]
+fn a_new_image_is_its_users_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let temp = Temp::new("private");
+    let model = Model::new(create(&temp, 8));
+    assert!(model.is_ok());
+    let mode = std::fs::metadata(&temp.0).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
 fn an_image_that_shrinks_fails_reads_with_a_media_error() {
     let temp = Temp::new("shrink");
     let mut host = Host::on(create(&temp, 64));

@@ -108,6 +108,10 @@ impl Client {
                 errno => VfioUserError::Unreachable { path, errno },
             }
         })?;
+        let unreachable = |errno| VfioUserError::Unreachable { path: path.to_path_buf(), errno };
+        if let Some(uid) = connection.stranger().map_err(unreachable)? {
+            return Err(VfioUserError::Stranger { path: path.to_path_buf(), uid });
+        }
         let until = Some(until);
         let server = Sender::Unknown;
         let mut client = Self { connection, next_id: 1, timeout, until, can_reset: false, server };

@@ -31,6 +31,17 @@ pub enum VfioUserError {
         /// What the kernel said.
         errno: Errno,
     },
+    /// The server is another user's.
+    #[error(
+        "the vfio-user server at {path} is user {uid}'s, who would get this program's dma memory: \
+         run it as root or as this user"
+    )]
+    Stranger {
+        /// The socket.
+        path: PathBuf,
+        /// Whose it is.
+        uid: u32,
+    },
     /// The exchange of a message failed.
     #[error("{command}: {source}")]
     Socket {
