@@ -6,6 +6,7 @@
 use std::fmt;
 use std::path::Path;
 
+use hybrid_abi::region::BUILD_ID_BYTES;
 use hybrid_conventions::CpuSet;
 
 use crate::topology::{Topology, free_huge_pages, read_line};
@@ -142,21 +143,70 @@ fn parse_uuid(text: &str) -> Option<[u8; 16]> {
     digits.next().is_none().then_some(bytes)
 }
 
-/// Names this build in region headers and dumps: a hash over the program file, so that a dump is
-/// never explained with another program's symbols. Zero if the file cannot be read.
+/// Names this build in region headers and dumps, so that a dump is never explained with another
+/// program's symbols: the build id that the linker wrote, or a hash if it wrote none. Zero if the
+/// file cannot be read.
 #[must_use]
-pub fn build_id() -> u64 {
-    use std::hash::{DefaultHasher, Hasher};
+pub fn build_id() -> [u8; BUILD_ID_BYTES] {
     use std::io::Read;
+    let mut head = Vec::new();
+    let program = std::fs::File::open("/proc/self/exe");
+    // The ELF header, the program headers and the notes are in the first pages.
+    if program.and_then(|file| file.take(HEAD_BYTES).read_to_end(&mut head)).is_err() {
+        return [0; BUILD_ID_BYTES];
+    }
+    linkers_build_id(&head).unwrap_or_else(|| {
+        let mut id = [0; BUILD_ID_BYTES];
+        id[..8].copy_from_slice(&hash_of_program(&head).to_le_bytes());
+        id
+    })
+}
+
+/// What is read of the program file.
+const HEAD_BYTES: u64 = 64 << 10;
+
+/// The note `NT_GNU_BUILD_ID` of a 64-bit ELF file of which `head` is the start.
+fn linkers_build_id(head: &[u8]) -> Option<[u8; BUILD_ID_BYTES]> {
+    const PT_NOTE: u32 = 4;
+    const NT_GNU_BUILD_ID: u32 = 3;
+    let word = |at: usize| Some(u32::from_le_bytes(head.get(at..at + 4)?.try_into().ok()?));
+    let long = |at: usize| {
+        usize::try_from(u64::from_le_bytes(head.get(at..at.checked_add(8)?)?.try_into().ok()?)).ok()
+    };
+    let half = |at: usize| Some(u16::from_le_bytes(head.get(at..at + 2)?.try_into().ok()?));
+    // Magic, 64 bits, little-endian.
+    if head.get(..6)? != b"\x7fELF\x02\x01" {
+        return None;
+    }
+    let (headers, size, count) = (long(0x20)?, half(0x36)?, half(0x38)?);
+    for header in (0..usize::from(count)).map(|n| headers.saturating_add(n * usize::from(size))) {
+        if header >= head.len() || word(header)? != PT_NOTE {
+            continue;
+        }
+        let (mut at, len) = (long(header + 0x08)?, long(header + 0x20)?);
+        let end = at.checked_add(len)?.min(head.len());
+        while at.checked_add(12).is_some_and(|next| next <= end) {
+            let (name, desc, kind) = (word(at)? as usize, word(at + 4)? as usize, word(at + 8)?);
+            let body = at + 12 + name.next_multiple_of(4);
+            let owner = head.get(at + 12..at + 12 + name)?;
+            if (owner, kind) == (&b"GNU\0"[..], NT_GNU_BUILD_ID) && desc <= BUILD_ID_BYTES {
+                let mut id = [0; BUILD_ID_BYTES];
+                id[..desc].copy_from_slice(head.get(body..body + desc)?);
+                return Some(id);
+            }
+            at = body + desc.next_multiple_of(4);
+        }
+    }
+    None
+}
+
+/// For programs without a note: length and time of change tell rebuilds apart.
+fn hash_of_program(head: &[u8]) -> u64 {
+    use std::hash::{DefaultHasher, Hasher};
     let hash = || -> std::io::Result<u64> {
-        let mut file = std::fs::File::open("/proc/self/exe")?;
-        // The ELF header and the notes (with the linker's own build id, where it writes one) are in
-        // the first pages; length and time of change tell rebuilds apart that these do not.
-        let mut head = [0; 4096];
-        let read = file.read(&mut head)?;
-        let metadata = file.metadata()?;
+        let metadata = std::fs::metadata("/proc/self/exe")?;
         let mut hasher = DefaultHasher::new();
-        hasher.write(&head[..read]);
+        hasher.write(head);
         hasher.write_u64(metadata.len());
         let modified = metadata.modified()?.duration_since(std::time::UNIX_EPOCH);
         hasher.write_u128(modified.map_or(0, |since| since.as_nanos()));
@@ -188,6 +238,23 @@ mod tests {
             "A Processor, cpus 0-1 (allowed 1), isolated none, nohz_full none, governor unknown, \
              kernel 6.1.0-test, virtual machine, 2 MiB pages 512 (500 free), thp madvise"
         );
+    }
+
+    #[test]
+    fn the_linkers_build_id_is_found_where_it_is_and_nowhere_else() {
+        let program = std::fs::read("/proc/self/exe").expect("this program");
+        let id = linkers_build_id(&program).expect("our builds have one");
+        assert_eq!(build_id(), id);
+        for cut in [0, 5, 64, 200, 1000] {
+            let _ = linkers_build_id(&program[..cut]);
+        }
+        let mut wild = program[..4096].to_vec();
+        for at in 0..4096 {
+            let before = std::mem::replace(&mut wild[at], 0xFF);
+            let _ = linkers_build_id(&wild);
+            wild[at] = before;
+        }
+        assert_eq!(linkers_build_id(b"#!/bin/sh\n"), None);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use hybrid_abi::crash::device::{
 use hybrid_abi::crash::file::{END_EXITED, END_SIGNALLED};
 use hybrid_abi::crash::program::{CurrentTask, Program};
 use hybrid_abi::crash::rings::Unanswered;
-use hybrid_abi::crash::{CRASH_SLOT_BYTES, CrashHeader, REASON_KILLED, SectionKind};
+use hybrid_abi::crash::{CRASH_SLOT_BYTES, CrashHeader, SectionKind};
 use hybrid_abi::region::PartKind;
 use nvme_spec::NvmOpcode;
 use zerocopy::FromZeros;
@@ -36,7 +36,7 @@ pub(super) fn killed(
     let slot = vec![Cell::new(0); CRASH_SLOT_BYTES];
     let store = &slot[..];
     let head = RecordHead {
-        reason: REASON_KILLED,
+        reason: from.reason,
         sequence: 1,
         tsc: from.words.noticed_tsc,
         incarnation: region.map_or(0, |region| region.header().incarnation),
@@ -79,7 +79,7 @@ fn sections(
                 age_ticks: from.words.noticed_tsc.saturating_sub(since),
                 heartbeat: seen.heartbeat,
                 heartbeat_tsc: seen.heartbeat_at.ticks(),
-                name: Name::EMPTY,
+                name: from.task_name.map_or(Name::EMPTY, Name::lossy),
             };
             recorder.section(SectionKind::CURRENT_TASK, usize::MAX, |section| {
                 section.head(&current);
@@ -97,12 +97,12 @@ fn sections(
     }
 }
 
-/// `killed by signal 9 while running`.
+/// `killed by signal 9 (SIGKILL) while running`.
 fn message(recorder: &mut Recorder<'_>, from: &Collect<'_>, when: &str) {
     recorder.section(SectionKind::MESSAGE, 4096, |section| {
         // Cut where it is too long.
         let _ = match (from.words.end, from.words.code) {
-            (END_SIGNALLED, 9) => section.write_str("killed by SIGKILL"),
+            (END_SIGNALLED, 9) => section.write_str("killed by signal 9 (SIGKILL)"),
             (END_SIGNALLED, signal) => write!(section, "killed by signal {signal}"),
             (END_EXITED, code) => write!(section, "exited with code {code} and left no record"),
             _ => section.write_str("it left no record"),

@@ -38,6 +38,10 @@ pub struct Collect<'a> {
     pub words: HostWords,
     /// The host's line: why it acted as it did, or what it saw.
     pub line: &'a str,
+    /// Reason of a record that must be composed: what the way of its end says.
+    pub reason: u32,
+    /// Name of the task that it was polling, for a record that must be composed.
+    pub task_name: Option<&'a str>,
     /// The program that the partition ran.
     pub program: Option<&'a Path>,
     /// Wall clock, nanoseconds since 1970-01-01.

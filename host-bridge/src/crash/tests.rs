@@ -159,6 +159,8 @@ impl Rig {
             region: self.region.read_only(),
             dma: dma.then(|| self.dma.read_only()),
             words,
+            reason: REASON_KILLED,
+            task_name: Some("reader"),
             line: "the heartbeat stood still for 1.2 s",
             program: Some(Path::new("/usr/bin/feed-handler")),
             now_unix_ns: 6,
@@ -255,7 +257,7 @@ fn a_killed_partitions_unanswered_commands_are_found_in_its_rings() {
     let dump = rig.collect(true);
     let headline = dump.headline();
     assert_eq!(headline.reason, REASON_KILLED);
-    assert_eq!(headline.message, "killed by SIGKILL while running");
+    assert_eq!(headline.message, "killed by signal 9 (SIGKILL) while running");
     assert!(headline.composed && headline.complete);
     let file = dump.to_file_bytes();
     let (header, record) = record_of(&file);
@@ -286,6 +288,8 @@ fn without_the_fence_and_without_a_region_it_says_what_is_missing() {
         region: leak_zeroed(4096).read_only(),
         dma: None,
         words: HostWords { end: END_SIGNALLED, code: 11, ..HostWords::default() },
+        reason: REASON_KILLED,
+        task_name: None,
         line: "",
         program: None,
         now_unix_ns: 1,

@@ -110,7 +110,7 @@ fn take_over(number: Option<OsString>) -> Result<Taken> {
     let file = inherited.adopt(number)?;
     let bytes = read(&file)?;
     let head = Handoff::parse(&bytes)?;
-    if head.build_id[..8] != build_id().to_le_bytes() {
+    if head.build_id != build_id() {
         return Err(Refused::from("the host is another build of this program"));
     }
     let line = Line::adopt(inherited.adopt(head.socket)?);

@@ -248,12 +248,10 @@ impl Runtime {
         let mut incarnations = self.incarnations.lock().unwrap_or_else(PoisonError::into_inner);
         let incarnation = incarnations.entry(name.to_owned()).or_insert(0);
         *incarnation += 1;
-        let mut id = [0; 20];
-        id[..8].copy_from_slice(&build_id().to_le_bytes());
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         RegionFacts {
             boot_id: boot_id(),
-            build_id: id,
+            build_id: build_id(),
             partition: cpu,
             incarnation: *incarnation,
             tsc_hz: self.clock.hz(),

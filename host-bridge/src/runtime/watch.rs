@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use core_runtime::clock::{Instant, Ticks};
+use core_runtime::clock::Instant;
 use core_runtime::partition::state::FailureText;
 
 use super::body::Body;
@@ -73,10 +73,5 @@ impl PartitionHandle {
             Some(Body::Thread { .. }) => Death::Thread,
             None => Death::Lost,
         }
-    }
-
-    /// Ticks of its clock as time.
-    pub(crate) fn ticks(&self, ticks: u64) -> Duration {
-        Duration::from_nanos(self.clock.ticks_to_ns(Ticks::new(ticks)))
     }
 }

@@ -1,0 +1,51 @@
+//! `probe-util`: reads what partitions leave behind.
+//!
+//! Knows the layouts of `hybrid-abi` and no other crate of ours, so that it can explain what an
+//! older program wrote, on a machine that has none of the rest. It changes nothing.
+#![forbid(unsafe_code)]
+
+mod dump;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use hybrid_conventions::Exit;
+
+/// Read what the partitions of hybrid-runtime leave behind
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 ok, 1 error, usage errors and damaged files included."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What the program does.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Explain a crash dump: what died and why, where, what it was doing, what the device owed it
+    Dump(dump::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; the stream is clap's choice.
+            let _ = error.print();
+            let exit = if error.use_stderr() { Exit::Error } else { Exit::Ok };
+            return ExitCode::from(exit.code());
+        }
+    };
+    let outcome = match &cli.command {
+        Command::Dump(args) => dump::command(args),
+    };
+    let exit = outcome.unwrap_or_else(|error| {
+        let _ = writeln!(std::io::stderr().lock(), "probe-util: {error:#}");
+        Exit::Error
+    });
+    ExitCode::from(exit.code())
+}

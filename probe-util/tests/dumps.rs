@@ -1,0 +1,68 @@
+//! Saved dumps, printed as they were when they were saved: what a drill left on a machine, by a
+//! panic and by a SIGKILL. A change of the format that no longer reads them fails here.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn dumps() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dumps")
+}
+
+fn run(args: &[&str]) -> Output {
+    let program = env!("CARGO_BIN_EXE_probe-util");
+    Command::new(program).current_dir(dumps()).args(args).output().expect("it starts")
+}
+
+/// What it printed is what stands in the file beside the dump.
+fn prints(args: &[&str], golden: &str) {
+    let output = run(args);
+    assert!(output.status.success(), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+    let expected = std::fs::read_to_string(dumps().join(golden)).expect("the expected text");
+    let printed = String::from_utf8(output.stdout).expect("text");
+    for (number, (is, was)) in printed.lines().zip(expected.lines()).enumerate() {
+        assert_eq!(is, was, "line {} of {golden}", number + 1);
+    }
+    assert_eq!(printed.lines().count(), expected.lines().count(), "{golden}");
+}
+
+#[test]
+fn a_saved_panic_is_printed_as_before() {
+    prints(&["dump", "panic.hycrash"], "panic.txt");
+    prints(&["dump", "panic.hycrash", "--json"], "panic.json");
+}
+
+#[test]
+fn a_saved_kill_is_printed_as_before() {
+    prints(&["dump", "killed.hycrash"], "killed.txt");
+    prints(&["dump", "killed.hycrash", "--json"], "killed.json");
+}
+
+#[test]
+fn a_cut_dump_is_printed_as_far_as_it_goes_and_is_an_error_with_its_place() {
+    let whole = std::fs::read(dumps().join("panic.hycrash")).expect("a dump");
+    let path = std::env::temp_dir().join(format!("probe-util-{}.hycrash", std::process::id()));
+    std::fs::write(&path, &whole[..whole.len() / 2]).expect("a file");
+    let output = run(&["dump", path.to_str().expect("a path")]);
+    std::fs::remove_file(&path).expect("it was there");
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).expect("text");
+    assert!(said.contains(&format!("at byte {}: the file has", whole.len() / 2)), "{said}");
+    let printed = String::from_utf8(output.stdout).expect("text");
+    assert!(printed.lines().next().expect("a line").contains("died: panic: "), "{printed}");
+}
+
+#[test]
+fn wrong_files_and_wrong_usage_end_with_1_and_a_line() {
+    let said = |args: &[&str]| {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        String::from_utf8(output.stderr).expect("text")
+    };
+    assert!(said(&["dump", "absent"]).starts_with("probe-util: reading absent: "));
+    assert!(said(&["dump", "panic.txt"]).starts_with("probe-util: panic.txt is no crash dump: "));
+    assert!(said(&["dump"]).contains("Usage"));
+    assert!(said(&["top"]).contains("unrecognized subcommand"));
+    let help = run(&["dump", "--help"]);
+    assert!(help.status.success());
+}
