@@ -385,7 +385,8 @@ impl BridgeServer {
                 flight.outcome = flight.outcome.or(Some((BRIDGE_NVME, status)));
                 self.flush_failed |= flush;
             }
-            _ if flush => {}
+            // A file's sync said so when it was issued; an NVMe flush is one by its answer.
+            _ if flush => flight.synced = true,
             (_, result) => moved(flight, passthrough, result, shift),
         }
         self.settle(slot, desk);
