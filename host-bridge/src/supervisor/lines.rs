@@ -106,7 +106,8 @@ pub(super) enum Dump {
     NotSaved,
 }
 
-/// What died, why, with which task, and where its dump is; what comes next is added by [`next`].
+/// What died, why, with which task, and where its dump is; what comes next is added by
+/// [`next_start`] or [`over`].
 pub(super) fn died(who: &str, evidence: &Evidence, dump: &Dump) -> String {
     let verb = match evidence.ending {
         Ending::Done => "ended",

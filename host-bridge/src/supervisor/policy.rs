@@ -18,7 +18,7 @@
 //!  (ended) ------------------> Dead -- the device is free ------> Saving -- saved --.
 //!                                `---- not in time -> SavingUnfenced -> Over        |
 //!                                                                                   v
-//!                    Over <----- policy, or too many crashes -------------- [Restarts::decide]
+//!                    Over <----- policy, or too many crashes -------------- Restarts::decide
 //!                                                                                   |
 //!                 Watching <-- started -- Starting <-- delay is over -- Delayed <---'
 //!                              (failed: counts as an end)

@@ -83,6 +83,9 @@ impl Desk {
             return fail(self.partition, format_args!("no namespace"));
         };
         self.state.version.set(self.orders.first_version);
+        if self.orders.wipe == 1 && self.wipe(namespace).await.is_none() {
+            return;
+        }
         for _ in 0..VERIFIERS {
             self.spawn("verify", self.verify(namespace));
         }
@@ -102,6 +105,21 @@ impl Desk {
             Ok(()) => PartitionExit::done(),
             Err(error) => PartitionExit::failed(1, format_args!("{error}")),
         });
+    }
+
+    async fn wipe(self, namespace: &'static Namespace) -> Option<()> {
+        let mut buf = self.buffer()?;
+        for at in 0..BLOCKS {
+            let written = namespace.write(lba(namespace, at), buf, WriteFlags::default()).await;
+            buf = match written {
+                Ok(buf) => buf,
+                Err(failed) => {
+                    fail(self.partition, format_args!("block {at} not wiped: {failed}"));
+                    return None;
+                }
+            };
+        }
+        Some(())
     }
 
     fn spawn(self, name: &'static str, task: impl Future<Output = ()> + 'static) {

@@ -27,7 +27,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use host_bridge::topology::Topology;
 use host_bridge::{Entry, Runtime};
-use hybrid_conventions::{CpuSet, Exit};
+use hybrid_conventions::{CpuSet, DeviceSpec, Exit};
 
 use crate::kind::Kind;
 use crate::rounds::{Options, Outcome};
@@ -56,6 +56,12 @@ struct Cli {
     /// system_call, endless_loop, sigkill
     #[arg(long, value_name = "KIND", value_parser = parse_kind)]
     only: Option<Kind>,
+    /// The controller: `model`, or a PCI address, whose first MiB is overwritten
+    #[arg(long, value_name = "DEVICE", default_value = "model")]
+    device: String,
+    /// Overwrite what is there
+    #[arg(long)]
+    allow_writes: bool,
     /// The CPU that the partition takes for itself [default: the last]
     #[arg(long, value_name = "CPU")]
     core: Option<u32>,
@@ -107,6 +113,13 @@ fn error(line: impl std::fmt::Display) -> Failure {
 }
 
 fn drill(cli: &Cli) -> Result<Exit, Failure> {
+    let device = DeviceSpec::parse(&cli.device).map_err(error)?;
+    if device.needs_allow_writes() && !cli.allow_writes {
+        let device = &cli.device;
+        return Err(error(format_args!(
+            "device {device} may carry data, which the drill overwrites; --allow-writes permits it"
+        )));
+    }
     let core = cli.core.or_else(|| Topology::read().suggested_core());
     let core = core.ok_or_else(|| {
         (Exit::Missing, "one cpu only; a partition needs one of its own".to_owned())
@@ -116,8 +129,9 @@ fn drill(cli: &Cli) -> Result<Exit, Failure> {
     let own = std::env::temp_dir().join(format!("crash-drill-{}", std::process::id()));
     let dir = cli.dump_dir.clone().unwrap_or_else(|| own.clone());
     let Cli { crashes, seed, only, verbose, .. } = *cli;
+    let device = cli.device.clone();
     say(format_args!("crash-drill: {crashes} crashes with --seed {seed}, partition on cpu {core}"));
-    let result = rounds::run(&runtime, Options { crashes, seed, only, dir, verbose });
+    let result = rounds::run(&runtime, Options { crashes, seed, only, dir, device, verbose });
     let _ = std::fs::remove_dir_all(own);
     let outcome = match result {
         Ok(outcome) => outcome,

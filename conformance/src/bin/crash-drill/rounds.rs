@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use core_runtime::clock::{Clock, Ticks, rdtsc};
 use core_runtime::crc::Crc32c;
-use host_bridge::backend::ModelBackend;
 use host_bridge::backend::model::{ModelConfig, NamespaceConfig};
+use host_bridge::backend::{Backend, BackendError, DeviceOptions, ModelBackend, from_spec};
 use host_bridge::supervisor::alert::{Alert, AlertKind, Alerts};
 use host_bridge::supervisor::counters::Counters;
 use host_bridge::supervisor::options::SupervisionOptions;
@@ -23,6 +23,7 @@ use host_bridge::supervisor::{Next, Status, Supervisor};
 use host_bridge::{PartitionHandle, PartitionReport, PartitionSpec, Runtime, RuntimeError};
 use hybrid_abi::{Record, RecordHeader};
 use hybrid_conformance::Rng;
+use hybrid_conventions::DeviceSpec;
 use nvme_model::Model;
 use rustix::process::{Signal, pidfd_send_signal};
 use zerocopy::IntoBytes;
@@ -59,6 +60,7 @@ pub(crate) struct Options {
     pub(crate) seed: u64,
     pub(crate) only: Option<Kind>,
     pub(crate) dir: PathBuf,
+    pub(crate) device: String,
     pub(crate) verbose: bool,
 }
 
@@ -136,8 +138,13 @@ impl Desk {
         }
     }
 
+    fn is_model(&self) -> bool {
+        self.options.device == "model"
+    }
+
     /// The next incarnation's; the last one dies of nothing.
     fn plan(&mut self) -> Plan {
+        let model = self.is_model();
         let random = &mut self.random;
         let any = Kind::ALL[usize::try_from(random.below(8)).unwrap_or(0)];
         let more = self.planned < self.options.crashes;
@@ -151,6 +158,7 @@ impl Desk {
             first_version: self.oracle.next_version(),
             after,
             kind: Kind::number(kind),
+            wipe: u64::from(self.planned == 1 && !model),
             writers: [1, 2, 4, 8, 16, 32][usize::try_from(random.below(6)).unwrap_or(0)],
         };
         Plan { kind, orders, stop_after, watched: random.one_in(8) }
@@ -267,6 +275,10 @@ impl Desk {
         if let Some(problem) = device.problem {
             self.fail(problem);
         }
+        // What an IOMMU stopped: a transfer behind the fence, or one that was wrong from the start.
+        if let Some(note) = device.notes.first() {
+            self.fail(format!("the device's last words: {note}"));
+        }
         device.model
     }
 
@@ -299,7 +311,11 @@ impl Desk {
     }
 
     /// The spec of the next incarnation.
-    fn next(&mut self, model: Option<Box<Model>>, spares: &Spares) -> PartitionSpec {
+    fn next(
+        &mut self,
+        model: Option<Box<Model>>,
+        spares: &Spares,
+    ) -> Result<PartitionSpec, BackendError> {
         let plan = self.plan();
         self.oracle.begin();
         let before = self.now.take();
@@ -314,17 +330,27 @@ impl Desk {
             // A memory that was watched longer is no measurement.
             death: before.filter(|before| !before.plan.watched).and_then(|before| before.died_tsc),
         });
-        let backend = model.map_or_else(|| ModelBackend::new(config()), ModelBackend::again);
+        let backend: Box<dyn Backend> = match (model, self.is_model()) {
+            (Some(model), _) => Box::new(ModelBackend::again(model)),
+            (None, true) => Box::new(ModelBackend::new(config())),
+            (None, false) => {
+                let device = DeviceSpec::parse(&self.options.device);
+                from_spec(&device.expect("checked before"), DeviceOptions::default())?
+            }
+        };
         let mut spec = PartitionSpec::new("drill", ENTRY).with_device(backend);
         spec.args = plan.orders.as_bytes().to_vec();
         spec.dma_bytes = DMA_BYTES;
         spec.private_bytes = PRIVATE_BYTES;
         spec.spares = Some(spares.clone());
-        spec
+        Ok(spec)
     }
 
-    /// Another incarnation runs: its memory is new.
+    /// Another incarnation runs: its memory is new, and nobody but itself has its device open.
     fn begun(&mut self, handle: &PartitionHandle) {
+        for open in open_devices() {
+            self.fail(format!("the host has the device open: {open}"));
+        }
         let Some(memory) = handle.dma_memory() else { return };
         match rustix::fs::fstat(memory.memfd.as_fd()) {
             Ok(stat) if self.memories.insert(stat.st_ino) => {}
@@ -372,6 +398,14 @@ impl Desk {
     }
 }
 
+/// The host's own open files that are a device's.
+fn open_devices() -> Vec<String> {
+    let fds = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let names = fds.filter_map(|fd| std::fs::read_link(fd.path()).ok());
+    let names = names.map(|name| name.to_string_lossy().into_owned());
+    names.filter(|name| name.contains("vfio") || name.contains("/dev/iommu")).collect()
+}
+
 fn config() -> ModelConfig {
     let namespaces = vec![NamespaceConfig::memory(1, BLOCKS).lba_bytes(BLOCK_BYTES)];
     ModelConfig { namespaces, out_of_order: true, ..ModelConfig::default() }
@@ -379,7 +413,8 @@ fn config() -> ModelConfig {
 
 fn supervision(options: &Options, spares: &Spares) -> SupervisionOptions {
     let limits = Limits {
-        task: Some(Duration::from_millis(800)),
+        // An emulated machine is slow, and its partition shares a processor with others.
+        task: Some(Duration::from_millis(if options.device == "model" { 800 } else { 6_000 })),
         // Whoever is slow on a crowded machine is not to be accused.
         heartbeat: Duration::from_secs(20),
         passes: 0,
@@ -425,7 +460,7 @@ pub(crate) fn run(runtime: &Runtime, options: Options) -> Result<Outcome, String
         Box::new(move |next: Option<Next<PartitionHandle>>| -> Result<_, RuntimeError> {
             let mut desk = desk.borrow_mut();
             let model = next.and_then(|next| desk.bury(next.before));
-            let spec = desk.next(model, &spares);
+            let spec = desk.next(model, &spares)?;
             let started = runtime.spawn(spec);
             match &started {
                 Ok(handle) => desk.begun(handle),

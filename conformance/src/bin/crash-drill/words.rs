@@ -22,6 +22,8 @@ pub(crate) struct Orders {
     pub(crate) kind: u32,
     /// Writers, each with blocks of its own and one write in flight.
     pub(crate) writers: u32,
+    /// 1: make every block zeros first, whatever is there.
+    pub(crate) wipe: u64,
 }
 
 macro_rules! record {

@@ -233,16 +233,17 @@ pub enum Action {
     AskDump(Cause),
     /// SIGKILL.
     Kill(Cause),
-    /// Ask whether the device can be had again, and answer with [`Policy::fenced`].
+    /// Ask whether the device can be had again, and answer with
+    /// [`Policy::fenced`](super::Policy::fenced).
     Fence,
-    /// Take the dump, and answer with [`Policy::saved`].
+    /// Take the dump, and answer with [`Policy::saved`](super::Policy::saved).
     Save {
         /// Whether the device is quiet: queues and buffers may be read too.
         fenced: bool,
     },
     /// It will be started again after so long.
     Delay(Duration),
-    /// Start the next one, and answer with [`Policy::started`].
+    /// Start the next one, and answer with [`Policy::started`](super::Policy::started).
     Start,
     /// Nothing more comes.
     Over(Over),
