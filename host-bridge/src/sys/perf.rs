@@ -141,7 +141,18 @@ impl ThreadCounters {
     /// # Errors
     /// [`NoCounters`]; all of them or none.
     pub fn of_thread_named(name: &str, counters: &[Counter]) -> Result<Self, NoCounters> {
-        let thread = thread_named(name).ok_or(NoCounters::NoThread)?;
+        Self::of(thread_named(name).ok_or(NoCounters::NoThread)?, counters)
+    }
+
+    /// Counters of a process with one thread: a partition's.
+    ///
+    /// # Errors
+    /// [`NoCounters`]; all of them or none.
+    pub fn of_process(pid: i32, counters: &[Counter]) -> Result<Self, NoCounters> {
+        Self::of(pid, counters)
+    }
+
+    fn of(thread: libc::pid_t, counters: &[Counter]) -> Result<Self, NoCounters> {
         let open = |counter: &Counter| {
             open(thread, *counter)
                 .map(|fd| (*counter, fd))

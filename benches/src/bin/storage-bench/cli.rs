@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
+use host_bridge::Isolation;
 use host_bridge::backend::SqPollChoice;
 
 use crate::values::{Arrivals, Dist, Fault, Rate, Workload, block_size, long_size, seconds, size};
@@ -211,6 +212,10 @@ pub(crate) struct MachineArgs {
     /// CPU that the partition takes for itself [default: the last isolated one, else the last]
     #[arg(long, value_name = "CPU")]
     pub(crate) core: Option<u32>,
+    /// What the partition is: a `thread`, beside which the model says how busy it is, or a `process`
+    /// of its own, as programs have it, to whom the model is a stranger
+    #[arg(long, value_name = "thread|process", default_value = "thread")]
+    pub(crate) isolation: Isolation,
     /// Write to a device that may carry someone's data
     #[arg(long)]
     pub(crate) allow_writes: bool,

@@ -139,7 +139,7 @@ const ALL: &[Mode] = &[
 type Row = (&'static str, &'static [Mode]);
 
 /// In the order of `--help`.
-const TABLE: [Row; 43] = [
+const TABLE: [Row; 44] = [
     ("depth", DEEP),
     ("bytes", CLIMBS),
     ("workload", CLIMBS),
@@ -166,6 +166,7 @@ const TABLE: [Row; 43] = [
     ("device", NAMED),
     ("namespace", DEVICES),
     ("core", ALL),
+    ("isolation", DEVICES),
     ("allow_writes", CLIMBS),
     ("model_null", NULL),
     ("model_size", DEVICES),
@@ -308,6 +309,7 @@ mod tests {
             "device" => &["--device", "vfio-user:/nothing"],
             "namespace" => &["-n", "3"],
             "core" => &["--core", "0"],
+            "isolation" => &["--isolation", "process"],
             "allow_writes" => &["--allow-writes"],
             "model_null" => &["--model-null"],
             "model_size" => &["--model-size", "3M"],
@@ -380,7 +382,8 @@ mod tests {
         let machine = &args.machine;
         let device = crate::device::options(machine).map(|(options, on, _)| {
             let uring = options.uring;
-            format!("{on:?} {} {:?} {uring:?}", machine.device, options.model.config)
+            let crate::cli::MachineArgs { device, isolation, .. } = machine;
+            format!("{on:?} {device} {isolation} {:?} {uring:?}", options.model.config)
         });
         let device = device.expect("a device");
         match mode {

@@ -58,7 +58,8 @@ pub(crate) fn setup(args: &RunArgs) -> Result<(Setup, usize), Failure> {
     plan.fill = (device.fill && !verifies).into();
     plan.null_pattern = device.null_pattern;
     let (core, quiet) = (args.machine.core, args.output.quiet);
-    Ok((Setup { device, core, plan, phases, quiet }, about))
+    let isolation = args.machine.isolation;
+    Ok((Setup { device, core, isolation, plan, phases, quiet }, about))
 }
 
 /// What is done, but for what depends on the device.

@@ -12,7 +12,7 @@ use host_bridge::sys::signals::{StopSignal, StopSignals};
 use host_bridge::sys::usage::ThreadUsage;
 use host_bridge::topology::Topology;
 use host_bridge::warnings::Warnings;
-use host_bridge::{Entry, PartitionHandle, PartitionSpec, Runtime};
+use host_bridge::{Entry, Isolation, PartitionHandle, PartitionSpec, Runtime};
 use hybrid_benches::hist::Hist;
 use hybrid_benches::report::steal_ms;
 use hybrid_conventions::CpuSet;
@@ -37,10 +37,14 @@ const PRIVATE_BYTES: usize = 48 << 20;
 /// DMA memory beside the buffers: queues, PRP lists, identify data.
 const DMA_BYTES: usize = 16 << 20;
 
+/// What a partition of this program runs.
+pub(crate) const ENTRY: Entry = Entry::new("bench", part::run);
+
 /// What to start.
 pub(crate) struct Setup {
     pub(crate) device: Device,
     pub(crate) core: Option<u32>,
+    pub(crate) isolation: Isolation,
     pub(crate) plan: Plan,
     pub(crate) phases: Vec<Phase>,
     pub(crate) quiet: bool,
@@ -103,8 +107,7 @@ pub(crate) fn run(setup: Setup) -> Result<Ran, Failure> {
     let warnings = if setup.quiet { Warnings::to(|_| {}) } else { Warnings::default() };
     let runtime = Runtime::with_warnings(cores, warnings)?;
     part::set_gauges(setup.device.gauges.clone());
-    let mut spec = PartitionSpec::new("bench", Entry::new("bench", part::run));
-    spec.isolation = host_bridge::Isolation::Thread;
+    let mut spec = PartitionSpec::new("bench", ENTRY).isolated_by(setup.isolation);
     spec.args = part::arguments(&setup.plan, &setup.phases);
     spec.dma_bytes = dma_bytes(&setup.plan, &setup.phases);
     spec.private_bytes = PRIVATE_BYTES;
@@ -147,7 +150,10 @@ fn hear(
     signals: StopSignals,
 ) -> Result<host_bridge::PartitionReport, Failure> {
     heard.dma_page = partition.dma_bytes().1;
-    let counters = ThreadCounters::of_thread_named("bench", &Counter::HARDWARE);
+    let counters = match partition.process() {
+        Some(process) => ThreadCounters::of_process(process.pid(), &Counter::HARDWARE),
+        None => ThreadCounters::of_thread_named("bench", &Counter::HARDWARE),
+    };
     partition.wait(LOOK_EVERY, |partition| {
         if heard.signal.is_none()
             && let Some(signal) = signals.pending()

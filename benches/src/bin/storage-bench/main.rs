@@ -39,13 +39,13 @@ use hybrid_conventions::Exit;
 use cli::{Cli, Command, RunArgs};
 use failure::{Failure, write_file};
 
-/// Counts what hot loops allocate, which must be nothing.
-#[cfg(feature = "allocation-tracking")]
-#[global_allocator]
-static ALLOCATOR: host_bridge::sys::alloc_guard::CountingAllocator =
-    host_bridge::sys::alloc_guard::CountingAllocator::system();
+host_bridge::partition_main! {
+    entries: [launch::ENTRY],
+    main: host,
+}
 
-fn main() -> ExitCode {
+/// The program, unless it is a partition of itself.
+fn host() -> ExitCode {
     let matches = Cli::command().try_get_matches();
     let parsed = matches.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     let (cli, matches) = match parsed {

@@ -65,7 +65,8 @@ pub(crate) fn setup(args: &RunArgs) -> Result<Setup, Failure> {
     phases.iter_mut().for_each(|phase| phase.gap_ns = device.gap_ns);
     plan.fill = device.fill.into();
     plan.null_pattern = device.null_pattern;
-    Ok(Setup { core: machine.core, plan, device, phases, quiet: args.output.quiet })
+    let (core, isolation) = (machine.core, machine.isolation);
+    Ok(Setup { core, isolation, plan, device, phases, quiet: args.output.quiet })
 }
 
 /// What is done, but for what depends on the device.

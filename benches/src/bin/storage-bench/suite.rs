@@ -258,6 +258,7 @@ fn setup(args: &SuiteArgs, place: Place<'_>, own: Option<&OwnServer>) -> Result<
     let phases = phases(&base, !writes);
     Ok(Setup {
         core: args.core,
+        isolation: machine.isolation,
         plan: Plan {
             repetitions: repetitions(args),
             nsid: 1,
