@@ -412,8 +412,6 @@ impl Drop for MailboxServer {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
-
     use hybrid_shm::leak_zeroed;
 
     use super::*;
@@ -455,6 +453,18 @@ mod tests {
             stop.store(true, Ordering::Release);
             result
         })
+    }
+
+    #[test]
+    fn a_server_whose_process_has_died_is_not_waited_for() {
+        static DEAD: AtomicBool = AtomicBool::new(false);
+        let span = leak_zeroed(MailboxLayout::BYTES);
+        // Nobody serves it: without the word this would take a minute.
+        let clock = Clock::tsc(1_000_000_000);
+        let client = MailboxClient::new(span, clock, 60_000_000_000).unwrap().unless(&DEAD);
+        DEAD.store(true, Ordering::Relaxed);
+        assert_eq!(client.read32(0x1c), Err(MailboxError::Gone));
+        assert_eq!(client.write32(0x14, 1), Err(MailboxError::Gone));
     }
 
     #[test]

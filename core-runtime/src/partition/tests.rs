@@ -211,6 +211,27 @@ fn tasks_that_go_on_are_left_behind_after_the_grace_time_and_not_before() {
 }
 
 #[test]
+fn a_host_that_has_died_is_a_reason_to_stop_with_little_grace() {
+    let rig = rig(small());
+    let partition = rig.partition;
+    spawn(&rig, "never ends", core::future::pending());
+    let pass = || {
+        let now = partition.begin_pass();
+        partition.scheduler().tick(now);
+        partition.end_pass(now, false);
+        now
+    };
+    pass();
+    assert_eq!(partition.stop_requested(), None);
+    partition.host_died();
+    let asked = pass();
+    assert_eq!(partition.stop_requested(), Some(StopReason::HostFailed));
+    assert!(!partition.grace_is_over(asked));
+    rig.clock.advance(500_000_001);
+    assert!(partition.grace_is_over(pass()), "half a second, not the configuration's 5 s");
+}
+
+#[test]
 fn the_host_may_shorten_the_grace_time_and_not_lengthen_it() {
     for (asked_ns, passes_left) in [(300, 5), (5_000, 12), (0, 12)] {
         let rig = rig(PartitionConfig { stop_grace_ns: 1_000, ..small() });
