@@ -212,8 +212,8 @@ pub(crate) struct MachineArgs {
     /// CPU that the partition takes for itself [default: the last isolated one, else the last]
     #[arg(long, value_name = "CPU")]
     pub(crate) core: Option<u32>,
-    /// What the partition is: a `thread`, beside which the model says how busy it is, or a `process`
-    /// of its own, as programs have it, to whom the model is a stranger
+    /// What the partition is: a `thread`, beside which the model says how busy it is, or a
+    /// `process` of its own, as programs have it, to whom the model is a stranger
     #[arg(long, value_name = "thread|process", default_value = "thread")]
     pub(crate) isolation: Isolation,
     /// Write to a device that may carry someone's data
