@@ -85,7 +85,10 @@ impl Machine {
             .map(str::to_owned)
             .collect();
         let mut add = |flag: &str, value: String| arguments.extend([flag.to_owned(), value]);
-        add("-smp", self.cpus.to_string());
+        // Nodes are made of sockets: then each CPU is one.
+        let sockets =
+            if self.nodes > 1 { format!(",sockets={}", self.cpus) } else { String::new() };
+        add("-smp", format!("{}{sockets}", self.cpus));
         add("-m", format!("{}M", self.memory_mib));
         add("-kernel", files.kernel.display().to_string());
         add("-initrd", files.initramfs.display().to_string());
@@ -229,6 +232,7 @@ mod tests {
         let machine = Machine { nodes: 2, cpus: 4, ..Machine::default() };
         let line = line(&machine);
         assert!(line.contains("-object memory-backend-ram,id=ram1,size=512M"), "{line}");
+        assert!(line.contains("-smp 4,sockets=4 "), "{line}");
         assert!(line.contains("-numa cpu,node-id=0,socket-id=1"), "{line}");
         assert!(line.contains("-numa cpu,node-id=1,socket-id=2"), "{line}");
     }

@@ -54,6 +54,7 @@ pub(crate) const BOOTS: &[Boot] = &[
     Boot { name: "fresh-drives", machine: fresh_drives, parts: &[CONFORMANCE] },
     Boot { name: "vfio", machine: shared_group, parts: &[VFIO, VFIO_ENDS] },
     Boot { name: "polled", machine: polled, parts: &[URING] },
+    Boot { name: "two-nodes", machine: two_nodes, parts: &[PARTITIONS] },
     Boot { name: "without-iommu", machine: without_iommu, parts: &[NO_IOMMU] },
 ];
 
@@ -191,6 +192,15 @@ const NO_IOMMU: Part = Part {
     limit_s: 30,
 };
 
+/// The program knows its own tests as well; one that it leaves out is missed here.
+const PARTITIONS: Part = Part {
+    name: "partitions",
+    script: include_str!("guest/suite/partitions"),
+    programs: &["partition-drill"],
+    tests: &["partitions::the_machine_has_two_nodes", "partitions::linux_keeps_a_cpu"],
+    limit_s: 60,
+};
+
 const VFIO: Part = Part {
     name: "vfio",
     script: include_str!("guest/suite/vfio"),
@@ -308,6 +318,12 @@ fn shared_group() -> Machine {
 fn polled() -> Machine {
     let append = "nvme.poll_queues=1".to_owned();
     Machine { iommu: false, append, ..with(&["64M", "16M"]) }
+}
+
+/// A core of each node for partitions, and one of each for Linux.
+fn two_nodes() -> Machine {
+    let base = with(&["16M"]);
+    Machine { nodes: 2, cpus: 4, isolated: "1,3".to_owned(), iommu: false, ..base }
 }
 
 fn without_iommu() -> Machine {
