@@ -4,8 +4,10 @@
 //! with the other benchmarks because nothing depends on this package.
 
 use std::fmt::Display;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser;
 use core_runtime::clock::rdtsc;
 use feed_handler::book::{BboChange, BookStorage, Sink, Trade};
@@ -20,7 +22,7 @@ use host_bridge::facts::MachineFacts;
 use host_bridge::sys::usage::ThreadUsage;
 use host_bridge::topology::Topology;
 use hybrid_conventions::{Column, Exit, Table};
-use serde_json::json;
+use serde_json::{Value, json};
 use zerocopy::IntoBytes;
 
 /// Decodes all that an order book would need, and adds it up.
@@ -101,6 +103,10 @@ impl Sink for Sum {
     }
 }
 
+const TITLE: &str = "itch: a synthetic day from memory, on one core";
+const NOTE: &str =
+    "medians of repetitions; a slice of 128 KiB in which the core was taken away is dropped";
+
 /// Slices as a device would give them.
 const CHUNK: usize = 128 * 1024;
 
@@ -118,6 +124,9 @@ struct Args {
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
+    /// Write the report as JSON to this file too.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
     /// CPU that is measured; by default the last one that this process may use.
     #[arg(long, value_name = "CPU")]
     core: Option<u32>,
@@ -234,18 +243,13 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let (slices, checksum) = book(Pipeline::new(storage, PipelineConfig::default()), &feed);
         booked.add(slices, checksum);
     }
-    let missed = report(
-        args,
-        &facts,
-        hz,
-        &[
-            ("decode", decoded, DECODE_GOAL),
-            ("orders in one shape", shaped, DECODE_GOAL),
-            ("decode + book", booked, BOOK_GOAL),
-        ],
-    )?;
-    let exit = if missed && !args.quick { Exit::Threshold } else { Exit::Ok };
-    Ok(ExitCode::from(exit.code()))
+    let parts = [
+        ("decode", decoded, DECODE_GOAL),
+        ("orders in one shape", shaped, DECODE_GOAL),
+        ("decode + book", booked, BOOK_GOAL),
+    ];
+    let exit = report(args, &facts, hz, &parts)?;
+    Ok(ExitCode::from(if args.quick { Exit::Ok } else { exit }.code()))
 }
 
 /// Framing, lengths, types and fields.
@@ -316,42 +320,80 @@ fn book(mut pipeline: Pipeline<'_>, feed: &[u8]) -> (Slices, u64) {
 /// What a part came to, and its goal.
 type Figure<'a> = (&'a str, Option<&'a Slices>, f64);
 
-/// Prints; whether a goal was missed.
+/// Million messages a second.
+fn rate(slices: &Slices, hz: u64) -> f64 {
+    hz as f64 / slices.ticks_each() / 1e6
+}
+
+/// Prints and writes; what the goals say: one that was missed is a threshold exceeded, one that
+/// was not measured no success.
 fn report(
     args: &Args,
     facts: &MachineFacts,
     hz: u64,
     parts: &[(&str, Part, f64)],
-) -> anyhow::Result<bool> {
+) -> anyhow::Result<Exit> {
     let figures: Vec<Figure<'_>> =
         parts.iter().map(|(name, part, goal)| (*name, part.median(), *goal)).collect();
-    let rate = |slices: &Slices| hz as f64 / slices.ticks_each() / 1e6;
     let checksum = parts
         .iter()
         .fold(0_u64, |sum, (_, part, _)| (sum ^ part.checksum.unwrap_or(0)).rotate_left(17));
+    let value = to_value(&figures, facts, hz, checksum);
     if args.json {
-        let rows: Vec<_> = figures
-            .iter()
-            .map(|(name, s, goal)| {
-                let ticks = s.map(Slices::ticks_each);
-                json!({"what": name, "M messages/s": s.map(rate), "ticks": ticks, "goal": goal})
-            })
-            .collect();
-        let value = json!({
-            "schema": "bench-itch/1", "device": "memory", "machine": facts.to_string(),
-            "tsc_hz": hz, "rows": rows, "checksum": format!("{checksum:016x}"),
-        });
         println!("{value:#}");
     } else {
-        println!("itch: a synthetic day from memory, on one core (on: memory)");
+        println!("{TITLE} (on: memory)");
         println!("{facts}, TSC {:.3} GHz\n", hz as f64 / 1e9);
         print!("{}", table(&figures, hz)?);
-        println!(
-            "medians of repetitions; a slice of 128 KiB in which the core was taken away is dropped"
-        );
+        println!("{NOTE}");
         println!("checksum {checksum:016x}");
     }
-    Ok(figures.iter().any(|(_, s, goal)| s.is_some_and(|s| rate(s) < *goal)))
+    if let Some(path) = &args.out {
+        std::fs::write(path, format!("{value:#}\n"))
+            .with_context(|| format!("{}", path.display()))?;
+    }
+    let missed = |(_, slices, goal): &Figure<'_>| slices.is_some_and(|s| rate(s, hz) < *goal);
+    Ok(if figures.iter().any(missed) {
+        Exit::Threshold
+    } else if figures.iter().any(|(_, slices, _)| slices.is_none()) {
+        Exit::Error
+    } else {
+        Exit::Ok
+    })
+}
+
+/// In the form of the other benchmarks: sheets of rows, goals, checksum.
+fn to_value(figures: &[Figure<'_>], facts: &MachineFacts, hz: u64, checksum: u64) -> Value {
+    let row = |(name, slices, _): &Figure<'_>| {
+        json!({
+            "what": name,
+            "M messages/s": slices.map(|s| rate(s, hz)),
+            "ticks": slices.map(Slices::ticks_each),
+            "MB/s": slices.map(|s| s.bytes as f64 * hz as f64 / s.ticks as f64 / 1e6),
+            "slices": slices.map(|s| s.kept),
+            "dropped": slices.map(|s| s.dropped),
+        })
+    };
+    let goal = |(name, slices, goal): &Figure<'_>| {
+        let reached = slices.map(|s| rate(s, hz));
+        json!({
+            "what": format!("M messages/s, {name}"),
+            "reached": reached,
+            "least": goal,
+            "missed": reached.is_some_and(|reached| reached < *goal),
+        })
+    };
+    let rows: Vec<_> = figures.iter().map(row).collect();
+    json!({
+        "schema": "bench-itch/2",
+        "title": TITLE,
+        "device": "memory",
+        "machine": facts.to_string(),
+        "tsc_hz": hz,
+        "sheets": { "one core": { "rows": rows, "notes": [NOTE] } },
+        "goals": figures.iter().map(goal).collect::<Vec<_>>(),
+        "checksum": format!("{checksum:016x}"),
+    })
 }
 
 fn table(figures: &[Figure<'_>], hz: u64) -> Result<String, std::fmt::Error> {
@@ -364,14 +406,13 @@ fn table(figures: &[Figure<'_>], hz: u64) -> Result<String, std::fmt::Error> {
         Column::right("slices"),
         Column::right("dropped"),
     ];
-    let hz = hz as f64;
     let row = |(name, slices, goal): &Figure<'_>| {
         let figure = |f: &dyn Fn(&Slices) -> String| slices.map_or_else(|| "-".to_owned(), f);
         [
             (*name).to_owned(),
-            figure(&|s| format!("{:.1}", hz / s.ticks_each() / 1e6)),
+            figure(&|s| format!("{:.1}", rate(s, hz))),
             figure(&|s| format!("{:.1}", s.ticks_each())),
-            figure(&|s| format!("{:.0}", s.bytes as f64 * hz / s.ticks as f64 / 1e6)),
+            figure(&|s| format!("{:.0}", s.bytes as f64 * hz as f64 / s.ticks as f64 / 1e6)),
             format!("{goal:.0}"),
             figure(&|s| s.kept.to_string()),
             figure(&|s| s.dropped.to_string()),

@@ -370,6 +370,7 @@ fn bad_input_is_one_line_and_an_exit_code() {
         ("--stepped --device vfio-user:/x", 1, "--device has no effect with --stepped"),
         ("--proposal -w randwrite", 1, "-w has no effect with --proposal; allowed"),
         ("compare /nothing.json /nothing.json", 1, "/nothing.json"),
+        ("--out /nowhere/a.json", 1, "/nowhere/a.json: a result needs the name of a file in a"),
     ] {
         let output = run(line);
         let error = String::from_utf8_lossy(&output.stderr);

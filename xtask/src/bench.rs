@@ -21,9 +21,6 @@ const BENCHES: &str = "hybrid-benches";
 /// The benchmark that has a subcommand for all that it measures.
 const STORAGE: &str = "storage-bench";
 
-/// The bench target whose program has no `--out`.
-const NO_OUT: &str = "itch";
-
 /// What is run.
 pub(crate) struct Wanted {
     pub(crate) quick: bool,
@@ -53,9 +50,7 @@ pub(crate) fn run(project: &Project, wanted: &Wanted) -> Result<Exit> {
         let file = dir.join(format!("{name}.json"));
         // One of an earlier run is no result of this one.
         let _ = std::fs::remove_file(&file);
-        if name != NO_OUT {
-            run = run.arg("--out").arg(file.to_string_lossy());
-        }
+        run = run.arg("--out").arg(file.to_string_lossy());
         println!("== {name}");
         let status = run.command(&project.root).status().context("cargo did not start")?;
         worst = worse(worst, status.code());

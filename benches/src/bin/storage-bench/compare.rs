@@ -14,6 +14,7 @@ use hybrid_conventions::Exit;
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
+use crate::summary::BY_GATE;
 
 /// What a change must exceed even where repetitions agree: machines drift between two runs.
 const LEAST_NOISE: f64 = 0.03;
@@ -71,12 +72,20 @@ pub(crate) fn run(a: &Path, b: &Path, as_json: bool) -> Result<Exit, Failure> {
             after["on"]
         )));
     }
+    let other = job_differences(&before["job"], &after["job"]);
     let lines = compare(&before, &after);
     if lines.is_empty() {
         return Err(Failure::error("the two files have no figure in common"));
     }
     let worse = lines.iter().any(|line| line.verdict == Verdict::Worse);
-    print!("{}", if as_json { to_json(&lines, worse) } else { to_text(&lines, &before, &after) });
+    if as_json {
+        print!("{}", to_json(&lines, worse, &other));
+    } else {
+        for line in &other {
+            println!("note: the jobs differ: {line}");
+        }
+        print!("{}", to_text(&lines, &before, &after));
+    }
     Ok(if worse { Exit::Threshold } else { Exit::Ok })
 }
 
@@ -93,6 +102,13 @@ fn read(path: &Path) -> Result<Value, Failure> {
             crate::json::SCHEMA
         ))),
     }
+}
+
+/// What was asked for otherwise: a difference of the figures may be its doing.
+fn job_differences(before: &Value, after: &Value) -> Vec<String> {
+    let fields = before.as_object().into_iter().flatten();
+    let other = fields.filter(|(name, value)| after[name.as_str()] != **value);
+    other.map(|(name, value)| format!("{name} {value} and {}", after[name.as_str()])).collect()
 }
 
 fn compare(before: &Value, after: &Value) -> Vec<Line> {
@@ -151,13 +167,17 @@ fn to_text(lines: &[Line], before: &Value, after: &Value) -> String {
     if a != b {
         let _ = writeln!(out, "note: other machines: {a} and {b}");
     }
-    let width = lines.iter().map(|line| line.name.chars().count()).max().unwrap_or(0).max(6);
+    // Counts of the source, not of these runs: a line each only where they say something.
+    let quiet = |line: &Line| line.name.ends_with(BY_GATE) && line.verdict == Verdict::Same;
+    let silent = lines.iter().filter(|line| quiet(line)).count();
+    let shown = || lines.iter().filter(|line| !quiet(line));
+    let width = shown().map(|line| line.name.chars().count()).max().unwrap_or(0).max(6);
     let _ = writeln!(
         out,
         "{:<width$}  {:>12}{:>14}{:>14}{:>10}{:>10}{:>7}  verdict",
         "figure", "unit", "A", "B", "B vs A", "noise", "pairs"
     );
-    for line in lines {
+    for line in shown() {
         let change = 100.0 * (line.b / line.a - 1.0);
         let _ = writeln!(
             out,
@@ -172,12 +192,15 @@ fn to_text(lines: &[Line], before: &Value, after: &Value) -> String {
             line.verdict.name()
         );
     }
+    if silent != 0 {
+        let _ = writeln!(out, "{silent} instruction counts{BY_GATE} are the same within 10 %");
+    }
     let worse = lines.iter().filter(|line| line.verdict == Verdict::Worse).count();
     let _ = writeln!(out, "{worse} of {} figures are worse beyond their noise", lines.len());
     out
 }
 
-fn to_json(lines: &[Line], worse: bool) -> String {
+fn to_json(lines: &[Line], worse: bool, other: &[String]) -> String {
     let line = |line: &Line| {
         json!({
             "name": line.name,
@@ -194,6 +217,7 @@ fn to_json(lines: &[Line], worse: bool) -> String {
     let value = json!({
         "schema": "storage-bench-compare/1",
         "regression": worse,
+        "job_differences": other,
         "figures": lines,
     });
     format!("{value:#}\n")
@@ -240,6 +264,14 @@ mod tests {
     fn few_pairs_say_so() {
         assert_eq!(verdict("less", false, &[100.0], &[105.0]), (Verdict::Same, NOISE_OF_FEW));
         assert_eq!(verdict("less", false, &[100.0], &[115.0]), (Verdict::Worse, NOISE_OF_FEW));
+    }
+
+    #[test]
+    fn jobs_that_differ_are_named() {
+        let job = |depth: u32, rate: Value| json!({ "depth": depth, "rate": rate, "seed": 1 });
+        let (a, b) = (job(32, Value::Null), job(4, json!("2x")));
+        assert_eq!(job_differences(&a, &a), [""; 0]);
+        assert_eq!(job_differences(&a, &b), ["depth 32 and 4", "rate null and \"2x\""]);
     }
 
     #[test]

@@ -240,8 +240,11 @@ fn course(ran: &Ran, main: &PhaseRun) -> Option<String> {
     }
     chart.y_ticks(&latency_ticks(low, high), "latency");
     let step = time / 5.0;
-    let ticks: Vec<_> =
-        (0..=5).map(|n| (step * f64::from(n), format!("{:.1} s", step * f64::from(n)))).collect();
+    let name = |at: f64| match time < 1.0 {
+        true => format!("{:.0} ms", at * 1e3),
+        false => format!("{at:.1} s"),
+    };
+    let ticks: Vec<_> = (0..=5).map(|n| step * f64::from(n)).map(|at| (at, name(at))).collect();
     chart.x_ticks(&ticks, "time");
     let value: [(&str, Of); 3] =
         [("max", |piece| piece.max), ("p99", |piece| piece.p99), ("p50", |piece| piece.p50)];

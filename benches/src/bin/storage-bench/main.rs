@@ -36,8 +36,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, FromArgMatches as _};
 use hybrid_conventions::Exit;
 
-use cli::{Cli, Command, RunArgs};
-use failure::{Failure, write_file};
+use cli::{Cli, Command, OutputArgs, RunArgs};
+use failure::{Failure, check_folders, write_file};
 
 host_bridge::partition_main! {
     entries: [launch::ENTRY],
@@ -59,7 +59,7 @@ fn host() -> ExitCode {
     };
     let outcome = match &cli.command {
         None => flags::check(&matches, &cli.run).and_then(|()| run(&cli.run)),
-        Some(Command::Suite(args)) => suite::run(args),
+        Some(Command::Suite(args)) => check_folders([&args.out]).and_then(|()| suite::run(args)),
         Some(Command::Compare { a, b, json }) => compare::run(a, b, *json),
     };
     match outcome {
@@ -73,6 +73,8 @@ fn host() -> ExitCode {
 
 /// A single run.
 fn run(args: &RunArgs) -> Result<Exit, Failure> {
+    let OutputArgs { out, report, csv, .. } = &args.output;
+    check_folders([out, report, csv])?;
     if args.mode.stepped {
         return stepped(args);
     }

@@ -187,6 +187,10 @@ impl Proposal {
             Some(x) => format!("{x:.0}"),
         };
         for row in &self.rows {
+            let (sign, unit) = match row.unit.strip_prefix("+- ") {
+                Some(unit) => ("+-", unit),
+                None => ("", row.unit),
+            };
             let bound = if row.more { ">=" } else { "<=" };
             let verdict = match row.passed() {
                 None => "none",
@@ -197,10 +201,10 @@ impl Proposal {
                 out,
                 "{:<18}{:>12}{:>22}{verdict:>8}{:>16}{:>10}{:>10}",
                 row.what,
-                format!("{bound} {} {}", row.goal, row.unit.trim_start_matches("+- ")),
+                format!("{bound} {} {}", row.goal, unit),
                 match row.measured {
                     None => "not measured".to_owned(),
-                    measured => format!("{} {}", cell(measured), row.unit),
+                    measured => format!("{sign}{} {unit}", cell(measured)),
                 },
                 cell(row.baseline),
                 row.gain().map_or("-".to_owned(), |gain| format!("{gain:.1} x")),

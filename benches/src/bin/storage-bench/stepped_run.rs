@@ -161,7 +161,7 @@ impl SteppedRun {
         let _ = writeln!(
             out,
             "medians of repetitions; 4 KiB reads of a null namespace, completions posted before \
-             the reap, net of the {:.0} ticks that two readings of the clock take",
+             the reap,\nnet of the {:.0} ticks that two readings of the clock take",
             self.stamp.median().unwrap_or(0.0)
         );
         out

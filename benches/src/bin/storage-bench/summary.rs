@@ -59,6 +59,9 @@ pub(crate) struct Load {
     pub(crate) open: Option<OpenFigures>,
 }
 
+/// How the name of an instruction count ends that the gate took from the source.
+pub(crate) const BY_GATE: &str = ", counted by the gate";
+
 /// What an open loop adds.
 pub(crate) struct OpenFigures {
     pub(crate) rate: f64,
@@ -323,7 +326,7 @@ pub(crate) fn counted() -> Vec<Figure> {
     let figure = |line: &str| {
         let (name, count) = line.split_once(" = ")?;
         Some(Figure {
-            name: format!("instructions of {name}, counted by the gate"),
+            name: format!("instructions of {name}{BY_GATE}"),
             unit: "instructions",
             more: false,
             instructions: true,

@@ -10,7 +10,7 @@ use crate::device::On;
 
 use crate::launch::{PhaseRun, Ran};
 use crate::summary::{Cost, Load, Noise, PERCENTILES};
-use crate::wire::{BATCH, BURST, CLOSED, Phase, VERIFY};
+use crate::wire::{BATCH, BURST, CLOSED, FUTURES, Phase, VERIFY};
 
 /// What the proposal asks for; the depth for it is Little's law.
 const WANTED_IOPS: f64 = 2e6;
@@ -46,6 +46,7 @@ pub(crate) fn title(args: &RunArgs, phase: &Phase) -> String {
         BURST => write!(line, ", bursts of {}", phase.batch),
         BATCH => write!(line, ", batches of {}, depth {}", phase.batch, phase.depth),
         VERIFY => write!(line, ", verified, depth {}", phase.depth),
+        FUTURES => write!(line, ", futures, depth {}", phase.depth),
         _ => write!(line, ", depth {}", phase.depth),
     };
     if phase.queues > 1 {
@@ -53,6 +54,9 @@ pub(crate) fn title(args: &RunArgs, phase: &Phase) -> String {
     }
     if let Some(rate) = args.mode.rate {
         let _ = write!(line, ", arrivals at {rate} ({:?})", args.mode.arrivals);
+        if args.mode.bursty > 1 {
+            let _ = write!(line, " in groups of {}", args.mode.bursty);
+        }
     }
     let _ = write!(line, ", seed {}", load.seed);
     line.to_lowercase()

@@ -19,8 +19,11 @@ pub(crate) struct Cli {
     /// With vfio-user:SOCKET: serve the software model at that socket for the time of the run
     #[arg(long)]
     pub(crate) own_server: bool,
-    /// Print the names of the cases and what they need, and run none
-    #[arg(long)]
+    /// Print the names of the cases (`--only` chooses) and what they need, and run none
+    #[arg(
+        long,
+        conflicts_with_all = ["device", "own_server", "namespace", "allow_writes", "scale", "core"]
+    )]
     pub(crate) list: bool,
     /// Run only cases whose name contains this; may be given several times
     #[arg(long, value_name = "PATTERN")]
@@ -51,5 +54,15 @@ mod tests {
     #[test]
     fn the_command_line_does_not_contradict_itself() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_list_takes_no_device() {
+        let parse =
+            |args: &[&str]| Cli::try_parse_from([&["conformance", "--list"], args].concat());
+        assert!(parse(&["--only", "random"]).is_ok());
+        for args in [["--device", "model"], ["--scale", "2"], ["--core", "1"]] {
+            assert!(parse(&args).is_err(), "{args:?}");
+        }
     }
 }

@@ -120,7 +120,7 @@ enum Stopped {
     Io(#[from] IoError),
     #[error("there is no namespace {0}; --namespace names another")]
     NoNamespace(u32),
-    #[error("{0} bytes are no multiple of the namespace's blocks of {1}; choose -o so")]
+    #[error("{0} bytes are no multiple of the namespace's blocks of {1}; -o takes those: -o {1}")]
     BadSize(u32, u32),
     #[error("{0} bytes are more than the controller takes at once, {1}; lower -o")]
     TooLong(u32, u32),
