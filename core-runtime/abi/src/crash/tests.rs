@@ -381,7 +381,8 @@ fn a_files_layouts_have_their_golden_bytes() {
 #[test]
 fn a_files_header_is_believed_only_whole() {
     let header = file_header();
-    for bit in 0..LINE_BYTES * 8 {
+    let step = if cfg!(miri) { 61 } else { 1 };
+    for bit in (0..LINE_BYTES * 8).step_by(step) {
         let mut bytes = header.as_bytes().to_vec();
         bytes[bit / 8] ^= 1 << (bit % 8);
         assert!(FileHeader::parse(&bytes).is_err(), "bit {bit}");
