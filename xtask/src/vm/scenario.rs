@@ -52,7 +52,7 @@ pub(crate) const BOOTS: &[Boot] = &[
     },
     Boot { name: "devices", machine: main, parts: &[SYSCONFIG_DEVICES] },
     Boot { name: "fresh-drives", machine: fresh_drives, parts: &[CONFORMANCE] },
-    Boot { name: "vfio", machine: shared_group, parts: &[VFIO, VFIO_ENDS] },
+    Boot { name: "vfio", machine: shared_group, parts: &[VFIO, CRASHES, VFIO_ENDS] },
     Boot { name: "polled", machine: polled, parts: &[URING] },
     Boot { name: "two-nodes", machine: two_nodes, parts: &[PARTITIONS] },
     Boot { name: "without-iommu", machine: without_iommu, parts: &[NO_IOMMU] },
@@ -199,6 +199,19 @@ const PARTITIONS: Part = Part {
     programs: &["partition-drill"],
     tests: &["partitions::the_machine_has_two_nodes", "partitions::linux_keeps_a_cpu"],
     limit_s: 60,
+};
+
+const CRASHES: Part = Part {
+    name: "crashes",
+    script: include_str!("guest/suite/crashes"),
+    programs: &["crash-drill", "feed-handler"],
+    tests: &[
+        "crashes::every_way_to_die_under_load_over_vfio",
+        "crashes::a_partition_that_is_killed_under_load_over_vfio",
+        "crashes::a_host_that_is_killed_leaves_a_device_that_can_be_had",
+        "crashes::the_iommu_stopped_nothing",
+    ],
+    limit_s: 240,
 };
 
 const VFIO: Part = Part {
