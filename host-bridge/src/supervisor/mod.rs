@@ -243,7 +243,8 @@ impl<'a, I: Incarnation> Supervisor<'a, I> {
         let (now, stop_asked) = (self.now(), self.stop_asked);
         let look = self.current.as_mut().map_or_else(gone, Incarnation::look);
         let Look { ended, stopped, phase, passes, task } = look;
-        Seen { now, ended, stopped, phase, passes, task, stop_asked }
+        let killable = self.current.as_ref().is_some_and(Incarnation::can_be_killed);
+        Seen { now, ended, stopped, phase, passes, task, killable, stop_asked }
     }
 
     fn fence(&mut self) -> bool {
@@ -352,6 +353,8 @@ impl<'a, I: Incarnation> Supervisor<'a, I> {
 
     fn restart(&mut self) {
         let ending = self.ending;
+        // What the one before said of itself is not the next one's.
+        let _ = self.options.criticals.take();
         let next = self.current.take().map(|before| Next { before, ending });
         match (self.starter)(next) {
             Ok(next) => {
@@ -395,10 +398,6 @@ impl<'a, I: Incarnation> Supervisor<'a, I> {
     fn ask_for_dump(&mut self, cause: Cause) {
         let task = self.polled();
         let Some(current) = &mut self.current else { return };
-        if !current.can_be_killed() {
-            // Its alarm has said so; there is no way up.
-            return;
-        }
         self.counters.dump_requested(cause);
         self.killed = Some(cause);
         let result = current.ask_for_dump();
@@ -409,9 +408,6 @@ impl<'a, I: Incarnation> Supervisor<'a, I> {
 
     fn kill(&mut self, cause: Cause) {
         let Some(current) = &mut self.current else { return };
-        if !current.can_be_killed() {
-            return;
-        }
         self.counters.killed(cause);
         self.killed = Some(cause);
         let result = current.kill();

@@ -31,6 +31,7 @@
 //!    then.
 //! 2. A stopped process (state T, or stopped by a tracer) is never escalated, whatever is pending.
 //! 3. A look that comes late accuses nobody: silence counts only once it was seen at several looks.
+//! 4. A partition that is a thread can only be accused: nothing follows its alarm.
 
 mod watch;
 mod words;
@@ -145,6 +146,11 @@ impl Policy {
         }
         self.watch.see(seen);
         if std::mem::take(&mut self.critical) {
+            if !seen.killable {
+                self.state = State::Alarmed(Cause::Critical, seen.now);
+                let what = Alarm::Accused(Cause::Critical);
+                return Action::Alarm { what, lasted: Duration::ZERO };
+            }
             self.state = State::Asked(Cause::Critical, seen.now);
             return Action::AskDump(Cause::Critical);
         }
@@ -195,7 +201,7 @@ impl Policy {
         let Some((cause, lasted)) = self.watch.accuse(seen, &self.limits) else {
             return Action::Wait;
         };
-        if cause == Cause::Task {
+        if cause == Cause::Task && seen.killable {
             self.state = State::Asked(cause, seen.now);
             return Action::AskDump(cause);
         }
@@ -213,7 +219,8 @@ impl Policy {
         let overrun = matches!(self.watch.accuse(seen, &self.limits), Some((Cause::Task, _)));
         // A crawling loop still works: it is told of, and left alone.
         let climbs = cause != Cause::Crawling && passed(since, seen.now, self.limits.escalate);
-        if overrun || climbs {
+        // Invariant 4: a thread stays accused until it moves.
+        if seen.killable && (overrun || climbs) {
             let cause = if overrun { Cause::Task } else { cause };
             self.state = State::Asked(cause, seen.now);
             return Action::AskDump(cause);
@@ -226,7 +233,7 @@ impl Policy {
         let moved = self.watch.moved > since;
         match cause {
             Cause::Silent => moved || seen.phase != Phase::Running,
-            // These two are never only alarmed.
+            // Only alarmed where nobody can be killed.
             Cause::Task | Cause::Critical => moved,
             Cause::NotRunning => seen.phase != Phase::Starting,
             Cause::NotEnding => seen.phase != Phase::Stopping,

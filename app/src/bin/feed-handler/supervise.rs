@@ -15,7 +15,7 @@ use host_bridge::supervisor::store::{StoreOptions, default_dir, is_root};
 
 use crate::failure::Failure;
 use crate::output;
-use crate::values::{parse_limit, parse_policy, parse_size, parse_wait};
+use crate::values::{parse_limit, parse_policy, parse_size, parse_some_wait, parse_wait};
 
 /// What happens when the partition hangs or dies: docs/supervision.md.
 #[derive(Args, Clone, Debug)]
@@ -37,13 +37,13 @@ pub(crate) struct SupervisionArgs {
     pub(crate) restart_delay_max: Duration,
     /// Without a pass of the partition's loop for so long there is an alarm; as long again, and it
     /// is asked for a dump
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_wait)]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_some_wait)]
     pub(crate) heartbeat_timeout: Duration,
     /// A task that is polled for longer is asked for a dump at once; 0 for no such watch
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_wait)]
     pub(crate) task_timeout: Duration,
     /// From the request for a dump to SIGKILL
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_wait)]
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_some_wait)]
     pub(crate) dump_timeout: Duration,
     /// Where crash dumps go [default: /var/lib/hybrid-runtime for root, else
     /// $XDG_STATE_HOME/hybrid-runtime, else ~/.local/state/hybrid-runtime]

@@ -89,6 +89,11 @@ pub(crate) fn parse_wait(text: &str) -> Result<Duration, String> {
     parse_time(text, Nanos(0), Nanos(3_600_000_000_000))
 }
 
+/// As [`parse_wait`]: nobody can be given no time at all.
+pub(crate) fn parse_some_wait(text: &str) -> Result<Duration, String> {
+    parse_time(text, Nanos(1_000_000), Nanos(3_600_000_000_000))
+}
+
 /// `on-failure` and the like.
 pub(crate) fn parse_policy(text: &str) -> Result<RestartPolicy, String> {
     text.parse().map_err(|error: UnknownPolicy| error.to_string())

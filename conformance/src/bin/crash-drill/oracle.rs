@@ -7,6 +7,8 @@ struct Known {
     acked: u64,
     /// Posted after `acked`, and not answered yet.
     issued: Option<u64>,
+    /// Seen in pieces of a write that was never answered, and not written since.
+    torn: bool,
 }
 
 /// See the module's text.
@@ -16,6 +18,8 @@ pub(crate) struct Oracle {
     /// Since the last start: blocks that it told of.
     found: Vec<bool>,
     highest: u64,
+    /// A block is written whole or not at all.
+    atomic: bool,
     pub(crate) acknowledged: u64,
     pub(crate) verified: u64,
     /// Blocks that held a write which had not been acknowledged.
@@ -23,11 +27,12 @@ pub(crate) struct Oracle {
 }
 
 impl Oracle {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(atomic: bool) -> Self {
         Self {
             blocks: vec![Known::default(); usize::try_from(BLOCKS).expect("few blocks")],
             found: Vec::new(),
             highest: 0,
+            atomic,
             acknowledged: 0,
             verified: 0,
             unacknowledged_kept: 0,
@@ -66,7 +71,7 @@ impl Oracle {
         if known.issued != Some(version) {
             return Err(format!("block {block}: version {version} was acknowledged, not issued"));
         }
-        *known = Known { acked: version, issued: None };
+        *known = Known { acked: version, ..Known::default() };
         self.acknowledged += 1;
         Ok(())
     }
@@ -74,24 +79,34 @@ impl Oracle {
     /// What a block holds at the start: what was acknowledged last, or what was in flight when its
     /// writer died.
     pub(crate) fn found(&mut self, block: u64, version: u64, intact: bool) -> Result<(), String> {
+        let atomic = self.atomic;
         let known = self.at(block)?;
-        let Known { acked, issued } = *known;
-        if !intact {
+        let Known { acked, issued, torn } = *known;
+        if !intact && (atomic || (issued.is_none() && !torn)) {
             return Err(format!("block {block} is torn: acknowledged was version {acked}"));
         }
-        if version != acked && Some(version) != issued {
+        if !intact {
+            *known = Known { acked, issued: None, torn: true };
+            self.tick(block);
+            return Ok(());
+        }
+        if (version != acked || torn) && Some(version) != issued {
             return Err(format!(
                 "block {block} holds version {version}: acknowledged was {acked}, in flight \
                  {issued:?}"
             ));
         }
-        *known = Known { acked: version, issued: None };
+        *known = Known { acked: version, ..Known::default() };
         self.unacknowledged_kept += u64::from(version != acked);
+        self.tick(block);
+        Ok(())
+    }
+
+    fn tick(&mut self, block: u64) {
         self.verified += 1;
         if let Some(found) = usize::try_from(block).ok().and_then(|at| self.found.get_mut(at)) {
             *found = true;
         }
-        Ok(())
     }
 
     /// All of them were told of.
@@ -109,7 +124,7 @@ mod tests {
 
     #[test]
     fn an_acknowledged_write_that_is_lost_torn_or_stale_is_found() {
-        let mut oracle = Oracle::new();
+        let mut oracle = Oracle::new(true);
         oracle.issued(1, 5).expect("fine");
         oracle.acked(1, 5).expect("fine");
         oracle.issued(1, 6).expect("fine");
@@ -123,8 +138,24 @@ mod tests {
     }
 
     #[test]
+    fn a_drive_may_tear_what_it_never_answered_and_nothing_else() {
+        let mut oracle = Oracle::new(false);
+        oracle.issued(1, 5).expect("fine");
+        oracle.acked(1, 5).expect("fine");
+        oracle.clone().found(1, 5, false).expect_err("it was acknowledged");
+        oracle.issued(1, 6).expect("fine");
+        oracle.found(1, 6, false).expect("in flight");
+        oracle.found(1, 6, false).expect("not written since");
+        oracle.clone().found(1, 5, true).expect_err("it does not come back");
+        oracle.issued(1, 7).expect("fine");
+        oracle.clone().found(1, 7, true).expect("in flight");
+        oracle.acked(1, 7).expect("fine");
+        oracle.found(1, 7, false).expect_err("it was acknowledged");
+    }
+
+    #[test]
     fn nonsense_of_a_dying_partition_is_an_error() {
-        let mut oracle = Oracle::new();
+        let mut oracle = Oracle::new(true);
         oracle.acked(0, 1).expect_err("not issued");
         oracle.issued(BLOCKS, 1).expect_err("no such block");
         oracle.issued(0, 1).expect("fine");

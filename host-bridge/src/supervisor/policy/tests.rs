@@ -43,6 +43,7 @@ impl Rig {
             phase: Phase::Running,
             passes: 0,
             task: None,
+            killable: true,
             stop_asked: false,
         };
         let mut rig = Self { policy: Policy::new(limits(), restarts, seen.now), seen };
@@ -120,6 +121,21 @@ fn a_task_over_its_limit_is_asked_for_a_dump_without_waiting_for_the_alarm() {
         assert_eq!(action, expected, "at {age:?}");
     }
     assert_eq!(rig.until_action(), (300, Action::Kill(Cause::Task)));
+}
+
+#[test]
+fn a_thread_is_accused_once_and_nothing_follows_until_it_moves() {
+    let mut rig = Rig::new();
+    rig.seen.killable = false;
+    assert_eq!(rig.until_action(), (100, alarm(Cause::Silent, 100)));
+    for _ in 0..500 {
+        assert_eq!(rig.look(), Action::Wait);
+    }
+    rig.seen.passes += 100;
+    assert!(matches!(rig.look(), Action::Clear { .. }));
+    rig.beat(5);
+    rig.policy.critical();
+    assert_eq!(rig.look(), alarm(Cause::Critical, 0));
 }
 
 #[test]

@@ -142,6 +142,8 @@ pub struct Seen {
     pub passes: u64,
     /// The task being polled.
     pub task: Option<Polled>,
+    /// It can be asked for a dump and killed; a thread can be neither.
+    pub killable: bool,
     /// The host has asked it to end: whatever it does then, nothing is started again.
     pub stop_asked: bool,
 }
