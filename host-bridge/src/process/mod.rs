@@ -25,7 +25,8 @@
 //! that is not can name another executable, or use threads.
 //!
 //! What a partition can reach when it runs: its memory, and with VFIO its device. It has no open
-//! file but the device's, no capability, and no system call but the end.
+//! file but the device's and, with one, the memory that replaces registers which are gone; no
+//! capability, and no system call but the end.
 
 mod child;
 mod handoff;

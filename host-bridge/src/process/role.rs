@@ -406,6 +406,7 @@ fn close(head: &Handoff, made: &Made, stack: &FixedStack, line: &Line) -> Result
         );
         source.say_unlocked(errno);
     }
+    sandbox::leave_no_core_file()?;
     sandbox::give_up_privileges()?;
     let landlock = sandbox::close_the_files()?;
     sandbox::die_with_the_host(HOST_DIED_SIGNAL)?;

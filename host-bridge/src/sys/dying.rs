@@ -22,11 +22,12 @@
 //! 4. `exit_group` is allowed by the sandbox and does not return.
 //! 5. [`prepare`] is called by a partition's process, which has one thread.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use core_runtime::crash::{self, Cause, Frame, Recorded, StackRange};
 use core_runtime::partition::{Partition, PartitionExit, PartitionState};
@@ -34,7 +35,6 @@ use hybrid_abi::crash::program::{KNOWN_FAULT_ADDRESS, Registers};
 use hybrid_abi::crash::{
     REASON_ALLOCATION, REASON_ASKED, REASON_DEVICE_GONE, REASON_FAULT, REASON_PANIC, REASON_SYSCALL,
 };
-use hybrid_abi::state::STATE_TEXT_BYTES;
 
 use super::bar;
 use super::fixed_stack::FixedStack;
@@ -166,74 +166,64 @@ extern "C" fn faulted(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
     let Some(dying) = DYING.get() else { end(code::SIGNAL + signal) };
     // SAFETY: invariant 2.
     let registers = unsafe { context::registers(signal, info, context) };
+    if signal == DUMP_SIGNAL && ENDING.load(Ordering::Relaxed) {
+        // It is ending, with a record of why.
+        return;
+    }
     let fault = Fault::of(&registers);
-    let mut line = Line::new();
-    let (code, reason) = match signal {
-        libc::SIGBUS if bar::is_guarded(fault.address) => {
-            let _ = line.write_str("device gone: its registers fault");
-            (code::DEVICE_GONE, REASON_DEVICE_GONE)
-        }
-        _ => {
-            // A line that is too long is cut.
-            let _ = fault.describe(&dying.guard, &dying.stack, &mut line);
-            (code::SIGNAL + signal, fault.reason())
-        }
+    let gone = signal == libc::SIGBUS && fault.address.is_some_and(bar::is_guarded);
+    let (code, reason) = if gone {
+        (code::DEVICE_GONE, REASON_DEVICE_GONE)
+    } else {
+        (code::SIGNAL + signal, fault.reason())
     };
-    let _ = write!(line, "{}", InTask(dying.partition));
+    let words = FaultWords { fault, gone, dying };
     // Where nothing is mapped at the instruction itself, the caller's address is on the stack.
     let nowhere =
         registers.known & KNOWN_FAULT_ADDRESS != 0 && registers.fault_address == registers.rip;
     let sp = nowhere.then_some(registers.rsp);
     let frame = Frame { ip: registers.rip, fp: registers.rbp, sp };
     let cause = Cause { registers: Some(&registers), frame: Some(frame), ..Cause::of(reason) };
-    finish(dying, code, &line, cause)
+    finish(dying, code, format_args!("{words}"), cause)
 }
 
 /// A heap call while the partition runs; `bytes` are what was asked for.
 pub fn allocated(bytes: usize) -> ! {
     let Some(dying) = DYING.get() else { end(code::ALLOCATION) };
-    let mut line = Line::new();
     let task = InTask(dying.partition);
-    let _ = write!(line, "called the allocator while running, for {bytes} bytes{task}");
     let cause = Cause { frame: Some(crash::here()), ..Cause::of(REASON_ALLOCATION) };
-    finish(dying, code::ALLOCATION, &line, cause)
+    let words = format_args!("called the allocator while running, for {bytes} bytes{task}");
+    finish(dying, code::ALLOCATION, words, cause)
 }
 
 fn panicked(info: &PanicHookInfo<'_>) {
     let Some(dying) = DYING.get() else { end(code::PANIC) };
-    let payload = info.payload();
-    let message = payload
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("a value that is no text");
-    let mut line = Line::new();
-    let _ = write!(line, "panicked{}: {message}", InTask(dying.partition));
     let at = info.location();
-    if let Some(at) = at {
-        let _ = write!(line, ", at {}:{}", at.file(), at.line());
-    }
     let cause = Cause {
         location: at.map(|at| (at.file(), at.line(), at.column())),
         frame: Some(crash::here()),
         ..Cause::of(REASON_PANIC)
     };
-    finish(dying, code::PANIC, &line, cause)
+    finish(dying, code::PANIC, format_args!("{}", PanicWords { info, dying }), cause)
 }
 
+/// Whether the process is past its last step: set first of all.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
 /// The one place where everything ends: the record, the line, the code. A fault in here comes here
-/// again; the record says so then, and that is all.
-fn finish(dying: &Dying, code: i32, line: &Line, cause: Cause<'_>) -> ! {
+/// again: the record says so then, and that is all. So nothing is looked at before the record has
+/// begun, and words are made while it is written.
+fn finish(dying: &Dying, code: i32, words: fmt::Arguments<'_>, cause: Cause<'_>) -> ! {
+    ENDING.store(true, Ordering::Relaxed);
     let Dying { partition, stack, alternate, .. } = dying;
     // SAFETY: invariant 1: both stacks are mapped for good.
     let stacks = unsafe {
         [StackRange::new(alternate.start, alternate.end), StackRange::new(stack.start, stack.end)]
     };
-    let message = format_args!("{line}");
-    let cause = Cause { message: Some(message), stacks: &stacks, ..cause };
+    let cause = Cause { message: Some(words), stacks: &stacks, ..cause };
     let recorded = crash::record(partition, &cause);
-    if recorded != Recorded::HandlerFailed && !partition.state().is_final() {
-        publish(partition, &exit(code, message));
+    if recorded == Recorded::Complete && !partition.state().is_final() {
+        publish(partition, &exit(code, words));
     }
     end(code)
 }
@@ -262,24 +252,45 @@ impl fmt::Display for InTask {
     }
 }
 
-/// A line without a heap; what is longer is cut.
-struct Line(heapless::String<STATE_TEXT_BYTES>);
-
-impl Line {
-    const fn new() -> Self {
-        Self(heapless::String::new())
-    }
+/// `panicked in task blocks: no such order, at src/main.rs:3`.
+struct PanicWords<'a> {
+    info: &'a PanicHookInfo<'a>,
+    dying: &'a Dying,
 }
 
-impl fmt::Write for Line {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        text.chars().try_for_each(|letter| self.0.push(letter)).map_err(|_| fmt::Error)
-    }
-}
-
-impl fmt::Display for Line {
+impl fmt::Display for PanicWords<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        let payload = self.info.payload();
+        let message = payload
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("a value that is no text");
+        write!(f, "panicked{}: {message}", InTask(self.dying.partition))?;
+        match self.info.location() {
+            Some(at) => write!(f, ", at {}:{}", at.file(), at.line()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// `segmentation fault: nothing is mapped at 0x10 in task blocks`.
+struct FaultWords<'a> {
+    fault: Fault,
+    /// The device's registers.
+    gone: bool,
+    dying: &'a Dying,
+}
+
+impl fmt::Display for FaultWords<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Dying { partition, guard, stack, .. } = self.dying;
+        if self.gone {
+            f.write_str("device gone: its registers fault")?;
+        } else {
+            self.fault.describe(guard, stack, f)?;
+        }
+        write!(f, "{}", InTask(partition))
     }
 }
 
@@ -288,7 +299,10 @@ impl fmt::Display for Line {
 struct Fault {
     signal: libc::c_int,
     code: libc::c_int,
-    address: usize,
+    /// What was accessed, where the processor says it.
+    address: Option<usize>,
+    /// Who sent it, for a signal that no instruction of ours raised.
+    sender: u32,
     /// For SIGSYS: the call.
     call: libc::c_int,
 }
@@ -298,7 +312,11 @@ impl Fault {
         Self {
             signal: libc::c_int::try_from(registers.signal).unwrap_or(0),
             code: registers.code,
-            address: usize::try_from(registers.fault_address).unwrap_or(0),
+            address: usize::try_from(registers.fault_address)
+                .ok()
+                .filter(|_| registers.known & KNOWN_FAULT_ADDRESS != 0),
+            // The kernel has the sender's number where a fault has its address.
+            sender: u32::try_from(registers.fault_address & 0xffff_ffff).unwrap_or(0),
             call: libc::c_int::try_from(registers.syscall).unwrap_or(-1),
         }
     }
@@ -311,29 +329,35 @@ impl Fault {
         }
     }
 
-    fn describe(&self, guard: &Range<usize>, stack: &Range<usize>, line: &mut Line) -> fmt::Result {
-        let Self { signal, code, address, call } = *self;
+    fn describe(
+        &self,
+        guard: &Range<usize>,
+        stack: &Range<usize>,
+        f: &mut fmt::Formatter<'_>,
+    ) -> fmt::Result {
+        let Self { signal, code, address, sender, call } = *self;
         match signal {
-            libc::SIGSYS => {
-                write!(line, "made system call {} ({call})", syscall_name(call))
+            libc::SIGSYS => return write!(f, "made system call {} ({call})", syscall_name(call)),
+            DUMP_SIGNAL => return f.write_str("was asked for a dump"),
+            libc::SIGTRAP => return f.write_str("trap"),
+            libc::SIGSEGV if address.is_some_and(|at| guard.contains(&at)) => {
+                return write!(f, "overflowed its stack of {} bytes", stack.len());
             }
-            DUMP_SIGNAL => line.write_str("was asked for a dump"),
-            _ if guard.contains(&address) && signal == libc::SIGSEGV => {
-                write!(line, "overflowed its stack of {} bytes", stack.len())
-            }
-            libc::SIGSEGV | libc::SIGBUS => {
-                let what = match (signal, code) {
-                    (libc::SIGSEGV, 1) => "segmentation fault: nothing is mapped",
-                    (libc::SIGSEGV, 2) => "segmentation fault: no permission",
-                    (libc::SIGSEGV, _) => "segmentation fault",
-                    _ => "bus error",
-                };
-                write!(line, "{what} at {address:#x}")
-            }
-            libc::SIGILL => write!(line, "illegal instruction at {address:#x}"),
-            libc::SIGFPE => write!(line, "arithmetic fault at {address:#x}"),
-            libc::SIGTRAP => line.write_str("trap"),
-            other => write!(line, "signal {other}"),
+            libc::SIGSEGV => f.write_str(match code {
+                1 => "segmentation fault: nothing is mapped",
+                2 => "segmentation fault: no permission",
+                _ => "segmentation fault",
+            })?,
+            libc::SIGBUS => f.write_str("bus error")?,
+            libc::SIGILL => f.write_str("illegal instruction")?,
+            libc::SIGFPE => f.write_str("arithmetic fault")?,
+            other => write!(f, "signal {other}")?,
+        }
+        match address {
+            Some(address) => write!(f, " at {address:#x}"),
+            None if code <= 0 => write!(f, ", sent by process {sender}"),
+            // A general protection fault: the processor does not say which address.
+            None => f.write_str(" at an address that is not canonical"),
         }
     }
 }

@@ -31,6 +31,17 @@ fn refused(step: &'static str) -> SandboxRefused {
     SandboxRefused { step, source: std::io::Error::last_os_error() }
 }
 
+/// No core file: it would hold the feed and every buffer, and the kernel would write it before the
+/// device is free again. The crash record is what a death leaves.
+///
+/// # Errors
+/// [`SandboxRefused`].
+pub fn leave_no_core_file() -> Result<(), SandboxRefused> {
+    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    rustix::process::setrlimit(rustix::process::Resource::Core, none)
+        .map_err(|errno| SandboxRefused { step: "the limit of core files", source: errno.into() })
+}
+
 /// Drops every capability, the bounding set's included where that is allowed, and the way to get
 /// one back.
 ///

@@ -16,7 +16,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
 
 /// Starts `program` with `args` (the first is its name) and these descriptors, at their own
 /// numbers; whoever owns them waits meanwhile. Standard input and output are `/dev/null`, standard
@@ -44,8 +44,15 @@ pub fn spawn(program: &CStr, args: &[CString], fds: &[RawFd]) -> std::io::Result
     checked(result)?;
     let pid = Pid::from_raw(pid).ok_or(std::io::ErrorKind::Other)?;
     // Nobody has waited for it, so that the number is still its own.
-    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-    Ok((pid, pidfd))
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(pidfd) => Ok((pid, pidfd)),
+        Err(errno) => {
+            // Nobody could watch it. It is ours to reap until then.
+            let _ = kill_process(pid, Signal::KILL);
+            let _ = waitpid(Some(pid), WaitOptions::empty());
+            Err(errno.into())
+        }
+    }
 }
 
 fn checked(result: libc::c_int) -> std::io::Result<()> {

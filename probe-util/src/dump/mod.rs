@@ -25,7 +25,7 @@ use symbols::Symbols;
 /// Arguments of `probe-util dump`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  probe-util dump /var/lib/hybrid-runtime/dumps/feed-1-panic.hycrash
+  probe-util dump /var/lib/hybrid-runtime/20261126T002614.764Z-feed-1-panic.hycrash
   probe-util dump FILE --binary target/release/feed-handler
   probe-util dump FILE --json | jq '.commands[] | select(.verdict == \"never answered\")'
 

@@ -54,7 +54,10 @@ pub(super) unsafe fn registers(
         value.copied().unwrap_or(0).cast_unsigned()
     };
     let known = match signal {
-        libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE => KNOWN_FAULT_ADDRESS,
+        // Other codes are a sender's (not above 0), or the kernel's without an address (128).
+        libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE if (1..128).contains(&code) => {
+            KNOWN_FAULT_ADDRESS
+        }
         libc::SIGSYS => KNOWN_SYSCALL,
         _ => 0,
     };
