@@ -16,8 +16,8 @@
 //! that time goes forward.
 //!
 //! **All or nothing.** A message that contradicts the books (unknown or doubled reference, more
-//! shares than are open, another stock) is a [`BookError`](crate::BookError) and has changed nothing. So it is the
-//! caller's choice to stop or to go on.
+//! shares than are open, another stock) is a [`BookError`](crate::error::BookError) and has changed
+//! nothing. So it is the caller's choice to stop or to go on.
 
 mod apply;
 mod check;
