@@ -10,7 +10,7 @@
 //!  SIGSYS: a system call was made        ├─▶ record ─▶ state part: failed, one line ─▶ exit_group
 //!  panic hook, allocator's guard         │
 //!  SIGUSR1: the host asks for a dump ────┘
-//!  SIGUSR2: the host has died ─────────────▶ a flag that the loop sees
+//!  SIGUSR2: the host has died ─────────────▶ a flag that the loop sees, and an alarm
 //! ```
 //!
 //! Invariants, named in the SAFETY lines:
@@ -38,6 +38,7 @@ use hybrid_abi::crash::{
 
 use super::bar;
 use super::fixed_stack::FixedStack;
+use super::sandbox::LAST_SECONDS;
 use super::signals::FAULTS;
 use super::syscall_names::syscall_name;
 
@@ -114,8 +115,9 @@ pub fn prepare(partition: &'static Partition, stack: &FixedStack) -> std::io::Re
     }
     handle(DUMP_SIGNAL, faulted, libc::SA_NODEFER)?;
     handle(HOST_DIED_SIGNAL, host_died, 0)?;
+    handle(libc::SIGALRM, overdue, 0)?;
     // Ctrl-Z stops the partition with its host.
-    unblock(&[DUMP_SIGNAL, HOST_DIED_SIGNAL, libc::SIGTSTP])
+    unblock(&[DUMP_SIGNAL, HOST_DIED_SIGNAL, libc::SIGALRM, libc::SIGTSTP])
 }
 
 type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
@@ -160,6 +162,14 @@ extern "C" fn host_died(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c
     if let Some(dying) = DYING.get() {
         dying.partition.host_died();
     }
+    // A loop that hangs does not see it.
+    // SAFETY: a plain number; the sandbox lets this call through, and it cannot fail.
+    unsafe { libc::syscall(libc::SYS_alarm, LAST_SECONDS) };
+}
+
+/// The host is dead, and the partition has not ended in its last second.
+extern "C" fn overdue(signal: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    end(code::SIGNAL + signal);
 }
 
 extern "C" fn faulted(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `no_new_privs`, empty capability sets | root's powers, and regaining them by an `execve` |
 //! | landlock without a rule (where the kernel has it) | opening, making, removing any file |
-//! | a seccomp filter | every system call but the return from a signal handler and the end |
+//! | a seccomp filter | every system call but a handler's return, the last alarm and the end |
 //!
 //! The filter alone would do; the others hold what a mistake in it would let through.
 //!
@@ -127,19 +127,29 @@ const fn step(code: u16, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
     libc::sock_filter { code, jt, jf, k }
 }
 
-/// What a partition may call, and nothing else: the way out of a signal handler, and the end.
-#[expect(clippy::cast_possible_truncation, reason = "two numbers below 1,000")]
-const FILTER: [libc::sock_filter; 7] = [
+/// Where it has the low half of the first argument.
+const ARGUMENT_AT: u32 = 16;
+
+/// How long a partition may go on when its host has died: `alarm` is allowed with this alone.
+pub const LAST_SECONDS: u32 = 1;
+
+/// What a partition may call, and nothing else: the way out of a signal handler, the end, and the
+/// alarm that brings the end of a loop which does not see that the host has died.
+#[expect(clippy::cast_possible_truncation, reason = "three numbers below 1,000")]
+const FILTER: [libc::sock_filter; 10] = [
     step(LOAD, 0, 0, ARCH_AT),
-    step(JUMP_IF_EQUAL, 0, 3, ARCH_X86_64),
+    step(JUMP_IF_EQUAL, 0, 6, ARCH_X86_64),
     step(LOAD, 0, 0, NUMBER_AT),
-    step(JUMP_IF_EQUAL, 2, 0, libc::SYS_rt_sigreturn as u32),
-    step(JUMP_IF_EQUAL, 1, 0, libc::SYS_exit_group as u32),
+    step(JUMP_IF_EQUAL, 5, 0, libc::SYS_rt_sigreturn as u32),
+    step(JUMP_IF_EQUAL, 4, 0, libc::SYS_exit_group as u32),
+    step(JUMP_IF_EQUAL, 0, 2, libc::SYS_alarm as u32),
+    step(LOAD, 0, 0, ARGUMENT_AT),
+    step(JUMP_IF_EQUAL, 1, 0, LAST_SECONDS),
     step(RETURN, 0, 0, libc::SECCOMP_RET_TRAP),
     step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
 ];
 
-/// From here on a system call raises SIGSYS instead of being made, but for the two that dying
+/// From here on a system call raises SIGSYS instead of being made, but for the three that dying
 /// needs.
 ///
 /// # Errors
