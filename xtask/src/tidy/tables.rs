@@ -110,7 +110,8 @@ pub(super) const CALLS: &[(&str, Where, &str)] = &[
     ("#![feature(", Where::Everywhere, "stable Rust"),
 ];
 
-/// Leftovers in code, with what to do about each.
+/// Leftovers in code, with what to do about each. These are the words that the rule looks for, in
+/// strings; nothing here is left over or allowed.
 pub(super) const LEFTOVER_CODE: &[(&str, &str)] = &[
     ("todo!", "write it, or return a named error"),
     ("unimplemented!", "write it, or return a named error"),
