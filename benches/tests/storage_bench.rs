@@ -321,13 +321,6 @@ fn an_image_is_read_and_written_only_when_permitted() {
     if !two_cpus("image") {
         return;
     }
-    if cfg!(feature = "allocation-tracking") {
-        // Writes to an image make the model's thread allocate once in a while: seen, not explained.
-        return skipped(
-            "image",
-            "the model's image file is no hot loop yet: it allocates at times",
-        );
-    }
     let image = scratch("bench.img");
     std::fs::File::create(&image).and_then(|file| file.set_len(4 << 20)).expect("an image");
     let line =

@@ -62,7 +62,7 @@ pub struct Model {
 }
 
 /// Asynchronous events and the requests that wait for them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Events {
     pub(crate) requests: VecDeque<Cid>,
     pub(crate) pending: VecDeque<AsyncEvent>,
@@ -70,6 +70,25 @@ pub(crate) struct Events {
     pub(crate) masked: u8,
     /// Events that are reported whatever the masks say.
     pub(crate) storm: Option<(AsyncEvent, u32)>,
+}
+
+impl Events {
+    /// With room for as many requests as a host may post, so that none of them allocates.
+    fn with_room_for(requests: u16) -> Self {
+        Self {
+            requests: VecDeque::with_capacity(usize::from(requests)),
+            pending: VecDeque::new(),
+            masked: 0,
+            storm: None,
+        }
+    }
+
+    /// As a reset leaves them.
+    pub(crate) fn forget(&mut self) {
+        self.requests.clear();
+        self.pending.clear();
+        (self.masked, self.storm) = (0, None);
+    }
 }
 
 /// Values of the features that a host can set.
@@ -173,7 +192,7 @@ impl Model {
             frozen: Vec::with_capacity(2 * queues),
             namespaces,
             flights: Flights::new(),
-            events: Events::default(),
+            events: Events::with_room_for(config.async_event_limit),
             features: Features::new(&config),
             logs: Logs::new(config.error_log_entries),
             mistakes: MistakeLog::default(),

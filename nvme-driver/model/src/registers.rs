@@ -367,7 +367,7 @@ impl Model {
         self.shadows = None;
         self.turn = 0;
         self.flights.clear();
-        self.events = crate::model::Events::default();
+        self.events.forget();
         self.features = Features::new(&self.config);
         self.paused_until_ns = 0;
         self.clear_doorbells();
