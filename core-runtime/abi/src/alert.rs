@@ -38,6 +38,12 @@ impl Severity {
         }
     }
 
+    /// Whether this one is to be told of before `other`.
+    #[must_use]
+    pub const fn is_worse_than(self, other: Self) -> bool {
+        self.0 > other.0
+    }
+
     /// Whether the host is to treat the partition as one that died.
     #[must_use]
     pub const fn is_critical(self) -> bool {

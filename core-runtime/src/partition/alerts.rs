@@ -2,7 +2,7 @@
 //!
 //! [`Partition::alert`] is called by tasks and by the entry. An alert goes to the host through the
 //! event ring; one that finds the ring full waits here and is written by a later pass. What waits
-//! is the oldest: later ones are counted, and the gap in the numbers tells the host so.
+//! is the oldest of the worst: others are counted, and the gap in the numbers tells the host so.
 
 use core::cell::{Cell, RefCell};
 use core::fmt::{self, Write};
@@ -54,8 +54,9 @@ impl Write for Line {
 
 impl Partition {
     /// Tells the host of an error that this partition survives. Returns whether the host can see
-    /// it already; if not, it is written as soon as the event ring has room, unless an older one
-    /// waits for that too: then it is counted, and its number is missing in what the host gets.
+    /// it already; if not, it is written as soon as the event ring has room. Only one waits for
+    /// that: the worst, and of those the oldest. Another is counted, and its number is missing in
+    /// what the host gets.
     pub fn alert(&self, severity: Severity, code: u32, line: fmt::Arguments<'_>) -> bool {
         let alerts = &self.alerts;
         let number = alerts.raised.get().wrapping_add(1);
@@ -76,6 +77,10 @@ impl Partition {
         self.send_waiting_alert();
         if alerts.waits.get() {
             alerts.lost.set(alerts.lost.get().saturating_add(1));
+            let mut waiting = alerts.waiting.borrow_mut();
+            if waiting.as_ref().is_some_and(|other| severity.is_worse_than(other.severity)) {
+                *waiting = Some(alert);
+            }
             return false;
         }
         let sent = self.events.send(&alert).is_ok();

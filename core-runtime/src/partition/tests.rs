@@ -528,3 +528,19 @@ fn an_alert_that_finds_the_ring_full_is_written_later_and_a_gap_tells_of_those_l
         (Some(3), Some(2))
     );
 }
+
+#[test]
+fn of_alerts_that_find_the_ring_full_the_worst_is_kept() {
+    let rig = rig(small());
+    let partition = rig.partition;
+    while partition.events().write(7, 0, &[0; 400]).is_ok() {}
+    for severity in [Severity::WARNING, Severity::CRITICAL, Severity::ERROR, Severity::CRITICAL] {
+        assert!(!partition.alert(severity, severity.0, format_args!("full")));
+    }
+    assert_eq!(partition.alert_counts(), (4, 3));
+    assert_eq!(take_alerts(&rig), []);
+    spawn(&rig, "end", async move { partition.finish(PartitionExit::done()) });
+    run_until_stopped(partition, ());
+    let kept: Vec<_> = take_alerts(&rig).iter().map(|it| (it.number, it.severity)).collect();
+    assert_eq!(kept, [(2, Severity::CRITICAL)]);
+}

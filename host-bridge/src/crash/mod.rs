@@ -135,12 +135,13 @@ impl Dump {
     }
 }
 
-/// The newest record that can be believed: its slot up to the committed length.
+/// The newest record that can be believed: its slot up to the committed length. One that was cut
+/// right behind its header says nothing: what the host can put together says more.
 fn written(region: &RegionReader) -> Option<Vec<u8>> {
     let part = region.part(PartKind::CRASH, CRASH_PART).ok()?;
     let mut bytes = vec![0; CRASH_PART_BYTES.min(part.len())];
     part.read(0, &mut bytes).ok()?;
-    let (index, header) = newest(&bytes)?;
+    let (index, header) = newest(&bytes).filter(|(_, header)| header.committed > 0)?;
     let end = LINE_BYTES.saturating_add(header.committed as usize);
     Some(slot(&bytes, index).get(..end)?.to_vec())
 }

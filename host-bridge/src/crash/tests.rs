@@ -1,6 +1,7 @@
 //! Dumps of partitions on the heap, with a driver and the model behind them.
 
 use std::cell::RefCell;
+use std::mem::offset_of;
 use std::rc::Rc;
 
 use core_runtime::clock::{Clock, ManualClock};
@@ -13,7 +14,7 @@ use core_runtime::region::RegionFacts;
 use core_runtime::task::{SchedulerConfig, TaskOptions};
 use hybrid_abi::crash::device::{COMMAND_AGE_UNKNOWN, COMMAND_BLOCKS, CommandRecord, CommandsHead};
 use hybrid_abi::crash::file::{END_SIGNALLED, HOST_FENCED};
-use hybrid_abi::crash::{REASON_KILLED, REASON_PANIC, elements};
+use hybrid_abi::crash::{CRASH_MAGIC, CRASH_WRITING, REASON_KILLED, REASON_PANIC, elements};
 use hybrid_shm::{Span, leak_zeroed};
 use nvme_driver::{
     ControlRegs, Controller, ControllerConfig, ControllerParts, ControllerState, Lba, RegsError,
@@ -235,6 +236,24 @@ fn a_record_that_the_partition_wrote_is_taken_as_it_is() {
     assert_eq!(of_kind(&sections, SectionKind::PROGRAM_PATH), [b"/usr/bin/feed-handler"]);
     assert_eq!(of_kind(&sections, SectionKind::STATE)[0].len(), 512);
     assert_eq!(of_kind(&sections, SectionKind::QUEUE_IMAGE).len(), 2);
+}
+
+#[test]
+fn a_record_that_was_cut_behind_its_header_does_not_hide_what_the_host_knows() {
+    let rig = rig();
+    rig.read([100]);
+    rig.pass();
+    record(rig.partition, &Cause::of(REASON_PANIC));
+    let bytes = copy(rig.region);
+    let magic = CRASH_MAGIC.to_le_bytes();
+    let slot = bytes.windows(8).position(|bytes| bytes == magic).expect("a slot");
+    let word = |at| rig.region.word32(slot + at).expect("in the slot");
+    word(offset_of!(CrashHeader, state)).store(CRASH_WRITING);
+    assert!(!rig.collect(true).headline().composed, "what was committed is said");
+    word(offset_of!(CrashHeader, committed)).store(0);
+    let dump = rig.collect(true);
+    assert!(dump.headline().composed);
+    assert_eq!(dump.headline().reason, REASON_KILLED);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! and how it ended.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -37,6 +38,8 @@ pub enum Death {
 pub struct PartitionProcess {
     pid: Pid,
     pidfd: OwnedFd,
+    /// What it executes, for whoever looks for its symbols.
+    program: Option<PathBuf>,
     /// What its start had cost.
     begun: ThreadUsage,
     landlock: bool,
@@ -44,8 +47,14 @@ pub struct PartitionProcess {
 }
 
 impl PartitionProcess {
-    pub(super) const fn new(pid: Pid, pidfd: OwnedFd) -> Self {
-        Self { pid, pidfd, begun: ThreadUsage::NOTHING, landlock: false, reaped: None }
+    pub(super) const fn new(pid: Pid, pidfd: OwnedFd, program: Option<PathBuf>) -> Self {
+        Self { pid, pidfd, program, begun: ThreadUsage::NOTHING, landlock: false, reaped: None }
+    }
+
+    /// Where the program lay that it executes.
+    #[must_use]
+    pub fn program(&self) -> Option<&Path> {
+        self.program.as_deref()
     }
 
     pub(super) const fn begun(&mut self, usage: ThreadUsage, landlock: bool) {

@@ -204,7 +204,8 @@ fn execute(
     let numbers: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let started = on_launcher(move || spawn(&program, &args, &numbers));
     let (pid, pidfd) = started.and_then(|started| started).map_err(step)?;
-    Ok(PartitionProcess::new(pid, pidfd))
+    let path = launching.executable.map(Path::to_owned).or_else(|| std::env::current_exe().ok());
+    Ok(PartitionProcess::new(pid, pidfd, path))
 }
 
 impl Apart {

@@ -199,7 +199,7 @@ impl Runtime {
             Some(memory) => memory,
             None => need.make(&now)?,
         };
-        let facts = self.region_facts(&spec.name, core.cpu());
+        let facts = self.region_facts(&spec, core.cpu());
         let plan = Plan { runtime: self, spec, core, rings, facts, source: &now };
         let started = plan.start(memory)?;
         if let Some(spares) = spares {
@@ -244,10 +244,13 @@ impl Runtime {
         Ok(())
     }
 
-    fn region_facts(&self, name: &str, cpu: u32) -> RegionFacts {
+    fn region_facts(&self, spec: &PartitionSpec, cpu: u32) -> RegionFacts {
         let mut incarnations = self.incarnations.lock().unwrap_or_else(PoisonError::into_inner);
-        let incarnation = incarnations.entry(name.to_owned()).or_insert(0);
+        let incarnation = incarnations.entry(spec.name.clone()).or_insert(0);
         *incarnation += 1;
+        if let Some(place) = &spec.place {
+            *incarnation = place.memory.take_place(place.index(), *incarnation);
+        }
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         RegionFacts {
             boot_id: boot_id(),

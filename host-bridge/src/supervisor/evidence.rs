@@ -19,7 +19,7 @@ use super::policy::{Cause, Ending};
 use super::supervised::ending;
 use crate::PartitionHandle;
 use crate::crash::{Collect, Headline};
-use crate::process::{DUMP_SIGNAL, Death, code};
+use crate::process::{DUMP_SIGNAL, Death, PartitionProcess, code};
 
 /// Reads it. `fenced`: its device is quiet.
 pub(super) fn collect(
@@ -38,7 +38,8 @@ pub(super) fn collect(
     let flag = |on: bool, flag| if on { flag } else { 0 };
     let flags = flag(fenced, HOST_FENCED) | flag(killed.is_some(), HOST_SENT_IT);
     let name = handle.task_name(seen.task);
-    let program = std::env::current_exe().ok();
+    let own = std::env::current_exe().ok();
+    let program = handle.process().map_or(own.as_deref(), PartitionProcess::program);
     let dma = handle.dma_memory().filter(|_| fenced);
     let dump = crate::crash::collect(&Collect {
         region: handle.region(),
@@ -47,7 +48,7 @@ pub(super) fn collect(
         line: &line,
         reason: reason_of(death),
         task_name: name.as_deref(),
-        program: program.as_deref(),
+        program,
         now_unix_ns: unix_ns(),
     });
     let headline = dump.headline();
@@ -62,7 +63,9 @@ pub(super) fn collect(
         };
     }
     let told = || reason_name(headline.reason).replace(' ', "-");
-    let reason = killed.map_or_else(told, |cause| cause.word().to_owned());
+    // What we accused it of is why it ended, unless it ended by itself just then.
+    let ours = headline.composed || headline.reason == REASON_ASKED;
+    let reason = killed.filter(|_| ours).map_or_else(told, |cause| cause.word().to_owned());
     let what = if headline.composed { line } else { said(headline) };
     let task = headline.task.as_ref().map(|(_, name, age)| (name.clone(), *age));
     Evidence { ending, reason, what, task, dump: Some(dump.to_file_bytes()) }

@@ -25,7 +25,7 @@ use crate::runtime::Isolation;
 use crate::sys::memfd::PageSize;
 use crate::sys::partition_memory::{MemorySizes, PartitionMemory};
 use crate::sys::signals::with_signals_blocked;
-use crate::topology::meminfo_bytes;
+use crate::topology::{free_huge_pages, meminfo_bytes};
 
 /// Of all memory, what stays available to others, in percent: a spare is never worth a swap.
 const LEFT_TO_OTHERS: u64 = 10;
@@ -120,7 +120,12 @@ impl Spares {
         let now = Instant::now();
         if last.is_none_or(|last| now.duration_since(last) >= LOOK_EVERY) {
             *last = Some(now);
-            if is_tight(&self.0.root, 0) {
+            // Pages of the pool are nobody else's: given back, they would help no one.
+            let small = match &*self.slot() {
+                Slot::Ready(_, memory) => !memory.dma().mapped.page().is_huge(),
+                _ => false,
+            };
+            if small && is_tight(&self.0.root, 0) {
                 self.release();
             }
         }
@@ -149,8 +154,7 @@ impl Spares {
     /// Has a set made in the background, unless there is one or memory is tight.
     pub(crate) fn prepare(&self, need: Need, source: MemorySource, housekeeping: CpuSet) {
         let mut slot = self.slot();
-        let bytes = need.sizes.rounded(need.page) as u64;
-        if !matches!(*slot, Slot::Empty) || is_tight(&self.0.root, bytes) {
+        if !matches!(*slot, Slot::Empty) || !has_room(&self.0.root, &need) {
             return;
         }
         *slot = Slot::Making(need);
@@ -174,6 +178,20 @@ impl Spares {
         *self.slot() = next;
         self.0.changed.notify_all();
     }
+}
+
+/// Whether there is memory for another set: pages of the pool, or memory that others do not need.
+fn has_room(root: &Path, need: &Need) -> bool {
+    let bytes = need.sizes.rounded(need.page) as u64;
+    if need.page.is_huge() {
+        let page = need.page.bytes();
+        let free = free_huge_pages(root, page, need.node).unwrap_or(0);
+        if free.saturating_mul(page as u64) >= bytes {
+            return true;
+        }
+        // The set will be of small pages, as the partition's own is.
+    }
+    !is_tight(root, bytes)
 }
 
 /// Whether taking so many bytes leaves too little to others.
@@ -234,6 +252,19 @@ mod tests {
         }
         assert!(spares.take(&need(2 << 20)).is_none());
         assert!(!spares.is_ready());
+    }
+
+    #[test]
+    fn a_pool_with_free_pages_has_room_however_little_else_there_is() {
+        let root = TempDir::new("spare-pool");
+        root.write("proc/meminfo", "MemTotal: 1000 kB\nMemAvailable: 50 kB\n");
+        let need = Need { page: PageSize::Huge2M, ..need(3 << 20) };
+        let pages = need.sizes.rounded(need.page) / PageSize::Huge2M.bytes();
+        let pool = "sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
+        for (free, room) in [(pages - 1, false), (pages, true)] {
+            root.write(pool, &free.to_string());
+            assert_eq!(has_room(root.path(), &need), room, "{free} of {pages}");
+        }
     }
 
     #[test]

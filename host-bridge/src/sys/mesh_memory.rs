@@ -10,7 +10,7 @@
 //!    was told to keep its mappings ([`MeshMemory::keep`]).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use core_runtime::mesh::{MESH_MAX, MeshSeat, MeshShape};
 use hybrid_abi::region::RegionHeader;
@@ -44,6 +44,8 @@ impl MeshRegion {
 pub struct MeshMemory {
     shape: MeshShape,
     regions: Vec<MeshRegion>,
+    /// The host's own count of each place's incarnations: headers are the partitions' words.
+    taken: Vec<AtomicU64>,
     keep: AtomicBool,
 }
 
@@ -59,7 +61,8 @@ impl MeshMemory {
     ) -> Result<Arc<Self>, MemoryError> {
         let region = |index| MeshRegion::new(&source(index), shape.region_bytes());
         let regions = (0..shape.partitions()).map(region).collect::<Result<_, _>>()?;
-        Ok(Arc::new(Self { shape, regions, keep: AtomicBool::new(false) }))
+        let taken = (0..shape.partitions()).map(|_| AtomicU64::new(0)).collect();
+        Ok(Arc::new(Self { shape, regions, taken, keep: AtomicBool::new(false) }))
     }
 
     /// Its shape.
@@ -95,6 +98,16 @@ impl MeshMemory {
     /// Leaves everything mapped for ever: somebody may still hold a view.
     pub fn keep(&self) {
         self.keep.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes a place for its next incarnation, whose number is at least `least` and greater than any
+    /// before, whatever the partition is called: peers know a restart by it.
+    pub(crate) fn take_place(&self, index: u32, least: u64) -> u64 {
+        let Some(taken) = self.taken.get(index as usize) else { return least };
+        let before = taken.load(Ordering::Relaxed);
+        let next = least.max(before + 1);
+        taken.store(next, Ordering::Relaxed);
+        next
     }
 
     /// How often each place was taken so far, as its header says.
@@ -143,6 +156,13 @@ mod tests {
             assert_eq!(region.end.check_read_only_end(), Ok(()));
             assert!(Mapped::writable(&region.end).is_err());
         }
+    }
+
+    #[test]
+    fn a_place_has_a_greater_number_each_time_whoever_takes_it() {
+        let memory = memory(2);
+        assert_eq!([1, 1, 7, 2].map(|least| memory.take_place(0, least)), [1, 2, 7, 8]);
+        assert_eq!(memory.take_place(1, 1), 1);
     }
 
     #[test]
