@@ -1,7 +1,7 @@
 //! `probe-util`: reads what partitions leave behind.
 //!
-//! Knows the layouts of `hybrid-abi` and no other crate of ours, so that it can explain what an
-//! older program wrote, on a machine that has none of the rest. It changes nothing.
+//! Knows the layouts of `hybrid-abi` and no other crate of ours but the conventions, so that it can
+//! explain what an older program wrote, on a machine that has none of the rest. It changes nothing.
 #![forbid(unsafe_code)]
 
 mod dump;

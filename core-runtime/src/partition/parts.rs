@@ -165,7 +165,8 @@ pub fn lay_out_host_region(
     Ok(parts)
 }
 
-/// Everything that the host hands over. Plain values: they may cross to the partition's thread.
+/// Everything that the host hands over. Plain values: they may cross to the partition's thread or
+/// process.
 #[derive(Debug)]
 pub struct PartitionParts {
     /// The CPU it was pinned to.

@@ -1,4 +1,4 @@
-//! What crosses to the partition's thread, and how it becomes the driver's parts there.
+//! What crosses to the partition, and how it becomes the driver's parts there.
 
 use core_runtime::clock::Clock;
 use core_runtime::mailbox::MailboxClient;
@@ -53,14 +53,14 @@ enum Kind {
     },
 }
 
-/// A device, ready to be taken over by a partition's thread.
+/// A device, ready to be taken over by a partition.
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceIngredients {
     kind: Kind,
     dma: DmaRegion,
 }
 
-/// Why the driver's parts could not be made on the partition's thread.
+/// Why the driver's parts could not be made by the partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IngredientsError {
     /// The backend's layout does not fit: our own mistake.
@@ -230,7 +230,7 @@ impl DeviceIngredients {
         self.dma
     }
 
-    /// Makes the driver's parts, on the partition's thread.
+    /// Makes the driver's parts, in the partition.
     ///
     /// # Errors
     /// [`IngredientsError`].

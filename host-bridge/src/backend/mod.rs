@@ -1,6 +1,6 @@
 //! Backends: what gives a partition its device.
 //!
-//! A backend is attached by the host before the partition's thread starts. It gets the partition's
+//! A backend is attached by the host before the partition starts. It gets the partition's
 //! DMA memory, makes it reachable for the device, and returns [`DeviceIngredients`]: everything the
 //! partition needs to make its driver's parts on its own core, as values that may cross threads
 //! (and, later, an `execve`). What must stay on the host's side while the partition runs is the

@@ -4,7 +4,7 @@
 //! and queues in shared memory, and DMA memory at addresses that are no pointers. One memory file
 //! holds mailbox and doorbells; the DMA memory is the partition's own.
 //!
-//! At the end, the partition's thread being gone, the keeper collects the driver's mistakes,
+//! At the end, the partition being gone, the keeper collects the driver's mistakes,
 //! disables the controller (a partition that panicked left it running), stops the thread and takes
 //! the mapped memory away from the model, in this order.
 

@@ -72,8 +72,7 @@ pub enum Isolation {
     /// [`partition_main!`](crate::partition_main).
     #[default]
     Process,
-    /// A thread of the host: for debuggers, for tests, and for several partitions on one device. A
-    /// fault there ends the host.
+    /// A thread of the host: for debuggers and for tests. A fault there ends the host.
     Thread,
 }
 

@@ -100,8 +100,8 @@ impl MeshMemory {
         self.keep.store(true, Ordering::Relaxed);
     }
 
-    /// Takes a place for its next incarnation, whose number is at least `least` and greater than any
-    /// before, whatever the partition is called: peers know a restart by it.
+    /// Takes a place for its next incarnation, whose number is at least `least` and greater than
+    /// any before, whatever the partition is called: peers know a restart by it.
     pub(crate) fn take_place(&self, index: u32, least: u64) -> u64 {
         let Some(taken) = self.taken.get(index as usize) else { return least };
         let before = taken.load(Ordering::Relaxed);

@@ -163,7 +163,7 @@ pub(crate) struct Core {
     pub(crate) stolen_gaps: u64,
 }
 
-/// What the partition's thread did that it must not do while it runs.
+/// What the partition did that it must not do while it runs.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Silence {
     /// Heap calls while running.

@@ -24,9 +24,9 @@ pub(crate) struct Cli {
 }
 
 const AFTER: &str = "\
-Every result says what it was measured on: the model (a software controller on a thread of this
-process: its figures say what our software costs, never what a drive does), a vfio-user target, or a
-drive. docs/benchmarks.md explains each figure.
+Every result says what it was measured on: the model (a software controller on a thread of the
+host: its figures say what our software costs, never what a drive does), a vfio-user target, a
+drive, or the host's kernel over io_uring. docs/benchmarks.md explains each figure.
 
 Exit codes: 0 ok, 1 error (usage and failed verification too), 2 a threshold was exceeded (compare:
 a regression), 3 something is missing (the line says what fixes it), 130 and 143 on signals.";

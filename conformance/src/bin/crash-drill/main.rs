@@ -1,6 +1,7 @@
 //! `crash-drill`: a partition that dies, again and again, under a host that stays.
 //!
-//! A write-verify load runs on the model in a partition that is a process. At a random point it
+//! A write-verify load runs on the model, or with `--device` on a PCI function, in a partition that
+//! is a process. At a random point it
 //! dies: by a panic, a bad pointer, a stack overflow, an illegal instruction, an allocation, a
 //! system call, an endless loop, or by SIGKILL; before that it may be stopped and let go on, which
 //! it must survive. The supervisor notices, fences, saves the dump and starts the next one, which
@@ -62,7 +63,8 @@ struct Cli {
     /// Overwrite what is there
     #[arg(long)]
     allow_writes: bool,
-    /// The CPU that the partition takes for itself [default: the last]
+    /// The CPU that the partition takes for itself [default: the last isolated one,
+    /// else the last]
     #[arg(long, value_name = "CPU")]
     core: Option<u32>,
     /// Where dumps go [default: a directory below the temporary one, removed at the end]

@@ -25,7 +25,7 @@ struct Cli {
     /// The controller: a PCI address, or `model:IMAGE`
     #[arg(long, value_name = "DEVICE")]
     device: String,
-    /// The CPU that the partition takes for itself [default: the last]
+    /// The CPU that the partition takes for itself [default: the last isolated one, else the last]
     #[arg(long, value_name = "CPU")]
     core: Option<u32>,
     #[command(subcommand)]

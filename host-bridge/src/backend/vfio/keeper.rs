@@ -7,8 +7,9 @@
 //! a partition that does not end is not waited for: after [`RELEASE_LIMIT`] the registers are
 //! mapped over with ones and the device is let go under its feet.
 //!
-//! Every [`WATCH`] it also looks at the command register, which only system calls reach: bus
-//! mastering that somebody switched off is switched on again, and told at the end.
+//! For a partition that is a thread, every [`WATCH`] it also looks at the command register, which
+//! only system calls reach: bus mastering that somebody switched off is switched on again, and told
+//! at the end.
 //!
 //! Where the partition is a process, that process has the device, and nobody here can look at it:
 //! the kernel's notices alone are heard, and a partition that does not end in time is killed, which

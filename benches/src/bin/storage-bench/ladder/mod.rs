@@ -318,7 +318,7 @@ fn partition_rungs(
             Cell::maybe(us(&figures.p99_ns, 990_000), 1),
             Cell::maybe(us(&figures.p999_ns, 999_000), 1),
             Cell::None,
-            // Nobody counts the partition's: there `feed-handler --check-silence` ends with an error.
+            // Nobody counts the partition's here; `feed-handler --check-silence` does.
             Cell::None,
             Cell::None,
             Cell::maybe(iops.zip(before).map(|(a, b)| a / b), 2),
