@@ -94,6 +94,12 @@ impl MemorySource {
         self
     }
 
+    /// The node that was asked for.
+    #[must_use]
+    pub const fn node(&self) -> Option<u32> {
+        self.node
+    }
+
     /// Page by page in turn from these nodes, for tables that all of them read; fewer than two
     /// leave it to the kernel.
     #[must_use]

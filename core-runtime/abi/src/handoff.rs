@@ -27,6 +27,9 @@ pub const HANDOFF_ARGS_MAX: u32 = 1 << 20;
 /// Most read-only tables of one partition.
 pub const HANDOFF_TABLES_MAX: usize = 8;
 
+/// No NUMA node in particular.
+pub const HANDOFF_NO_NODE: u32 = u32::MAX;
+
 /// Polls are timed, see the scheduler's configuration.
 pub const HANDOFF_TIME_POLLS: u32 = 1;
 
@@ -90,6 +93,11 @@ pub struct Handoff {
     pub mesh_ring_bytes: u64,
     /// Names of its tables; empty ones at the end.
     pub tables: [Name<32>; HANDOFF_TABLES_MAX],
+    /// NUMA node that its private memory is to come from; [`HANDOFF_NO_NODE`] leaves it to the
+    /// kernel.
+    pub node: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Scheduler, metrics and loop, as `core_runtime::partition::PartitionConfig` has them.
@@ -240,7 +248,8 @@ const _: () = assert!(offset_of!(Handoff, cpu) == 36 && offset_of!(Handoff, boot
 const _: () = assert!(offset_of!(Handoff, incarnation) == 56 && offset_of!(Handoff, config) == 136);
 const _: () = assert!(offset_of!(Handoff, device) == 208 && offset_of!(Handoff, socket) == 288);
 const _: () = assert!(offset_of!(Handoff, mesh_index) == 432);
-const _: () = assert!(size_of::<Handoff>() == 704 && size_of::<Handoff>() < 6 * LINE_BYTES);
+const _: () = assert!(offset_of!(Handoff, node) == 704);
+const _: () = assert!(size_of::<Handoff>() == 712 && size_of::<Handoff>() < 6 * LINE_BYTES);
 
 impl Handoff {
     /// The head of `bytes`, checked: what it says of lengths is what there is.
@@ -298,7 +307,12 @@ impl Handoff {
     /// A handoff of this version whose other fields are zero.
     #[must_use]
     pub fn blank() -> Self {
-        Self { magic: HANDOFF_MAGIC, version: ABI_VERSION, ..Self::new_zeroed() }
+        Self {
+            magic: HANDOFF_MAGIC,
+            version: ABI_VERSION,
+            node: HANDOFF_NO_NODE,
+            ..Self::new_zeroed()
+        }
     }
 }
 

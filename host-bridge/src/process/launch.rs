@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use core_runtime::partition::{PartitionConfig, RingSizes, TableError};
 use core_runtime::region::RegionFacts;
 use hybrid_abi::Name;
-use hybrid_abi::handoff::{FileRole, Handoff, HandoffDevice};
+use hybrid_abi::handoff::{FileRole, HANDOFF_NO_NODE, Handoff, HandoffDevice};
 use hybrid_conventions::Exit;
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -42,6 +42,8 @@ pub(crate) struct Launching<'a> {
     pub(crate) locked_bytes: usize,
     pub(crate) heap_bytes: usize,
     pub(crate) rt_priority: Option<RtPriority>,
+    /// Where its private memory is to come from.
+    pub(crate) node: Option<u32>,
     pub(crate) place: Option<&'a MeshPlace>,
     pub(crate) tables: &'a [crate::runtime::Table],
     pub(crate) device: Option<(&'a DeviceIngredients, &'a [AttachedFile])>,
@@ -158,6 +160,7 @@ fn head(launching: &Launching<'_>, table: &Table<'_>) -> Result<Handoff, NotLaun
     head.event_ring_bytes = launching.rings.events as u64;
     head.command_ring_bytes = launching.rings.commands as u64;
     head.heap_bytes = launching.heap_bytes as u64;
+    head.node = launching.node.unwrap_or(HANDOFF_NO_NODE);
     head.rt_priority = launching.rt_priority.map_or(0, |priority| priority.get().into());
     head.config = config_to(launching.config);
     head.device = match launching.device {

@@ -12,7 +12,7 @@ use core_runtime::clock::Clock;
 use core_runtime::mem::{DmaRegion, Iova};
 use core_runtime::mesh::{MESH_MAX, MeshSeat, MeshShape};
 use core_runtime::partition::{Partition, PartitionExit, PartitionParts, PartitionState};
-use hybrid_abi::handoff::{DeviceKind, FileRole, Handoff, HandoffFile, Place};
+use hybrid_abi::handoff::{DeviceKind, FileRole, HANDOFF_NO_NODE, Handoff, HandoffFile, Place};
 use hybrid_conventions::Exit;
 use hybrid_shm::Span;
 
@@ -151,7 +151,8 @@ fn make(
     let (warnings, size) =
         (warnings_to(line), |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     let page = PageSize::of_bytes(head.private_page).unwrap_or(PageSize::Small4K);
-    let source = MemorySource::new(page, size(head.locked_bytes), warnings);
+    let node = (head.node != HANDOFF_NO_NODE).then_some(head.node);
+    let source = MemorySource::new(page, size(head.locked_bytes), warnings).near(node);
     let private = source
         .private(size(head.private_bytes))
         .map_err(|error| Refused(Exit::Missing, format!("no memory for the partition: {error}")))?;

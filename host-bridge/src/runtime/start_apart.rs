@@ -26,6 +26,7 @@ impl Plan<'_> {
             memory,
             private: (spec.private_bytes, spec.page),
             locked_bytes: self.source.locked_in_all(),
+            node: self.source.node(),
             heap_bytes: spec.heap_bytes,
             rt_priority: spec.rt_priority,
             place: spec.place.as_ref(),

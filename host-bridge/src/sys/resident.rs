@@ -100,11 +100,16 @@ pub fn read_program_in() {
 }
 
 /// Has the kernel find every page that this process has mapped, and lock all of it: from here on
-/// nothing of it is a page fault. For a process that maps nothing more.
+/// nothing of it is a page fault. For a process that maps nothing more. Locking finds the pages,
+/// copies of private ones included; only where it is refused they are asked for one range at a
+/// time.
 ///
 /// # Errors
 /// The kernel's answer, mostly for RLIMIT_MEMLOCK; the pages are there then, and not locked.
 pub fn lock_this_process() -> Result<(), Errno> {
+    let Err(refused) = rustix::mm::mlockall(rustix::mm::MlockAllFlags::CURRENT) else {
+        return Ok(());
+    };
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     for (from, to, advice) in all_ranges(&maps) {
         // What cannot be populated (a device's registers, the kernel's own pages) says so.
@@ -113,7 +118,7 @@ pub fn lock_this_process() -> Result<(), Errno> {
             rustix::mm::madvise(std::ptr::without_provenance_mut(from), to - from, advice)
         };
     }
-    rustix::mm::mlockall(rustix::mm::MlockAllFlags::CURRENT)
+    Err(refused)
 }
 
 /// Every readable range; private writable ones are to be written to, so that they are no copies
