@@ -27,6 +27,13 @@ use super::shell;
 /// The program.
 pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
 
+/// QEMU answers within milliseconds; a guest lets go of a drive some 6 s after its button was
+/// pressed.
+const ANSWER: Duration = Duration::from_secs(15);
+
+/// How often the button of a slot is pressed.
+const PRESSES: u32 = 4;
+
 /// QEMU connects within milliseconds; a machine that is busy gets more.
 const CONNECT: Duration = Duration::from_secs(30);
 
@@ -210,6 +217,7 @@ impl Guest<'_> {
         exit: &ExitCode,
         ready: &dyn Fn(),
     ) -> Result<()> {
+        qmp.set_read_timeout(Some(ANSWER))?;
         let mut qmp = Qmp::open(BufReader::new(qmp.try_clone()?), qmp)?;
         let mut answers = host.try_clone()?;
         for line in BufReader::new(host).lines() {
@@ -242,12 +250,7 @@ impl Guest<'_> {
                 }
                 Ok(String::new())
             }
-            "device_del" => {
-                let command = json!({"execute": "device_del", "arguments": {"id": rest}});
-                qmp.execute(&command)?;
-                qmp.wait_for("DEVICE_DELETED", rest)?;
-                Ok(format!("{rest} is gone"))
-            }
+            "device_del" => unplug(rest, qmp),
             "device_add" => {
                 let index = rest.strip_prefix("nvme").and_then(|index| index.parse().ok());
                 let arguments = index.and_then(|index| self.machine.device_again(index));
@@ -270,6 +273,21 @@ impl Guest<'_> {
         let tail = crate::libtest::tail(text.trim_end(), TAIL_LINES);
         format!("---- last lines of {}\n{tail}", path.display())
     }
+}
+
+/// Presses the button of a drive's slot until the guest has let go of it. A press that comes while
+/// the slot is busy with something else is lost, on real ports too.
+fn unplug<R: io::BufRead, W: Write>(drive: &str, qmp: &mut Qmp<R, W>) -> Result<String> {
+    let command = json!({"execute": "device_del", "arguments": {"id": drive}});
+    for press in 1..=PRESSES {
+        match qmp.execute(&command) {
+            Err(error) if press == 1 => return Err(error),
+            // "already in the process of unplug": the wait goes on.
+            _ if qmp.wait_for("DEVICE_DELETED", drive)? => return Ok(format!("{drive} is gone")),
+            _ => {}
+        }
+    }
+    bail!("{drive} is still there after its button was pressed {PRESSES} times")
 }
 
 /// Waits until QEMU has connected, or has ended without.
