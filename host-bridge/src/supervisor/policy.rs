@@ -52,7 +52,8 @@ enum State {
     Alarmed(Cause, Duration),
     Asked(Cause, Duration),
     Killed(Cause, Duration, bool),
-    Dead(Duration),
+    /// Since when, and whether its fence was asked after its deadline.
+    Dead(Duration, bool),
     Saving,
     SavingUnfenced,
     Delayed(Duration),
@@ -125,7 +126,7 @@ impl Policy {
             State::Watching | State::Alarmed(..) | State::Asked(..) | State::Killed(..) => {
                 self.step_alive(seen)
             }
-            State::Dead(since) => self.step_dead(since, seen.now),
+            State::Dead(since, late) => self.step_dead(since, late, seen.now),
             State::Saving => Action::Save { fenced: true },
             State::SavingUnfenced => Action::Save { fenced: false },
             State::Delayed(until) if self.stop_asked || seen.now >= until => self.leave_delay(),
@@ -137,7 +138,7 @@ impl Policy {
 
     fn step_alive(&mut self, seen: &Seen) -> Action {
         if seen.ended {
-            self.state = State::Dead(seen.now);
+            self.state = State::Dead(seen.now, false);
             self.stopped = None;
             return Action::Fence;
         }
@@ -247,18 +248,20 @@ impl Policy {
         }
     }
 
-    fn step_dead(&mut self, since: Duration, now: Duration) -> Action {
-        if passed(since, now, self.limits.fence) {
+    /// Invariant 3: a look that comes late asks once more before it gives up.
+    fn step_dead(&mut self, since: Duration, late: bool, now: Duration) -> Action {
+        if late {
             self.state = State::SavingUnfenced;
             return Action::Save { fenced: false };
         }
+        self.state = State::Dead(since, passed(since, now, self.limits.fence));
         Action::Fence
     }
 
     /// The answer to [`Action::Fence`]: whether the device can be had again, and how the partition
     /// ended, which is known by then.
     pub const fn fenced(&mut self, free: bool, ending: Ending) {
-        if let State::Dead(_) = self.state {
+        if let State::Dead(..) = self.state {
             self.ending = ending;
             if free {
                 self.state = State::Saving;

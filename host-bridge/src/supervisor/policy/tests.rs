@@ -306,11 +306,24 @@ fn without_a_free_device_nothing_is_started_and_only_the_region_is_saved() {
     while rig.look() == Action::Fence {
         rig.policy.fenced(false, Ending::Crashed);
     }
-    assert_eq!(rig.seen.now - begun, ms(510));
+    assert_eq!(rig.seen.now - begun, ms(520));
     assert_eq!(rig.look(), Action::Save { fenced: false });
     let over = Action::Over(Over::NotFenced(Ending::Crashed));
     assert_eq!(rig.policy.saved(rig.seen.now, None), over);
     assert_eq!(rig.look(), over, "for ever");
+}
+
+/// The host slept through the whole deadline: the device may have been free all the while.
+#[test]
+fn a_look_that_comes_late_asks_for_the_fence_before_it_gives_up() {
+    let mut rig = Rig::new();
+    rig.seen.ended = true;
+    assert_eq!(rig.look(), Action::Fence);
+    rig.policy.fenced(false, Ending::Crashed);
+    rig.seen.now += ms(60_000);
+    assert_eq!(rig.look(), Action::Fence);
+    rig.policy.fenced(true, Ending::Crashed);
+    assert_eq!(rig.look(), Action::Save { fenced: true });
 }
 
 #[test]
@@ -375,7 +388,8 @@ fn every_state_answers_every_look() {
         State::Asked(cause, at),
         State::Killed(cause, at, false),
         State::Killed(cause, at, true),
-        State::Dead(at),
+        State::Dead(at, false),
+        State::Dead(at, true),
         State::Saving,
         State::SavingUnfenced,
         State::Delayed(at + ms(20)),
@@ -398,7 +412,9 @@ fn every_state_answers_every_look() {
             A::Fence,
         ),
         (A::Wait, A::Wait, A::Wait, A::Wait, A::Fence),
-        (A::Fence, A::Save { fenced: false }, A::Fence, A::Fence, A::Fence),
+        all(A::Fence),
+        // Asked after the deadline, in vain.
+        all(A::Save { fenced: false }),
         all(A::Save { fenced: true }),
         all(A::Save { fenced: false }),
         (waits[0], A::Start, waits[1], A::Wait, A::Wait),
