@@ -39,6 +39,7 @@ mod hub;
 mod latency;
 mod lifecycle;
 mod namespace;
+mod places;
 mod prp;
 mod queue;
 mod quirks;

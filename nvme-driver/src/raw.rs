@@ -7,18 +7,19 @@
 //! Invariants:
 //! 1. The buffers are the queue's: adopted once, named by their place, and counted while commands
 //!    use them. The CPU sees one only while nothing is in flight on it ([`RawQueue::with_buf`]),
-//!    and during that time no command can be submitted on it, since its length is 0 then.
+//!    and during that time no command can be submitted on it ([`crate::places`]).
 //! 2. A command that was lost without the device's confirmation leaves its buffer counted for ever:
 //!    it is never seen again, and quarantined when the queue is dropped.
 
 use core::cell::Cell;
 use core::fmt;
 
-use core_runtime::mem::{Bump, DeviceBuf, DmaBuf, Iova, OutOfMemory};
+use core_runtime::mem::{Bump, DmaBuf, Iova, OutOfMemory};
 use nvme_spec::{Cid, Lba, Nsid, NvmOpcode, Sqe, Status, StatusCode};
 
 use crate::error::IoError;
 use crate::hub::{Gate, Hub};
+use crate::places::{Place, Places};
 use crate::queue::{Mode, PostError, QueuePair, Sink, Verdict};
 use crate::shape::Shape;
 use crate::stats::QueueStats;
@@ -56,19 +57,6 @@ impl Target {
     }
 }
 
-/// [`Place::busy`] of a buffer that the CPU looks at; no queue is nearly as deep.
-const LENT: u32 = u32::MAX;
-
-/// What a submission needs of a buffer: four places share a cache line.
-#[derive(Debug, Default)]
-struct Place {
-    iova: Cell<u64>,
-    /// Bytes; 0 where there is no buffer, or the CPU has it.
-    len: Cell<u32>,
-    /// Commands in flight on it, or [`LENT`].
-    busy: Cell<u32>,
-}
-
 /// An I/O queue for one user, and its buffers. Tokens are the caller's numbers.
 ///
 /// Dropped, it gives its buffers back to the arena, but for those that the device may still write,
@@ -79,8 +67,7 @@ pub struct RawQueue {
     hub: &'static Hub,
     /// Its bit in the hub's masks.
     bit: u32,
-    places: &'static [Place],
-    bufs: &'static [Cell<Option<DeviceBuf>>],
+    places: Places,
     /// Losses are being told: a reap from inside the callback finds nothing.
     telling: Cell<bool>,
 }
@@ -93,10 +80,8 @@ impl RawQueue {
         capacity: u16,
         bump: &Bump,
     ) -> Result<Self, OutOfMemory> {
-        let capacity = usize::from(capacity);
-        let places = bump.slice_with(capacity, |_| Place::default())?;
-        let bufs = bump.slice_with(capacity, |_| Cell::new(None))?;
-        Ok(Self { qp, hub, bit: 1 << index, places, bufs, telling: Cell::new(false) })
+        let places = Places::new(capacity, bump)?;
+        Ok(Self { qp, hub, bit: 1 << index, places, telling: Cell::new(false) })
     }
 
     // ---- buffers ---------------------------------------------------------------------------
@@ -107,46 +92,18 @@ impl RawQueue {
     /// # Errors
     /// The buffer, if there are as many as the queue was taken with room for.
     pub fn adopt(&self, buf: DmaBuf) -> Result<u16, DmaBuf> {
-        let free = |place: &Place| place.busy.get() == 0 && place.len.get() == 0;
-        let found = (0_u16..).zip(self.places.iter().zip(self.bufs)).find(|(_, (p, _))| free(p));
-        let (Some((index, (place, kept))), Ok(len)) = (found, u32::try_from(buf.len())) else {
-            return Err(buf);
-        };
-        if len == 0 {
-            return Err(buf);
-        }
-        place.iova.set(buf.iova().0);
-        place.len.set(len);
-        kept.set(Some(buf.into_device()));
-        Ok(index)
+        self.places.adopt(buf)
     }
 
     /// Gives buffer `index` back; `None` if there is none, or something is in flight on it.
     pub fn release(&self, index: u16) -> Option<DmaBuf> {
-        let (place, kept) = self.idle(index)?;
-        let buf = kept.take()?;
-        place.len.set(0);
-        Some(buf.into_cpu())
+        self.places.release(index)
     }
 
     /// Calls `f` with the bytes of buffer `index`; `None` if there is none, or something is in
     /// flight on it. Inside of `f` the buffer cannot be submitted.
     pub fn with_buf<R>(&self, index: u16, f: impl FnOnce(&mut [u8]) -> R) -> Option<R> {
-        let (place, kept) = self.idle(index)?;
-        let mut buf = kept.take()?.into_cpu();
-        let len = place.len.replace(0);
-        place.busy.set(LENT);
-        let result = f(buf.as_mut_slice());
-        kept.set(Some(buf.into_device()));
-        place.busy.set(0);
-        place.len.set(len);
-        Some(result)
-    }
-
-    fn idle(&self, index: u16) -> Option<(&Place, &Cell<Option<DeviceBuf>>)> {
-        let place = self.places.get(usize::from(index))?;
-        let kept = self.bufs.get(usize::from(index))?;
-        (place.busy.get() == 0).then_some((place, kept))
+        self.places.with_buf(index, f)
     }
 
     // ---- submission ------------------------------------------------------------------------
@@ -193,7 +150,7 @@ impl RawQueue {
         index: u16,
         token: u32,
     ) -> Result<(), IoError> {
-        let Some(place) = self.places.get(usize::from(index)) else {
+        let Some(place) = self.places.get(index) else {
             return Err(self.refused(target, slba, nlb, 0));
         };
         let nlb_z = nlb.wrapping_sub(1);
@@ -203,23 +160,21 @@ impl RawQueue {
         let beyond = slba.0 >= target.blocks || u64::from(nlb) > rest;
         let len = u64::from(nlb).wrapping_shl(target.lba_shift);
         let stale = target.generation != self.hub.generation.get();
-        if nlb_z >= target.max_blocks || beyond || len > u64::from(place.len.get()) || stale {
-            return Err(self.refused(target, slba, nlb, place.len.get()));
+        if nlb_z >= target.max_blocks || beyond || len > u64::from(place.len()) || stale {
+            return Err(self.refused(target, slba, nlb, place.len()));
         }
         #[expect(
             clippy::cast_possible_truncation,
             reason = "nlb <= max_blocks, whose bytes have 32 bits"
         )]
-        let data = (Iova(place.iova.get()), len as u32);
+        let data = (place.iova(), len as u32);
         let head = target.head | u64::from(opcode.0);
-        // Counted first, so that nothing has to be loaded again after the stores to the ring. At
-        // most as many as the queue has slots.
-        let busy = place.busy.get();
-        place.busy.set(busy.wrapping_add(1));
+        // Counted first, so that nothing has to be loaded again after the stores to the ring.
+        let busy = place.post();
         match self.qp.post_data(pack(index, token), head, data, slba.0, u64::from(nlb_z)) {
             Ok(()) => Ok(()),
             Err(why) => {
-                place.busy.set(busy);
+                place.not_posted(busy);
                 Err(self.not_posted(why, data.0))
             }
         }
@@ -272,7 +227,7 @@ impl RawQueue {
         if !self.qp.is_open() {
             return self.reap_lost(f);
         }
-        self.qp.reap(limit, &mut Caller { places: self.places, f }).delivered
+        self.qp.reap(limit, &mut Caller { places: self.places.all(), f }).delivered
     }
 
     #[cold]
@@ -289,8 +244,8 @@ impl RawQueue {
         self.qp.drain(|packed| {
             told += 1;
             let (index, token) = unpack(packed);
-            if confirmed && let Some(place) = self.places.get(usize::from(index)) {
-                place.busy.set(place.busy.get().wrapping_sub(1));
+            if confirmed && let Some(place) = self.places.get(index) {
+                place.ended();
             }
             f(token, Err(error));
         });
@@ -321,13 +276,7 @@ impl Drop for RawQueue {
     fn drop(&mut self) {
         // Losses that nobody heard of yet, but whose buffers may be free.
         self.reap_lost(|_, _| {});
-        for (place, kept) in self.places.iter().zip(self.bufs) {
-            match kept.take() {
-                Some(buf) if place.busy.get() == 0 => drop(buf.into_cpu()),
-                // Dropped as the device's: quarantined.
-                Some(_) | None => {}
-            }
-        }
+        self.places.give_back();
         self.hub.give_back(self.bit, self.is_idle());
     }
 }
@@ -358,8 +307,7 @@ impl<F: FnMut(u32, Result<(), IoError>)> Caller<F> {
     fn tell(&mut self, packed: u64, result: Result<(), IoError>) {
         let (index, token) = unpack(packed);
         if let Some(place) = self.places.get(usize::from(index)) {
-            // This command was counted when it was posted.
-            place.busy.set(place.busy.get().wrapping_sub(1));
+            place.ended();
         }
         (self.f)(token, result);
     }

@@ -28,6 +28,8 @@ mod client;
 mod future;
 mod queue;
 mod slot;
+#[cfg(test)]
+mod tests;
 
 use core::fmt;
 

@@ -1,33 +1,25 @@
 //! Bursts over the bridge without futures: submit and reap by hand, as [`crate::RawQueue`] does.
 //!
 //! Invariants are those of [`crate::RawQueue`]: buffers are the queue's, named by their place,
-//! counted while requests use them, and seen by the CPU only while nothing is in flight on them.
+//! counted while requests use them, and seen by the CPU only while nothing is in flight on them
+//! ([`crate::places`]). What was lost with the host stays counted.
 
 use core::cell::Cell;
 
-use core_runtime::mem::{Bump, DeviceBuf, DmaBuf, OutOfMemory};
+use core_runtime::mem::{Bump, DmaBuf, OutOfMemory};
 use hybrid_abi::bridge::{BRIDGE_READ, BRIDGE_WRITE, BridgeRequest};
 use nvme_spec::Lba;
 
 use super::client::Bridge;
 use super::slot::State;
 use crate::error::IoError;
+use crate::places::Places;
 use crate::stats::QueueStats;
-
-struct Place {
-    buf: Cell<Option<DeviceBuf>>,
-    /// Bytes; 0 where there is no buffer, or the CPU has it.
-    len: Cell<usize>,
-    addr: Cell<u64>,
-    busy: Cell<u32>,
-    /// The host may write it for ever.
-    lost: Cell<bool>,
-}
 
 /// A queue for one user, and its buffers. Tokens are the caller's numbers.
 pub struct BridgeQueue {
     bridge: &'static Bridge,
-    places: &'static [Place],
+    places: Places,
     unfinished: Cell<u32>,
 }
 
@@ -37,47 +29,23 @@ impl BridgeQueue {
     /// # Errors
     /// [`OutOfMemory`].
     pub fn new(bridge: &'static Bridge, capacity: u16, bump: &Bump) -> Result<Self, OutOfMemory> {
-        let places = bump.slice_with(usize::from(capacity), |_| Place {
-            buf: Cell::new(None),
-            len: Cell::new(0),
-            addr: Cell::new(0),
-            busy: Cell::new(0),
-            lost: Cell::new(false),
-        })?;
+        let places = Places::new(capacity, bump)?;
         Ok(Self { bridge, places, unfinished: Cell::new(0) })
     }
 
-    /// Takes a buffer and returns the number that submissions name it by.
+    /// Takes a buffer and returns the number that submissions name it by: the lowest that is free,
+    /// from 0.
     ///
     /// # Errors
     /// The buffer, if there are as many as there is room for.
     pub fn adopt(&self, buf: DmaBuf) -> Result<u16, DmaBuf> {
-        let free = |place: &Place| place.busy.get() == 0 && place.len.get() == 0;
-        let found = (0_u16..).zip(self.places).find(|(_, place)| free(place));
-        match found {
-            Some((index, place)) if !buf.is_empty() => {
-                place.addr.set(buf.iova().0);
-                place.len.set(buf.len());
-                place.buf.set(Some(buf.into_device()));
-                Ok(index)
-            }
-            _ => Err(buf),
-        }
+        self.places.adopt(buf)
     }
 
     /// Calls `f` with the bytes of buffer `index`; `None` if there is none, or something is in
-    /// flight on it.
+    /// flight on it. Inside of `f` the buffer cannot be submitted.
     pub fn with_buf<R>(&self, index: u16, f: impl FnOnce(&mut [u8]) -> R) -> Option<R> {
-        let place = self.places.get(usize::from(index))?;
-        if place.busy.get() != 0 || place.lost.get() {
-            return None;
-        }
-        let mut buf = place.buf.take()?.into_cpu();
-        let len = place.len.replace(0);
-        let result = f(buf.as_mut_slice());
-        place.buf.set(Some(buf.into_device()));
-        place.len.set(len);
-        Some(result)
+        self.places.with_buf(index, f)
     }
 
     /// Submits a read of `nlb` blocks from `slba` into the start of buffer `buf`.
@@ -105,23 +73,22 @@ impl BridgeQueue {
     ) -> Result<(), IoError> {
         let lba_bytes = self.bridge.lba_bytes();
         let bad = |len_bytes| IoError::BadLength { len_bytes, lba_bytes };
-        let place = self.places.get(usize::from(index)).ok_or(bad(0))?;
+        let place = self.places.get(index).ok_or(bad(0))?;
         self.bridge.check_range(slba, nlb.into())?;
-        let len = u64::from(nlb) * u64::from(lba_bytes);
-        if len > place.len.get() as u64 {
-            return Err(bad(place.len.get()));
+        if u64::from(nlb) * u64::from(lba_bytes) > u64::from(place.len()) {
+            return Err(bad(usize::try_from(place.len()).unwrap_or(usize::MAX)));
         }
         let request = BridgeRequest {
             op,
             flags: 0,
             cid: 0,
             slba: slba.0,
-            addr: place.addr.get(),
+            addr: place.iova().0,
             nlb: nlb.into(),
         };
         let begun = self.bridge.begin(request, None, (State::Raw(index, token), true));
         begun.map_err(|(error, _)| error)?;
-        place.busy.set(place.busy.get() + 1);
+        place.post();
         self.unfinished.set(self.unfinished.get() + 1);
         Ok(())
     }
@@ -137,11 +104,11 @@ impl BridgeQueue {
                 None => continue,
             };
             let (index, token, result) = found;
-            if let Some(place) = self.places.get(usize::from(index)) {
-                place.busy.set(place.busy.get().saturating_sub(1));
-                if result == Err(IoError::Gone) {
-                    place.lost.set(true);
-                }
+            // Gone: the host may write to the buffer for ever, so that it stays counted.
+            if result != Err(IoError::Gone)
+                && let Some(place) = self.places.get(index)
+            {
+                place.ended();
             }
             self.unfinished.set(self.unfinished.get().saturating_sub(1));
             told += 1;
@@ -171,12 +138,6 @@ impl BridgeQueue {
 
 impl Drop for BridgeQueue {
     fn drop(&mut self) {
-        for place in self.places {
-            match place.buf.take() {
-                Some(buf) if place.busy.get() == 0 && !place.lost.get() => drop(buf.into_cpu()),
-                // Dropped as the device's: quarantined.
-                Some(_) | None => {}
-            }
-        }
+        self.places.give_back();
     }
 }

@@ -1,0 +1,140 @@
+//! Tests of the queue by hand against a host that answers what a test wants, and when.
+
+use std::boxed::Box;
+use std::vec::Vec;
+
+use core_runtime::clock::{Clock, ManualClock};
+use core_runtime::mem::{Bump, DmaArena, Iova};
+use core_runtime::ring::{Consumer, Producer, RingSpec};
+use hybrid_abi::bridge::{BRIDGE_DONE, BridgeCompletion, BridgeInfo, BridgeRequest};
+use hybrid_shm::leak_zeroed;
+use nvme_spec::{Lba, Nsid};
+use zerocopy::IntoBytes;
+
+use super::*;
+use crate::block::{BlockQueue, Device};
+use crate::config::ControllerConfig;
+use crate::controller::DeviceParts;
+use crate::error::IoError;
+use crate::raw::Target;
+
+struct Rig {
+    device: Device,
+    target: Target,
+    bump: Bump,
+    arena: &'static DmaArena,
+    clock: &'static ManualClock,
+    requests: Consumer<BridgeRequest>,
+    completions: Producer<BridgeCompletion>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let info = BridgeInfo::new(512, 1024, 8, 7);
+        let own = leak_zeroed(info.partition_bytes());
+        let host = leak_zeroed(info.host_bytes());
+        let part = |(at, len)| host.sub(at, len).expect("inside");
+        let peer = |(at, len)| own.read_only().sub(at, len).expect("inside");
+        let spec = |spec: Result<RingSpec, RingError>| spec.expect("valid").with_epoch(info.epoch);
+        let request_spec = spec(RingSpec::fixed::<BridgeRequest>(info.ring_slots));
+        let completion_spec = spec(RingSpec::fixed::<BridgeCompletion>(info.ring_slots));
+        let request_part = part(info.requests_consumer());
+        let completion_part = part(info.completions_producer());
+        request_spec.make_consumer_part(request_part).expect("room");
+        completion_spec.make_producer_part(completion_part).expect("room");
+        host.write(0, info.as_bytes()).expect("inside");
+        let clock: &'static ManualClock = Box::leak(Box::new(ManualClock::new(1)));
+        let bump = Bump::leak(1 << 20);
+        let parts = BridgeParts { own, peer: host.read_only(), clock: Clock::manual(clock) };
+        let config = ControllerConfig::default();
+        let device = Device::open(DeviceParts::Bridge(parts), &bump, config).expect("a bridge");
+        let requests = Consumer::new(request_part, peer(info.requests_producer()), request_spec);
+        let completions =
+            Producer::new(completion_part, peer(info.completions_consumer()), completion_spec);
+        Self {
+            target: device.block_device(Nsid(1)).expect("one").target().expect("usable"),
+            device,
+            bump,
+            arena: DmaArena::leak(1 << 20, Iova(0x4000_0000)).expect("arena"),
+            clock,
+            requests: requests.expect("laid out"),
+            completions: completions.expect("laid out"),
+        }
+    }
+
+    /// The bridge's queue with `buffers` buffers of 4,096 bytes.
+    fn queue(&self, buffers: u16) -> BlockQueue {
+        let queue = self.device.take_queue(0, buffers, &self.bump).expect("a queue");
+        for index in 0..buffers {
+            assert_eq!(queue.adopt(self.arena.alloc(4096).expect("memory")).ok(), Some(index));
+        }
+        queue
+    }
+
+    fn read(&self, queue: &BlockQueue, buf: u16, token: u32) -> Result<(), IoError> {
+        queue.submit_read(&self.target, Lba(0), 1, buf, token)
+    }
+
+    /// What the host was sent since the last time.
+    fn sent(&self) -> Vec<BridgeRequest> {
+        core::iter::from_fn(|| self.requests.pop().ok()).collect()
+    }
+
+    fn answer(&self, request: &BridgeRequest) {
+        let kind = BRIDGE_DONE;
+        let done = BridgeCompletion { cid: request.cid, kind, reserved: 0, detail: 0 };
+        self.completions.try_push(&done).expect("room");
+    }
+
+    fn poll(&self) {
+        self.device.poll_io(Clock::manual(self.clock).now());
+    }
+
+    /// Lets the host be silent beyond every limit.
+    fn lose(&self) {
+        for _ in 0..3 {
+            self.clock.advance(1 << 40);
+            self.poll();
+        }
+        assert!(self.device.failure().is_some(), "gone");
+    }
+
+    /// Live and quarantined blocks of DMA memory.
+    fn blocks(&self) -> (usize, usize) {
+        let stats = self.arena.stats();
+        (stats.live, stats.quarantined)
+    }
+}
+
+#[test]
+fn a_buffer_that_is_lent_keeps_its_place() {
+    let rig = Rig::new();
+    let queue = rig.queue(1);
+    let lent = queue.with_buf(0, |_| {
+        let small = rig.arena.alloc(512).expect("memory");
+        assert!(queue.adopt(small).is_err(), "the place is not free");
+        assert!(rig.read(&queue, 0, 1).is_err(), "and nothing can be submitted");
+    });
+    assert!(lent.is_some());
+    queue.submit_read(&rig.target, Lba(0), 8, 0, 1).expect("as long as before");
+    assert_eq!(rig.sent().first().map(|r| (r.addr, r.nlb)), Some((0x4000_0000, 8)));
+}
+
+#[test]
+fn what_was_lost_with_the_host_is_never_seen_again() {
+    let rig = Rig::new();
+    let queue = rig.queue(2);
+    rig.read(&queue, 0, 5).expect("room");
+    rig.read(&queue, 0, 6).expect("twice on one buffer");
+    let sent = rig.sent();
+    rig.answer(&sent[0]);
+    assert_eq!(queue.reap(8, |token, result| assert_eq!((token, result), (5, Ok(())))), 1);
+    rig.lose();
+    let gone = |token, result| assert_eq!((token, result), (6, Err(IoError::Gone)));
+    assert_eq!(queue.reap(8, gone), 1);
+    assert!(queue.is_idle());
+    assert!(queue.with_buf(0, |_| ()).is_none(), "the host may still write it");
+    assert!(queue.with_buf(1, |_| ()).is_some());
+    drop(queue);
+    assert_eq!(rig.blocks(), (0, 1));
+}
