@@ -126,7 +126,8 @@ impl Device {
     }
 
     /// Queue `index` for use by hand, with room for `buffers`. Of a bridge there is one, which
-    /// futures may use beside it.
+    /// futures may use beside it. `None` if there is no such queue, it is taken already, it or its
+    /// last holder has something in flight, or `bump` is full.
     #[must_use]
     pub fn take_queue(self, index: u16, buffers: u16, bump: &Bump) -> Option<BlockQueue> {
         match self {

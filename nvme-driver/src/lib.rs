@@ -57,6 +57,7 @@ mod watchdog;
 pub use block::{BlockCommand, BlockDevice, BlockIo, BlockQueue, Device};
 pub use bridge::{
     Bridge, BridgeCommand, BridgeError, BridgeIo, BridgeParts, BridgeQueue, BridgeRefused,
+    QueueRefused,
 };
 pub use cid::MAX_SLOTS;
 pub use config::{ControllerConfig, MAX_IO_QUEUES, MAX_NAMESPACES, MAX_PAGE_BYTES};

@@ -16,6 +16,7 @@ use hybrid_abi::bridge::{
 };
 use nvme_spec::{Lba, Nsid, Status};
 
+use super::by_hand::ByHand;
 use super::future::{BridgeCommand, BridgeIo};
 use super::slot::{NONE, Slot, State, cid, uncid};
 use super::{BridgeError, BridgeParts, BridgeRefused};
@@ -52,8 +53,7 @@ pub struct Bridge {
     looked: Cell<Instant>,
     stats: RefCell<ControllerStats>,
     drained: WakeSlot,
-    /// Completions that a queue of its own has not reaped yet, first and last.
-    pub(super) reaped: Cell<(u16, u16)>,
+    pub(super) by_hand: ByHand,
 }
 
 /// What is taken.
@@ -106,7 +106,7 @@ impl Bridge {
             looked: Cell::new(Instant::MIN),
             stats: RefCell::new(ControllerStats::default()),
             drained: WakeSlot::new(),
-            reaped: Cell::new((NONE, NONE)),
+            by_hand: ByHand::new(),
         })
         .map_err(no_memory("the bridge"))
     }
@@ -404,7 +404,11 @@ impl Bridge {
                 drop(slot.buf.take().map(DeviceBuf::into_cpu));
                 self.recycle(index, slot);
             }
-            State::Raw(..) => self.append_reaped(index, slot),
+            State::Raw(..) => {
+                if !self.by_hand.ended(self.slots, index, slot) {
+                    self.recycle(index, slot);
+                }
+            }
             State::Free | State::Done => {}
         }
         if self.in_flight.get() == 0 {
@@ -423,26 +427,11 @@ impl Bridge {
 
     // ---- queues that are reaped by hand ----------------------------------------------------
 
-    fn append_reaped(&self, index: u16, slot: &Slot) {
-        slot.next.set(NONE);
-        let (first, last) = self.reaped.get();
-        match self.slots.get(usize::from(last)) {
-            Some(tail) => {
-                tail.next.set(index);
-                self.reaped.set((first, index));
-            }
-            None => self.reaped.set((index, index)),
-        }
-    }
-
-    /// The oldest completion of a queue: the buffer's place, the caller's number, and the result.
+    /// The oldest end of a queue's request: the buffer's place, the caller's number, the result.
     pub(super) fn pop_reaped(&self) -> Option<(u16, u32, Result<(), IoError>)> {
-        let (first, last) = self.reaped.get();
-        let slot = self.slots.get(usize::from(first))?;
-        let next = slot.next.get();
-        self.reaped.set((next, if next == NONE { NONE } else { last }));
+        let (index, slot) = self.by_hand.pop(self.slots)?;
         let State::Raw(place, token) = slot.state.get() else { return None };
-        self.recycle(first, slot);
+        self.recycle(index, slot);
         Some((place, token, slot.result.get()))
     }
 

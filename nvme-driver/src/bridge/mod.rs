@@ -24,6 +24,7 @@
 //! 3. A request in flight has a slot, and the rings have twice as many places as there are slots,
 //!    so that a request that got a slot finds room, and so does a request to cancel it.
 
+mod by_hand;
 mod client;
 mod future;
 mod queue;
@@ -34,6 +35,7 @@ mod tests;
 use core::fmt;
 
 use core_runtime::clock::Clock;
+use core_runtime::mem::OutOfMemory;
 use core_runtime::ring::RingError;
 use hybrid_abi::AbiError;
 use hybrid_shm::{OutOfBounds, ReadSpan, Span};
@@ -112,6 +114,20 @@ const fn refusal_text(code: u32) -> &'static str {
         abi::REFUSED_READ_ONLY => "the device may only be read",
         _ => "for a reason that is not known here",
     }
+}
+
+/// Why the bridge's queue by hand is not to be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueueRefused {
+    /// There is one, and it has a holder.
+    #[error("the bridge's queue is taken, there is one")]
+    Taken,
+    /// Its last holder was dropped with requests in flight, and the host has so many still.
+    #[error("the queue's last holder left {0} requests in flight, 0 are allowed")]
+    InFlight(u32),
+    /// No room for its books.
+    #[error("no room for the queue: {0}")]
+    NoMemory(OutOfMemory),
 }
 
 /// Why a bridge cannot be opened.

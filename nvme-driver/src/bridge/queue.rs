@@ -4,12 +4,11 @@
 //! counted while requests use them, and seen by the CPU only while nothing is in flight on them
 //! ([`crate::places`]). What was lost with the host stays counted.
 
-use core::cell::Cell;
-
-use core_runtime::mem::{Bump, DmaBuf, OutOfMemory};
+use core_runtime::mem::{Bump, DmaBuf};
 use hybrid_abi::bridge::{BRIDGE_READ, BRIDGE_WRITE, BridgeRequest};
 use nvme_spec::Lba;
 
+use super::QueueRefused;
 use super::client::Bridge;
 use super::slot::State;
 use crate::error::IoError;
@@ -17,20 +16,24 @@ use crate::places::Places;
 use crate::stats::QueueStats;
 
 /// A queue for one user, and its buffers. Tokens are the caller's numbers.
+///
+/// Dropped, it gives its buffers back to the arena, but for those that the host may still write,
+/// which are quarantined. It can be taken again once nothing is in flight.
 pub struct BridgeQueue {
     bridge: &'static Bridge,
     places: Places,
-    unfinished: Cell<u32>,
 }
 
 impl BridgeQueue {
     /// A queue with room for `capacity` buffers. One at a time: completions of two would mix.
     ///
     /// # Errors
-    /// [`OutOfMemory`].
-    pub fn new(bridge: &'static Bridge, capacity: u16, bump: &Bump) -> Result<Self, OutOfMemory> {
-        let places = Places::new(capacity, bump)?;
-        Ok(Self { bridge, places, unfinished: Cell::new(0) })
+    /// [`QueueRefused`].
+    pub fn new(bridge: &'static Bridge, capacity: u16, bump: &Bump) -> Result<Self, QueueRefused> {
+        bridge.by_hand.check_free()?;
+        let places = Places::new(capacity, bump).map_err(QueueRefused::NoMemory)?;
+        bridge.by_hand.take();
+        Ok(Self { bridge, places })
     }
 
     /// Takes a buffer and returns the number that submissions name it by: the lowest that is free,
@@ -89,7 +92,7 @@ impl BridgeQueue {
         let begun = self.bridge.begin(request, None, (State::Raw(index, token), true));
         begun.map_err(|(error, _)| error)?;
         place.post();
-        self.unfinished.set(self.unfinished.get() + 1);
+        self.bridge.by_hand.begun();
         Ok(())
     }
 
@@ -104,23 +107,26 @@ impl BridgeQueue {
                 None => continue,
             };
             let (index, token, result) = found;
-            // Gone: the host may write to the buffer for ever, so that it stays counted.
-            if result != Err(IoError::Gone)
-                && let Some(place) = self.places.get(index)
-            {
-                place.ended();
-            }
-            self.unfinished.set(self.unfinished.get().saturating_sub(1));
+            self.end(index, result);
             told += 1;
             f(token, result);
         }
         told
     }
 
+    fn end(&self, index: u16, result: Result<(), IoError>) {
+        // Gone: the host may write to the buffer for ever, so that it stays counted.
+        if result != Err(IoError::Gone)
+            && let Some(place) = self.places.get(index)
+        {
+            place.ended();
+        }
+    }
+
     /// Whether nothing is in flight.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.unfinished.get() == 0
+        self.bridge.by_hand.unfinished() == 0
     }
 
     /// Most submissions in flight.
@@ -138,6 +144,11 @@ impl BridgeQueue {
 
 impl Drop for BridgeQueue {
     fn drop(&mut self) {
+        // What has ended and nobody heard of yet, but whose buffers may be free.
+        while let Some((index, _, result)) = self.bridge.pop_reaped() {
+            self.end(index, result);
+        }
         self.places.give_back();
+        self.bridge.by_hand.give_back();
     }
 }

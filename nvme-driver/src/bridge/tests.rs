@@ -71,6 +71,12 @@ impl Rig {
         queue
     }
 
+    /// Why there is no queue now.
+    fn refusal(&self) -> Option<QueueRefused> {
+        let Device::Bridge(bridge) = self.device else { panic!("a bridge") };
+        BridgeQueue::new(bridge, 1, &self.bump).err()
+    }
+
     fn read(&self, queue: &BlockQueue, buf: u16, token: u32) -> Result<(), IoError> {
         queue.submit_read(&self.target, Lba(0), 1, buf, token)
     }
@@ -135,6 +141,77 @@ fn what_was_lost_with_the_host_is_never_seen_again() {
     assert!(queue.is_idle());
     assert!(queue.with_buf(0, |_| ()).is_none(), "the host may still write it");
     assert!(queue.with_buf(1, |_| ()).is_some());
+    drop(queue);
+    assert_eq!(rig.blocks(), (0, 1));
+}
+
+#[test]
+fn there_is_one_queue_at_a_time() {
+    let rig = Rig::new();
+    let first = rig.queue(1);
+    assert!(rig.device.take_queue(0, 1, &rig.bump).is_none(), "taken");
+    assert_eq!(rig.refusal(), Some(QueueRefused::Taken));
+    assert!(rig.device.take_queue(1, 1, &rig.bump).is_none(), "there is no other");
+    rig.read(&first, 0, 1).expect("room");
+    rig.answer(&rig.sent()[0]);
+    assert_eq!(first.reap(8, |token, _| assert_eq!(token, 1)), 1);
+    drop(first);
+    let second = rig.queue(1);
+    assert_eq!((second.reap(8, |_, _| panic!("nothing was sent")), rig.blocks()), (0, (1, 0)));
+}
+
+#[test]
+fn a_queue_dropped_in_flight_is_not_handed_out_before_the_host_has_answered() {
+    let rig = Rig::new();
+    let queue = rig.queue(3);
+    for token in [0, 1] {
+        rig.read(&queue, 0, token).expect("room");
+    }
+    rig.read(&queue, 1, 2).expect("room");
+    drop(queue);
+    assert_eq!(rig.blocks(), (0, 2), "the third had nothing in flight");
+    for (left, request) in (1..=3).rev().zip(rig.sent()) {
+        assert!(rig.device.take_queue(0, 1, &rig.bump).is_none(), "in flight");
+        assert_eq!(rig.refusal(), Some(QueueRefused::InFlight(left)));
+        rig.answer(&request);
+        rig.poll();
+    }
+    // No completion of the first reaches the second, nor does it lack a slot.
+    let queue = rig.queue(1);
+    let depth = queue.depth();
+    for token in 0..u32::from(depth) {
+        rig.read(&queue, 0, 100 + token).expect("room");
+    }
+    assert_eq!(queue.reap(8, |_, _| panic!("nothing was answered")), 0);
+    assert!(queue.with_buf(0, |_| ()).is_none(), "in flight");
+    rig.sent().iter().for_each(|request| rig.answer(request));
+    assert_eq!(queue.reap(depth, |token, _| assert!(token >= 100)), depth);
+    assert!(queue.is_idle());
+}
+
+#[test]
+fn a_queue_dropped_before_it_has_reaped_gets_its_buffers_back() {
+    let rig = Rig::new();
+    let queue = rig.queue(2);
+    rig.read(&queue, 0, 0).expect("room");
+    rig.read(&queue, 1, 1).expect("room");
+    rig.sent().iter().for_each(|request| rig.answer(request));
+    rig.poll();
+    drop(queue);
+    assert_eq!(rig.blocks(), (0, 0));
+    rig.queue(2);
+}
+
+#[test]
+fn a_queue_dropped_in_flight_may_be_lost_with_the_host() {
+    let rig = Rig::new();
+    let queue = rig.queue(1);
+    rig.read(&queue, 0, 0).expect("room");
+    drop(queue);
+    rig.lose();
+    let queue = rig.queue(1);
+    assert_eq!(rig.read(&queue, 0, 1), Err(IoError::Gone));
+    assert!(queue.is_idle());
     drop(queue);
     assert_eq!(rig.blocks(), (0, 1));
 }
