@@ -1,4 +1,4 @@
-//! The partition's end of the bridge. See [`super`].
+//! The partition's end of the bridge: requests are sent, and end. See [`super`].
 
 use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
@@ -6,24 +6,20 @@ use core::task::{Poll, Waker};
 
 use core_runtime::clock::{Clock, Instant, Ticks};
 use core_runtime::mem::{Bump, DeviceBuf, DmaBuf};
-use core_runtime::ring::{Consumer, Producer, RingSpec};
+use core_runtime::ring::{Consumer, Producer};
 use core_runtime::task::WakeSlot;
 use hybrid_abi::bridge::{
-    BRIDGE_CANCEL, BRIDGE_CANCELLED, BRIDGE_DISCARD, BRIDGE_DONE, BRIDGE_ERRNO, BRIDGE_FLUSH,
-    BRIDGE_FUA, BRIDGE_INFO_BYTES, BRIDGE_NVME, BRIDGE_READ, BRIDGE_REFUSED, BRIDGE_SHORT,
-    BRIDGE_UNFLUSHED, BRIDGE_WRITE, BRIDGE_WRITE_CACHE, BRIDGE_ZEROES, BridgeCompletion,
-    BridgeInfo, BridgeRequest,
+    BRIDGE_CANCEL, BRIDGE_WRITE, BridgeCompletion, BridgeInfo, BridgeRequest,
 };
-use nvme_spec::{Lba, Nsid, Status};
+use nvme_spec::{Lba, Nsid};
 
+use super::BridgeParts;
 use super::by_hand::ByHand;
-use super::future::{BridgeCommand, BridgeIo};
 use super::slot::{NONE, Slot, State, cid, uncid};
-use super::{BridgeError, BridgeParts, BridgeRefused};
+use super::wire::{open, result_of, shape_of};
 use crate::config::ControllerConfig;
-use crate::error::{ControllerError, Failed, IoError};
+use crate::error::{ControllerError, IoError};
 use crate::latency::{Kind, LatencyHistograms};
-use crate::namespace::WriteFlags;
 use crate::raw::Target;
 use crate::shape::Shape;
 use crate::stats::ControllerStats;
@@ -36,7 +32,7 @@ const LOOK_NS: u64 = 1_000_000;
 #[derive(Debug)]
 pub struct Bridge {
     pub(super) shape: Shape,
-    info: BridgeInfo,
+    pub(super) info: BridgeInfo,
     requests: Producer<BridgeRequest>,
     completions: Consumer<BridgeCompletion>,
     pub(super) slots: &'static [Slot],
@@ -162,105 +158,6 @@ impl Bridge {
         self.histograms.set(Some(histograms));
     }
 
-    // ---- I/O -------------------------------------------------------------------------------
-
-    /// As [`crate::Namespace::read`].
-    pub fn read(&'static self, slba: Lba, buf: DmaBuf) -> BridgeIo {
-        BridgeIo::start(self, self.transfer(BRIDGE_READ, slba, &buf, 0), buf)
-    }
-
-    /// As [`crate::Namespace::write`].
-    pub fn write(&'static self, slba: Lba, buf: DmaBuf, flags: WriteFlags) -> BridgeIo {
-        BridgeIo::start(self, self.transfer(BRIDGE_WRITE, slba, &buf, bits(flags)), buf)
-    }
-
-    /// As [`crate::Namespace::try_read`].
-    ///
-    /// # Errors
-    /// [`IoError::QueueFull`], or why the request is refused; the buffer comes back.
-    pub fn try_read(&'static self, slba: Lba, buf: DmaBuf) -> Result<BridgeIo, Failed> {
-        BridgeIo::try_start(self, self.transfer(BRIDGE_READ, slba, &buf, 0), buf)
-    }
-
-    /// As [`crate::Namespace::try_write`].
-    ///
-    /// # Errors
-    /// As for [`Bridge::try_read`].
-    pub fn try_write(
-        &'static self,
-        slba: Lba,
-        buf: DmaBuf,
-        flags: WriteFlags,
-    ) -> Result<BridgeIo, Failed> {
-        BridgeIo::try_start(self, self.transfer(BRIDGE_WRITE, slba, &buf, bits(flags)), buf)
-    }
-
-    /// As [`crate::Namespace::flush`].
-    pub fn flush(&'static self) -> BridgeCommand {
-        if !self.can(BRIDGE_WRITE_CACHE) {
-            return BridgeCommand::done();
-        }
-        let request = BridgeRequest { op: BRIDGE_FLUSH, ..BridgeRequest::default() };
-        BridgeCommand::start(self, Ok(request))
-    }
-
-    /// As [`crate::Namespace::write_zeroes`].
-    pub fn write_zeroes(&'static self, slba: Lba, nlb: u64, flags: WriteFlags) -> BridgeCommand {
-        let can = self.can(hybrid_abi::bridge::BRIDGE_CAN_ZERO);
-        let request = self.blocks_only(BRIDGE_ZEROES, slba, nlb, can, "write zeroes");
-        let request = request.map(|request| BridgeRequest { flags: bits(flags), ..request });
-        BridgeCommand::start(self, request)
-    }
-
-    /// As [`crate::Namespace::deallocate`].
-    pub fn discard(&'static self, slba: Lba, nlb: u64) -> BridgeCommand {
-        let can = self.can(hybrid_abi::bridge::BRIDGE_CAN_DISCARD);
-        BridgeCommand::start(self, self.blocks_only(BRIDGE_DISCARD, slba, nlb, can, "discard"))
-    }
-
-    fn transfer(
-        &self,
-        op: u16,
-        slba: Lba,
-        buf: &DmaBuf,
-        flags: u16,
-    ) -> Result<BridgeRequest, IoError> {
-        let (len, lba_bytes) = (buf.len(), self.shape.lba_bytes);
-        if len == 0 || len & (lba_bytes as usize - 1) != 0 {
-            return Err(IoError::BadLength { len_bytes: len, lba_bytes });
-        }
-        let addr = buf.iova().0;
-        if addr & u64::from(self.info.buffer_align - 1) != 0 {
-            return Err(IoError::Unaligned(addr));
-        }
-        let nlb = (len >> self.shape.lba_shift) as u64;
-        self.check_range(slba, nlb)?;
-        Ok(BridgeRequest { op, flags, cid: 0, slba: slba.0, addr, nlb })
-    }
-
-    fn blocks_only(
-        &self,
-        op: u16,
-        slba: Lba,
-        nlb: u64,
-        can: bool,
-        what: &'static str,
-    ) -> Result<BridgeRequest, IoError> {
-        if !can {
-            return Err(IoError::Unsupported(what));
-        }
-        self.check_range(slba, nlb)?;
-        Ok(BridgeRequest { op, slba: slba.0, nlb, ..BridgeRequest::default() })
-    }
-
-    pub(super) const fn check_range(&self, slba: Lba, nlb: u64) -> Result<(), IoError> {
-        let blocks = self.shape.blocks;
-        if slba.0 < blocks && nlb != 0 && nlb <= blocks - slba.0 {
-            return Ok(());
-        }
-        Err(IoError::OutOfRange { slba, nlb, blocks })
-    }
-
     // ---- starting --------------------------------------------------------------------------
 
     /// Sends a request; `first` passes those who wait. The buffer comes back with an error.
@@ -371,7 +268,7 @@ impl Bridge {
             self.stats.borrow_mut().io.ignored.old_generation += 1;
             return;
         }
-        let result = result_of(&completion, slot);
+        let result = result_of(&completion, Lba(slot.slba.get()));
         self.count(slot, result);
         self.end(index, slot, result);
     }
@@ -562,63 +459,3 @@ impl Bridge {
 
 /// How a request ended, and its buffer if there was one that the host no longer has.
 pub(super) type Ended = (Result<(), IoError>, Option<DmaBuf>);
-
-fn open(
-    parts: BridgeParts,
-) -> Result<(BridgeInfo, Producer<BridgeRequest>, Consumer<BridgeCompletion>), BridgeRefused> {
-    let mut bytes = [0; BRIDGE_INFO_BYTES];
-    parts.peer.read(0, &mut bytes).map_err(BridgeRefused::Layout)?;
-    let info = BridgeInfo::parse(&bytes).map_err(BridgeRefused::Info)?;
-    let own = |(at, len)| parts.own.sub(at, len).map_err(BridgeRefused::Layout);
-    let peer = |(at, len)| parts.peer.sub(at, len).map_err(BridgeRefused::Layout);
-    let ring = |spec: Result<RingSpec, _>| {
-        spec.map(|spec| spec.with_epoch(info.epoch)).map_err(BridgeRefused::Ring)
-    };
-    let request_spec = ring(RingSpec::fixed::<BridgeRequest>(info.ring_slots))?;
-    let completion_spec = ring(RingSpec::fixed::<BridgeCompletion>(info.ring_slots))?;
-    let (request_part, completion_part) =
-        (own(info.requests_producer())?, own(info.completions_consumer())?);
-    request_spec.make_producer_part(request_part).map_err(BridgeRefused::Ring)?;
-    completion_spec.make_consumer_part(completion_part).map_err(BridgeRefused::Ring)?;
-    let requests =
-        Producer::<BridgeRequest>::new(request_part, peer(info.requests_consumer())?, request_spec);
-    let completions = Consumer::<BridgeCompletion>::new(
-        completion_part,
-        peer(info.completions_producer())?,
-        completion_spec,
-    );
-    let (requests, completions) =
-        (requests.map_err(BridgeRefused::Ring)?, completions.map_err(BridgeRefused::Ring)?);
-    Ok((info, requests, completions))
-}
-
-const fn shape_of(info: &BridgeInfo) -> Shape {
-    let lba_shift = info.lba_bytes.trailing_zeros();
-    Shape {
-        lba_bytes: info.lba_bytes,
-        lba_shift,
-        blocks: info.blocks,
-        max_blocks: info.max_transfer_bytes >> lba_shift,
-    }
-}
-
-fn result_of(completion: &BridgeCompletion, slot: &Slot) -> Result<(), IoError> {
-    let detail = u32::try_from(completion.detail).unwrap_or(u32::MAX);
-    Err(match completion.kind {
-        BRIDGE_DONE => return Ok(()),
-        BRIDGE_ERRNO => IoError::Bridge(BridgeError::Errno(detail)),
-        BRIDGE_NVME => {
-            let status = Status::from_bits(u16::try_from(detail & 0x7FFF).unwrap_or(0));
-            IoError::Status { status, slba: Lba(slot.slba.get()) }
-        }
-        BRIDGE_REFUSED => IoError::Bridge(BridgeError::Refused(detail)),
-        BRIDGE_SHORT => IoError::Bridge(BridgeError::Short),
-        BRIDGE_UNFLUSHED => IoError::Bridge(BridgeError::Unflushed),
-        BRIDGE_CANCELLED => IoError::TimedOut,
-        kind => IoError::Bridge(BridgeError::Unknown(kind)),
-    })
-}
-
-const fn bits(flags: WriteFlags) -> u16 {
-    if flags.contains(WriteFlags::FUA) { BRIDGE_FUA } else { 0 }
-}

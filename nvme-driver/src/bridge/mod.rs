@@ -28,9 +28,11 @@ mod by_hand;
 mod client;
 mod future;
 mod queue;
+mod request;
 mod slot;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use core::fmt;
 
