@@ -13,7 +13,8 @@
 //! Invariants:
 //! 1. There is one holder at a time, and each request in state `Raw` was begun by the last one: the
 //!    place that it names is the holder's, or nobody's.
-//! 2. A request that ends is told to the holder once, in order; if it was dropped, to nobody.
+//! 2. A request that ends is told to the holder once, in order; if it was dropped, to nobody. It
+//!    ends once, since what has ended and was not told is `RawDone`, which is not in flight.
 
 use core::cell::Cell;
 

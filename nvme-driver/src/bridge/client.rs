@@ -301,12 +301,14 @@ impl Bridge {
                 drop(slot.buf.take().map(DeviceBuf::into_cpu));
                 self.recycle(index, slot);
             }
-            State::Raw(..) => {
-                if !self.by_hand.ended(self.slots, index, slot) {
+            State::Raw(place, token) => {
+                if self.by_hand.ended(self.slots, index, slot) {
+                    slot.state.set(State::RawDone(place, token));
+                } else {
                     self.recycle(index, slot);
                 }
             }
-            State::Free | State::Done => {}
+            State::Free | State::Done | State::RawDone(..) => {}
         }
         if self.in_flight.get() == 0 {
             self.drained.wake();
@@ -327,7 +329,7 @@ impl Bridge {
     /// The oldest end of a queue's request: the buffer's place, the caller's number, the result.
     pub(super) fn pop_reaped(&self) -> Option<(u16, u32, Result<(), IoError>)> {
         let (index, slot) = self.by_hand.pop(self.slots)?;
-        let State::Raw(place, token) = slot.state.get() else { return None };
+        let State::RawDone(place, token) = slot.state.get() else { return None };
         self.recycle(index, slot);
         Some((place, token, slot.result.get()))
     }
@@ -368,7 +370,7 @@ impl Bridge {
                 }
                 self.recycle(index, slot);
             }
-            State::Free | State::Orphan | State::Raw(..) => {}
+            State::Free | State::Orphan | State::Raw(..) | State::RawDone(..) => {}
         }
     }
 

@@ -22,6 +22,8 @@ pub(super) enum State {
     Orphan,
     /// It belongs to a queue that is reaped by hand: the buffer's place and the caller's number.
     Raw(u16, u32),
+    /// The same, ended, and the queue has not heard of it.
+    RawDone(u16, u32),
     /// Answered.
     Done,
 }

@@ -145,6 +145,44 @@ fn what_was_lost_with_the_host_is_never_seen_again() {
     assert_eq!(rig.blocks(), (0, 1));
 }
 
+/// What the queue tells, in order.
+fn told(queue: &BlockQueue) -> Vec<(u32, Result<(), IoError>)> {
+    let mut told = Vec::new();
+    queue.reap(8, |token, result| told.push((token, result)));
+    told
+}
+
+#[test]
+fn what_ended_before_the_host_was_lost_keeps_its_result() {
+    let rig = Rig::new();
+    let queue = rig.queue(2);
+    rig.read(&queue, 0, 5).expect("room");
+    rig.read(&queue, 1, 6).expect("room");
+    rig.answer(&rig.sent()[0]);
+    rig.poll();
+    rig.lose();
+    assert_eq!(told(&queue), [(5, Ok(())), (6, Err(IoError::Gone))]);
+    assert!(queue.is_idle() && told(&queue).is_empty());
+    assert!(queue.with_buf(0, |_| ()).is_some(), "answered");
+    assert!(queue.with_buf(1, |_| ()).is_none(), "the host may still write it");
+}
+
+#[test]
+fn a_second_answer_to_what_was_not_reaped_yet_is_ignored() {
+    let rig = Rig::new();
+    let queue = rig.queue(2);
+    rig.read(&queue, 0, 5).expect("room");
+    rig.read(&queue, 1, 6).expect("room");
+    let sent = rig.sent();
+    for request in [&sent[0], &sent[0], &sent[1], &sent[0]] {
+        rig.answer(request);
+    }
+    rig.poll();
+    assert_eq!(told(&queue), [(5, Ok(())), (6, Ok(()))]);
+    assert!(queue.is_idle() && told(&queue).is_empty());
+    assert_eq!(queue.stats().ignored.free_slot, 2);
+}
+
 #[test]
 fn there_is_one_queue_at_a_time() {
     let rig = Rig::new();
