@@ -26,10 +26,9 @@ use super::{
 use crate::memory::{MemorySource, SharedMemory};
 use crate::runtime::iova_region;
 use crate::topology::Topology;
-use crate::uring::bridge::{BridgeMemory, BridgeServer, info_of, lay_out};
+use crate::uring::bridge::{BridgeMemory, BridgeServer, Ranges, info_of, lay_out};
 use crate::uring::error::UringError;
 use crate::uring::features::Step;
-use crate::uring::pool::{BufferPool, PoolOptions};
 use crate::uring::rings::{Rings, RingsWish, SqPollWish};
 use crate::uring::target::{Target, TargetWish};
 use crate::uring::thread::{Finished, IdleOptions, ReactorThread, ThreadOptions};
@@ -162,7 +161,7 @@ impl UringBackend {
     fn thread(
         &self,
         seat: &DeviceSeat<'_>,
-        (target, pool): (&Target, Option<Span<'static>>),
+        (target, ranges): (&Target, Option<Span<'static>>),
     ) -> Result<ThreadOptions, BackendError> {
         let housekeeping = seat.housekeeping;
         if let Some(cpu) = self.options.pin.filter(|cpu| !housekeeping.contains(*cpu)) {
@@ -171,7 +170,7 @@ impl UringBackend {
         }
         let mut buffers = Vec::new();
         if self.options.fixed {
-            buffers.extend(pool);
+            buffers.extend(ranges);
             buffers.extend(BridgeServer::registrable(seat.dma.mapped.span())?);
         }
         let rings = RingsWish {
@@ -263,9 +262,6 @@ struct Served {
     description: String,
 }
 
-/// Memory of the pool that serves Dataset Management.
-const POOL: PoolOptions = PoolOptions { count: 1, bytes: 4096 };
-
 impl UringBackend {
     /// Lays out the bridge and starts the reactor.
     fn serve(
@@ -285,13 +281,14 @@ impl UringBackend {
         let seen = AttachedFile { seen: Some(own_seen), ..seen? };
         let (peer, written) =
             memory.shared(source, "hybrid-bridge-partition", info.partition_bytes())?;
-        let pool = if self.passthrough {
-            Some(memory.shared(source, "hybrid-bridge-pool", POOL.total_bytes())?.0)
+        let ranges = if self.passthrough {
+            let bytes = Ranges::bytes(info.depth);
+            Some(memory.shared(source, "hybrid-bridge-ranges", bytes)?.0)
         } else {
             None
         };
         lay_out(own, &info).map_err(|error| BackendError::Bridge(error.to_string()))?;
-        let options = self.thread(seat, (&target, pool))?;
+        let options = self.thread(seat, (&target, ranges))?;
         let bridge = BridgeMemory { own, peer: peer.read_only(), dma };
         let warnings = seat.memory.warnings().clone();
         let tell = warnings.clone();
@@ -299,15 +296,15 @@ impl UringBackend {
         let make = move |rings: &Rings| {
             let description = describe(&device, &target, rings);
             let fixed = rings.fixed_buffers && registered;
-            let base = u16::from(pool.is_some());
-            let pool = pool.map(|span| BufferPool::new(span, POOL, fixed.then_some(0)));
+            let base = u16::from(ranges.is_some());
+            let ranges = ranges.map(|span| Ranges::new(span, fixed.then_some(0)));
             let file = rings.file(target.fd());
             let polled = rings.poll.is_some();
             let told = move |line| tell.say_each(WarningKind::Uring, || line);
             let server = BridgeServer::new(
                 (info, bridge),
                 (target, file),
-                (fixed.then_some(base), pool),
+                (fixed.then_some(base), ranges),
                 polled,
                 Box::new(told),
             );

@@ -18,6 +18,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
+use hybrid_abi::metrics::{bucket_of, bucket_upper, histogram_buckets};
 use hybrid_shm::{OutOfBounds, Span};
 use rustix::io::Errno;
 
@@ -60,10 +61,10 @@ impl DatagramOptions {
     }
 }
 
-/// Exponents, and sixteenths of each.
-const BUCKETS: usize = 61 * 16;
+/// Buckets of a power of two: 2^4, so that a figure is at most a sixteenth too great.
+const SUB_BITS: u32 = 4;
 
-/// Nanoseconds in buckets of a sixteenth of their power of two.
+/// Nanoseconds in the buckets of a partition's histograms ([`hybrid_abi::metrics`]).
 #[derive(Clone, Debug)]
 pub struct Latencies {
     counts: Vec<u64>,
@@ -72,20 +73,14 @@ pub struct Latencies {
 
 impl Default for Latencies {
     fn default() -> Self {
-        Self { counts: vec![0; BUCKETS], count: 0 }
+        Self { counts: vec![0; histogram_buckets(SUB_BITS) as usize], count: 0 }
     }
 }
 
 impl Latencies {
-    fn bucket(ns: u64) -> usize {
-        let exponent = 63 - (ns | 15).leading_zeros();
-        let sixteenths = (ns >> (exponent - 3)) & 15;
-        (exponent as usize - 3) * 16 + usize::try_from(sixteenths).unwrap_or(0)
-    }
-
     fn record(&mut self, ns: u64) {
         self.count += 1;
-        if let Some(count) = self.counts.get_mut(Self::bucket(ns)) {
+        if let Some(count) = self.counts.get_mut(bucket_of(ns, SUB_BITS) as usize) {
             *count += 1;
         }
     }
@@ -96,16 +91,16 @@ impl Latencies {
         self.count
     }
 
-    /// The value below which so many millionths lie, to a sixteenth; 0 without any.
+    /// The greatest value of the bucket up to which so many millionths lie; 0 without any.
     #[must_use]
     pub fn quantile(&self, parts_per_million: u32) -> u64 {
-        let wanted = self.count.saturating_mul(parts_per_million.into()).div_ceil(1_000_000);
+        let wanted = u128::from(self.count) * u128::from(parts_per_million);
+        let wanted = u64::try_from(wanted.div_ceil(1_000_000)).unwrap_or(u64::MAX);
         let mut below = 0;
-        for (bucket, count) in self.counts.iter().enumerate() {
+        for (bucket, count) in (0..).zip(&self.counts) {
             below += count;
             if *count != 0 && below >= wanted {
-                let (exponent, sixteenths) = (bucket / 16, (bucket % 16) as u64);
-                return (sixteenths + 1) << exponent;
+                return bucket_upper(bucket, SUB_BITS);
             }
         }
         0
@@ -291,6 +286,10 @@ impl<H: FnMut(&[u8])> Served for Datagrams<H> {
     fn is_idle(&self) -> bool {
         !self.armed
     }
+
+    fn broken(&mut self, errno: Errno) {
+        self.stats.failed = self.stats.failed.or(Some(errno));
+    }
 }
 
 #[cfg(test)]
@@ -366,6 +365,21 @@ mod tests {
         let sent: Vec<_> = (0..64_u32).map(|number| number.to_le_bytes().to_vec()).collect();
         assert_eq!(came, sent);
         assert_eq!(reactor.sources()[0].stats().failed, None);
+    }
+
+    #[test]
+    fn quantiles_are_at_most_a_sixteenth_too_great() {
+        let mut latencies = Latencies::default();
+        assert_eq!(latencies.quantile(500_000), 0);
+        (1..=1000_u64).for_each(|us| latencies.record(us * 1000));
+        for (ppm, exact) in
+            [(0, 1000), (500_000, 500_000), (990_000, 990_000), (1_000_000, 1_000_000)]
+        {
+            let told = latencies.quantile(ppm);
+            assert!((exact..=exact + exact / 16).contains(&told), "{ppm}: {told} for {exact}");
+        }
+        latencies.record(u64::MAX);
+        assert_eq!((latencies.count(), latencies.quantile(1_000_000)), (1001, u64::MAX));
     }
 
     #[test]

@@ -30,6 +30,14 @@ pub struct Desk<'a> {
     source: u64,
 }
 
+#[cfg(test)]
+impl<'a> Desk<'a> {
+    /// The desk of the first source.
+    pub(crate) const fn first(rings: &'a mut Rings) -> Self {
+        Self { rings, source: 1 }
+    }
+}
+
 impl Desk<'_> {
     const fn number(&self, token: u64) -> u64 {
         self.source << TOKEN_BITS | token & ((1 << TOKEN_BITS) - 1)
@@ -44,10 +52,24 @@ impl Desk<'_> {
         self.rings.get(which).push(op, number)
     }
 
+    /// Operations that a ring has room for.
+    pub fn room(&mut self, which: Which) -> usize {
+        self.rings.get(which).room()
+    }
+
+    /// Whether [`Desk::push_linked`] may be used on the main ring.
+    #[must_use]
+    pub const fn links(&self) -> bool {
+        self.rings.main.links()
+    }
+
     /// Queues two operations, the second only if the first succeeds in full.
     ///
     /// # Errors
     /// [`Full`].
+    ///
+    /// # Panics
+    /// Where the ring does not [link](Desk::links).
     pub fn push_linked(
         &mut self,
         which: Which,
@@ -78,11 +100,6 @@ pub trait Source {
 
     /// Takes a completion.
     fn complete(&mut self, which: Which, token: u64, cqe: Cqe, desk: &mut Desk<'_>);
-
-    /// Whether the source must be looked at even if no completion comes: it polls memory.
-    fn polls(&self) -> bool {
-        false
-    }
 }
 
 /// The reactor. Belongs to one thread.
@@ -138,7 +155,8 @@ impl<S: Source> Reactor<S> {
         self.turns
     }
 
-    /// What broke a ring, if anything did: `EBADF`, `ENXIO`.
+    /// What broke a ring, if anything did: `EOWNERDEAD` where the kernel's thread died, `EBADR`
+    /// where completions were lost, `EEXIST` from a thread that is not the rings'.
     #[must_use]
     pub const fn broken(&self) -> Option<Errno> {
         self.broken
@@ -161,18 +179,17 @@ impl<S: Source> Reactor<S> {
     }
 
     /// Blocks on the main ring until something completes on it or on the latency ring, or
-    /// `timeout` is over.
+    /// `timeout` is over. With operations on the poll ring it only submits: nobody but a turn sees
+    /// those end.
     pub fn wait(&mut self, timeout: Duration) {
+        if self.rings.poll.as_ref().is_some_and(|poll| poll.in_flight() != 0) {
+            self.submit();
+            return;
+        }
         self.arm();
         self.submit();
         let waited = self.rings.main.wait(timeout);
         self.note(waited);
-    }
-
-    /// Whether a source polls memory.
-    #[must_use]
-    pub fn polls(&self) -> bool {
-        self.sources.iter().any(Source::polls)
     }
 
     /// Has the main ring wake when the latency ring has a completion.
@@ -194,7 +211,8 @@ impl<S: Source> Reactor<S> {
 
     fn note(&mut self, outcome: Result<(), Errno>) {
         match outcome {
-            // Tried again at the next turn: the queue is not lost.
+            // Tried again at the next turn: the queue is not lost. `EBUSY` is a full completion
+            // queue, which the turn empties.
             Ok(()) | Err(Errno::AGAIN | Errno::BUSY | Errno::INTR) => {}
             Err(errno) => self.broken = self.broken.or(Some(errno)),
         }

@@ -86,7 +86,7 @@ pub struct Rings {
     pub main: Ring,
     /// With IOPOLL.
     pub poll: Option<Ring>,
-    /// Whether the wish's buffers are registered, numbered as they came.
+    /// Whether the wish's buffers are registered with main and poll, numbered as they came.
     pub fixed_buffers: bool,
     files: Option<Vec<RawFd>>,
     /// What was left out.
@@ -197,17 +197,17 @@ impl Rings {
             .registered(maker)
     }
 
-    /// Registers buffers and files with every ring, then closes them to everything else.
+    /// Registers buffers and files with the rings of storage, then closes all to everything else.
     fn registered(mut self, mut maker: Maker<'_>) -> Result<Self, UringError> {
         let wish = maker.wish;
         if !wish.buffers.is_empty() {
-            match self.each(|ring| ring.register_buffers(&wish.buffers)) {
+            match self.storage(|ring| ring.register_buffers(&wish.buffers)) {
                 Ok(()) => self.fixed_buffers = true,
                 Err(errno) => maker.leave_out(Features::FIXED_BUFFERS, errno),
             }
         }
         if !wish.files.is_empty() {
-            match self.each(|ring| ring.register_files(&wish.files)) {
+            match self.storage(|ring| ring.register_files(&wish.files)) {
                 Ok(()) => self.files = Some(wish.files.clone()),
                 Err(errno) => maker.leave_out(Features::FIXED_FILES, errno),
             }
@@ -234,11 +234,16 @@ impl Rings {
     /// Calls `f` with every ring; ends at the first error.
     fn each<E>(&self, mut f: impl FnMut(&Ring) -> Result<(), E>) -> Result<(), E> {
         f(&self.latency)?;
+        self.storage(f)
+    }
+
+    /// Calls `f` with the rings that storage is driven by: main and poll.
+    fn storage<E>(&self, mut f: impl FnMut(&Ring) -> Result<(), E>) -> Result<(), E> {
         f(&self.main)?;
         self.poll.as_ref().map_or(Ok(()), f)
     }
 
-    /// The file `fd` as operations name it.
+    /// The file `fd` as operations on main and poll name it.
     #[must_use]
     pub fn file(&self, fd: RawFd) -> File {
         let places = self.files.iter().flatten();

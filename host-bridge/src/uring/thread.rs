@@ -5,7 +5,7 @@
 //!               │             │ nothing for a while│
 //!               ▼             ▼                    │
 //!            refused       blocked on main ────────┘
-//!                             │ stop
+//!                             │ stop, or a ring broke: the sources are told first
 //!                             ▼
 //!            operations cancelled and awaited, then the thread ends
 //! ```
@@ -35,6 +35,10 @@ pub trait Served: Source {
 
     /// Whether nothing is in flight.
     fn is_idle(&self) -> bool;
+
+    /// A ring broke: what is in flight may never be heard of, and nothing more is served. What
+    /// waits for the source has to see it; [`Served::stop`] follows.
+    fn broken(&mut self, errno: Errno);
 }
 
 /// What a reactor does without work.
@@ -163,11 +167,11 @@ impl<S: Served + Send + 'static> ReactorThread<S> {
     }
 }
 
-/// Turns until it is stopped, then until nothing is in flight.
+/// Turns until it is stopped or a ring breaks, then until nothing is in flight.
 fn run<S: Served>(mut reactor: Reactor<S>, idle: IdleOptions, stop: &AtomicBool) -> Finished<S> {
     let mut since = Instant::now();
     let mut empty = 0_u32;
-    while !stop.load(Ordering::Acquire) {
+    while !stop.load(Ordering::Acquire) && reactor.broken().is_none() {
         if reactor.turn() {
             empty = 0;
             continue;
@@ -180,6 +184,9 @@ fn run<S: Served>(mut reactor: Reactor<S>, idle: IdleOptions, stop: &AtomicBool)
         } else {
             std::hint::spin_loop();
         }
+    }
+    if let Some(errno) = reactor.broken() {
+        reactor.each_source(|source, _| source.broken(errno));
     }
     let drained = drain(&mut reactor);
     let (enters, turns, broken) = (reactor.rings().enters(), reactor.turns(), reactor.broken());
@@ -200,4 +207,88 @@ fn drain<S: Served>(reactor: &mut Reactor<S>) -> bool {
         }
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::uring::{Cqe, Op};
+    use crate::uring::rings::Which;
+
+    /// Keeps operations in flight and remembers what it was told.
+    #[derive(Default)]
+    struct Told {
+        which: Option<Which>,
+        in_flight: u32,
+        broken: Option<Errno>,
+    }
+
+    impl Source for Told {
+        fn turn(&mut self, desk: &mut Desk<'_>) -> bool {
+            let Some(which) = self.which.take() else { return false };
+            let pushed = desk.push(which, &Op::Nop, 1).is_ok();
+            self.in_flight += u32::from(pushed);
+            pushed
+        }
+
+        fn complete(&mut self, _: Which, _: u64, _: Cqe, _: &mut Desk<'_>) {
+            self.in_flight -= 1;
+        }
+    }
+
+    impl Served for Told {
+        fn stop(&mut self, _: &mut Desk<'_>) {}
+
+        fn is_idle(&self) -> bool {
+            self.in_flight == 0
+        }
+
+        fn broken(&mut self, errno: Errno) {
+            self.broken = Some(errno);
+        }
+    }
+
+    fn reactor(iopoll: bool) -> Reactor<Told> {
+        let wish = RingsWish { iopoll, ..RingsWish::default() };
+        Reactor::new(Rings::new(&wish).expect("io_uring is there"), vec![Told::default()])
+    }
+
+    #[test]
+    fn a_ring_that_breaks_is_told_and_ends_the_thread() {
+        // Rings of one issuer, used by another: the kernel refuses each call.
+        let mut reactor = reactor(false);
+        reactor.sources()[0].which = Some(Which::Main);
+        let never = AtomicBool::new(false);
+        let finished = std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                reactor.turn();
+                let told = reactor.broken();
+                // Nothing of it was taken: what is in flight here is not in the kernel.
+                reactor.sources()[0].in_flight = 0;
+                (told, run(reactor, IdleOptions::alone(), &never))
+            });
+            thread.join().expect("it ends by itself")
+        });
+        let (errno, finished) = finished;
+        assert!(errno.is_some(), "this kernel has rings of one issuer");
+        assert_eq!((finished.broken, finished.source.broken), (errno, errno));
+        assert!(finished.drained);
+    }
+
+    #[test]
+    fn nobody_blocks_while_the_poll_ring_has_something_in_flight() {
+        let mut reactor = reactor(true);
+        if reactor.rings().poll.is_none() {
+            return;
+        }
+        // Nothing ends such a wait but its time.
+        reactor.sources()[0].which = Some(Which::Poll);
+        reactor.each_source(|source, desk| _ = source.turn(desk));
+        let begun = Instant::now();
+        while !reactor.sources()[0].is_idle() {
+            reactor.wait(Duration::from_secs(60));
+            reactor.turn();
+            assert!(begun.elapsed() < Duration::from_secs(50));
+        }
+    }
 }

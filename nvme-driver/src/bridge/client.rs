@@ -8,18 +8,16 @@ use core_runtime::clock::{Clock, Instant, Ticks};
 use core_runtime::mem::{Bump, DeviceBuf, DmaBuf};
 use core_runtime::ring::{Consumer, Producer};
 use core_runtime::task::WakeSlot;
-use hybrid_abi::bridge::{
-    BRIDGE_CANCEL, BRIDGE_WRITE, BridgeCompletion, BridgeInfo, BridgeRequest,
-};
+use hybrid_abi::bridge::{BRIDGE_CANCEL, BridgeCompletion, BridgeInfo, BridgeRequest};
 use nvme_spec::{Lba, Nsid};
 
 use super::BridgeParts;
 use super::by_hand::ByHand;
 use super::slot::{NONE, Slot, State, cid, uncid};
-use super::wire::{open, result_of, shape_of};
+use super::wire::{kind_of, open, result_of, shape_of};
 use crate::config::ControllerConfig;
 use crate::error::{ControllerError, IoError};
-use crate::latency::{Kind, LatencyHistograms};
+use crate::latency::LatencyHistograms;
 use crate::raw::Target;
 use crate::shape::Shape;
 use crate::stats::ControllerStats;
@@ -196,7 +194,7 @@ impl Bridge {
         slot.state.set(state);
         slot.begun.set(now);
         slot.stamp.set(self.sample().then_some(now));
-        slot.write.set(request.op == BRIDGE_WRITE);
+        slot.kind.set(kind_of(request.op));
         slot.cancelled.set(false);
         slot.slba.set(request.slba);
         let in_flight = self.in_flight.get() + 1;
@@ -281,8 +279,7 @@ impl Bridge {
             let took = self.clock.now().since(stamp);
             stats.io.latency = stats.io.latency.record(took.get());
             if let Some(histograms) = self.histograms.get() {
-                let kind = if slot.write.get() { Kind::Write } else { Kind::Read };
-                histograms.record(kind, self.clock.ticks_to_ns(took));
+                histograms.record(slot.kind.get(), self.clock.ticks_to_ns(took));
             }
         }
     }

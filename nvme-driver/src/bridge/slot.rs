@@ -8,6 +8,7 @@ use core_runtime::mem::DeviceBuf;
 use core_runtime::task::WakeSlot;
 
 use crate::error::IoError;
+use crate::latency::Kind;
 
 /// End of a list of slots.
 pub(super) const NONE: u16 = u16::MAX;
@@ -40,7 +41,7 @@ pub(super) struct Slot {
     /// When it was started, and when its latency was.
     pub(super) begun: Cell<Instant>,
     pub(super) stamp: Cell<Option<Instant>>,
-    pub(super) write: Cell<bool>,
+    pub(super) kind: Cell<Kind>,
     pub(super) cancelled: Cell<bool>,
     pub(super) slba: Cell<u64>,
 }
@@ -62,7 +63,7 @@ impl Slot {
             wake: WakeSlot::new(),
             begun: Cell::new(Instant::from_ticks(0)),
             stamp: Cell::new(None),
-            write: Cell::new(false),
+            kind: Cell::new(Kind::Other),
             cancelled: Cell::new(false),
             slba: Cell::new(0),
         }

@@ -3,13 +3,15 @@
 
 use core_runtime::ring::{Consumer, Producer, RingSpec};
 use hybrid_abi::bridge::{
-    BRIDGE_CANCELLED, BRIDGE_DONE, BRIDGE_ERRNO, BRIDGE_INFO_BYTES, BRIDGE_NVME, BRIDGE_REFUSED,
-    BRIDGE_SHORT, BRIDGE_UNFLUSHED, BridgeCompletion, BridgeInfo, BridgeRequest,
+    BRIDGE_CANCELLED, BRIDGE_DONE, BRIDGE_ERRNO, BRIDGE_INFO_BYTES, BRIDGE_NVME, BRIDGE_READ,
+    BRIDGE_REFUSED, BRIDGE_SHORT, BRIDGE_UNFLUSHED, BRIDGE_WRITE, BridgeCompletion, BridgeInfo,
+    BridgeRequest,
 };
 use nvme_spec::{Lba, Status};
 
 use super::{BridgeError, BridgeParts, BridgeRefused};
 use crate::error::IoError;
+use crate::latency::Kind;
 use crate::shape::Shape;
 
 /// What the host says of the device, and the partition's ends of both rings.
@@ -40,6 +42,15 @@ pub(super) fn open(
     let (requests, completions) =
         (requests.map_err(BridgeRefused::Ring)?, completions.map_err(BridgeRefused::Ring)?);
     Ok((info, requests, completions))
+}
+
+/// Which histogram a request's latency belongs in.
+pub(super) const fn kind_of(op: u16) -> Kind {
+    match op {
+        BRIDGE_READ => Kind::Read,
+        BRIDGE_WRITE => Kind::Write,
+        _ => Kind::Other,
+    }
 }
 
 /// The device's shape, as namespaces have theirs.

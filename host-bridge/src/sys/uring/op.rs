@@ -5,6 +5,7 @@ use std::os::fd::RawFd;
 use bitflags::bitflags;
 use hybrid_shm::Span;
 use io_uring::{cqueue, opcode, squeue, types};
+use nvme_spec::{NvmOpcode, Sqe};
 
 /// A file of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,6 +191,18 @@ macro_rules! on {
 }
 
 impl Op {
+    /// Whether it reads or writes blocks, which is what a polled ring can wait for.
+    #[must_use]
+    pub const fn is_transfer(&self) -> bool {
+        match self {
+            Self::Read { .. } | Self::Write { .. } => true,
+            Self::Nvme { command, .. } => {
+                command.opcode == NvmOpcode::READ.0 || command.opcode == NvmOpcode::WRITE.0
+            }
+            _ => false,
+        }
+    }
+
     /// As an entry of 64 bytes; an NVMe command has none.
     pub(super) fn entry(&self) -> Option<squeue::Entry> {
         Some(match *self {
@@ -230,6 +243,14 @@ impl Op {
             }),
             _ => self.entry().unwrap_or_else(|| opcode::Nop::new().build()).into(),
         }
+    }
+}
+
+impl From<&Sqe> for NvmeIo {
+    /// What an entry says, but for its name and pointers: those are the kernel's driver's.
+    fn from(sqe: &Sqe) -> Self {
+        let cdw = std::array::from_fn(|at| sqe.dword(10 + at));
+        Self { opcode: sqe.opcode(), nsid: sqe.nsid().0, cdw, timeout_ms: 0 }
     }
 }
 
@@ -283,6 +304,12 @@ pub struct Cqe {
 impl Cqe {
     pub(super) const fn new(user_data: u64, result: i32, flags: u32, second: u64) -> Self {
         Self { user_data, result, second, flags }
+    }
+
+    /// What a kernel could answer.
+    #[cfg(test)]
+    pub(crate) const fn forged(user_data: u64, result: i32) -> Self {
+        Self::new(user_data, result, 0, 0)
     }
 
     /// Whether the same operation will answer again.

@@ -264,19 +264,62 @@ impl Ring {
     /// [`Full`].
     #[inline]
     pub fn push(&mut self, op: &Op, user_data: u64) -> Result<(), Full> {
-        self.push_with(op, user_data, squeue::Flags::empty())
+        let pushed = match &mut self.rings {
+            Rings::Plain(ring) => {
+                let Some(entry) = op.entry() else { return Err(Full) };
+                let entry = entry.user_data(user_data);
+                // SAFETY: invariants 1 and 2.
+                unsafe { ring.submission().push(&entry) }
+            }
+            Rings::Big(ring) => {
+                let entry = op.big_entry().user_data(user_data);
+                // SAFETY: invariants 1 and 2.
+                unsafe { ring.submission().push(&entry) }
+            }
+        };
+        pushed.map_err(|_| Full)?;
+        self.in_flight += 1;
+        Ok(())
     }
 
-    /// Queues two operations of which the second begins when the first has succeeded in full.
+    /// Whether operations may be linked. A link ends with the batch that the kernel takes. Without
+    /// SQPOLL this thread says what a batch is; the kernel's thread takes what it sees, a few at a
+    /// time where it serves several rings, and the second of a pair would begin by itself.
+    #[must_use]
+    pub const fn links(&self) -> bool {
+        !self.features.contains(Features::SQPOLL)
+    }
+
+    /// Queues two operations of which the second begins when the first has succeeded in full. Both
+    /// appear at once.
     ///
     /// # Errors
     /// [`Full`]; nothing was queued then.
+    ///
+    /// # Panics
+    /// On a ring that does not [link](Ring::links).
     pub fn push_linked(&mut self, first: (&Op, u64), second: (&Op, u64)) -> Result<(), Full> {
-        if self.room() < 2 {
-            return Err(Full);
-        }
-        self.push_with(first.0, first.1, squeue::Flags::IO_LINK)?;
-        self.push_with(second.0, second.1, squeue::Flags::empty())
+        assert!(self.links(), "a link on a ring whose submissions the kernel's thread takes");
+        let link = squeue::Flags::IO_LINK;
+        let pushed = match &mut self.rings {
+            Rings::Plain(ring) => {
+                let (Some(one), Some(two)) = (first.0.entry(), second.0.entry()) else {
+                    return Err(Full);
+                };
+                let pair = [one.user_data(first.1).flags(link), two.user_data(second.1)];
+                // SAFETY: invariants 1 and 2.
+                unsafe { ring.submission().push_multiple(&pair) }
+            }
+            Rings::Big(ring) => {
+                let (one, two) = (first.0.big_entry(), second.0.big_entry());
+                let pair = [one.user_data(first.1).flags(link), two.user_data(second.1)];
+                // SAFETY: invariants 1 and 2.
+                unsafe { ring.submission().push_multiple(&pair) }
+            }
+        };
+        pushed.map_err(|_| Full)?;
+        self.in_flight += 2;
+        Ok(())
     }
 
     /// Operations that can be queued now.
@@ -287,25 +330,6 @@ impl Ring {
             queue.sync();
             queue.capacity() - queue.len()
         })
-    }
-
-    fn push_with(&mut self, op: &Op, user_data: u64, flags: squeue::Flags) -> Result<(), Full> {
-        let pushed = match &mut self.rings {
-            Rings::Plain(ring) => {
-                let Some(entry) = op.entry() else { return Err(Full) };
-                let entry = entry.user_data(user_data).flags(flags);
-                // SAFETY: invariants 1 and 2.
-                unsafe { ring.submission().push(&entry) }
-            }
-            Rings::Big(ring) => {
-                let entry = op.big_entry().user_data(user_data).flags(flags);
-                // SAFETY: invariants 1 and 2.
-                unsafe { ring.submission().push(&entry) }
-            }
-        };
-        pushed.map_err(|_| Full)?;
-        self.in_flight += 1;
-        Ok(())
     }
 
     /// Gives the kernel what was queued, with a system call only where one is needed: none while
@@ -464,4 +488,53 @@ struct Look {
     asleep: bool,
     overflow: bool,
     taskrun: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ring(features: Features) -> Ring {
+        let sqpoll = SqPoll { cpu: None, idle: Duration::from_millis(10), attach: None };
+        let options = RingOptions { entries: 4, completions: 8, features, sqpoll };
+        Ring::new(&options).expect("io_uring is there")
+    }
+
+    #[test]
+    fn a_pair_is_queued_whole_or_not_at_all() {
+        let mut ring = ring(Features::empty());
+        for number in 0..3 {
+            ring.push(&Op::Nop, number).expect("room");
+        }
+        assert_eq!(ring.push_linked((&Op::Nop, 10), (&Op::Nop, 11)), Err(Full));
+        assert_eq!((ring.in_flight(), ring.room()), (3, 1), "nothing of it");
+        ring.submit().expect("taken");
+        assert_eq!(ring.push_linked((&Op::Nop, 10), (&Op::Nop, 11)), Ok(()));
+        ring.submit().expect("taken");
+        let mut came = Vec::new();
+        ring.reap(8, |cqe| came.push((cqe.user_data, cqe.result)));
+        assert_eq!(came, [(0, 0), (1, 0), (2, 0), (10, 0), (11, 0)]);
+    }
+
+    #[test]
+    fn the_second_of_a_pair_waits_for_the_first_and_ends_with_its_failure() {
+        let mut ring = ring(Features::empty());
+        let bad = Op::Sync { file: crate::sys::uring::File::Fd(-1), data_only: true };
+        ring.push_linked((&bad, 1), (&Op::Nop, 2)).expect("room");
+        ring.submit().expect("taken");
+        let mut came = Vec::new();
+        while ring.in_flight() != 0 {
+            ring.wait(Duration::from_secs(5)).expect("waited");
+            ring.reap(8, |cqe| came.push((cqe.user_data, cqe.result)));
+        }
+        assert_eq!(came, [(1, -libc::EBADF), (2, -libc::ECANCELED)]);
+    }
+
+    #[test]
+    #[should_panic(expected = "a link on a ring")]
+    fn a_link_where_the_kernels_thread_submits_is_our_own_mistake() {
+        let mut ring = ring(Features::SQPOLL);
+        assert!(!ring.links());
+        let _ = ring.push_linked((&Op::Nop, 1), (&Op::Nop, 2));
+    }
 }

@@ -1,5 +1,9 @@
 //! A request that the kernel has: how far it is, and what its next operation is.
 
+use hybrid_shm::{OutOfBounds, Span};
+use nvme_spec::{Cdw12Io, Cid, DsmAttributes, DsmRange, Lba, Nsid, NvmOpcode, Sqe};
+use zerocopy::IntoBytes;
+
 use crate::sys::uring::{Buf, File, NvmeIo, Op};
 use crate::uring::rings::Which;
 use crate::uring::target::{Limits, Way};
@@ -12,22 +16,50 @@ pub(super) type Outcome = (u16, u64);
 /// Bytes of one registered buffer: the kernel takes no longer ones.
 pub(super) const FIXED_BYTES: usize = 1 << 30;
 
-/// Blocks that one Write Zeroes covers at most.
+/// Blocks that one Write Zeroes covers at most: its count has 16 bits, from zero.
 const MOST_ZEROES: u64 = 1 << 16;
 
 /// Blocks of one range of Dataset Management.
 const MOST_RANGE: u64 = u32::MAX as u64;
 
-/// Bytes of a range of Dataset Management.
-pub(super) const RANGE_BYTES: u32 = 16;
+/// Memory for the ranges of Dataset Management: one for each slot, because a drive reads it at
+/// whatever time until the slot's command is over.
+#[derive(Clone, Copy, Debug)]
+pub struct Ranges {
+    memory: Span<'static>,
+    fixed: Option<u16>,
+}
 
-/// NVMe opcodes that are used, and the bit of dword 12 that asks for durability.
-const NVME_FLUSH: u8 = 0;
-const NVME_WRITE: u8 = 1;
-const NVME_READ: u8 = 2;
-const NVME_ZEROES: u8 = 8;
-const NVME_DSM: u8 = 9;
-const NVME_FUA: u32 = 1 << 30;
+impl Ranges {
+    /// In `memory`, which is the registered buffer `fixed`, if it is registered.
+    #[must_use]
+    pub const fn new(memory: Span<'static>, fixed: Option<u16>) -> Self {
+        Self { memory, fixed }
+    }
+
+    /// Bytes that so many slots want.
+    #[must_use]
+    pub const fn bytes(depth: u32) -> usize {
+        depth as usize * size_of::<DsmRange>()
+    }
+
+    fn of(&self, slot: u16) -> Option<Buf> {
+        let len = size_of::<DsmRange>();
+        let span = self.memory.sub(usize::from(slot) * len, len).ok()?;
+        Some(Buf { span, fixed: self.fixed })
+    }
+}
+
+/// How a flight stands to making durable what was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// No sync was begun, or none that got to its turn.
+    Open,
+    /// A sync was given to the kernel and has not succeeded: in flight, put off, or failed.
+    Begun,
+    /// Its sync succeeded after everything was written.
+    Done,
+}
 
 /// A slot's request.
 #[derive(Clone, Copy, Debug)]
@@ -41,12 +73,16 @@ pub(super) struct Flight {
     pub(super) outstanding: u8,
     pub(super) outcome: Option<Outcome>,
     pub(super) cancelled: bool,
+    /// The kernel is still to be asked to cancel it: there was no room.
+    pub(super) cancel_waits: bool,
     /// Its next operation found no room.
     pub(super) parked: bool,
     pub(super) which: Which,
+    /// Times in a row that nothing was done.
     pub(super) retries: u8,
-    /// A sync is part of the operation in flight.
-    pub(super) synced: bool,
+    pub(super) durability: Durability,
+    /// The operation in flight is a sync by itself.
+    pub(super) syncing: bool,
     /// The operation in flight names registered memory.
     pub(super) fixed: bool,
 }
@@ -60,19 +96,34 @@ impl Flight {
             outstanding: 0,
             outcome: None,
             cancelled: false,
+            cancel_waits: false,
             parked: false,
             which: Which::Main,
             retries: 0,
-            synced: false,
+            durability: Durability::Open,
+            syncing: false,
             fixed: false,
         }
     }
 
-    /// Whether everything was done.
-    pub(super) const fn is_whole(&self) -> bool {
+    /// Whether it asks for durability.
+    pub(super) const fn durable(&self) -> bool {
+        self.job.fua || matches!(self.job.kind, Kind::Flush)
+    }
+
+    /// Whether everything was done; `fua_by_command` where a write carries its durability itself.
+    pub(super) const fn is_whole(&self, fua_by_command: bool) -> bool {
+        let synced = matches!(self.durability, Durability::Done);
         match self.job.kind {
-            Kind::Flush => self.synced,
-            _ => self.done >= self.job.len,
+            Kind::Flush => synced,
+            _ => self.done >= self.job.len && (!self.job.fua || fua_by_command || synced),
+        }
+    }
+
+    /// Ends it so, unless it has an end already.
+    pub(super) const fn end(&mut self, outcome: Outcome) {
+        if self.outcome.is_none() {
+            self.outcome = Some(outcome);
         }
     }
 }
@@ -85,6 +136,7 @@ pub(super) struct Road {
     pub(super) limits: Limits,
     /// Number of the registered buffer that DMA memory begins with.
     pub(super) fixed: Option<u16>,
+    pub(super) ranges: Option<Ranges>,
 }
 
 /// The next operation of a flight.
@@ -95,9 +147,21 @@ pub(super) struct Next {
     pub(super) chunk: u64,
     /// A sync is linked behind it.
     pub(super) sync: Option<Op>,
+    /// It is a sync.
+    pub(super) syncs: bool,
+    /// What its buffer has to say first, where that is a range.
+    range: Option<DsmRange>,
 }
 
 impl Next {
+    const fn new(op: Op, chunk: u64) -> Self {
+        Self { op, chunk, sync: None, syncs: false, range: None }
+    }
+
+    const fn sync(op: Op) -> Self {
+        Self { syncs: true, ..Self::new(op, 0) }
+    }
+
     /// Whether it names registered memory.
     pub(super) const fn is_fixed(&self) -> bool {
         match &self.op {
@@ -107,27 +171,40 @@ impl Next {
             _ => false,
         }
     }
+
+    /// Writes what its buffer has to say; nothing may be in flight on it.
+    pub(super) fn prepare(&self) -> Result<(), OutOfBounds> {
+        match (&self.op, &self.range) {
+            (Op::Nvme { buf: Some(buf), .. }, Some(range)) => buf.span.write(0, range.as_bytes()),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Road {
-    /// The next operation; `ranges` holds a range for Dataset Management.
-    pub(super) fn next(&self, flight: &Flight, ranges: Option<Buf>) -> Option<Next> {
+    /// Whether a write carries its durability itself.
+    pub(super) const fn fua_by_command(&self) -> bool {
+        matches!(self.way, Way::Passthrough { .. })
+    }
+
+    /// The next operation; a sync behind it only where the ring `links`.
+    pub(super) fn next(&self, flight: &Flight, links: bool) -> Option<Next> {
         match self.way {
-            Way::Passthrough { nsid } => self.command(flight, nsid, ranges),
-            Way::Block | Way::Direct | Way::Buffered => self.plain(flight),
+            Way::Passthrough { nsid } => self.command(flight, Nsid(nsid)),
+            Way::Block | Way::Direct | Way::Buffered => self.plain(flight, links),
         }
     }
 
     /// On a file or a block device.
-    fn plain(&self, flight: &Flight) -> Option<Next> {
+    fn plain(&self, flight: &Flight, links: bool) -> Option<Next> {
         let Job { kind, at, len, fua, .. } = flight.job;
         let file = self.file;
         let sync = Op::Sync { file, data_only: true };
         let (at, left) = (at + flight.done, len - flight.done);
         let mode = match kind {
-            Kind::Flush => return Some(Next { op: sync, chunk: 0, sync: None }),
+            Kind::Flush => return Some(Next::sync(sync)),
             // All there, and its sync was not.
-            _ if fua && left == 0 => return Some(Next { op: sync, chunk: 0, sync: None }),
+            _ if fua && left == 0 => return Some(Next::sync(sync)),
             Kind::Zeroes => self.limits.zeroes?,
             Kind::Discard => self.limits.discard?,
             Kind::Read | Kind::Write => {
@@ -136,12 +213,13 @@ impl Road {
                     Kind::Read => Op::Read { file, at, buf },
                     _ => Op::Write { file, at, buf },
                 };
-                let last = fua && chunk == left;
-                return Some(Next { op, chunk, sync: last.then_some(sync) });
+                let last = fua && chunk == left && links;
+                return Some(Next { sync: last.then_some(sync), ..Next::new(op, chunk) });
             }
         };
         let op = Op::Zero { file, at, len: left, mode };
-        Some(Next { op, chunk: left, sync: fua.then_some(sync) })
+        let sync = (fua && links).then_some(sync);
+        Some(Next { sync, ..Next::new(op, left) })
     }
 
     /// The next part of a transfer.
@@ -157,47 +235,40 @@ impl Road {
     }
 
     /// As NVMe commands.
-    fn command(&self, flight: &Flight, nsid: u32, ranges: Option<Buf>) -> Option<Next> {
-        let Job { kind, at, len, fua, .. } = flight.job;
-        let file = self.file;
+    fn command(&self, flight: &Flight, nsid: Nsid) -> Option<Next> {
+        let Job { kind, at, len, fua, slot, .. } = flight.job;
         let lba_bytes = u64::from(self.limits.lba_bytes);
         let (slba, left) = ((at + flight.done) / lba_bytes, len - flight.done);
         let blocks = left / lba_bytes;
-        let (opcode, nlb, buf) = match kind {
-            Kind::Flush => (NVME_FLUSH, 0, None),
+        // The kernel's driver gives the command its name.
+        let cid = Cid(0);
+        let flags = if fua { Cdw12Io::FUA } else { Cdw12Io::empty() };
+        let io = |opcode, nlb: u64| {
+            let nlb_z = u16::try_from(nlb.checked_sub(1)?).ok()?;
+            Some(Sqe::io(opcode, cid, nsid, Lba(slba), nlb_z, flags))
+        };
+        let (sqe, nlb, buf, range) = match kind {
+            Kind::Flush => (Sqe::flush(cid, nsid), 0, None, None),
             Kind::Read | Kind::Write => {
                 let (chunk, buf) = self.chunk(flight, left)?;
-                let opcode = if kind == Kind::Read { NVME_READ } else { NVME_WRITE };
-                (opcode, chunk / lba_bytes, Some(buf))
+                let read = kind == Kind::Read;
+                let opcode = if read { NvmOpcode::READ } else { NvmOpcode::WRITE };
+                let nlb = chunk / lba_bytes;
+                (io(opcode, nlb)?, nlb, Some(buf), None)
             }
-            Kind::Zeroes => (NVME_ZEROES, blocks.min(MOST_ZEROES), None),
-            Kind::Discard => (NVME_DSM, blocks.min(MOST_RANGE), Some(ranges?)),
-        };
-        let mut command = NvmeIo { opcode, nsid, ..NvmeIo::default() };
-        match kind {
-            Kind::Flush => {}
+            Kind::Zeroes => {
+                let nlb = blocks.min(MOST_ZEROES);
+                (io(NvmOpcode::WRITE_ZEROES, nlb)?, nlb, None, None)
+            }
             Kind::Discard => {
-                write_range(&ranges?, slba, nlb)?;
-                // One range, counted from 0; attribute deallocate.
-                command.cdw[1] = 1 << 2;
+                let nlb = blocks.min(MOST_RANGE);
+                let blocks = u32::try_from(nlb).ok()?;
+                let range = DsmRange { attributes: 0, blocks, slba };
+                let sqe = Sqe::dsm(cid, nsid, 0, DsmAttributes::DEALLOCATE);
+                (sqe, nlb, Some(self.ranges?.of(slot)?), Some(range))
             }
-            Kind::Read | Kind::Write | Kind::Zeroes => {
-                command.cdw[0] = u32::try_from(slba & 0xFFFF_FFFF).ok()?;
-                command.cdw[1] = u32::try_from(slba >> 32).ok()?;
-                command.cdw[2] = u32::try_from(nlb.checked_sub(1)?).ok()?;
-                if fua {
-                    command.cdw[2] |= NVME_FUA;
-                }
-            }
-        }
-        Some(Next { op: Op::Nvme { file, command, buf }, chunk: nlb * lba_bytes, sync: None })
+        };
+        let op = Op::Nvme { file: self.file, command: NvmeIo::from(&sqe), buf };
+        Some(Next { range, syncs: kind == Kind::Flush, ..Next::new(op, nlb * lba_bytes) })
     }
-}
-
-/// Attributes, blocks, first block.
-fn write_range(ranges: &Buf, slba: u64, nlb: u64) -> Option<()> {
-    let nlb = u32::try_from(nlb).ok()?;
-    ranges.span.write(0, &0_u32.to_le_bytes()).ok()?;
-    ranges.span.write(4, &nlb.to_le_bytes()).ok()?;
-    ranges.span.write(8, &slba.to_le_bytes()).ok()
 }

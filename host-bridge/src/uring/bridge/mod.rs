@@ -1,8 +1,9 @@
 //! The host's end of the bridge: a source of the reactor that serves one partition.
 //!
-//! It takes requests off the partition's ring, checks each ([`check`]), keeps it in the slot that
-//! the partition named, carries it out in as many operations as its storage wants ([`flight`]), and
-//! answers once. Transfers go to and from DMA memory where it lies.
+//! It takes requests off the partition's ring ([`ends`]), checks each ([`check`]), keeps it in the
+//! slot that the partition named, carries it out in as many operations as its storage wants
+//! ([`flight`]), hears how they went ([`landing`]), and answers once. Transfers go to and from DMA
+//! memory where it lies.
 //!
 //! Invariants:
 //! 1. Nothing that a partition wrote is an index or an address before [`check`] has seen it; each
@@ -11,38 +12,46 @@
 //!    is refused.
 //! 3. A request is taken off the ring only if its completion is sure to find room: a partition that
 //!    does not take completions gets no more requests served, and nothing is lost.
-//! 4. After a flush that failed, every later flush and FUA write fails too: what was written since
-//!    the last good one is unknown, and no retry makes it known.
+//! 4. After a sync that was begun and has no good answer, whatever the reason, every later flush
+//!    and FUA write fails too, and so do those that were under way: what was written since the last
+//!    good one is unknown, and no retry makes it known.
+//! 5. Memory that the kernel was given for a slot's operation is not written before that operation
+//!    is over: a range of Dataset Management is the slot's own.
 
 mod check;
+mod ends;
 mod flight;
+#[cfg(test)]
+mod forged;
+mod landing;
 #[cfg(test)]
 mod tests;
 
-use core_runtime::mem::DmaRegion;
-use core_runtime::ring::{Consumer, PopError, Producer, RingError, RingSpec};
-use hybrid_abi::bridge::{
-    BRIDGE_CAN_DISCARD, BRIDGE_CAN_WRITE, BRIDGE_CAN_ZERO, BRIDGE_CANCEL, BRIDGE_CANCELLED,
-    BRIDGE_DONE, BRIDGE_ERRNO, BRIDGE_NVME, BRIDGE_REFUSED, BRIDGE_SHORT, BRIDGE_UNFLUSHED,
-    BRIDGE_WRITE_CACHE, BridgeCompletion, BridgeInfo, BridgeRequest, REFUSED_BUSY,
-};
-use hybrid_shm::{OutOfBounds, ReadSpan, Span};
-use zerocopy::IntoBytes;
+use std::fmt;
 
-use super::pool::{BufferPool, PoolBuf};
+use hybrid_abi::bridge::{
+    BRIDGE_CANCEL, BRIDGE_CANCELLED, BRIDGE_DONE, BRIDGE_REFUSED, BRIDGE_SHORT, BRIDGE_UNFLUSHED,
+    BridgeInfo, BridgeRequest, REFUSED_BUSY,
+};
+use hybrid_shm::{OutOfBounds, Span};
+use rustix::io::Errno;
+
 use super::reactor::{Desk, Source};
 use super::rings::Which;
-use super::target::{Target, Way};
+use super::target::Target;
 use super::thread::Served;
-use crate::sys::uring::{Cqe, File, Op};
+use crate::sys::uring::{Cqe, File};
 use check::{Job, Kind, Rules};
-use flight::{FIXED_BYTES, Flight, Next, Outcome, RANGE_BYTES, Road};
+use ends::Ends;
+pub use ends::{BridgeMemory, info_of, lay_out};
+pub use flight::Ranges;
+use flight::{Durability, FIXED_BYTES, Flight, Road};
 
 /// Requests taken in one turn.
 const ACCEPT: u32 = 64;
 
-/// Times that an operation is tried again which the kernel put off (`EAGAIN`, `EINTR`).
-const RETRIES: u8 = 64;
+/// Entries that an operation and the sync behind it want.
+const ENTRIES: usize = 2;
 
 /// Which completion of a flight it is, above the slot's 16 bits.
 const DATA: u64 = 0;
@@ -70,26 +79,6 @@ pub struct BridgeStats {
     pub cancels: u64,
 }
 
-/// The memory of a bridge, laid out by the host.
-#[derive(Clone, Copy, Debug)]
-pub struct BridgeMemory {
-    /// The host's file.
-    pub own: Span<'static>,
-    /// The partition's file.
-    pub peer: ReadSpan<'static>,
-    /// DMA memory.
-    pub dma: DmaRegion,
-}
-
-/// Both rings' ends.
-enum Ends {
-    /// The partition has not made its parts yet.
-    Waiting,
-    Open(Consumer<BridgeRequest>, Producer<BridgeCompletion>),
-    /// For this reason.
-    Closed(String),
-}
-
 /// The server.
 pub struct BridgeServer {
     info: BridgeInfo,
@@ -100,83 +89,45 @@ pub struct BridgeServer {
     flights: Vec<Option<Flight>>,
     in_flight: u32,
     road: Road,
-    pool: Option<BufferPool>,
-    range: Option<PoolBuf>,
     /// IOPOLL is used for transfers.
     polled: bool,
     flush_failed: bool,
     stopping: bool,
     parked: u32,
+    /// Cancellations that found no room.
+    cancels_waiting: u32,
     tell: Box<dyn Fn(String) + Send>,
     stats: BridgeStats,
 }
 
-/// What the partition is told of its device.
-#[must_use]
-pub fn info_of(target: &Target, depth: u32, epoch: u64) -> BridgeInfo {
-    let limits = target.limits();
-    let mut info = BridgeInfo::new(limits.lba_bytes, limits.blocks, depth, epoch);
-    info.max_transfer_bytes = limits.max_transfer_bytes;
-    info.buffer_align = limits.buffer_align;
-    let bit = |has: bool, bit: u32| if has { bit } else { 0 };
-    info.capabilities = bit(target.writable(), BRIDGE_CAN_WRITE)
-        | bit(limits.zeroes.is_some(), BRIDGE_CAN_ZERO)
-        | bit(limits.discard.is_some(), BRIDGE_CAN_DISCARD)
-        | bit(limits.write_cache, BRIDGE_WRITE_CACHE);
-    info
-}
-
-/// Lays out the host's file: what the partition is told, and the host's parts of both rings.
-///
-/// # Errors
-/// [`RingError`] if it is too short.
-pub fn lay_out(own: Span<'static>, info: &BridgeInfo) -> Result<(), RingError> {
-    let (requests, completions) = specs(info)?;
-    let part = |(at, len)| own.sub(at, len);
-    completions.make_producer_part(part(info.completions_producer())?)?;
-    requests.make_consumer_part(part(info.requests_consumer())?)?;
-    own.write(8, info.as_bytes().split_at(8).1)?;
-    own.word64(0)?.store_release(info.magic);
-    Ok(())
-}
-
-fn specs(info: &BridgeInfo) -> Result<(RingSpec, RingSpec), RingError> {
-    let requests = RingSpec::fixed::<BridgeRequest>(info.ring_slots)?.with_epoch(info.epoch);
-    let completions = RingSpec::fixed::<BridgeCompletion>(info.ring_slots)?.with_epoch(info.epoch);
-    Ok((requests, completions))
-}
-
 impl BridgeServer {
     /// A server for `target`. `fixed` is the number of the registered buffer that DMA memory begins
-    /// with, `file` how operations name the target; `pool` serves Dataset Management; `tell` gets
-    /// what should be read by somebody.
+    /// with, `file` how operations name the target; `ranges` serves Dataset Management, a
+    /// range a slot; `tell` gets what should be read by somebody.
     #[must_use]
     pub fn new(
         (info, memory): (BridgeInfo, BridgeMemory),
         (target, file): (Target, File),
-        (fixed, pool): (Option<u16>, Option<BufferPool>),
+        (fixed, ranges): (Option<u16>, Option<Ranges>),
         polled: bool,
         tell: Box<dyn Fn(String) + Send>,
     ) -> Self {
         let limits = target.limits();
         let write = target.writable();
-        let mut pool = pool;
-        let range = pool.as_mut().and_then(BufferPool::acquire);
         Self {
             rules: Rules { limits, write, depth: info.depth, dma: memory.dma },
-            road: Road { way: target.way(), file, limits, fixed },
+            road: Road { way: target.way(), file, limits, fixed, ranges },
             info,
             memory,
             target,
             ends: Ends::Waiting,
             flights: (0..info.depth).map(|_| None).collect(),
             in_flight: 0,
-            pool,
-            range,
             polled,
             flush_failed: false,
             stopping: false,
             parked: 0,
+            cancels_waiting: 0,
             tell,
             stats: BridgeStats::default(),
         }
@@ -191,10 +142,13 @@ impl BridgeServer {
     /// Why the rings were closed, if they were.
     #[must_use]
     pub fn closed(&self) -> Option<&str> {
-        match &self.ends {
-            Ends::Closed(why) => Some(why),
-            Ends::Waiting | Ends::Open(..) => None,
-        }
+        self.ends.closed()
+    }
+
+    /// Whether it takes requests: not stopping, and the rings not closed.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        !self.stopping && self.closed().is_none()
     }
 
     /// Spans of DMA memory as the kernel can register them.
@@ -210,53 +164,6 @@ impl BridgeServer {
 
     // ---- requests --------------------------------------------------------------------------
 
-    /// Opens the rings once the partition has made its parts.
-    fn open(&mut self) {
-        let parts = || -> Result<_, RingError> {
-            let (request_spec, completion_spec) = specs(&self.info)?;
-            let own = |(at, len)| self.memory.own.sub(at, len);
-            let peer = |(at, len)| self.memory.peer.sub(at, len);
-            let requests = Consumer::<BridgeRequest>::new(
-                own(self.info.requests_consumer())?,
-                peer(self.info.requests_producer())?,
-                request_spec,
-            )?;
-            let completions = Producer::<BridgeCompletion>::new(
-                own(self.info.completions_producer())?,
-                peer(self.info.completions_consumer())?,
-                completion_spec,
-            )?;
-            Ok((requests, completions))
-        };
-        match parts() {
-            Ok((requests, completions)) => self.ends = Ends::Open(requests, completions),
-            Err(RingError::PeerNotReady) => {}
-            Err(error) => self.ends = Ends::Closed(error.to_string()),
-        }
-    }
-
-    /// The next request, if there is one and room for its answer.
-    fn take(&mut self) -> Option<BridgeRequest> {
-        let Ends::Open(requests, completions) = &self.ends else { return None };
-        // Invariant 3.
-        match completions.has_room(self.in_flight + 1) {
-            Ok(true) => {}
-            Ok(false) => return None,
-            Err(closed) => {
-                self.ends = Ends::Closed(closed.to_string());
-                return None;
-            }
-        }
-        match requests.pop() {
-            Ok(request) => Some(request),
-            Err(PopError::Empty) => None,
-            Err(error) => {
-                self.ends = Ends::Closed(error.to_string());
-                None
-            }
-        }
-    }
-
     fn accept(&mut self, request: &BridgeRequest, desk: &mut Desk<'_>) {
         if request.op == BRIDGE_CANCEL {
             self.cancel(request.slba, desk);
@@ -270,7 +177,7 @@ impl BridgeServer {
                     self.stats.first_refusal = code;
                 }
                 self.stats.refused += 1;
-                self.answer(request.cid, (BRIDGE_REFUSED, code));
+                self.ends.answer(request.cid, (BRIDGE_REFUSED, code));
             }
         }
     }
@@ -288,14 +195,6 @@ impl BridgeServer {
         }
     }
 
-    fn answer(&mut self, cid: u32, (kind, detail): Outcome) {
-        let completion = BridgeCompletion { cid, kind, reserved: 0, detail };
-        if let Ends::Open(_, completions) = &self.ends {
-            // There is room (invariant 3), unless the partition broke its index: closed then.
-            let _ = completions.try_push(&completion);
-        }
-    }
-
     // ---- operations ------------------------------------------------------------------------
 
     fn flight(&mut self, slot: u16) -> Option<&mut Flight> {
@@ -304,144 +203,79 @@ impl BridgeServer {
 
     /// Gives the kernel the next operation of a request, or ends it.
     fn issue(&mut self, slot: u16, desk: &mut Desk<'_>) {
-        let ranges = self.ranges();
         let (road, polled, failed) = (self.road, self.polled, self.flush_failed);
         let Some(flight) = self.flight(slot) else { return };
-        let durable = flight.job.fua || flight.job.kind == Kind::Flush;
-        if durable && failed {
-            flight.outcome = Some((BRIDGE_UNFLUSHED, 0));
+        if failed && flight.durable() {
+            flight.end((BRIDGE_UNFLUSHED, 0));
             return self.finish(slot);
         }
-        let next = road.next(flight, ranges);
-        flight.fixed = next.as_ref().is_some_and(Next::is_fixed);
-        let Some(Next { op, chunk, sync }) = next else {
-            flight.outcome = Some((BRIDGE_ERRNO, libc::EINVAL as u64));
+        let Some(next) = road.next(flight, desk.links()) else {
+            flight.end(landing::errno(-libc::EINVAL));
             return self.finish(slot);
         };
-        let transfer = matches!(flight.job.kind, Kind::Read | Kind::Write);
-        flight.which = if polled && transfer && sync.is_none() { Which::Poll } else { Which::Main };
-        let which = flight.which;
+        let which = match next.sync {
+            None if polled && next.op.is_transfer() => Which::Poll,
+            _ => Which::Main,
+        };
+        // Nothing is written before it is sure that the operation goes: invariant 5.
+        if desk.room(which) < ENTRIES {
+            return self.park(slot);
+        }
+        if next.prepare().is_err() {
+            flight.end(landing::errno(-libc::EFAULT));
+            return self.finish(slot);
+        }
         let number = u64::from(slot);
         let (data, synced) = (number | DATA << 16, number | SYNC << 16);
-        let pushed = match &sync {
-            Some(sync) => desk.push_linked(which, (&op, data), (sync, synced)),
-            None => desk.push(which, &op, data),
+        let pushed = match &next.sync {
+            Some(sync) => desk.push_linked(which, (&next.op, data), (sync, synced)),
+            None => desk.push(which, &next.op, data),
         };
-        let was_parked = flight.parked;
-        flight.parked = pushed.is_err();
-        if pushed.is_ok() {
-            flight.chunk = chunk;
-            flight.outstanding = 1 + u8::from(sync.is_some());
-            flight.synced = sync.is_some() || matches!(op, Op::Sync { .. });
-            self.stats.operations += 1;
-            self.parked -= u32::from(was_parked);
-        } else if !was_parked {
+        if pushed.is_err() {
+            return self.park(slot);
+        }
+        flight.which = which;
+        flight.chunk = next.chunk;
+        flight.fixed = next.is_fixed();
+        flight.syncing = next.syncs;
+        flight.outstanding = 1 + u8::from(next.sync.is_some());
+        if next.syncs || next.sync.is_some() {
+            flight.durability = Durability::Begun;
+        }
+        let was_parked = std::mem::replace(&mut flight.parked, false);
+        self.parked -= u32::from(was_parked);
+        self.stats.operations += 1;
+    }
+
+    /// Its operation found no room: tried again in the next turn.
+    fn park(&mut self, slot: u16) {
+        let Some(flight) = self.flight(slot) else { return };
+        if !std::mem::replace(&mut flight.parked, true) {
             self.parked += 1;
             self.stats.parked += 1;
         }
     }
 
-    fn ranges(&self) -> Option<crate::sys::uring::Buf> {
-        self.pool.as_ref()?.buf(self.range.as_ref()?, RANGE_BYTES)
-    }
-
-    /// Operations that found no room try again.
+    /// What found no room tries again: cancellations first, which make some.
     fn unpark(&mut self, desk: &mut Desk<'_>) {
         for slot in 0..u16::try_from(self.flights.len()).unwrap_or(u16::MAX) {
-            if self.parked == 0 {
+            if self.parked == 0 && self.cancels_waiting == 0 {
                 return;
             }
-            if self.flight(slot).is_some_and(|flight| flight.parked) {
+            let Some(flight) = self.flight(slot) else { continue };
+            let (parked, cancel_waits) = (flight.parked, flight.cancel_waits);
+            if cancel_waits {
+                self.push_cancel(slot, desk);
+            }
+            if parked {
                 self.issue(slot, desk);
             }
         }
     }
 
-    /// One completion of a flight.
-    fn landed(&mut self, slot: u16, step: u64, cqe: Cqe, desk: &mut Desk<'_>) {
-        let shift = self.road.limits.lba_bytes;
-        let passthrough = matches!(self.road.way, Way::Passthrough { .. });
-        let Some(flight) = self.flight(slot) else { return };
-        flight.outstanding = flight.outstanding.saturating_sub(1);
-        let flush = flight.job.kind == Kind::Flush;
-        match (step, cqe.result) {
-            (SYNC, 0..) => {}
-            // What it was linked behind did not succeed in full; that goes on, or told why.
-            (SYNC, result) if result == -libc::ECANCELED => flight.synced = false,
-            (SYNC, result) => {
-                flight.outcome = flight.outcome.or(Some(errno(result)));
-                self.flush_failed = true;
-            }
-            (_, result) if result == -libc::EAGAIN || result == -libc::EINTR => {
-                flight.retries += 1;
-                flight.synced = false;
-                if flight.retries > RETRIES {
-                    flight.outcome = flight.outcome.or(Some(errno(result)));
-                }
-            }
-            (_, result) if result < 0 => return self.failed(slot, result, desk),
-            (_, status) if passthrough && status > 0 => {
-                let status = u64::try_from(status).unwrap_or(0);
-                flight.outcome = flight.outcome.or(Some((BRIDGE_NVME, status)));
-                self.flush_failed |= flush;
-            }
-            // A file's sync said so when it was issued; an NVMe flush is one by its answer.
-            _ if flush => flight.synced = true,
-            (_, result) => moved(flight, passthrough, result, shift),
-        }
-        self.settle(slot, desk);
-    }
-
-    /// An operation ended with an error of the kernel.
-    fn failed(&mut self, slot: u16, result: i32, desk: &mut Desk<'_>) {
-        let (path, way) = (self.target.path().display().to_string(), self.road.way);
-        let Some(flight) = self.flight(slot) else { return };
-        let unpollable = result == -libc::EOPNOTSUPP || result == -libc::EINVAL;
-        let by_command = matches!(way, Way::Passthrough { .. });
-        if by_command && flight.fixed && result == -libc::EINVAL {
-            // Before Linux 6.12 passthrough counts all segments of a registered buffer, not those
-            // of the transfer, and refuses a large one. The same command goes without.
-            if self.road.fixed.take().is_some() {
-                (self.tell)(format!(
-                    "{path}: without registered buffers: this kernel refuses them for passthrough \
-                     (EINVAL); pages are looked up and pinned for each transfer"
-                ));
-            }
-        } else if flight.which == Which::Poll && unpollable {
-            // Not this one only: the ring cannot do it. The same operation goes to the main ring.
-            if std::mem::replace(&mut self.polled, false) {
-                let error = std::io::Error::from_raw_os_error(-result);
-                (self.tell)(format!(
-                    "{path}: without IOPOLL: the first transfer was refused ({error}); completions \
-                     come by interrupt"
-                ));
-            }
-        } else {
-            let cancelled = flight.cancelled && result == -libc::ECANCELED;
-            let outcome = if cancelled { (BRIDGE_CANCELLED, 0) } else { errno(result) };
-            flight.outcome = flight.outcome.or(Some(outcome));
-            self.flush_failed |= !cancelled && flight.job.kind == Kind::Flush;
-        }
-        self.settle(slot, desk);
-    }
-
-    /// Goes on with a request of which nothing is in flight, or ends it.
-    fn settle(&mut self, slot: u16, desk: &mut Desk<'_>) {
-        let Some(flight) = self.flight(slot) else { return };
-        if flight.outstanding != 0 {
-            return;
-        }
-        let unsynced = flight.job.fua && flight.is_whole() && !flight.synced;
-        let passthrough = matches!(self.road.way, Way::Passthrough { .. });
-        let Some(flight) = self.flight(slot) else { return };
-        if flight.outcome.is_none() && flight.cancelled && !flight.is_whole() {
-            flight.outcome = Some((BRIDGE_CANCELLED, 0));
-        }
-        if flight.outcome.is_some() || flight.is_whole() && (passthrough || !unsynced) {
-            self.finish(slot);
-        } else {
-            self.issue(slot, desk);
-        }
+    /// A line for somebody to read.
+    fn say(&self, what: fmt::Arguments<'_>) {
+        (self.tell)(format!("{}: {what}", self.target.path().display()));
     }
 
     /// Answers a request and frees its slot.
@@ -452,11 +286,18 @@ impl BridgeServer {
         let Some(flight) = place else { return };
         self.in_flight -= 1;
         self.parked -= u32::from(flight.parked);
+        self.cancels_waiting -= u32::from(flight.cancel_waits);
+        // Invariant 4.
+        self.flush_failed |= flight.durability == Durability::Begun;
         let outcome = match flight.outcome {
             Some(outcome) => outcome,
             None if shrank => {
                 self.flush_failed = true;
                 (BRIDGE_SHORT, 0)
+            }
+            // Another's sync failed meanwhile: the kernel tells that once, to either of them.
+            None if self.flush_failed && flight.durability == Durability::Done => {
+                (BRIDGE_UNFLUSHED, 0)
             }
             None => (BRIDGE_DONE, 0),
         };
@@ -464,7 +305,7 @@ impl BridgeServer {
         if matches!(flight.job.kind, Kind::Read | Kind::Write) {
             self.stats.bytes += flight.done;
         }
-        self.answer(flight.job.cid, outcome);
+        self.ends.answer(flight.job.cid, outcome);
     }
 
     /// The partition wants a request to end. A name that is in no slot is too late, or nonsense.
@@ -479,46 +320,36 @@ impl BridgeServer {
 
     fn cancel_slot(&mut self, slot: u16, desk: &mut Desk<'_>) {
         let Some(flight) = self.flight(slot) else { return };
-        flight.cancelled = true;
-        let which = flight.which;
+        if std::mem::replace(&mut flight.cancelled, true) {
+            return;
+        }
         if flight.parked {
-            flight.outcome = flight.outcome.or(Some((BRIDGE_CANCELLED, 0)));
+            flight.end((BRIDGE_CANCELLED, 0));
             return self.finish(slot);
         }
-        let number = u64::from(slot);
-        // Without room the operation ends by itself, or at the partition's next look.
-        let _ = desk.cancel(which, number | DATA << 16, number | CANCEL << 16);
+        self.push_cancel(slot, desk);
     }
-}
 
-/// An error of the kernel as an outcome.
-fn errno(result: i32) -> Outcome {
-    (BRIDGE_ERRNO, u64::from(result.unsigned_abs()))
-}
-
-/// Data moved: all of the chunk, a part of it, or nothing.
-fn moved(flight: &mut Flight, passthrough: bool, result: i32, lba_bytes: u32) {
-    let whole = passthrough || matches!(flight.job.kind, Kind::Zeroes | Kind::Discard);
-    let bytes = if whole { flight.chunk } else { u64::try_from(result).unwrap_or(0) };
-    flight.done += bytes;
-    let partial = bytes < flight.chunk;
-    if partial && (bytes == 0 || !bytes.is_multiple_of(lba_bytes.into())) {
-        // The end of a file that shrank; a write that moved nothing has no room.
-        let outcome = match flight.job.kind {
-            Kind::Read => (BRIDGE_SHORT, 0),
-            _ => (BRIDGE_ERRNO, libc::ENOSPC as u64),
+    /// Asks the kernel, once for each request. A polled ring takes no cancellation: a transfer
+    /// there is with the drive, and ends by the drive's answer.
+    fn push_cancel(&mut self, slot: u16, desk: &mut Desk<'_>) {
+        let Some(flight) = self.flight(slot) else { return };
+        let number = u64::from(slot);
+        let pushed = match flight.which {
+            Which::Poll => Ok(()),
+            which => desk.cancel(which, number | DATA << 16, number | CANCEL << 16),
         };
-        flight.outcome = flight.outcome.or(Some(outcome));
+        let waited = std::mem::replace(&mut flight.cancel_waits, pushed.is_err());
+        self.cancels_waiting -= u32::from(waited);
+        self.cancels_waiting += u32::from(pushed.is_err());
     }
 }
 
 impl Source for BridgeServer {
     fn turn(&mut self, desk: &mut Desk<'_>) -> bool {
-        if matches!(self.ends, Ends::Waiting) {
-            self.open();
-        }
-        let mut worked = self.parked != 0;
-        if self.parked != 0 {
+        self.ends.open(&self.memory, &self.info);
+        let mut worked = self.parked != 0 || self.cancels_waiting != 0;
+        if worked {
             self.unpark(desk);
         }
         if self.stopping {
@@ -528,7 +359,8 @@ impl Source for BridgeServer {
             if self.parked != 0 {
                 break;
             }
-            let Some(request) = self.take() else { break };
+            // Invariant 3.
+            let Some(request) = self.ends.take(self.in_flight) else { break };
             worked = true;
             self.accept(&request, desk);
         }
@@ -542,10 +374,6 @@ impl Source for BridgeServer {
             self.landed(slot, step, cqe, desk);
         }
     }
-
-    fn polls(&self) -> bool {
-        !self.stopping && !matches!(self.ends, Ends::Closed(_))
-    }
 }
 
 impl Served for BridgeServer {
@@ -558,5 +386,13 @@ impl Served for BridgeServer {
 
     fn is_idle(&self) -> bool {
         self.in_flight == 0
+    }
+
+    /// Nobody knows any more what becomes of operations: the partition sees closed rings at its
+    /// next look, gives up what it waits for, and keeps its buffers in quarantine.
+    fn broken(&mut self, errno: Errno) {
+        let why = format!("a ring of the reactor broke ({errno}); the device is gone");
+        self.say(format_args!("{why}"));
+        self.ends.close(why);
     }
 }

@@ -9,16 +9,20 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use core_runtime::clock::{Clock, ManualClock};
-use core_runtime::mem::{Bump, DmaArena, DmaBuf, Iova};
+use core_runtime::mem::{Bump, DmaArena, DmaBuf, DmaRegion, Iova};
+use core_runtime::metrics::{MetricsReader, MetricsWriter, part_bytes};
 use core_runtime::ring::{Consumer, Producer};
 use hybrid_abi::bridge::{
-    BRIDGE_FLUSH, BRIDGE_READ, BRIDGE_WRITE, REFUSED_BUFFER, REFUSED_CID, REFUSED_OP, REFUSED_RANGE,
+    BRIDGE_FLUSH, BRIDGE_READ, BRIDGE_WRITE, BridgeCompletion, REFUSED_BUFFER, REFUSED_CID,
+    REFUSED_OP, REFUSED_RANGE,
 };
+use hybrid_abi::metrics::MetricUnit;
 use nvme_driver::{
     BlockDevice, BlockQueue, BridgeError, BridgeParts, ControllerConfig, Device, DeviceParts,
-    IoError, Lba, WriteFlags, spec::Nsid,
+    IoError, LatencyHistograms, Lba, WriteFlags, spec::Nsid,
 };
 
+use super::ends::specs;
 use super::*;
 use crate::testing::TempDir;
 use crate::uring::reactor::Reactor;
@@ -95,7 +99,11 @@ impl Rig {
             peer: self.host.read_only(),
             clock: Clock::manual(self.clock),
         };
-        let config = ControllerConfig { queue_depth: 1023, ..ControllerConfig::default() };
+        let config = ControllerConfig {
+            queue_depth: 1023,
+            latency_sampling: 1,
+            ..ControllerConfig::default()
+        };
         let device = Device::open(DeviceParts::Bridge(parts), bump, config).expect("a bridge");
         let block = device.block_device(Nsid(1)).expect("one device");
         Client { device, block, arena, bump }
@@ -214,6 +222,21 @@ fn data_come_back_with_the_kernels_thread_submitting() {
 }
 
 #[test]
+fn a_durable_write_is_never_linked_where_the_kernels_thread_submits() {
+    let sqpoll = SqPollWish { cpu: Some(0), idle: Duration::from_millis(20) };
+    let plain = RingsWish::default();
+    let polled = RingsWish { sqpoll: Some(sqpoll), ..RingsWish::default() };
+    // The write and its sync are one operation of two entries, or two, one after the other.
+    for (wish, operations) in [(plain, 1), (polled, 2)] {
+        let mut rig = Rig::with(wish, |_| {}, 8);
+        let client = rig.client();
+        let write = client.block.write(Lba(1), filled(&client, 4096, 1), WriteFlags::FUA);
+        rig.finish(&client, write).expect("durable");
+        assert_eq!(rig.stats().operations, operations);
+    }
+}
+
+#[test]
 fn data_come_back_through_the_page_cache() {
     round_trip(&mut Rig::with(RingsWish::default(), |wish| wish.direct = false, 32));
 }
@@ -248,6 +271,28 @@ fn zeros_and_discards_do_what_they_say() {
         // A filesystem without holes says so at the start.
         Err(error) => assert_eq!(error, IoError::Unsupported("write zeroes")),
     }
+}
+
+#[test]
+fn only_reads_and_writes_are_in_the_histograms_of_reads_and_writes() {
+    let mut rig = Rig::new();
+    let client = rig.client();
+    let part = hybrid_shm::leak_aligned(part_bytes(2, 2), 128);
+    let mut metrics = MetricsWriter::new(part, 2).expect("room");
+    let mut histogram = |name| metrics.histogram(name, MetricUnit::NANOSECONDS).expect("room");
+    let histograms = LatencyHistograms { reads: histogram("reads"), writes: histogram("writes") };
+    client.device.record_latencies_into(histograms);
+    let write = client.block.write(Lba(0), filled(&client, 4096, 1), WriteFlags::empty());
+    let buf = rig.finish(&client, write).expect("written");
+    for _ in 0..3 {
+        rig.finish(&client, client.block.flush()).expect("flushed");
+    }
+    let _ = rig.finish(&client, client.block.write_zeroes(Lba(1), 2, WriteFlags::empty()));
+    let _ = rig.finish(&client, client.block.discard(Lba(4), 4));
+    rig.finish(&client, client.block.read(Lba(0), buf)).expect("read");
+    let reader = MetricsReader::new(part.read_only()).expect("whole");
+    let count = |name| reader.histogram(name).expect("there").count();
+    assert_eq!((count("reads"), count("writes")), (1, 1));
 }
 
 #[test]
@@ -419,7 +464,7 @@ fn a_wild_index_closes_the_bridge_and_says_so() {
     rig.reactor.turn();
     let why = rig.reactor.sources()[0].closed().expect("closed").to_owned();
     assert!(why.contains("claims index"), "{why}");
-    assert!(!rig.reactor.polls());
+    assert!(!rig.reactor.sources()[0].serves());
 }
 
 #[test]
@@ -458,5 +503,5 @@ fn stopping_ends_what_is_in_flight_and_takes_nothing_more() {
         assert!(begun.elapsed() < Duration::from_secs(20));
         rig.reactor.turn();
     }
-    assert!(!rig.reactor.polls());
+    assert!(!rig.reactor.sources()[0].serves());
 }

@@ -237,6 +237,13 @@ impl Target {
         Ok(Self { file, _guard: None, path, way, limits, write, steps })
     }
 
+    /// A file in the clothes of something else, for tests that forge the kernel's answers.
+    #[cfg(test)]
+    pub(crate) fn dressed(path: &Path, way: Way, limits: Limits) -> Self {
+        let target = Self::open(&TargetWish::new(path)).expect("a file");
+        Self { way, limits, ..target }
+    }
+
     /// What it can do.
     #[must_use]
     pub const fn limits(&self) -> Limits {

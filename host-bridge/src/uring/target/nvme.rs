@@ -97,6 +97,13 @@ fn limits(
         return Err("size of 0 blocks".to_owned());
     }
     let lba_bytes = 1_u32 << lbads;
+    // As many bytes as an offset of the kernel's can have: no product of ours is longer.
+    let most_blocks = i64::MAX.unsigned_abs() >> lbads;
+    if blocks > most_blocks {
+        return Err(format!(
+            "size of {blocks} blocks of {lba_bytes} bytes, allowed are at most {most_blocks}"
+        ));
+    }
     // Passthrough is not cut by the kernel: pages that lie apart are a segment each.
     let segments = queue.number("max_segments").unwrap_or(33).clamp(2, 1 << 12);
     let kib = queue.number("max_hw_sectors_kb").unwrap_or(128).clamp(4, 1 << 14);
@@ -117,4 +124,37 @@ fn limits(
         write_cache: controller.vwc & 1 != 0,
         iopoll: false,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Identify data of a namespace of so many blocks of 4 KiB, and its controller's.
+    fn identify(blocks: u64) -> ([u8; 4096], [u8; 4096]) {
+        let mut namespace = [0; 4096];
+        namespace[..8].copy_from_slice(&blocks.to_le_bytes());
+        // LBA format 0: 2^12 bytes.
+        namespace[130] = 12;
+        ([0; 4096], namespace)
+    }
+
+    #[test]
+    fn a_size_beyond_the_kernels_offsets_is_refused_with_both_numbers() {
+        let queue = Queue::under(Path::new("/nowhere"));
+        let most = u64::MAX >> 13;
+        let (controller, namespace) = identify(most);
+        let good = limits(&controller, &namespace, &queue).expect("the greatest");
+        assert_eq!((good.blocks, good.lba_bytes), (most, 4096));
+        assert!(good.blocks.checked_mul(4096).is_some());
+        for blocks in [most + 1, 1 << 52, u64::MAX] {
+            let (controller, namespace) = identify(blocks);
+            let why = limits(&controller, &namespace, &queue).expect_err("too large");
+            assert!(why.contains(&blocks.to_string()), "{why}");
+            assert!(why.contains(&most.to_string()), "{why}");
+        }
+        let (controller, namespace) = identify(0);
+        let why = limits(&controller, &namespace, &queue).expect_err("nothing");
+        assert_eq!(why, "size of 0 blocks");
+    }
 }
