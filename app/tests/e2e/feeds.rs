@@ -8,7 +8,7 @@ use feed_handler::encode::{
 };
 use feed_handler::field::{EventCode, Side, Symbol};
 use feed_handler::synth::{StockSlot, Synth, SynthConfig};
-use hybrid_conventions::testing::skipped;
+use hybrid_conventions::testing::{Random, skipped};
 
 /// The project's own small feed: one stock, all message types, 5,000 messages.
 pub(crate) fn small() -> PathBuf {
@@ -137,15 +137,12 @@ fn feed_head(locate: u16) -> Head {
     Head { locate, tracking: 0, timestamp: 34_200_000_000_000 }
 }
 
-/// Bytes that look like nothing (xorshift64*).
+/// Bytes that look like nothing.
 pub(crate) fn noise(len: usize) -> Vec<u8> {
-    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut random = Random::new(1);
     let mut bytes = Vec::with_capacity(len + 8);
     while bytes.len() < len {
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        bytes.extend_from_slice(&state.wrapping_mul(0x2545_F491_4F6C_DD1D).to_le_bytes());
+        bytes.extend_from_slice(&random.next().to_le_bytes());
     }
     bytes.truncate(len);
     bytes

@@ -4,6 +4,7 @@ use feed_handler::book::{BboChange, BookStorage, Capacity, QUOTE_CSV_HEADER, Sin
 use feed_handler::encode::{self, Head};
 use feed_handler::field::Symbol;
 use feed_handler::synth::{StockSlot, Synth, SynthConfig};
+use hybrid_conventions::testing::Random;
 
 /// Memory for books, aligned as they want it.
 pub(crate) struct Memory {
@@ -81,19 +82,16 @@ pub(crate) fn synthetic_day(seed: u64, stocks: u16, messages: u64) -> (SynthConf
     (config, feed)
 }
 
-/// Random numbers of the tests (xorshift64*).
-pub(crate) struct Rng(u64);
+/// Random numbers of the tests.
+pub(crate) struct Rng(Random);
 
 impl Rng {
     pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+        Self(Random::new(seed))
     }
 
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+        self.0.next()
     }
 
     pub(crate) fn below(&mut self, bound: u32) -> u32 {

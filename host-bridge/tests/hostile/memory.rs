@@ -2,6 +2,7 @@
 
 use std::ptr::NonNull;
 
+use hybrid_conventions::testing;
 use hybrid_shm::Span;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 
@@ -35,23 +36,20 @@ pub(crate) fn guarded(len: usize) -> Span<'static> {
     }
 }
 
-/// A seeded generator: xorshift64*.
-pub(crate) struct Random(u64);
+/// A seeded generator that also draws what a hostile writer would.
+pub(crate) struct Random(testing::Random);
 
 impl Random {
     pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+        Self(testing::Random::new(seed))
     }
 
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+        self.0.next()
     }
 
     pub(crate) fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound.max(1) as u64).expect("below a usize")
+        usize::try_from(self.0.below(bound.max(1) as u64)).expect("below a usize")
     }
 
     /// A number that somebody would try: small, at a border, or any.

@@ -1,15 +1,13 @@
 //! Budgets, overruns, yields under pressure, gaps and stolen time.
 
-mod support;
-
 use core::future::pending;
 use std::rc::Rc;
 
+use crate::support::{Log, Rig, outcome};
 use core_runtime::clock::{Instant, ManualClock, Ticks};
 use core_runtime::task::{
     GapHistogram, Log2Histogram, SchedulerConfig, TaskOptions, WakeSlot, yield_now,
 };
-use support::{Log, Rig, outcome};
 
 /// Each poll takes the next of `costs` nanoseconds.
 async fn costly(clock: &'static ManualClock, costs: &'static [u64]) {

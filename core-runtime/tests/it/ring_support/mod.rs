@@ -1,11 +1,11 @@
 //! What the ring's tests share: leaked parts, a seeded generator, and cells of narrow indices.
-#![expect(dead_code, reason = "each test uses a part of it")]
 
 use std::cell::Cell;
 
 use core_runtime::ring::RingSpec;
 use core_runtime::ring::cell::{OwnEnd, PeerEnd, Put, Take};
 use core_runtime::ring::index::Index;
+use hybrid_conventions::testing::Random;
 use hybrid_shm::{Span, leak_aligned};
 
 /// Leaked, zeroed parts for a ring of that shape.
@@ -19,29 +19,10 @@ pub(crate) const fn rounds(full: u32) -> u32 {
     if cfg!(miri) { full.div_ceil(500) } else { full }
 }
 
-/// xorshift64*: the same numbers for the same seed, which a failing test prints.
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        println!("seed {seed:#x}");
-        Self(seed | 1)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    pub(crate) fn word32(&mut self) -> u32 {
-        u32::try_from(self.next() >> 32).unwrap()
-    }
+/// A generator whose seed a failing test prints.
+pub(crate) fn seeded(seed: u64) -> Random {
+    println!("seed {seed:#x}");
+    Random::new(seed)
 }
 
 /// The words of both ends on the heap, with indices of any width.

@@ -1,17 +1,15 @@
 //! Cancellation at every point of a task's life, reuse of storage, stale wakers, and what may fail.
 
-mod support;
-
 use core::cell::{Cell, RefCell};
 use core::future::{Future, pending, poll_fn};
 use core::pin::Pin;
 use core::task::{Context, Poll, Waker};
 use std::rc::Rc;
 
+use crate::support::{Rig, outcome};
 use core_runtime::task::{
     JoinError, JoinHandle, SchedulerConfig, SpawnError, TaskOptions, TaskStorage, yield_now,
 };
-use support::{Rig, outcome};
 
 /// Counts its drops.
 #[derive(Clone, Default)]

@@ -1,12 +1,10 @@
 //! Conversions, calibration and jumps of the clock.
 
-mod support;
-
 use core_runtime::clock::{
     CalibrationError, Clock, ClockSample, Instant, JumpDetector, MAX_CLOCK_SAMPLES, ManualClock,
     Passage, STOPPED_AFTER, Ticks, calibrate, has_invariant_tsc, rdtsc,
 };
-use support::Random;
+use hybrid_conventions::testing::Random;
 
 const FREQUENCIES: [u64; 7] = [
     1_000_000,

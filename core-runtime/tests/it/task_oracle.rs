@@ -1,15 +1,14 @@
 //! Random wakes, yields, spawns and cancellations against a simple model of the scheduler.
 
-mod support;
-
 use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
 use core::task::Poll;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use crate::support::Rig;
 use core_runtime::task::{Class, JoinHandle, SchedulerConfig, TaskOptions, WakeSlot};
-use support::{Random, Rig};
+use hybrid_conventions::testing::Random;
 
 const TASKS: usize = 24;
 const CONFIG_CAPS: [usize; 3] = [5, 4, 2];

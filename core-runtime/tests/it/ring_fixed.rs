@@ -14,8 +14,7 @@ use hybrid_abi::ring::{
 use hybrid_shm::{Span, leak_aligned};
 use zerocopy::FromBytes;
 
-mod ring_support;
-use ring_support::{Random, parts, rounds};
+use crate::ring_support::{parts, rounds, seeded};
 
 fn ring(capacity: u32) -> (Span<'static>, Span<'static>, Producer<u64>, Consumer<u64>) {
     let spec = RingSpec::fixed::<u64>(capacity).unwrap();
@@ -207,16 +206,16 @@ fn two_threads_lose_and_invent_nothing() {
 
 #[test]
 fn a_peer_that_writes_its_words_at_random_meanwhile_only_closes_the_ring() {
-    let mut random = Random::new(0xBAD_5EED);
+    let mut random = seeded(0xBAD_5EED);
     for _ in 0..rounds(40) {
         let (tail_part, head_part, producer, consumer) = ring(8);
         let stop: &'static AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
         let seed = random.next();
         let rogue = std::thread::spawn(move || {
-            let mut random = Random::new(seed);
+            let mut random = seeded(seed);
             while !stop.load(Ordering::Relaxed) {
-                tail_part.word32(END_OFFSET).unwrap().store(random.word32());
-                head_part.word32(END_OFFSET).unwrap().store(random.word32());
+                tail_part.word32(END_OFFSET).unwrap().store(random.next32());
+                head_part.word32(END_OFFSET).unwrap().store(random.next32());
                 tail_part.word64(384).unwrap().store(random.next());
             }
         });
@@ -291,7 +290,7 @@ fn every_flipped_bit_of_a_peers_header_is_refused_or_without_meaning() {
 
 #[test]
 fn random_bytes_are_no_ring() {
-    let mut random = Random::new(0x0DD);
+    let mut random = seeded(0x0DD);
     let spec = RingSpec::fixed::<u64>(8).unwrap();
     let (tail_part, head_part) = parts(spec);
     spec.make_producer_part(tail_part).unwrap();

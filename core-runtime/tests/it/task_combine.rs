@@ -1,16 +1,14 @@
 //! Joins and selects.
 
-mod support;
-
 use core::future::{Future, pending, ready};
 use std::rc::Rc;
 
+use crate::support::{Rig, outcome};
 use core_runtime::clock::Ticks;
 use core_runtime::task::{
     Either, Either3, TaskOptions, join, join_array, join3, join4, select, select_array, select3,
     yield_now,
 };
-use support::{Rig, outcome};
 
 async fn after<T>(rounds: u32, value: T) -> T {
     for _ in 0..rounds {

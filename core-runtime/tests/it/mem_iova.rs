@@ -2,6 +2,7 @@
 //! both ends of the 64-bit range.
 
 use core_runtime::mem::{Iova, IovaAllocator, IovaError, IovaRange};
+use hybrid_conventions::testing::Random;
 
 /// Addresses in the small space.
 const SPACE: u64 = 256;
@@ -18,24 +19,13 @@ fn in_one_range(first: u64, len: u64) -> bool {
     RANGES.iter().any(|&(f, l)| f <= first && first + len - 1 <= l)
 }
 
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 20) % limit
-    }
-}
-
 fn run(base: u64, seed: u64) {
     let ranges = RANGES.map(|(first, last)| IovaRange { first: base + first, last: base + last });
     let mut iovas = IovaAllocator::new(&ranges).unwrap();
     let start = iovas.free_ranges().to_vec();
     let mut free: Vec<bool> = (0..SPACE).map(|at| usable(at) && base + at != 0).collect();
     let mut live: Vec<(u64, u64)> = Vec::new();
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let spot = |at: u64| usize::try_from(at).unwrap();
     for _ in 0..if cfg!(miri) { 12 } else { 20_000 } {
         if random.below(5) < 3 {

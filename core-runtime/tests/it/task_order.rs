@@ -1,14 +1,12 @@
 //! The exact order of polls: classes, wakes, yields, caps.
 
-mod support;
-
 use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
 use core::task::{Poll, Waker};
 use std::rc::Rc;
 
+use crate::support::{Log, Rig, outcome};
 use core_runtime::task::{Class, SchedulerConfig, TaskOptions, TaskState, WakeSlot, yield_now};
-use support::{Log, Rig};
 
 fn named(log: &Log, name: &'static str, rounds: u32) -> impl Future<Output = ()> + use<> {
     let log = log.clone();
@@ -219,7 +217,7 @@ fn a_tick_inside_a_task_is_refused() {
         .spawn(TaskOptions::normal("nested"), async move { scheduler.tick(clock.now()).refused });
     let tick = rig.tick();
     assert!(!tick.refused);
-    assert_eq!(support::outcome(&rig, handle), Ok(true));
+    assert_eq!(outcome(&rig, handle), Ok(true));
 }
 
 #[test]
@@ -248,7 +246,7 @@ fn task_statistics_tell_state_and_name() {
     assert_eq!(state(1), Some(TaskState::Done));
     slot.wake();
     assert_eq!(state(0), Some(TaskState::Ready));
-    assert_eq!(support::outcome(&rig, second), Ok("second"));
+    assert_eq!(outcome(&rig, second), Ok("second"));
     assert_eq!(scheduler.tasks().count(), 1, "a finished task is not listed");
     assert!(scheduler.current().is_none());
 }

@@ -1,17 +1,16 @@
 //! Timers: order, no loss, never early, cancellation, capacity; timeouts and intervals.
 
-mod support;
-
 use core::cell::RefCell;
 use core::future::{Future, pending, ready};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use crate::support::{Log, Rig, outcome};
 use core_runtime::clock::{Instant, Ticks};
 use core_runtime::task::{
     Elapsed, JoinHandle, SchedulerConfig, TaskOptions, WakeSlot, join, yield_now,
 };
-use support::{Log, Random, Rig, outcome};
+use hybrid_conventions::testing::Random;
 
 const NORMAL: TaskOptions = TaskOptions::normal("sleeper");
 

@@ -1,7 +1,5 @@
 //! Wakes from other threads, and from another process through shared memory.
 
-mod support;
-
 use core::cell::Cell;
 use core::future::poll_fn;
 use core::task::{Poll, Waker};
@@ -10,11 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc;
 
+use crate::support::Rig;
 use core_runtime::task::{
     REMOTE_LINES, REMOTE_WORDS_BYTES, RemoteLines, RemoteWaker, TaskOptions, WakeSlot,
 };
+use hybrid_conventions::testing::Random;
 use hybrid_shm::leak_zeroed;
-use support::{Random, Rig};
 
 #[test]
 fn a_waker_that_moved_to_another_thread_takes_the_long_way() {

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use core_runtime::ring::index::{ConsumerIndex, ProducerIndex, Refused};
 use core_runtime::ring::{Closed, PopError, PushError, Receiver, Sender};
 
-mod ring_support;
-use ring_support::{HeadSide, Random, TailSide, Words, rounds};
+use crate::ring_support::{HeadSide, TailSide, Words, rounds, seeded};
+use hybrid_conventions::testing::Random;
 
 /// Capacities that 8-bit indices allow.
 const CAPACITIES: [u8; 8] = [1, 2, 4, 8, 16, 32, 64, 128];
@@ -145,7 +145,7 @@ fn ends<I: core_runtime::ring::index::Index>(capacity: I, first: I) -> Ends<I> {
 
 #[test]
 fn random_pushes_and_pops_are_those_of_a_queue_with_any_start_and_8_bits() {
-    let mut random = Random::new(0x51_C0DE);
+    let mut random = seeded(0x51_C0DE);
     for capacity in CAPACITIES {
         for first in starts().step_by(17) {
             let (_, sender, receiver) = ends::<u8>(capacity, first);
@@ -159,9 +159,9 @@ fn random_pushes_and_pops_are_those_of_a_queue_with_any_start_and_8_bits() {
 
 #[test]
 fn random_pushes_and_pops_are_those_of_a_queue_over_the_wrap_of_32_bits() {
-    let mut random = Random::new(0xBEEF);
+    let mut random = seeded(0xBEEF);
     for capacity in [1, 2, 32, 256] {
-        let first = u32::MAX - random.word32() % 600;
+        let first = u32::MAX - random.next32() % 600;
         let (_, sender, receiver) = ends::<u32>(capacity, first);
         let mut oracle = VecDeque::new();
         for _ in 0..rounds(20_000) {

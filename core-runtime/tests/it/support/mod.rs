@@ -1,5 +1,4 @@
 //! A scheduler on a clock that the test moves, and a log of what happened.
-#![expect(dead_code, reason = "each test file uses its part")]
 
 use core::cell::RefCell;
 use core::future::Future;
@@ -84,26 +83,6 @@ impl Rig {
             }
         }
         panic!("not settled after {most} ticks");
-    }
-}
-
-/// A seeded generator: xorshift64*.
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
     }
 }
 

@@ -1,18 +1,17 @@
 //! Channels: order, back-pressure, closing, cancellation, and a random history against a model.
 
-mod support;
-
 use core::cell::{Cell, RefCell};
 use core::future::Future;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use crate::support::{Log, Rig, outcome};
 use core_runtime::channel::{
     AlreadySplit, Channel, Notify, Oneshot, Receiver, Semaphore, SendError, SenderGone, Signal,
     TryRecvError, TrySendError,
 };
 use core_runtime::task::{JoinHandle, TaskOptions, yield_now};
-use support::{Log, Random, Rig, outcome};
+use hybrid_conventions::testing::Random;
 
 const NORMAL: TaskOptions = TaskOptions::normal("task");
 

@@ -14,26 +14,10 @@ use core_runtime::partition::{
 };
 use core_runtime::region::RegionFacts;
 use core_runtime::task::{SchedulerConfig, TaskOptions, yield_now};
-use hybrid_conventions::testing;
+use hybrid_conventions::testing::{self, Random};
 use hybrid_shm::{Span, leak_aligned, leak_zeroed};
 
 const RINGS: RingSizes = RingSizes { events: 4096, commands: 4096 };
-
-/// A seeded generator: xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % bound
-    }
-}
 
 /// The regions of a mesh, which outlive the partitions.
 struct Board {

@@ -3,24 +3,21 @@
 //! 10^6 operations in the normal run; `HYBRID_SOAK=1` makes it 10^8.
 
 use core_runtime::mem::{Bump, DmaArena, DmaBuf, DmaError, DmaRegion, Iova, release_region};
+use hybrid_conventions::testing;
 
 const IOVA: Iova = Iova(0x6_4000_0000);
 const MIB: usize = 1 << 20;
 
-/// xorshift64*: a fixed sequence for each seed.
-struct Random(u64);
+/// A seeded generator of sizes.
+struct Random(testing::Random);
 
 impl Random {
     fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+        self.0.next()
     }
 
     fn below(&mut self, limit: usize) -> usize {
-        let scaled = (u128::from(self.next()) * limit as u128) >> 64;
-        usize::try_from(scaled).expect("below limit")
+        usize::try_from(self.0.below(limit as u64)).expect("below limit")
     }
 }
 
@@ -107,7 +104,7 @@ impl Run {
         Self {
             arena: DmaArena::leak(len, IOVA).unwrap(),
             total: len / 4096 * 4096,
-            random: Random(seed),
+            random: Random(testing::Random::new(seed)),
             oracle: Oracle::new(len / 4096 * 4096),
             live: Vec::new(),
             refused: 0,

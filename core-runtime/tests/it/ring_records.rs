@@ -11,8 +11,8 @@ use hybrid_abi::ring::{END_OFFSET, SLOTS_OFFSET};
 use hybrid_abi::{Record, RecordHeader};
 use hybrid_shm::Span;
 
-mod ring_support;
-use ring_support::{Random, parts, rounds};
+use crate::ring_support::{parts, rounds, seeded};
+use hybrid_conventions::testing::Random;
 
 struct Ring {
     tail_part: Span<'static>,
@@ -57,9 +57,9 @@ fn records_of_a_fixed_size_are_sent_and_parsed() {
 
 #[test]
 fn random_records_are_those_of_a_queue_with_any_start() {
-    let mut random = Random::new(0x05EC_04D5);
+    let mut random = seeded(0x05EC_04D5);
     for bytes in [64, 256, 4096] {
-        let first = u32::MAX - random.word32() % 300;
+        let first = u32::MAX - random.next32() % 300;
         let mut ring = ring(bytes, first);
         let mut oracle: VecDeque<(RecordHeader, Vec<u8>)> = VecDeque::new();
         let mut staged = 0;
@@ -267,7 +267,7 @@ fn a_record_that_claims_more_than_was_published_closes_the_ring() {
 
 #[test]
 fn random_words_in_the_ring_end_in_records_or_in_a_closed_ring() {
-    let mut random = Random::new(0x7E57);
+    let mut random = seeded(0x7E57);
     let mut closed = 0;
     for _ in 0..rounds(20_000) {
         let spec = RingSpec::variable(128).unwrap();
