@@ -7,10 +7,8 @@ use std::rc::Rc;
 use anyhow::{Context as _, Result, bail};
 use core_runtime::clock::Clock;
 use core_runtime::mem::{Bump, DmaArena, Iova};
-use nvme_driver::{
-    ControlRegs, Controller, ControllerConfig, ControllerParts, ControllerState, Namespace,
-    RegsError,
-};
+use host_bridge::backend::SteppedRegs;
+use nvme_driver::{Controller, ControllerConfig, ControllerParts, ControllerState, Namespace};
 use nvme_model::{Model, ModelConfig, NamespaceConfig};
 
 /// Blocks of the null namespace.
@@ -22,30 +20,6 @@ const IOVA: Iova = Iova(0x12_3400_0000);
 /// Passes until the controller is ready: it takes some hundred of a manual clock, many more of a
 /// real one.
 const BRING_UP: u32 = 1_000_000;
-
-/// Registers that reach the model directly.
-struct Registers(Rc<RefCell<Model>>);
-
-impl ControlRegs for Registers {
-    fn read32(&self, offset: u32) -> Result<u32, RegsError> {
-        let value = self.0.borrow_mut().read_reg(offset, 4);
-        u32::try_from(value).map_err(|_| RegsError::Refused(offset))
-    }
-
-    fn read64(&self, offset: u32) -> Result<u64, RegsError> {
-        Ok(self.0.borrow_mut().read_reg(offset, 8))
-    }
-
-    fn write32(&self, offset: u32, value: u32) -> Result<(), RegsError> {
-        self.0.borrow_mut().write_reg(offset, 4, value.into());
-        Ok(())
-    }
-
-    fn write64(&self, offset: u32, value: u64) -> Result<(), RegsError> {
-        self.0.borrow_mut().write_reg(offset, 8, value);
-        Ok(())
-    }
-}
 
 /// A controller that is ready, over a null namespace.
 #[derive(Debug)]
@@ -73,7 +47,7 @@ impl OneCore {
         model.map_dma(arena.region())?;
         let doorbells = model.doorbells();
         let model = Rc::new(RefCell::new(model));
-        let regs = Box::leak(Box::new(Registers(Rc::clone(&model))));
+        let regs = SteppedRegs::leak(&model);
         let parts = ControllerParts { regs, doorbells, arena, clock, crash: None };
         let config = ControllerConfig { latency_sampling: 0, ..ControllerConfig::default() };
         let controller = Controller::new(parts.into(), &Bump::leak(8 << 20), config)?;

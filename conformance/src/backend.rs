@@ -9,11 +9,9 @@ use std::rc::Rc;
 use core_runtime::clock::{Clock, Instant, ManualClock};
 use core_runtime::mailbox::{MailboxClient, MailboxLayout};
 use core_runtime::mem::{Bump, DmaArena, DoorbellRegion, Iova};
+use host_bridge::backend::SteppedRegs;
 use hybrid_shm::leak_zeroed;
-use nvme_driver::{
-    ControlRegs, Controller, ControllerConfig, ControllerError, ControllerParts, DeviceParts,
-    RegsError,
-};
+use nvme_driver::{Controller, ControllerConfig, ControllerError, ControllerParts, DeviceParts};
 use nvme_model::{
     FaultAction, FaultPlan, FaultRule, Idle, Model, ModelConfig, ModelThread, ThreadOptions,
 };
@@ -125,31 +123,6 @@ pub struct Stepped {
     idle_passes: Cell<u32>,
 }
 
-/// Registers that reach the model directly.
-#[derive(Debug)]
-struct SteppedRegs(Rc<RefCell<Model>>);
-
-impl ControlRegs for SteppedRegs {
-    fn read32(&self, offset: u32) -> Result<u32, RegsError> {
-        let value = self.0.borrow_mut().read_reg(offset, 4);
-        Ok(u32::try_from(value).expect("a 32-bit register"))
-    }
-
-    fn read64(&self, offset: u32) -> Result<u64, RegsError> {
-        Ok(self.0.borrow_mut().read_reg(offset, 8))
-    }
-
-    fn write32(&self, offset: u32, value: u32) -> Result<(), RegsError> {
-        self.0.borrow_mut().write_reg(offset, 4, u64::from(value));
-        Ok(())
-    }
-
-    fn write64(&self, offset: u32, value: u64) -> Result<(), RegsError> {
-        self.0.borrow_mut().write_reg(offset, 8, value);
-        Ok(())
-    }
-}
-
 impl Stepped {
     /// A model of `config` with `dma_bytes` of memory.
     #[must_use]
@@ -158,7 +131,7 @@ impl Stepped {
         let arena = arena_of(&mut model, dma_bytes);
         let doorbells = model.doorbells();
         let model = Rc::new(RefCell::new(model));
-        let regs = Box::leak(Box::new(SteppedRegs(model.clone())));
+        let regs = SteppedRegs::leak(&model);
         // Not 0, so that a forgotten time stamp shows.
         let clock = Box::leak(Box::new(ManualClock::new(1_000_000_000)));
         Self { model, regs, doorbells, arena, clock, idle_passes: Cell::new(0) }

@@ -17,6 +17,7 @@
 pub mod factory;
 pub mod ingredients;
 pub mod model;
+pub mod stepped;
 pub mod uring;
 pub mod vfio;
 pub mod vfio_user;
@@ -37,6 +38,7 @@ use crate::uring::UringError;
 pub use factory::{DeviceOptions, ModelOptions, from_spec};
 pub use ingredients::DeviceIngredients;
 pub use model::ModelBackend;
+pub use stepped::SteppedRegs;
 pub use uring::{SqPollChoice, UringBackend, UringOptions};
 pub use vfio::VfioBackend;
 pub use vfio_user::{VfioUserBackend, VfioUserError, VfioUserOptions};

@@ -16,39 +16,15 @@ use hybrid_abi::crash::device::{COMMAND_AGE_UNKNOWN, COMMAND_BLOCKS, CommandReco
 use hybrid_abi::crash::file::{END_SIGNALLED, HOST_FENCED};
 use hybrid_abi::crash::{CRASH_MAGIC, CRASH_WRITING, REASON_KILLED, REASON_PANIC, elements};
 use hybrid_shm::{Span, leak_zeroed};
-use nvme_driver::{
-    ControlRegs, Controller, ControllerConfig, ControllerParts, ControllerState, Lba, RegsError,
-};
+use nvme_driver::{Controller, ControllerConfig, ControllerParts, ControllerState, Lba};
 use nvme_model::{FaultAction, FaultPlan, FaultRule, Model, ModelConfig, NamespaceConfig};
 use nvme_spec::NvmOpcode;
 use proptest::prelude::*;
 
 use super::*;
+use crate::backend::SteppedRegs;
 
 const RINGS: RingSizes = RingSizes { events: 4096, commands: 4096 };
-
-struct Registers(Rc<RefCell<Model>>);
-
-impl ControlRegs for Registers {
-    fn read32(&self, offset: u32) -> Result<u32, RegsError> {
-        let value = self.0.borrow_mut().read_reg(offset, 4);
-        u32::try_from(value).map_err(|_| RegsError::Refused(offset))
-    }
-
-    fn read64(&self, offset: u32) -> Result<u64, RegsError> {
-        Ok(self.0.borrow_mut().read_reg(offset, 8))
-    }
-
-    fn write32(&self, offset: u32, value: u32) -> Result<(), RegsError> {
-        self.0.borrow_mut().write_reg(offset, 4, value.into());
-        Ok(())
-    }
-
-    fn write64(&self, offset: u32, value: u64) -> Result<(), RegsError> {
-        self.0.borrow_mut().write_reg(offset, 8, value);
-        Ok(())
-    }
-}
 
 struct Rig {
     partition: &'static Partition,
@@ -100,7 +76,7 @@ fn rig() -> Rig {
     let doorbells = model.doorbells();
     let model = Rc::new(RefCell::new(model));
     let parts = ControllerParts {
-        regs: Box::leak(Box::new(Registers(Rc::clone(&model)))),
+        regs: SteppedRegs::leak(&model),
         doorbells,
         arena: partition.arena(),
         clock: partition.clock(),
