@@ -265,8 +265,15 @@ fn a_host_stands_whatever_a_partition_writes() {
         look(region.read_only(), &mut own, &mut seen, case % 64 == 1);
         target.repair();
     }
-    let both =
-        [seen.regions, seen.metrics, seen.consumers, seen.producers, seen.drains, seen.crashes];
+    let both = [
+        seen.regions,
+        seen.states,
+        seen.metrics,
+        seen.consumers,
+        seen.producers,
+        seen.drains,
+        seen.crashes,
+    ];
     assert!(both.iter().flatten().all(|count| *count > 100), "{seen:?}");
 }
 

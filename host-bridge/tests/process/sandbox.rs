@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 use core_runtime::partition::StopReason;
 use host_bridge::PartitionHandle;
 use host_bridge::sys::usage::ThreadUsage;
+use hybrid_conventions::testing::skipped;
 
 use crate::common;
 use crate::seen::{goes_round, pid, proc_file, start_on, status};
@@ -14,6 +15,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("sandbox::it_has_no_open_file_at_all", it_has_no_open_file_at_all),
     ("sandbox::it_has_no_capability_and_gets_none", it_has_no_capability_and_gets_none),
     ("sandbox::it_is_one_thread_on_one_core_under_seccomp", it_is_one_thread_on_one_core),
+    ("sandbox::landlock_holds_it_where_the_kernel_has_it", landlock_holds_it),
     ("sandbox::it_takes_no_page_fault_and_all_its_memory_is_locked", it_takes_no_page_fault),
     ("sandbox::only_its_own_region_is_writable_of_the_two", only_its_own_region_is_writable),
 ];
@@ -61,8 +63,31 @@ fn it_is_one_thread_on_one_core() {
         assert_eq!(status(handle, "Name"), "p");
         let line = proc_file(handle, "cmdline").replace('\0', " ");
         assert!(line.contains("[partition p]"), "{line}");
-        println!("landlock: {}", handle.process().expect("a process").has_landlock());
     });
+}
+
+/// The ABI of this kernel's landlock, or why there is none.
+fn landlock_abi() -> std::io::Result<i64> {
+    const VERSION: libc::c_uint = 1;
+    let none = std::ptr::null::<libc::c_void>();
+    // SAFETY: with this flag the kernel takes no attributes, changes nothing and returns a number.
+    let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0_usize, VERSION) };
+    if abi < 0 { Err(std::io::Error::last_os_error()) } else { Ok(abi) }
+}
+
+fn landlock_holds_it() {
+    let mut held = None;
+    at_work(|handle| held = Some(handle.process().expect("a process").has_landlock()));
+    match (landlock_abi(), held) {
+        // Said already: one CPU.
+        (_, None) => {}
+        (Ok(abi), Some(held)) => assert!(held, "this kernel has landlock, ABI {abi}"),
+        (Err(error), Some(held)) => {
+            assert!(!held, "{error}");
+            let reason = format!("this kernel has no landlock: {error}");
+            skipped("sandbox::landlock_holds_it_where_the_kernel_has_it", &reason);
+        }
+    }
 }
 
 fn it_takes_no_page_fault() {

@@ -27,10 +27,20 @@ pub(crate) struct Part {
     pub(crate) script: &'static str,
     /// Programs of ours that it runs.
     pub(crate) programs: &'static [&'static str],
-    /// Tests that must be seen. Those of a program that knows its own need not be listed.
+    /// Tests of the script that must be seen.
     pub(crate) tests: &'static [&'static str],
+    /// Tests that a program of it prints by itself, and that must be seen as well. A program whose
+    /// tests depend on what it finds or on the script's options has none here.
+    pub(crate) printed: &'static [&'static str],
     /// It is killed after this many seconds.
     pub(crate) limit_s: u32,
+}
+
+impl Part {
+    /// All tests that must be seen.
+    pub(crate) fn expected(&self) -> impl Iterator<Item = &'static str> {
+        self.tests.iter().chain(self.printed).copied()
+    }
 }
 
 /// Every boot, in order.
@@ -77,6 +87,7 @@ const BOOTED: Part = Part {
         "boot::the_partitions_core_is_isolated",
         "boot::the_ordinary_user_is_ordinary",
     ],
+    printed: &[],
     limit_s: 30,
 };
 
@@ -91,6 +102,7 @@ const KERNEL_NVME: Part = Part {
         "kernel_nvme::what_was_written_is_read_in_blocks_of_4096",
         "kernel_nvme::what_was_written_is_read_in_small_transfers",
     ],
+    printed: &[],
     limit_s: 60,
 };
 
@@ -99,6 +111,7 @@ const MODEL_REPLAY: Part = Part {
     script: include_str!("guest/suite/model-replay"),
     programs: &["feed-handler"],
     tests: &["model_replay::bbo_is_exact_on_an_isolated_core_without_root"],
+    printed: &[],
     limit_s: 60,
 };
 
@@ -111,6 +124,7 @@ const VFIO_REPLAY: Part = Part {
         "vfio_replay::the_kernel_reads_what_we_wrote",
         "vfio_replay::we_read_what_the_kernel_wrote",
     ],
+    printed: &[],
     limit_s: 90,
 };
 
@@ -122,6 +136,7 @@ const QUIET: Part = Part {
         "quiet::no_tick_and_no_device_interrupt_reaches_the_partitions_core",
         "quiet::jitter_measures_and_names_what_reached_the_core",
     ],
+    printed: &[],
     limit_s: 90,
 };
 
@@ -133,6 +148,7 @@ const UNPLUG: Part = Part {
         "unplug::reads_of_a_drive_that_is_pulled_end_in_an_error_that_says_so",
         "unplug::a_drive_that_comes_back_still_has_its_feed",
     ],
+    printed: &[],
     limit_s: 90,
 };
 
@@ -151,6 +167,7 @@ const REFUSALS: Part = Part {
         "refusals::modules_that_are_not_loaded",
         "refusals::cores_that_make_no_sense",
     ],
+    printed: &[],
     limit_s: 60,
 };
 
@@ -163,6 +180,7 @@ const CONFORMANCE: Part = Part {
         "conformance::a_drive_that_carries_data_is_refused",
         "conformance::a_zoned_namespace_is_refused_by_name",
     ],
+    printed: &[],
     limit_s: 300,
 };
 
@@ -182,6 +200,7 @@ const URING: Part = Part {
         "uring::a_disk_at_work_is_refused",
         "uring::the_ladder_is_climbed",
     ],
+    printed: &[],
     limit_s: 240,
 };
 
@@ -190,15 +209,23 @@ const NO_IOMMU: Part = Part {
     script: include_str!("guest/suite/no-iommu"),
     programs: &["feed-handler"],
     tests: &["no_iommu::vfio_is_refused_and_says_what_to_turn_on"],
+    printed: &[],
     limit_s: 30,
 };
 
-/// The program knows its own tests as well; one that it leaves out is missed here.
 const PARTITIONS: Part = Part {
     name: "partitions",
     script: include_str!("guest/suite/partitions"),
     programs: &["partition-drill"],
     tests: &["partitions::the_machine_has_two_nodes", "partitions::linux_keeps_a_cpu"],
+    printed: &[
+        "partitions::keys_keep_their_order_between_cores",
+        "partitions::a_record_goes_there_and_back",
+        "partitions::each_has_the_memory_of_its_cores_node",
+        "partitions::rings_lie_on_their_producers_node",
+        "partitions::a_table_is_spread_over_the_nodes",
+        "partitions::local_and_remote_memory_are_timed",
+    ],
     limit_s: 60,
 };
 
@@ -212,6 +239,7 @@ const CRASHES: Part = Part {
         "crashes::a_host_that_is_killed_leaves_a_device_that_can_be_had",
         "crashes::the_iommu_stopped_nothing",
     ],
+    printed: &[],
     limit_s: 240,
 };
 
@@ -234,6 +262,7 @@ const VFIO: Part = Part {
         "vfio::what_the_kernel_wrote_is_read",
         "vfio::what_was_written_the_kernel_reads_when_it_has_the_drive_back",
     ],
+    printed: &[],
     limit_s: 120,
 };
 
@@ -252,6 +281,7 @@ const VFIO_ENDS: Part = Part {
         "vfio_ends::after_a_bus_reset_the_drive_is_driven_again",
         "vfio_ends::a_function_removed_under_load_is_let_go_and_found_again",
     ],
+    printed: &[],
     limit_s: 180,
 };
 
@@ -279,6 +309,7 @@ const SYSCONFIG_DEVICES: Part = Part {
         "sysconfig_devices::a_threshold_is_exit_2",
         "sysconfig_devices::a_trace_names_what_is_in_a_gap",
     ],
+    printed: &[],
     limit_s: 120,
 };
 
@@ -296,6 +327,7 @@ const SYSCONFIG: Part = Part {
         "sysconfig::reset_restores_everything",
         "sysconfig::killed_applies_are_undone",
     ],
+    printed: &[],
     limit_s: 120,
 };
 
@@ -308,6 +340,7 @@ const HOTPLUG: Part = Part {
         "hotplug::a_drive_that_comes_back_is_found",
         "hotplug::the_host_refuses_what_it_does_not_know",
     ],
+    printed: &[],
     limit_s: 60,
 };
 
@@ -356,14 +389,14 @@ mod tests {
     #[test]
     fn every_test_has_one_name_and_one_part() {
         let parts = || BOOTS.iter().flat_map(|boot| boot.parts);
-        let mut names: Vec<_> = parts().flat_map(|part| part.tests).collect();
+        let mut names: Vec<_> = parts().flat_map(Part::expected).collect();
         let count = names.len();
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), count);
         for part in parts() {
             let prefix = format!("{}::", part.name.replace('-', "_"));
-            assert!(part.tests.iter().all(|name| name.starts_with(&prefix)), "{}", part.name);
+            assert!(part.expected().all(|name| name.starts_with(&prefix)), "{}", part.name);
         }
     }
 
@@ -374,6 +407,40 @@ mod tests {
                 assert!(part.script.contains(name), "{name} is not in {}", part.name);
             }
         }
+    }
+
+    /// A file of the repository.
+    fn read(path: &str) -> String {
+        let path = format!("{}/../{path}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    #[test]
+    fn what_a_program_prints_is_all_that_it_has_of_its_part() {
+        let parts = BOOTS.iter().flat_map(|boot| boot.parts);
+        for part in parts.filter(|part| !part.printed.is_empty()) {
+            let source = |name| read(&format!("conformance/src/bin/{name}/main.rs"));
+            let sources: String = part.programs.iter().map(source).collect();
+            let prefix = format!("\"{}::", part.name.replace('-', "_"));
+            let has: Vec<_> = sources
+                .match_indices(&prefix)
+                .filter_map(|(at, _)| sources[at + 1..].split('"').next())
+                .collect();
+            assert_eq!(has, part.printed, "{}", part.name);
+        }
+    }
+
+    #[test]
+    fn every_boot_has_its_row_in_the_suites_table() {
+        let page = read("docs/vm.md");
+        let (_, table) = page.split_once("\n| boot |").expect("the suite's table");
+        let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+        let mut named: Vec<_> = rows.filter_map(|row| row.split('|').nth(1)).collect();
+        named = named.iter().flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+        named.sort_unstable();
+        let mut boots: Vec<_> = BOOTS.iter().map(|boot| boot.name).collect();
+        boots.sort_unstable();
+        assert_eq!(named, boots, "docs/vm.md");
     }
 
     #[test]

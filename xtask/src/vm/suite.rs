@@ -78,7 +78,7 @@ pub(crate) fn list() {
         println!("{}", boot.name);
         for part in boot.parts {
             println!("    {}", part.name);
-            for test in part.tests {
+            for test in part.expected() {
                 println!("        {test}");
             }
         }
@@ -223,10 +223,10 @@ fn judge_part(part: &Part, text: &str, code: &str, report: &mut Report) {
             None => report.fail(name),
         }
     }
-    for name in part.tests.iter().filter(|name| !seen.contains(*name)) {
+    for name in part.expected().filter(|name| !seen.contains(name)) {
         report.fail(format!("{name}: not seen (exit code of its part: {code})"));
     }
-    if seen.is_empty() && part.tests.is_empty() {
+    if seen.is_empty() && part.expected().next().is_none() {
         report.fail(format!("{}: no test was seen (exit code {code})", part.name));
     } else if code != "0" {
         report.fail(format!("{}: exit code {code}", part.name));
@@ -237,8 +237,14 @@ fn judge_part(part: &Part, text: &str, code: &str, report: &mut Report) {
 mod tests {
     use super::*;
 
-    const PART: Part =
-        Part { name: "p", script: "", programs: &[], tests: &["p::a", "p::b"], limit_s: 5 };
+    const PART: Part = Part {
+        name: "p",
+        script: "",
+        programs: &[],
+        tests: &["p::a", "p::b"],
+        printed: &[],
+        limit_s: 5,
+    };
 
     fn judged(text: &str) -> Report {
         judge(&[&PART], text)
@@ -261,6 +267,18 @@ mod tests {
         let report = judged("==== part p\ntest p::a ... ok\n==== end p 0\n");
         assert_eq!(report.tally, Tally::new(1, 1, 0));
         assert_eq!(report.failures, ["p::b: not seen (exit code of its part: 0)"]);
+    }
+
+    #[test]
+    fn a_program_that_leaves_a_test_out_and_ends_with_0_has_failed() {
+        let part = Part { printed: &["p::c", "p::d"], ..PART };
+        let both = "test p::a ... ok\ntest p::b ... ok\n";
+        let report = judge(&[&part], &format!("==== part p\n{both}==== end p 0\n"));
+        let missed = ["p::c", "p::d"].map(|n| format!("{n}: not seen (exit code of its part: 0)"));
+        assert_eq!(report.failures, missed);
+        let text = format!("==== part p\n{both}test p::c ... ok\ntest p::d ... ignored, x\n");
+        let report = judge(&[&part], &format!("{text}==== end p 0\n"));
+        assert_eq!((report.tally, report.failures.len()), (Tally::new(3, 0, 1), 0));
     }
 
     #[test]
