@@ -32,6 +32,8 @@ pub mod record;
 pub mod region;
 pub mod ring;
 pub mod state;
+pub mod tasks;
+pub mod view;
 
 pub use error::AbiError;
 pub use name::Name;

@@ -96,6 +96,8 @@ impl PartKind {
     /// The names of tasks, by number from 1: [`crate::crash::program::TASK_NAME_BYTES`] each, as
     /// [`Name`]s; what a host calls the task that does not give way.
     pub const TASK_NAMES: Self = Self(10);
+    /// What each task has done, by its place: [`crate::tasks`].
+    pub const TASKS: Self = Self(11);
     /// Bytes whose meaning the application defines; kinds from here on are its own.
     pub const APPLICATION: Self = Self(0x1_0000);
 }

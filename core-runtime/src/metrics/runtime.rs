@@ -46,6 +46,10 @@ runtime_metrics! {
     controller_resets: Counter, counter, COUNT, "Resets of the controller.";
     ring_dropped: Counter, counter, COUNT, "Records that found a ring to the host full.";
     stolen_ns: Counter, counter, NANOSECONDS, "Time in which the core did something else.";
+    useful_ns: Counter, counter, NANOSECONDS,
+        "Time of passes that found something to do, stolen time within a poll included.";
+    empty_ns: Counter, counter, NANOSECONDS,
+        "Time of the loop that was neither useful nor stolen: it looked and found nothing.";
     max_latency_ns: Gauge, gauge, NANOSECONDS, "Greatest latency of a command.";
     queue_depth: Gauge, gauge, COUNT, "Commands in flight.";
     queue_depth_high_water: Gauge, gauge, COUNT, "Most commands in flight.";

@@ -32,6 +32,7 @@ mod run;
 pub mod state;
 mod tables;
 mod task_names;
+mod task_table;
 mod telemetry;
 #[cfg(test)]
 mod tests;
@@ -48,7 +49,7 @@ use hybrid_shm::Word32;
 pub use exit::{PartitionError, PartitionExit};
 pub use parts::{
     COMMAND_BYTES, COMMANDS_RING, CRASH_PART, EVENTS_RING, HostParts, METRICS_PART,
-    PartitionConfig, PartitionParts, QUEUES_PART, RingSizes, STATE_PART, TASK_NAMES_PART,
+    PartitionConfig, PartitionParts, QUEUES_PART, RingSizes, STATE_PART, TASK_NAMES_PART, TASKS_PART,
     lay_out_host_region,
 };
 pub use run::{Devices, run_until_stopped};
@@ -92,6 +93,7 @@ pub struct Partition {
     metrics: RuntimeMetrics,
     metrics_writer: RefCell<MetricsWriter>,
     more: telemetry::More,
+    task_table: task_table::TaskTable,
     events: RecordProducer,
     alerts: alerts::Alerts,
     commands: RecordConsumer,
@@ -111,6 +113,8 @@ pub struct Partition {
 /// What changes from pass to pass.
 struct RunState {
     empty_passes: Cell<u64>,
+    /// Ticks of passes that found something to do.
+    useful: Cell<u64>,
     /// Commands of a kind that nobody handles.
     unknown: Cell<u64>,
     publish_every: Ticks,
@@ -131,6 +135,7 @@ impl RunState {
     fn new(clock: &Clock, config: &PartitionConfig) -> Self {
         Self {
             empty_passes: Cell::new(0),
+            useful: Cell::new(0),
             unknown: Cell::new(0),
             publish_every: clock.ns_to_ticks(config.publish_every_ns),
             next_publish: Cell::new(Instant::MIN),
@@ -382,7 +387,10 @@ impl Partition {
             self.note_host_died(now);
         }
         if self.take_commands(now) || did_something {
-            self.scheduler.explain_until(self.clock.now());
+            let end = self.clock.now();
+            self.scheduler.explain_until(end);
+            let useful = &self.run.useful;
+            useful.set(useful.get().wrapping_add(end.since(now).get()));
         }
         now >= self.run.next_publish.get()
     }

@@ -10,6 +10,7 @@ use hybrid_abi::crash::CRASH_PART_BYTES;
 use hybrid_abi::crash::device::QUEUE_PART_BYTES;
 use hybrid_abi::crash::program::TASK_NAME_BYTES;
 use hybrid_abi::region::PartKind;
+use hybrid_abi::tasks::TASK_FIGURES_BYTES;
 use hybrid_shm::{ReadSpan, Span};
 
 use super::Partition;
@@ -17,6 +18,7 @@ use super::exit::PartitionError;
 use super::state::{
     HOST_STATE_PART_BYTES, PartitionState, STATE_PART_BYTES, StateWriter, StopWord,
 };
+use super::task_table::TaskTable;
 use super::telemetry::MORE_METRICS;
 use crate::clock::Clock;
 use crate::crash::CrashPart;
@@ -36,13 +38,16 @@ pub const CRASH_PART: &str = "crash";
 pub const QUEUES_PART: &str = "queues";
 /// What the partition's tasks are called.
 pub const TASK_NAMES_PART: &str = "task-names";
+/// What each of them has done.
+pub const TASKS_PART: &str = "tasks";
 /// The ring from the partition to the host.
 pub const EVENTS_RING: &str = "events";
 /// The ring from the host to the partition.
 pub const COMMANDS_RING: &str = "commands";
 
-/// Parts of the partition's region: state, metrics, events, commands, crash, queues, task names.
-const PARTS: u32 = 7;
+/// Parts of the partition's region: state, metrics, events, commands, crash, queues, task names,
+/// tasks.
+const PARTS: u32 = 8;
 /// Parts of the host's region: state, commands, events.
 const HOST_PARTS: u32 = 3;
 
@@ -117,8 +122,8 @@ impl RingSizes {
         let metrics = metrics_bytes(config);
         // Each part may leave a gap of up to a line before it: the directory's page has them all.
         let fixed = 2 * DIRECTORY_BYTES + STATE_PART_BYTES + CRASH_PART_BYTES + QUEUE_PART_BYTES;
-        let names = task_names_bytes(config);
-        metrics.saturating_add(self.events).saturating_add(fixed).saturating_add(names)
+        let tasks = task_names_bytes(config).saturating_add(task_figures_bytes(config));
+        metrics.saturating_add(self.events).saturating_add(fixed).saturating_add(tasks)
     }
 
     /// Bytes that the host's region must have at least.
@@ -205,6 +210,8 @@ impl PartitionParts {
         let crash = make_crash(&mut writer, &self.facts, metrics_writer.part().read_only())?;
         let names = task_names_bytes(&self.config);
         let names = writer.add_part(PartKind::TASK_NAMES, TASK_NAMES_PART, names)?;
+        let figures = task_figures_bytes(&self.config);
+        let figures = writer.add_part(PartKind::TASKS, TASKS_PART, figures)?;
         state.set(PartitionState::Starting);
         writer.publish()?;
         let host = RegionReader::new(self.host_region)?;
@@ -224,6 +231,7 @@ impl PartitionParts {
             commands,
             command_buffer: core::cell::RefCell::new(bump.slice_with(COMMAND_BYTES, |_| 0)?),
             more: super::telemetry::More::register(&mut metrics_writer)?,
+            task_table: TaskTable::new(figures),
             metrics_writer: core::cell::RefCell::new(metrics_writer),
             metrics,
             bump,
@@ -251,6 +259,11 @@ fn into_itself(bump: Bump) -> Result<&'static Bump, PartitionError> {
 /// A name for each task that the table can hold.
 const fn task_names_bytes(config: &PartitionConfig) -> usize {
     (config.scheduler.max_tasks as usize).saturating_mul(TASK_NAME_BYTES)
+}
+
+/// Figures for each task that the table can hold.
+const fn task_figures_bytes(config: &PartitionConfig) -> usize {
+    (config.scheduler.max_tasks as usize).saturating_mul(TASK_FIGURES_BYTES)
 }
 
 /// The runtime's metrics, the partition's, and room for the entry's.

@@ -202,6 +202,12 @@ impl StateWriter {
         Instant::from_ticks(self.heartbeat_tsc.load())
     }
 
+    /// When it began to run; `None` before.
+    pub(crate) fn running_since(&self) -> Option<Instant> {
+        let ticks = self.part.word64(offset_of!(Layout, running_tsc)).ok()?.load();
+        (ticks != 0).then(|| Instant::from_ticks(ticks))
+    }
+
     /// Where the scheduler stores which task is being polled, since when.
     #[must_use]
     pub const fn current_words(&self) -> CurrentWords {

@@ -5,7 +5,7 @@ use core::cell::Cell;
 use hybrid_abi::metrics::MetricUnit;
 
 use super::Partition;
-use crate::clock::{Clock, Instant};
+use crate::clock::{Clock, Instant, Ticks};
 use crate::mesh::MESH_METRICS;
 use crate::metrics::{Counter, Gauge, Histogram, MetricsError, MetricsWriter};
 use crate::task::{GAP_BUCKETS, GapHistogram};
@@ -102,7 +102,7 @@ impl Partition {
         metrics.task_polls.set(stats.polls.iter().sum());
         metrics.timers_fired.set(stats.timers_fired);
         metrics.budget_overruns.set(stats.overruns);
-        metrics.stolen_ns.set(clock.ticks_to_ns(stats.stolen));
+        self.publish_time(now, stats.stolen);
         metrics.ready_tasks.set(stats.ready.iter().map(|n| u64::from(*n)).sum());
         let ready_most = stats.ready_high_water.iter().max().copied().unwrap_or(0);
         metrics.ready_tasks_high_water.set(ready_most.into());
@@ -126,6 +126,7 @@ impl Partition {
         let (alerts, alerts_lost) = self.alert_counts();
         more.alerts.set(alerts.into());
         more.alerts_lost.set(alerts_lost.into());
+        self.task_table.publish(self.scheduler);
         let scheduler = self.scheduler;
         more.poll_to_poll.copy(scheduler.poll_to_poll(), &metrics.poll_to_poll_ns, clock);
         more.stolen.copy(scheduler.stolen(), &metrics.stolen_gap_ns, clock);
@@ -134,5 +135,18 @@ impl Partition {
             mesh.publish();
         }
         self.run.published(now);
+    }
+
+    /// Useful, stolen and empty time, which together are the time that the loop ran. What was
+    /// called empty is not taken back where the others grew by more than the time did.
+    fn publish_time(&self, now: Instant, stolen: Ticks) {
+        let (metrics, clock) = (&self.metrics, &self.clock);
+        let running = self.state.running_since().map_or(0, |since| now.since(since).get());
+        let useful = self.run.useful.get();
+        let empty = running.saturating_sub(useful).saturating_sub(stolen.get());
+        metrics.stolen_ns.set(clock.ticks_to_ns(stolen));
+        metrics.useful_ns.set(clock.ticks_to_ns(Ticks::new(useful)));
+        let empty = clock.ticks_to_ns(Ticks::new(empty));
+        metrics.empty_ns.set(empty.max(metrics.empty_ns.get()));
     }
 }

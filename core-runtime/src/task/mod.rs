@@ -43,6 +43,7 @@
 
 mod combine;
 mod config;
+mod figures;
 mod header;
 mod join_handle;
 mod memory;

@@ -555,6 +555,16 @@ impl Scheduler {
         self.table[..self.table_len.get()].iter().filter_map(Cell::get)
     }
 
+    /// The task at this place of the table, whose figures are to be told.
+    pub(super) fn at_place(&self, place: usize) -> Option<TaskRef> {
+        self.table[..self.table_len.get()].get(place).and_then(Cell::get)
+    }
+
+    /// Places of the table that were ever used.
+    pub(super) const fn places_used(&self) -> usize {
+        self.table_len.get()
+    }
+
     /// The task that is being polled; after a panic, the one that panicked.
     #[must_use]
     pub fn current(&self) -> Option<CurrentTask> {
