@@ -12,6 +12,7 @@
 //! | [`backend`] | devices: the model now; each backend returns the same ingredients |
 //! | [`vfio_user`], [`vfio_user_server`] | the vfio-user protocol; the model behind it |
 //! | [`supervisor`] | hangs and deaths: alarm, dump, fence, restart |
+//! | [`telemetry`] | figures for Prometheus, the control socket |
 //! | [`memory`] | page sizes, the fall-back with its one warning, locking |
 //! | [`calibration`] | the clock's frequency |
 //! | [`crash`] | what a dead partition left: its record, or one composed for it |
@@ -34,6 +35,7 @@ pub mod process;
 pub mod runtime;
 pub mod supervisor;
 pub mod sys;
+pub mod telemetry;
 pub mod topology;
 pub mod uring;
 pub mod vfio_user;

@@ -36,6 +36,8 @@ pub enum WarningKind {
     Alert,
     /// What io_uring, or its storage, is gone without.
     Uring,
+    /// Figures that cannot be told where they should be.
+    Export,
 }
 
 /// One warning: a line without a full stop that says what is so, and what to do.

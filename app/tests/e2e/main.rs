@@ -24,6 +24,7 @@ mod signals;
 mod silence;
 mod supervision;
 mod symbols;
+mod telemetry;
 mod temp;
 mod uring;
 mod vfio_user;

@@ -97,7 +97,7 @@ impl PartKind {
     /// [`Name`]s; what a host calls the task that does not give way.
     pub const TASK_NAMES: Self = Self(10);
     /// What each task has done, by its place: [`crate::tasks`].
-    pub const TASKS: Self = Self(11);
+    pub const TASKS: Self = Self(13);
     /// Bytes whose meaning the application defines; kinds from here on are its own.
     pub const APPLICATION: Self = Self(0x1_0000);
 }

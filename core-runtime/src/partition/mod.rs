@@ -49,8 +49,8 @@ use hybrid_shm::Word32;
 pub use exit::{PartitionError, PartitionExit};
 pub use parts::{
     COMMAND_BYTES, COMMANDS_RING, CRASH_PART, EVENTS_RING, HostParts, METRICS_PART,
-    PartitionConfig, PartitionParts, QUEUES_PART, RingSizes, STATE_PART, TASK_NAMES_PART, TASKS_PART,
-    lay_out_host_region,
+    PartitionConfig, PartitionParts, QUEUES_PART, RingSizes, STATE_PART, TASK_NAMES_PART,
+    TASKS_PART, lay_out_host_region,
 };
 pub use run::{Devices, run_until_stopped};
 pub use state::{PartitionState, StopReason};

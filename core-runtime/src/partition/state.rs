@@ -48,6 +48,17 @@ pub enum PartitionState {
 }
 
 impl PartitionState {
+    /// All that this version knows, in the order of a life.
+    pub const ALL: [Self; 7] = [
+        Self::Unborn,
+        Self::Starting,
+        Self::Running,
+        Self::Stopping,
+        Self::Stopped,
+        Self::Failed,
+        Self::NeedsReset,
+    ];
+
     /// From the word in shared memory.
     #[must_use]
     pub const fn from_word(word: u32) -> Self {

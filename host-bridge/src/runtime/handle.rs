@@ -22,6 +22,7 @@ use crate::backend::DeviceKeeper;
 use crate::memory::SharedMemory;
 use crate::process::PartitionProcess;
 use crate::sys::partition_memory::{KeepsNothing, MemoryFacts, PartitionMemory};
+use crate::telemetry::Entered;
 
 /// Longest payload that [`PartitionHandle::poll_events`] hands out: the longest of `hybrid_abi`'s
 /// event records is 248 bytes; applications have room for a page of their own and its header.
@@ -51,6 +52,8 @@ pub struct PartitionHandle {
     /// Producer's and consumer's part, for figures.
     pub(super) event_parts: (ReadSpan<'static>, ReadSpan<'static>),
     pub(super) alerts: AlertTap,
+    /// Among those of which telemetry tells, until it has ended.
+    pub(super) entered: Option<Entered>,
     /// Keeps the memory between partitions until this one has ended.
     pub(super) place: Option<MeshPlace>,
     pub(super) pump: Option<EventPump>,
@@ -297,6 +300,7 @@ impl PartitionHandle {
     /// Everything that comes after the partition's end, once.
     fn end(&mut self) -> PartitionReport {
         let ended = self.body.take().map(|body| body.join(&self.state));
+        drop(self.entered.take());
         if let Some(pump) = self.pump.take() {
             pump.finish();
         }

@@ -68,6 +68,7 @@ use crate::sys::mapping::ALIGNMENT;
 use crate::sys::partition_memory::MemorySizes;
 use crate::sys::realtime::throttles;
 use crate::sys::resident::read_program_in;
+use crate::telemetry::Telemetry;
 use crate::topology::Topology;
 use crate::warnings::{WarningKind, Warnings};
 
@@ -89,6 +90,7 @@ pub struct Runtime {
     clock: Clock,
     calibration: Calibration,
     warnings: Warnings,
+    telemetry: Telemetry,
     /// Starts of each partition, by name.
     incarnations: Mutex<BTreeMap<String, u64>>,
     /// Which thread was confined, and what it could use before.
@@ -129,6 +131,7 @@ impl Runtime {
             clock,
             calibration,
             warnings,
+            telemetry: Telemetry::new(clock),
             incarnations: Mutex::default(),
             confined,
         })
@@ -174,6 +177,12 @@ impl Runtime {
     #[must_use]
     pub const fn warnings(&self) -> &Warnings {
         &self.warnings
+    }
+
+    /// What is known of its partitions, for exporters.
+    #[must_use]
+    pub const fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
     }
 
     /// Starts a partition: memory, device, process or thread. Returns when it is assembled and

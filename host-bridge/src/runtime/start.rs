@@ -41,6 +41,8 @@ use crate::sys::partition_memory::PartitionMemory;
 use crate::sys::resident::STACK_BYTES;
 use crate::sys::signals::with_signals_blocked;
 use crate::sys::syscall_guard::{Arming, SyscallGuard};
+use crate::telemetry::{Entered, Identity};
+use crate::warnings::WarningKind;
 
 /// How long a partition may take to assemble: a second for a gigabyte of bookkeeping on a slow
 /// machine, and some more for one that is busy.
@@ -143,6 +145,7 @@ impl Plan<'_> {
         }
         match running {
             Ok((body, ends)) => Ok(PartitionHandle {
+                entered: self.enter(&body, &memory, prepared.description.as_ref()),
                 name: self.spec.name,
                 core: self.core,
                 clock: self.runtime.clock,
@@ -179,6 +182,34 @@ impl Plan<'_> {
                 self.core.keep();
                 std::mem::forget((prepared.keeper, memory));
                 Err(error)
+            }
+        }
+    }
+
+    /// Enters the partition among those of which telemetry tells. Where that cannot be, it runs
+    /// without being seen.
+    fn enter(
+        &self,
+        body: &Body,
+        memory: &PartitionMemory,
+        device: Option<&String>,
+    ) -> Option<Entered> {
+        let identity = Identity {
+            name: self.spec.name.clone(),
+            cpu: self.core.cpu(),
+            incarnation: self.facts.incarnation,
+            pid: match body {
+                Body::Process { process, .. } => u32::try_from(process.pid()).ok(),
+                Body::Thread { .. } => None,
+            },
+            device: device.cloned(),
+        };
+        match memory.region_file().read_only_end() {
+            Ok(region) => Some(self.runtime.telemetry.enter(identity, region.into_fd())),
+            Err(refused) => {
+                let line = || format!("partition {} is not exported: {refused}", self.spec.name);
+                self.runtime.warnings.say(WarningKind::Export, line);
+                None
             }
         }
     }

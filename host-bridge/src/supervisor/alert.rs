@@ -23,6 +23,8 @@ pub enum AlertKind {
     Escalated,
     /// It died, or ended with an error.
     Crashed,
+    /// Somebody asked for its end.
+    Asked,
     /// It runs again.
     Restarted,
     /// It will not be started again.
@@ -34,6 +36,22 @@ pub enum AlertKind {
 }
 
 impl AlertKind {
+    /// What happened, in a word, for logs that are read by programs.
+    #[must_use]
+    pub const fn event(self) -> &'static str {
+        match self {
+            Self::Alarm => "alarm",
+            Self::Clear => "clear",
+            Self::Escalated => "escalated",
+            Self::Crashed => "crash",
+            Self::Asked => "asked",
+            Self::Restarted => "restarted",
+            Self::GaveUp => "gave-up",
+            Self::Critical => "critical",
+            Self::Trouble => "trouble",
+        }
+    }
+
     /// How serious it is: the word in front of the line.
     #[must_use]
     pub const fn word(self) -> &'static str {
@@ -41,7 +59,7 @@ impl AlertKind {
             Self::Alarm | Self::Escalated | Self::Crashed | Self::Critical | Self::GaveUp => {
                 "alert"
             }
-            Self::Clear | Self::Restarted => "note",
+            Self::Asked | Self::Clear | Self::Restarted => "note",
             Self::Trouble => "warning",
         }
     }

@@ -69,6 +69,9 @@ pub trait Incarnation {
     /// Waits for its end, for so long at most.
     fn wait(&mut self, at_most: Duration);
 
+    /// Asks it to end in order.
+    fn ask_to_stop(&mut self);
+
     /// Asks it to write a crash record and to end.
     ///
     /// # Errors

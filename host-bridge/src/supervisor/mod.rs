@@ -27,7 +27,7 @@ pub mod options;
 pub mod policy;
 pub mod restart;
 pub mod spare;
-mod stamp;
+pub(crate) mod stamp;
 pub mod store;
 mod supervised;
 #[cfg(test)]
@@ -42,7 +42,7 @@ use self::alert::{Alert, AlertKind, Alerts};
 use self::counters::Counters;
 use self::incarnation::{Evidence, Fence, Incarnation, Look};
 use self::lines::Dump;
-use self::options::SupervisionOptions;
+use self::options::{Asked, SupervisionOptions};
 use self::policy::{Action, Alarm, Cause, Ending, Over, Policy, Seen};
 use self::restart::CrashLimit;
 use self::store::{DumpName, DumpStore};
@@ -207,6 +207,9 @@ impl<'a, I: Incarnation> Supervisor<'a, I> {
         if let Some(line) = self.options.criticals.take() {
             self.critical(&line);
         }
+        if let Some(asked) = self.options.requests.take() {
+            self.obey(asked);
+        }
         for _ in 0..ACTIONS_A_POLL {
             let seen = self.see();
             let action = self.policy.step(&seen);
@@ -232,6 +235,20 @@ impl<'a, I: Incarnation> Supervisor<'a, I> {
             (Some(over), _) => Status::Over(over),
             (None, Some(Timing { started: None, .. })) => Status::Between,
             (None, _) => Status::Alive,
+        }
+    }
+
+    /// What somebody outside wants of the partition that runs. One that hangs, and does not end, is
+    /// then dealt with as ever.
+    fn obey(&mut self, asked: Asked) {
+        match asked {
+            Asked::Restart => self.policy.restart_asked(),
+            Asked::Drain => self.stop(),
+        }
+        let line = format!("{} is asked to end ({})", self.who(), asked.word());
+        self.raise(AlertKind::Asked, asked.word(), line, None);
+        if let Some(current) = &mut self.current {
+            current.ask_to_stop();
         }
     }
 
@@ -328,6 +345,11 @@ impl<'a, I: Incarnation> Supervisor<'a, I> {
             CrashLimit::OFF => u32::MAX,
             limit => limit.crashes,
         };
+        if self.policy.was_asked_to_restart() {
+            // Its end is what was wanted; its next start is told when it has come.
+            self.pending = None;
+            return;
+        }
         let next = lines::next_start(delay, self.policy.recent_crashes(), limit);
         self.tell_pending(AlertKind::Crashed, &next);
     }

@@ -35,6 +35,8 @@ pub struct SupervisionOptions {
     pub spares: Option<Spares>,
     /// Critical alerts of the partition itself: see [`Criticals::sink`].
     pub criticals: Criticals,
+    /// What the control socket asks: see [`Requests`].
+    pub requests: Requests,
 }
 
 /// Critical alerts on their way from who reads the events to the supervisor, which treats each as
@@ -62,6 +64,45 @@ impl Criticals {
 
     pub(super) fn take(&self) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+}
+
+/// What is asked of a supervisor from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// Let the partition end in order, and start it again.
+    Restart,
+    /// Let the partition end in order, and start nothing again.
+    Drain,
+}
+
+impl Asked {
+    /// A word for it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Restart => "restart",
+            Self::Drain => "drain",
+        }
+    }
+}
+
+/// Wishes on their way from the control socket to the supervisor, which looks at each poll. The
+/// last one counts, and none counts after a drain. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Requests(Arc<Mutex<Option<Asked>>>);
+
+impl Requests {
+    /// Asks.
+    pub fn ask(&self, asked: Asked) {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if *waiting != Some(Asked::Drain) {
+            *waiting = Some(asked);
+        }
+    }
+
+    pub(super) fn take(&self) -> Option<Asked> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 

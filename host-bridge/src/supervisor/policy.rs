@@ -73,6 +73,8 @@ pub struct Policy {
     stop_asked: bool,
     /// The partition has called itself critically ill.
     critical: bool,
+    /// Somebody wants it to be started again when it has ended.
+    restart_asked: bool,
     ending: Ending,
 }
 
@@ -88,6 +90,7 @@ impl Policy {
             stopped: None,
             stop_asked: false,
             critical: false,
+            restart_asked: false,
             ending: Ending::Killed,
         }
     }
@@ -96,6 +99,18 @@ impl Policy {
     /// is accused, from its next look on.
     pub const fn critical(&mut self) {
         self.critical = matches!(self.state, State::Watching | State::Alarmed(..));
+    }
+
+    /// Somebody wants the partition to be started again; the caller asks it to end. Its end is then
+    /// no crash, if it ends in order, whatever the policy of restarts is.
+    pub const fn restart_asked(&mut self) {
+        self.restart_asked = true;
+    }
+
+    /// Whether the end that was decided on last was one that somebody asked for.
+    #[must_use]
+    pub const fn was_asked_to_restart(&self) -> bool {
+        self.restart_asked && matches!(self.ending, Ending::Done | Ending::Failed)
     }
 
     /// The deadlines.
@@ -284,6 +299,10 @@ impl Policy {
         if self.stop_asked {
             return self.end(Over::Ended(self.ending));
         }
+        if self.was_asked_to_restart() {
+            self.state = State::Delayed(now);
+            return Action::Delay(Duration::ZERO);
+        }
         match self.restarts.decide(now, self.ending) {
             Decision::Restart(delay) => {
                 self.state = State::Delayed(now.saturating_add(delay));
@@ -315,7 +334,7 @@ impl Policy {
         if running {
             self.state = State::Watching;
             self.watch = Watch::new(now);
-            (self.stopped, self.critical) = (None, false);
+            (self.stopped, self.critical, self.restart_asked) = (None, false, false);
             return Action::Wait;
         }
         self.ending = Ending::NotStarted;

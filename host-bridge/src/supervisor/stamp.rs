@@ -9,11 +9,17 @@ const DAYS_OF_400_YEARS: u64 = 146_097;
 /// `20261125T233012.123Z`: no separator that a file system or a shell minds.
 #[must_use]
 pub(super) fn compact(at: SystemTime) -> String {
+    rfc3339(at).chars().filter(|c| !matches!(c, '-' | ':')).collect()
+}
+
+/// `2026-11-25T23:30:12.123Z`: for logs.
+#[must_use]
+pub(crate) fn rfc3339(at: SystemTime) -> String {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     let (year, month, day) = civil(days);
     format!(
-        "{year:04}{month:02}{day:02}T{:02}{:02}{:02}.{:03}Z",
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",
         second / 3600,
         second / 60 % 60,
         second % 60,

@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
-use core_runtime::partition::PartitionState;
+use core_runtime::partition::{PartitionState, StopReason};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use super::incarnation::{Evidence, Fence, Incarnation, Look};
@@ -55,6 +55,10 @@ impl Incarnation for PartitionHandle {
 
     fn wait(&mut self, at_most: Duration) {
         self.rest(at_most);
+    }
+
+    fn ask_to_stop(&mut self) {
+        self.request_stop(StopReason::Finished);
     }
 
     fn ask_for_dump(&mut self) -> io::Result<()> {

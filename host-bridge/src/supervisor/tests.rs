@@ -23,6 +23,8 @@ enum Script {
     Done,
     /// Runs on; ends when asked for a dump.
     Ill,
+    /// Runs until it is asked to end.
+    Obedient,
     /// Runs for ever.
     Fine,
 }
@@ -34,6 +36,12 @@ struct Actor {
     ended: bool,
     held: u32,
     told: Rc<RefCell<Vec<&'static str>>>,
+}
+
+impl Actor {
+    fn is_well(&self) -> bool {
+        matches!(self.script, Script::Done | Script::Obedient)
+    }
 }
 
 impl Incarnation for Actor {
@@ -51,8 +59,7 @@ impl Incarnation for Actor {
 
     fn look(&mut self) -> Look {
         self.looks += 1;
-        let moves =
-            matches!(self.script, Script::Crash | Script::Done | Script::Fine | Script::Ill);
+        let moves = !matches!(self.script, Script::Hang | Script::Deaf);
         let dies = matches!(self.script, Script::Crash | Script::Done) && self.looks > 3;
         self.ended |= dies;
         let task = (!moves).then_some(Polled { number: 2, age: Duration::from_secs(5) });
@@ -65,6 +72,11 @@ impl Incarnation for Actor {
     }
 
     fn wait(&mut self, _: Duration) {}
+
+    fn ask_to_stop(&mut self) {
+        self.told.borrow_mut().push("stop");
+        self.ended |= self.script == Script::Obedient;
+    }
 
     fn ask_for_dump(&mut self) -> io::Result<()> {
         self.told.borrow_mut().push("dump");
@@ -85,12 +97,12 @@ impl Incarnation for Actor {
             self.held -= 1;
             return Fence::Held("device or resource busy".to_owned());
         }
-        Fence::Free(if self.script == Script::Done { Ending::Done } else { Ending::Killed })
+        Fence::Free(if self.is_well() { Ending::Done } else { Ending::Killed })
     }
 
     fn evidence(&mut self, fenced: bool, killed: Option<Cause>) -> Evidence {
         self.told.borrow_mut().push(if fenced { "read" } else { "read the region" });
-        let ending = if self.script == Script::Done { Ending::Done } else { Ending::Crashed };
+        let ending = if self.is_well() { Ending::Done } else { Ending::Crashed };
         let reason = killed.map_or("panic", Cause::word).to_owned();
         let dump = (ending != Ending::Done).then(|| b"HYDUMP".to_vec());
         Evidence { ending, reason, what: "index 9 of 8".to_owned(), task: None, dump }
@@ -227,6 +239,44 @@ fn one_that_calls_itself_critically_ill_is_asked_for_a_dump_and_started_again() 
     let lines = stage.lines();
     assert!(lines[0].ends_with("says: critical alert 7: the book is torn"), "{lines:?}");
     assert!(lines[2].contains("-1-critical-alert.hycrash; started again"), "{lines:?}");
+}
+
+#[test]
+fn one_that_is_asked_to_restart_ends_in_order_and_runs_again_whatever_the_policy_is() {
+    let stage = Stage::new();
+    let options = SupervisionOptions { restart: RestartPolicy::Never, ..stage.options() };
+    options.requests.ask(Asked::Restart);
+    let status = stage.play(&[Script::Obedient, Script::Fine], 0, options);
+    assert_eq!(status, Status::Alive);
+    assert_eq!(stage.told(), "start stop fence read start");
+    let who = |number| format!("note: partition feed (pid 100, incarnation {number})");
+    assert_eq!(
+        stage.lines(),
+        [format!("{} is asked to end (restart)", who(1)), format!("{} runs", who(2))]
+    );
+    assert_eq!((stage.counters.restarts(), stage.counters.dumps()), (1, 0));
+}
+
+#[test]
+fn one_that_crashes_on_its_way_to_a_restart_has_crashed() {
+    let stage = Stage::new();
+    let options = stage.options();
+    options.requests.ask(Asked::Restart);
+    stage.play(&[Script::Crash, Script::Fine], 0, options);
+    let lines = stage.lines();
+    assert!(lines[1].contains("died: index 9 of 8"), "{lines:?}");
+}
+
+#[test]
+fn one_that_is_drained_is_not_started_again() {
+    let stage = Stage::new();
+    let options = SupervisionOptions { restart: RestartPolicy::Always, ..stage.options() };
+    options.requests.ask(Asked::Drain);
+    // Too late: it is on its way to its end.
+    options.requests.ask(Asked::Restart);
+    let status = stage.play(&[Script::Obedient], 0, options);
+    assert_eq!(status, Status::Over(Over::Ended(Ending::Done)));
+    assert_eq!(stage.told(), "start stop fence read");
 }
 
 #[test]

@@ -250,7 +250,9 @@ mod tests {
     fn a_scrape_gets_figures_and_anything_else_a_line() {
         let scraped = said("GET /metrics?x=1 HTTP/1.1\r\nHost: x\r\n\r\n");
         assert!(scraped.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4"));
-        assert!(scraped.contains("Content-Length: 8\r\n") && scraped.ends_with("\r\n\r\nfigures\n"));
+        assert!(
+            scraped.contains("Content-Length: 8\r\n") && scraped.ends_with("\r\n\r\nfigures\n")
+        );
         assert!(said("HEAD /metrics HTTP/1.1\r\n\r\n").ends_with("close\r\n\r\n"));
         for (head, status) in [
             ("GET /../etc/passwd HTTP/1.1\r\n\r\n", "404"),

@@ -14,6 +14,7 @@
 //! | [`http`], [`textfile`] | the two ways out |
 //! | [`control`] | JSON-RPC on a socket: statistics, regions, restart, drain |
 //! | [`statistics`] | figures as JSON, since a moment that a client chose |
+//! | [`log`] | lines of a log as JSON |
 //! | [`export`] | what a program's flags ask for, running until it is dropped |
 //!
 //! It never touches a partition's core: everything here runs on the host's threads.
@@ -22,6 +23,7 @@ pub mod control;
 pub mod export;
 pub mod families;
 pub mod http;
+pub mod log;
 pub mod look;
 pub mod statistics;
 mod stopper;
@@ -96,7 +98,8 @@ struct State {
     places: Vec<Place>,
     counters: Vec<Counters>,
     requests: Vec<(String, Requests)>,
-    methods: Vec<Box<dyn Methods>>,
+    methods: Vec<Arc<dyn Methods>>,
+    resets: Vec<(String, Arc<Look>)>,
 }
 
 #[derive(Debug)]
@@ -145,7 +148,28 @@ impl Telemetry {
 
     /// Adds methods of the program's own to the control socket.
     pub fn add_methods(&self, methods: impl Methods + 'static) {
-        self.with(|state| state.methods.push(Box::new(methods)));
+        self.with(|state| state.methods.push(Arc::new(methods)));
+    }
+
+    /// Methods beside the host's own.
+    pub(crate) fn methods(&self) -> Vec<Arc<dyn Methods>> {
+        self.with(|state| state.methods.clone())
+    }
+
+    /// From now on this partition's statistics are counted from `look`.
+    pub(crate) fn reset(&self, partition: &str, look: Look) {
+        self.with(|state| {
+            state.resets.retain(|(name, _)| name != partition);
+            state.resets.push((partition.to_owned(), Arc::new(look)));
+        });
+    }
+
+    /// Where this partition's statistics are counted from.
+    pub(crate) fn reset_of(&self, partition: &str) -> Option<Arc<Look>> {
+        self.with(|state| {
+            let found = state.resets.iter().find(|(name, _)| name == partition);
+            found.map(|(_, look)| Arc::clone(look))
+        })
     }
 
     /// The partitions that run.

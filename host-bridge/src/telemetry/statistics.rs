@@ -26,9 +26,8 @@ const PERCENTILES: [(&str, u32); 6] = [
 /// Who it is and how it is.
 #[must_use]
 pub fn partition(identity: &Identity, look: Option<&Look>) -> Value {
-    let state = look.map_or(PartitionState::Unborn, |look| {
-        PartitionState::from_word(look.state.state)
-    });
+    let state =
+        look.map_or(PartitionState::Unborn, |look| PartitionState::from_word(look.state.state));
     json!({
         "name": identity.name,
         "cpu": identity.cpu,

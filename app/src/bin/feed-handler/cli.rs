@@ -12,8 +12,10 @@ use feed_handler::synth::MAX_STOCKS;
 use host_bridge::Isolation;
 use host_bridge::backend::SqPollChoice;
 use host_bridge::sys::realtime::RtPriority;
+use host_bridge::telemetry::log::LogFormat;
 
 use crate::supervise::SupervisionArgs;
+use crate::telemetry::TelemetryArgs;
 use crate::values::{
     parse_block, parse_count, parse_cpu, parse_mdts, parse_message_time, parse_orders,
     parse_reconnect_time, parse_size, parse_sqpoll, parse_symbols, parse_time_ns, parse_transfer,
@@ -229,6 +231,8 @@ pub(crate) struct MachineArgs {
     #[command(flatten)]
     pub(crate) supervision: SupervisionArgs,
     #[command(flatten)]
+    pub(crate) telemetry: TelemetryArgs,
+    #[command(flatten)]
     pub(crate) vfio: VfioArgs,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
@@ -308,6 +312,26 @@ pub(crate) struct ModelArgs {
     /// Time that each command takes at least
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_time_ns)]
     pub(crate) model_latency: u64,
+}
+
+impl Cli {
+    /// How the lines on stderr are written. A listener without a partition writes text.
+    pub(crate) fn log_format(&self) -> LogFormat {
+        let machine = match &self.command {
+            None => &self.machine,
+            Some(Command::Ingest(args)) => &args.machine,
+            Some(Command::Replay(args)) => &args.machine,
+            Some(Command::IdNs(args)) => &args.machine,
+            Some(
+                Command::IdCtrl(args)
+                | Command::SmartLog(args)
+                | Command::ErrorLog(args)
+                | Command::List(args),
+            ) => &args.machine,
+            Some(Command::Live(_)) => return LogFormat::Text,
+        };
+        machine.telemetry.log
+    }
 }
 
 #[cfg(test)]

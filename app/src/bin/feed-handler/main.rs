@@ -20,6 +20,7 @@ mod report;
 mod run;
 mod summary;
 mod supervise;
+mod telemetry;
 mod values;
 
 use std::process::ExitCode;
@@ -46,6 +47,7 @@ fn host() -> ExitCode {
             return ExitCode::from(exit.code());
         }
     };
+    output::log_as(cli.log_format());
     let outcome = match &cli.command {
         None => run::day(&cli.day, &cli.machine),
         Some(Command::Ingest(args)) => run::ingest(args),

@@ -199,6 +199,9 @@ pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
     });
     let runtime = Runtime::with_warnings(partition_cpu(machine.core)?, warnings)?;
     let Supervision { options, alerts, counters, spares } = machine.supervision.supervision()?;
+    runtime.telemetry().add_counters(&counters);
+    runtime.telemetry().add_requests(ENTRY_NAME, &options.requests);
+    let exports = machine.telemetry.start(&runtime, quiet)?;
     let progress = Progress::new(machine.quiet, feed.as_ref().map_or(0, Feed::expected));
     let work = RefCell::new(Work { feed, events, progress, signal: None, error: None });
     let criticals = options.criticals.clone();
@@ -240,6 +243,7 @@ pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
     take_events(&mut partition, &mut events);
     let figures = summary::Measured::read(&partition);
     let report = partition.join();
+    drop(exports);
     let notes = report.device.iter().flat_map(|device| &device.notes);
     if !machine.quiet {
         notes.for_each(|note| output::note(format_args!("warning: {note}")));

@@ -112,7 +112,7 @@ impl SupervisionArgs {
         let alerts = Alerts::to(|alert| {
             // An error that it came to in order is the program's own to tell.
             if !(alert.kind == AlertKind::GaveUp && alert.reason == Ending::Failed.word()) {
-                output::note(alert);
+                output::alert(alert);
             }
         });
         let alerts = options.alerts(alerts, &counters);
