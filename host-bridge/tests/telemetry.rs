@@ -1,4 +1,5 @@
-//! Figures of a real partition, as Prometheus, a control client and a reader of its region see them.
+//! Figures of a real partition, as Prometheus, a control client and a reader of its region see
+//! them.
 
 mod common;
 

@@ -2,9 +2,9 @@
 //!
 //! A [`crate::Runtime`] has one [`Telemetry`]. Each partition that it starts enters itself, with a
 //! read-only descriptor of its region, and leaves at its end; supervisors add their counters. What
-//! is exported is read out of the regions by `pread` at the moment somebody asks: nothing is sampled
-//! between, and no memory is mapped, so that a partition's end cannot pull pages from under a
-//! reader.
+//! is exported is read out of the regions by `pread` at the moment somebody asks: nothing is
+//! sampled between, and no memory is mapped, so that a partition's end cannot pull pages from
+//! under a reader.
 //!
 //! | module | what |
 //! |---|---|

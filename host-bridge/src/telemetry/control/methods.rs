@@ -85,11 +85,13 @@ fn unknown(telemetry: &Telemetry, method: &str) -> RpcError {
 }
 
 fn info(host: &Host) -> Value {
+    let uptime = host.telemetry.begun().elapsed().as_millis();
+    let uptime = u64::try_from(uptime).unwrap_or(u64::MAX);
     json!({
         "program": &*host.program,
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
-        "uptime_ms": u64::try_from(host.telemetry.begun().elapsed().as_millis()).unwrap_or(u64::MAX),
+        "uptime_ms": uptime,
         "tsc_hz": host.telemetry.clock().hz(),
         "abi_version": hybrid_abi::ABI_VERSION,
     })

@@ -52,8 +52,8 @@ pub trait Methods: std::fmt::Debug + Send + Sync {
     fn call(&self, method: &str, params: &Value) -> Result<Value, RpcError>;
 }
 
-/// The directory in which each host makes one of its own: `/run/hybrid-runtime` for root, else below
-/// `$XDG_RUNTIME_DIR`, which the caller gives; `None` where there is none.
+/// The directory in which each host makes one of its own: `/run/hybrid-runtime` for root, else
+/// below `$XDG_RUNTIME_DIR`, which the caller gives; `None` where there is none.
 #[must_use]
 pub fn run_dir(is_root: bool, runtime_dir: Option<&Path>) -> Option<PathBuf> {
     const NAME: &str = "hybrid-runtime";

@@ -131,7 +131,7 @@ fn random_damage_to_a_request_never_ends_the_conversation() {
     for _ in 0..2_000 {
         let mut line = good.clone();
         for _ in 0..next() % 6 {
-            let at = next() as usize % line.len();
+            let at = usize::try_from(next() % line.len() as u64).expect("small");
             match next() % 3 {
                 0 => line[at] = next().to_le_bytes()[0],
                 1 => drop(line.remove(at)),
