@@ -1,10 +1,18 @@
-//! `probe-util`: reads what partitions leave behind.
+//! `probe-util`: looks at partitions that run, and reads what others have left behind.
 //!
 //! Knows the layouts of `hybrid-abi` and no other crate of ours but the conventions, so that it can
 //! explain what an older program wrote, on a machine that has none of the rest. It changes nothing.
 #![forbid(unsafe_code)]
 
 mod dump;
+mod figures;
+mod hosts;
+mod jitter;
+mod list;
+mod look;
+mod metrics;
+mod stop;
+mod top;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -12,11 +20,12 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use hybrid_conventions::Exit;
 
-/// Read what the partitions of hybrid-runtime leave behind
+/// Look at the partitions of hybrid-runtime, and read what they leave behind
 #[derive(Debug, Parser)]
 #[command(
     version,
-    after_help = "Exit codes: 0 ok, 1 error, usage errors and damaged files included."
+    after_help = "Exit codes: 0 ok, 1 error, usage errors and damaged files included, 2 a threshold \
+                  exceeded, 130 and 143 on signals."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -28,6 +37,14 @@ struct Cli {
 enum Command {
     /// Explain a crash dump: what died and why, where, what it was doing, what the device owed it
     Dump(dump::Args),
+    /// List the hosts and partitions that run on this machine
+    List(list::Args),
+    /// Print every figure that a partition publishes
+    Metrics(metrics::Args),
+    /// Watch partitions live: useful, empty and stolen time, I/O, latencies, tasks
+    Top(top::Args),
+    /// Report how quiet the partitions' cores have been
+    Jitter(jitter::Args),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +59,10 @@ fn main() -> ExitCode {
     };
     let outcome = match &cli.command {
         Command::Dump(args) => dump::command(args),
+        Command::List(args) => list::command(args),
+        Command::Metrics(args) => metrics::command(args),
+        Command::Top(args) => top::command(args),
+        Command::Jitter(args) => jitter::command(args),
     };
     let exit = outcome.unwrap_or_else(|error| {
         let _ = writeln!(std::io::stderr().lock(), "probe-util: {error:#}");

@@ -56,7 +56,7 @@ fn symbols_and_days_beyond_what_is_possible_are_refused_with_what_is_allowed() {
 }
 
 /// Every option, and the test that shows what it does. A new one needs a line here and a test.
-const OPTIONS: [(&str, &str); 54] = [
+const OPTIONS: [(&str, &str); 60] = [
     ("--allow-writes", "bad_device::a_device_that_carries_something_else_is_..."),
     ("--bbo", "real_data"),
     ("--check-silence", "silence"),
@@ -111,6 +111,12 @@ const OPTIONS: [(&str, &str); 54] = [
     ("--task-timeout", "supervision::a_partition_that_is_stopped_and_let_go_on_survives"),
     ("--vfio-user-reconnect", "vfio_user::a_server_that_goes_is_waited_for_as_long_as_was_said"),
     ("--vfio-user-timeout", "vfio_user::a_server_that_never_answers_is_waited_for_..."),
+    ("--log", "telemetry::a_client_restarts_and_drains_the_partition_and_every_line_is_json"),
+    ("--metrics", "telemetry::figures_are_served_while_it_runs"),
+    ("--metrics-every", "telemetry::a_client_restarts_and_drains_the_partition_..."),
+    ("--metrics-textfile", "telemetry::a_client_restarts_and_drains_the_partition_..."),
+    ("--no-control", "telemetry::a_place_that_cannot_be_had_is_one_line_with_what_to_change"),
+    ("--run-dir", "telemetry::figures_are_served_while_it_runs"),
 ];
 
 #[test]

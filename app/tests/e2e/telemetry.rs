@@ -62,6 +62,7 @@ fn a_client_restarts_and_drains_the_partition_and_every_line_is_json() {
     let (run_dir, prom) = (dir.path("run"), dir.path("hybrid.prom"));
     let mut args = vec!["--messages", "50k", "--log", "json", "--run-dir", text(&run_dir)];
     args.extend(["--metrics", "127.0.0.1:0", "--metrics-textfile", text(&prom)]);
+    args.extend(["--metrics-every", "10ms"]);
     args.extend(SLOW);
     let started = machine.start(&args);
     let stream = connect(&started, &run_dir);
@@ -73,6 +74,11 @@ fn a_client_restarts_and_drains_the_partition_and_every_line_is_json() {
     let supervision = &statistics["result"]["supervision"];
     assert_eq!(supervision["hybrid_partition_restarts_total"], 1, "{supervision}");
     assert_eq!(supervision["hybrid_crash_dumps_total/panic"], 0, "{supervision}");
+    let begun = Instant::now();
+    while !std::fs::read_to_string(&prom).expect("whole").contains("_restarts_total 1\n") {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the file is not written again");
+        assert!(started.runs_for(Duration::from_millis(5)), "it ended early");
+    }
     assert_eq!(call(&stream, "partition_drain")["result"]["asked"], "drain");
     drop(stream);
     let run = started.wait();
@@ -121,7 +127,7 @@ fn a_place_that_cannot_be_had_is_one_line_with_what_to_change() {
     let Some(machine) = Machine::of(name) else { return };
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let at = listener.local_addr().expect("an address").to_string();
-    let run = machine.run(&["--messages", "1k", "--metrics", &at, "--no-control"]);
+    let run = machine.run(&["--messages", "10k", "--metrics", &at, "--no-control"]);
     run.refused(1, &["--metrics", &at, "name another place"]);
     assert!(TcpStream::connect(&at).is_ok(), "the other one still listens");
 }
