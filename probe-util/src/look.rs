@@ -108,7 +108,7 @@ impl Between<'_> {
     }
 
     /// A counter's growth in a second.
-    pub(crate) fn rate(&self, name: &str) -> f64 {
+    pub(crate) fn rate(&self, name: &str) -> u64 {
         per_second(self.grown(name), self.elapsed_ns())
     }
 
@@ -162,7 +162,7 @@ pub(crate) struct TaskRow {
     /// Percent of the time.
     pub(crate) share: f64,
     /// A second.
-    pub(crate) polls: f64,
+    pub(crate) polls: u64,
     pub(crate) overruns: u64,
     pub(crate) longest_ns: u64,
     pub(crate) budget_ns: u64,
@@ -187,6 +187,7 @@ fn percent(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { 100.0 * part as f64 / whole as f64 }
 }
 
-fn per_second(count: u64, ns: u64) -> f64 {
-    if ns == 0 { 0.0 } else { count as f64 * 1e9 / ns as f64 }
+fn per_second(count: u64, ns: u64) -> u64 {
+    let rate = u128::from(count) * 1_000_000_000 / u128::from(ns.max(1));
+    if ns == 0 { 0 } else { u64::try_from(rate).unwrap_or(u64::MAX) }
 }

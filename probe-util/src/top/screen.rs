@@ -98,7 +98,7 @@ impl Page<'_> {
 
     fn text(&self, watch: &Watch, height: usize) -> Text<'static> {
         let Some(watched) = watch.get(self.view.index) else {
-            let keys = self.keys(0, 0);
+            let keys = self.keys(0);
             let wait = "probe-util top: no partition runs; waiting for one".to_owned();
             return Text::from(vec![Line::from(wait), Line::default(), keys]);
         };
@@ -118,7 +118,7 @@ impl Page<'_> {
             lines.push(Line::default());
         }
         lines.truncate(height.saturating_sub(1));
-        lines.push(self.keys(self.view.index, watch.len()));
+        lines.push(self.keys(watch.len()));
         Text::from(lines)
     }
 
@@ -128,7 +128,7 @@ impl Page<'_> {
         let ran = watched.between(true).map_or(0, |all| all.elapsed_ns());
         let place = format!("{}/{partitions}", self.view.index + 1);
         let name = format!("{}  cpu {}", watched.name, watched.cpu);
-        let state = format!("{}", watched.state());
+        let state = watched.state().to_owned();
         let rest = format!("  start {}  ran {}", watched.incarnation, HumanNanos(ran));
         let used = name.len() + 2 + state.len() + rest.len() + place.len();
         let gap = " ".repeat(self.width.saturating_sub(used).max(1));
@@ -151,11 +151,15 @@ impl Page<'_> {
     fn time(&self, lines: &mut Vec<Line<'static>>, between: &Between<'_>) {
         let share = |name| between.share(name);
         let (useful, stolen) = (share("useful_ns"), share("stolen_ns"));
-        let columns = |percent: f64| (percent / 100.0 * self.width as f64).round() as usize;
-        let full = columns(useful).min(self.width);
+        let columns = |name| {
+            let all = u128::from(between.elapsed_ns().max(1));
+            let part = u128::from(between.grown(name)) * self.width as u128;
+            usize::try_from((part + all / 2) / all).unwrap_or(self.width)
+        };
+        let full = columns("useful_ns").min(self.width);
         // A little that was stolen is seen too.
         let least = usize::from(stolen > 0.0);
-        let taken = columns(stolen).max(least).min(self.width - full);
+        let taken = columns("stolen_ns").max(least).min(self.width - full);
         let empty = self.width - full - taken;
         lines.push(Line::from(vec![
             Span::styled("█".repeat(full), self.style(Color::Green)),
@@ -180,13 +184,11 @@ impl Page<'_> {
     fn io(&self, lines: &mut Vec<Line<'static>>, between: &Between<'_>, now: &Look) {
         let (failed, retried) = (now.number("io_failed"), now.number("io_retried"));
         let resets = now.number("controller_resets");
-        let iops = Si(between.rate("io_completed") as u64);
-        let bytes = HumanBytes(between.rate("io_bytes") as u64);
+        let iops = Si(between.rate("io_completed"));
+        let bytes = HumanBytes(between.rate("io_bytes"));
         let (depth, most) = (now.number("queue_depth"), now.number("queue_depth_high_water"));
         lines.push(Line::from(vec![
-            Span::raw(format!(
-                "I/O      {iops}/s   {bytes}/s   {depth} in flight (most {most})   "
-            )),
+            Span::raw(format!("I/O      {iops}/s  {bytes}/s  {depth} in flight (most {most})  ")),
             Span::styled(format!("{failed} failed"), self.bad(failed)),
             Span::raw("  "),
             Span::styled(format!("{retried} retried"), self.bad(retried)),
@@ -277,7 +279,7 @@ impl Page<'_> {
                 cut(&task.name, 23),
                 task.figures.class_name(),
                 task.share,
-                Si(task.polls as u64).to_string(),
+                Si(task.polls).to_string(),
                 Count(task.figures.overruns).to_string(),
                 HumanNanos(task.longest_ns).to_string(),
                 task.state_name(),
@@ -304,17 +306,16 @@ impl Page<'_> {
         let load = watched.core_load();
         let interrupts = load.interrupts.iter().map(|(name, rate)| format!("{name} {rate:.0}/s"));
         let threads = load.threads.iter().map(|(name, share)| format!("{name} {share:.1} %"));
-        let all: Vec<_> = interrupts.chain(threads).collect();
+        let all: Vec<_> = threads.chain(interrupts).collect();
         let said = if all.is_empty() { "nobody else".to_owned() } else { all.join(", ") };
         lines.push(Line::from(cut(&format!("on cpu {}: {said}", watched.cpu), self.width)));
     }
 
-    fn keys(&self, index: usize, partitions: usize) -> Line<'static> {
+    fn keys(&self, partitions: usize) -> Line<'static> {
         let what = if self.view.since_start { "since its start" } else { "since the last look" };
         let paused = if self.view.paused { "PAUSED  " } else { "" };
         let delay = self.view.delay.as_secs_f64();
         let others = if partitions > 1 { "  <- -> partition" } else { "" };
-        let _ = index;
         let keys = format!("{paused}q quit{others}  c {what}  p pause  +/- every {delay} s");
         Line::styled(cut(&keys, self.width), self.dim())
     }
@@ -349,7 +350,9 @@ fn sparkline(values: impl DoubleEndedIterator<Item = u64>) -> String {
         0 => ' ',
         value => {
             let height = ((*value as f64).ln() - low) / span * 7.0;
-            BLOCKS[(height.round() as usize).min(7)]
+            // The highest block that it reaches, rounded.
+            let reached = (0_u8..8).rev().find(|step| height >= f64::from(*step) - 0.5);
+            BLOCKS[usize::from(reached.unwrap_or(0))]
         }
     };
     last.iter().map(block).collect()
