@@ -1,7 +1,7 @@
 //! The hosts that run on this machine, and their partitions' regions.
 //!
-//! A host makes `<run dir>/<pid>/control.sock` (`host_bridge::telemetry::control`). A region is asked
-//! for there and comes as a descriptor that cannot write; what is in it is read by `pread`, so that
+//! A host makes `<run dir>/<pid>/control.sock` (`host_bridge::telemetry::control`). A region is
+//! asked for there and comes as a descriptor that cannot write; what is in it is read by `pread`, so that
 //! neither this program nor the partition can do the other any harm.
 
 use std::fs::File;

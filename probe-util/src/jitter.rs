@@ -28,7 +28,7 @@ const ROWS: [(&str, &str); 3] = [
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   probe-util jitter                    since each partition's start
-  probe-util jitter -d 10s -T 20us     of the next ten seconds; exit code 2 if more was stolen at once
+  probe-util jitter -d 10s -T 20us     of the next ten seconds; 2 if more was stolen at once
 
 Exit codes: 0 ok, 1 error, 2 a gap above the threshold, 130 and 143 on signals.")]
 pub(crate) struct Args {

@@ -24,8 +24,8 @@ use hybrid_conventions::Exit;
 #[derive(Debug, Parser)]
 #[command(
     version,
-    after_help = "Exit codes: 0 ok, 1 error, usage errors and damaged files included, 2 a threshold \
-                  exceeded, 130 and 143 on signals."
+    after_help = "Exit codes: 0 ok, 1 error, usage errors and damaged files included, 2 a \
+                  threshold exceeded, 130 and 143 on signals."
 )]
 struct Cli {
     #[command(subcommand)]

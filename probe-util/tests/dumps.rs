@@ -62,7 +62,17 @@ fn wrong_files_and_wrong_usage_end_with_1_and_a_line() {
     assert!(said(&["dump", "absent"]).starts_with("probe-util: reading absent: "));
     assert!(said(&["dump", "panic.txt"]).starts_with("probe-util: panic.txt is no crash dump: "));
     assert!(said(&["dump"]).contains("Usage"));
-    assert!(said(&["top"]).contains("unrecognized subcommand"));
+    assert!(said(&["fly"]).contains("unrecognized subcommand"));
+    let nobody = ["--run-dir", "/nonexistent"];
+    for command in [&["metrics"][..], &["jitter"], &["top", "--once"], &["top", "--json"]] {
+        let line = said(&[command, &nobody[..]].concat());
+        let start = "probe-util: no such partition runs (looked in /nonexistent); ";
+        assert!(line.starts_with(start), "{command:?}: {line}");
+    }
+    assert!(said(&["top"]).starts_with("probe-util: stdout is no terminal; --once prints"));
+    assert!(said(&["top", "-d", "1ms"]).contains("at least 50ms is allowed"));
+    let list = run(&[&["list"][..], &nobody].concat());
+    assert_eq!((list.status.code(), &list.stdout[..]), (Some(0), &b"no partition runs\n"[..]));
     let help = run(&["dump", "--help"]);
     assert!(help.status.success());
 }
