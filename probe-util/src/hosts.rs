@@ -1,8 +1,8 @@
 //! The hosts that run on this machine, and their partitions' regions.
 //!
 //! A host makes `<run dir>/<pid>/control.sock` (`host_bridge::telemetry::control`). A region is
-//! asked for there and comes as a descriptor that cannot write; what is in it is read by `pread`, so that
-//! neither this program nor the partition can do the other any harm.
+//! asked for there and comes as a descriptor that cannot write; what is in it is read by `pread`,
+//! so that neither this program nor the partition can do the other any harm.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSliceMut, Write as _};
