@@ -48,7 +48,7 @@ impl OneCore {
         let doorbells = model.doorbells();
         let model = Rc::new(RefCell::new(model));
         let regs = SteppedRegs::leak(&model);
-        let parts = ControllerParts { regs, doorbells, arena, clock, crash: None };
+        let parts = ControllerParts { regs, doorbells, arena, clock, crash: None, probes: None };
         let config = ControllerConfig { latency_sampling: 0, ..ControllerConfig::default() };
         let controller = Controller::new(parts.into(), &Bump::leak(8 << 20), config)?;
         for _ in 0..BRING_UP {

@@ -165,6 +165,7 @@ impl Backend for Stepped {
             arena: self.arena,
             clock: Clock::manual(self.clock),
             crash: None,
+            probes: None,
         })
     }
 
@@ -239,6 +240,7 @@ impl Backend for Threaded {
             arena: self.arena,
             clock: self.clock,
             crash: None,
+            probes: None,
         })
     }
 

@@ -122,7 +122,7 @@ impl Kernel {
         );
         let bump: &'static Bump = Box::leak(Box::new(Bump::leak(4 << 20)));
         let clock = Clock::tsc(2_000_000_000);
-        let parts = BridgeParts { own: peer, peer: own.read_only(), clock };
+        let parts = BridgeParts { own: peer, peer: own.read_only(), clock, probes: None };
         let config = ControllerConfig { deadline_ns: 60_000_000_000, ..Default::default() };
         let device = Device::open(DeviceParts::Bridge(parts), bump, config).expect("a bridge");
         let arena = DmaArena::new(dma, bump).expect("an arena");

@@ -12,6 +12,7 @@ pub mod mem;
 pub mod mesh;
 pub mod metrics;
 pub mod partition;
+pub mod probe;
 pub mod region;
 pub mod ring;
 pub mod task;

@@ -10,6 +10,7 @@ use nvme_spec::{Sqe, Status};
 use crate::controller::Controller;
 use crate::error::{Failed, IoError};
 use crate::hub::Gate;
+use crate::probes;
 use crate::queue::PostError;
 use crate::request::Request;
 use crate::requests::{INTERNAL, Internal, NotStarted};
@@ -68,7 +69,12 @@ impl Internal for AdminSide {
             AdminToken::Step => self.0.life.answer(result),
             AdminToken::Event => self.0.events.arrived(result),
             AdminToken::EventLog => self.0.event_log_read(result),
-            AdminToken::Abort { .. } => self.0.watch.abort_answered(result),
+            AdminToken::Abort { queue, cid } => {
+                let command = (u32::from(queue) + 1) << 16 | u32::from(cid);
+                let aborted = matches!(result, Ok(dw0) if dw0 & 1 == 0);
+                probes::ABORTED.emit(self.0.probes, command, aborted.into(), 0);
+                self.0.watch.abort_answered(result);
+            }
         }
     }
 

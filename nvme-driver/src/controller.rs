@@ -17,6 +17,7 @@ use core::task::Poll;
 use core_runtime::clock::{Clock, Instant};
 use core_runtime::crash::CrashSources;
 use core_runtime::mem::{Bump, DmaArena, DmaBuf, DoorbellRegion, Iova, ShadowDoorbells, SharedDma};
+use core_runtime::probe::Probes;
 use core_runtime::task::WakeSlot;
 use nvme_spec::registers::{Cap, Version};
 use nvme_spec::{
@@ -36,6 +37,7 @@ use crate::hub::{Hub, Queues};
 use crate::latency::LatencyHistograms;
 use crate::lifecycle::{Life, Phase};
 use crate::namespace::{Namespace, Standing};
+use crate::probes;
 use crate::queue::{QueuePair, QueueSpec};
 use crate::quirks::{Quirks, quirks_of};
 use crate::raw::RawQueue;
@@ -105,6 +107,8 @@ pub struct ControllerParts {
     pub clock: Clock,
     /// Where the controller says what it was doing should the partition die; none in tests.
     pub crash: Option<&'static CrashSources>,
+    /// Where it writes its events; none in tests.
+    pub probes: Option<&'static Probes>,
 }
 
 impl fmt::Debug for ControllerParts {
@@ -174,6 +178,7 @@ pub struct Controller {
     /// 4,096 bytes for identify data and internal log reads.
     pub(crate) scratch: SharedDma,
     pub(crate) identify: RefCell<[u8; IDENTIFY_BYTES]>,
+    pub(crate) probes: &'static Probes,
     pub(crate) life: Life,
     pub(crate) watch: Watch,
     pub(crate) events: Events,
@@ -222,8 +227,11 @@ impl Controller {
             bump.alloc(line).map_err(no_memory("waiting tasks"))
         };
         let (io_line, admin_line) = (line()?, line()?);
+        let probes =
+            probes::or_off(parts.probes, parts.clock, bump).map_err(no_memory("probes"))?;
         let make = |spec: QueueSpec, requests: u16, waiters| {
-            let qp = QueuePair::new(spec, doorbells, parts.arena, parts.clock, bump)?;
+            let clock = (parts.clock, probes);
+            let qp = QueuePair::new(spec, doorbells, parts.arena, clock, bump)?;
             Requests::new(qp, requests, waiters, bump)
         };
         let admin = make(admin_spec(&plan, &config), ADMIN_REQUESTS, admin_line)?;
@@ -254,7 +262,8 @@ impl Controller {
             shadows: Self::make_shadows(&parts, &config, (cap.dstrd(), page), bump)?,
             scratch,
             identify: RefCell::new([0; IDENTIFY_BYTES]),
-            life: Life::new(),
+            probes,
+            life: Life::new(probes),
             watch: Watch::new(),
             events: Events::new(),
             time: Cell::new(0),

@@ -391,7 +391,8 @@ mod tests {
         let clock = Clock::manual(Box::leak(Box::new(ManualClock::new(1_000))));
         let doorbells = DoorbellRegion { span: hybrid_shm::leak_zeroed(4096), dstrd: 0 };
         let arena = DmaArena::leak(1 << 20, Iova(0x1_0000)).expect("an arena");
-        let parts = ControllerParts { regs: &Silent, doorbells, arena, clock, crash: None };
+        let parts =
+            ControllerParts { regs: &Silent, doorbells, arena, clock, crash: None, probes: None };
         Controller::new(parts.into(), &Bump::leak(1 << 20), ControllerConfig::default())
             .expect("one")
     }

@@ -36,6 +36,23 @@ pub enum ResetReason {
     Requested,
 }
 
+impl ResetReason {
+    /// As the probes tell it, from 1 in the order above.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::FatalStatus => 1,
+            Self::NotReady => 2,
+            Self::Stuck { .. } => 3,
+            Self::AdminStuck => 4,
+            Self::Rogue => 5,
+            Self::Event => 6,
+            Self::QueueReset => 7,
+            Self::Requested => 8,
+        }
+    }
+}
+
 impl fmt::Display for ResetReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

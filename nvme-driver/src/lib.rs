@@ -40,6 +40,7 @@ mod latency;
 mod lifecycle;
 mod namespace;
 mod places;
+mod probes;
 mod prp;
 mod queue;
 mod quirks;

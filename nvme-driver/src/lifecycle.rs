@@ -24,6 +24,7 @@ mod shutdown;
 use core::cell::Cell;
 
 use core_runtime::mem::Iova;
+use core_runtime::probe::{Probes, Register};
 use nvme_spec::registers::{Acq, Aqa, Asq, Cc, Crto, Csts, Shn};
 use nvme_spec::{
     AdminOpcode, AsyncEventConfig, Cid, Cns, CreateCq, CreateSq, FeatureId, Nsid, NumberOfQueues,
@@ -35,6 +36,7 @@ use crate::bringup::{self, ADMIN_ENTRIES};
 use crate::controller::Controller;
 use crate::error::{ControllerError, ResetReason, Step};
 use crate::hub::Gate;
+use crate::probes;
 use crate::queue::Mode;
 use crate::quirks::{CHECK_DELAY_NS, Quirks};
 use crate::regs::RegsError;
@@ -117,10 +119,35 @@ pub(crate) enum Phase {
     Dead,
 }
 
+impl Phase {
+    /// As the probes tell it, from 1 in the order above.
+    const fn number(self) -> u32 {
+        match self {
+            Self::Start => 1,
+            Self::AwaitReady => 2,
+            Self::Disabling => 3,
+            Self::Settling => 4,
+            Self::Resting => 5,
+            Self::Enabling => 6,
+            Self::Admin(_) => 7,
+            Self::Ready => 8,
+            Self::QueueReset(..) => 9,
+            Self::Draining => 10,
+            Self::Deleting(_) => 11,
+            Self::ShutdownWait => 12,
+            Self::FinalDisable => 13,
+            Self::Off => 14,
+            Self::Dead => 15,
+        }
+    }
+}
+
 /// Where the machine stands.
 #[derive(Debug)]
 pub(crate) struct Life {
     phase: Cell<Phase>,
+    phase_now: Register,
+    resets_now: Register,
     /// Limit of the wait that is on, on the driver's clock, and its length.
     until: Cell<u64>,
     limit_ns: Cell<u64>,
@@ -147,9 +174,11 @@ pub(crate) struct Life {
 }
 
 impl Life {
-    pub(crate) const fn new() -> Self {
+    pub(crate) fn new(probes: &Probes) -> Self {
         Self {
             phase: Cell::new(Phase::Start),
+            phase_now: probes.registers().add(probes::PHASE_NOW),
+            resets_now: probes.registers().add(probes::RESETS),
             until: Cell::new(0),
             limit_ns: Cell::new(0),
             answer: Cell::new(None),
@@ -278,6 +307,11 @@ impl Controller {
 
     fn enter(&self, phase: Phase) {
         self.life.phase.set(phase);
+        self.life.phase_now.set(phase.number().into());
+        probes::PHASE.emit(self.probes, phase.number(), 0, 0);
+        if let Phase::QueueReset(queue, Ask::DeleteSq(_)) = phase {
+            probes::QUEUE_RESET.emit(self.probes, u32::from(queue) + 1, 0, 0);
+        }
     }
 
     /// Enters a phase that may last `limit_ns`.
@@ -300,6 +334,9 @@ impl Controller {
     /// Takes the controller away from everybody and starts over.
     pub(crate) fn begin_reset(&self, reason: ResetReason) {
         self.watch.resets.add(1);
+        let resets = self.watch.resets.get();
+        self.life.resets_now.set(resets);
+        probes::RESET.emit(self.probes, reason.number(), resets, 0);
         self.life.reason.set(reason);
         self.life.error.set(None);
         self.close_all();

@@ -31,6 +31,7 @@ use core_runtime::mem::{
     Bump, CqMem, DmaArena, Doorbell, DoorbellRegion, Iova, OutOfMemory, PrpList, ShadowDoorbell,
     SqMem,
 };
+use core_runtime::probe::{Probes, Register};
 use nvme_spec::{Cqe, QueueId, Status};
 
 pub(crate) use crash::Outstanding;
@@ -38,6 +39,7 @@ pub(crate) use crash::Outstanding;
 use crate::cid::{CidLayout, NO_CID};
 use crate::error::{ControllerError, ResetReason};
 use crate::latency::{LatencyHistograms, Stamp};
+use crate::probes;
 use crate::prp::{self, Rest};
 use crate::slot::{NO_SLOT, STAMPED, Slot};
 use crate::stats::{Count, Ignored, LatencySummary};
@@ -143,6 +145,8 @@ pub struct QueuePair {
     shadows: Cell<Option<(ShadowDoorbell, ShadowDoorbell)>>,
     lists: Option<PrpList>,
     list_stride: usize,
+    probes: &'static Probes,
+    in_flight_now: Register,
     // The rest is for rare events.
     max_len: u32,
     /// After a batch of so many entries the next ones are written past the caches.
@@ -194,7 +198,7 @@ impl QueuePair {
         spec: QueueSpec,
         doorbells: DoorbellRegion,
         arena: &'static DmaArena,
-        clock: Clock,
+        (clock, probes): (Clock, &'static Probes),
         bump: &Bump,
     ) -> Result<Self, ControllerError> {
         let no_memory = ControllerError::NoMemory("queues");
@@ -210,11 +214,9 @@ impl QueuePair {
         let sq = SqMem::new(shared(usize::from(spec.entries) * 64)?, entries);
         let cq = CqMem::new(shared(usize::from(spec.entries) * 16)?, entries);
         let list_stride = stride(prp::list_entries(spec.max_len, spec.page_bytes), align);
-        let lists = if list_stride == 0 {
-            None
-        } else {
-            let bytes = list_stride * usize::from(depth) * prp::ENTRY_BYTES;
-            Some(PrpList::new(shared(bytes)?).map_err(|_| no_memory)?)
+        let lists = match list_stride * usize::from(depth) * prp::ENTRY_BYTES {
+            0 => None,
+            bytes => Some(PrpList::new(shared(bytes)?).map_err(|_| no_memory)?),
         };
         let slots = make_slots(depth, layout, bump);
         let stamps = bump.slice_with(usize::from(depth), |_| Cell::new(Stamp::default()));
@@ -247,6 +249,8 @@ impl QueuePair {
             shadows: Cell::new(None),
             lists,
             list_stride,
+            probes,
+            in_flight_now: probes.registers().add(probes::IN_FLIGHT),
             max_len: spec.max_len,
             stream_from: if spec.stream_from == 0 { u16::MAX } else { spec.stream_from },
             mode: Cell::new(Mode::Closed),
@@ -323,6 +327,9 @@ impl QueuePair {
         // At most as many as there are slots.
         self.in_flight.set(self.in_flight.get().wrapping_add(1));
         self.submitted.add(1);
+        let blocks = sqe[6] & 0xFFFF;
+        let what = sqe[0] & 0xFF | blocks << 16;
+        probes::SUBMIT.emit(self.probes, self.command(cid), sqe[5], what);
         // Last, so that nothing has to be loaded again after the stores to the ring.
         if self.stream.get() {
             self.sq.stream(tail, &sqe);
@@ -361,9 +368,17 @@ impl QueuePair {
         STAMPED
     }
 
+    /// A command as probes name it.
+    #[inline(always)]
+    const fn command(&self, cid: u16) -> u32 {
+        (self.qid as u32) << 16 | cid as u32
+    }
+
     #[cold]
     fn refuse(&self) -> PostError {
         if self.open.get() {
+            let in_flight = u64::from(self.in_flight.get());
+            probes::FULL.emit(self.probes, self.qid.into(), in_flight, 0);
             self.cold.full.set(self.cold.full.get() + 1);
             PostError::Full
         } else {
@@ -402,6 +417,8 @@ impl QueuePair {
             }
             // Commands in flight only get more between two reaps: here is where they are the most.
             let depth = self.in_flight.get();
+            self.in_flight_now.set(depth.into());
+            probes::DOORBELL.emit(self.probes, self.qid.into(), tail.into(), depth.into());
             if depth > self.cold.high_water.get() {
                 self.cold.high_water.set(depth);
             }
@@ -508,6 +525,8 @@ impl QueuePair {
             }
         };
         self.check_sqhd(cqe.sqhd());
+        let status = u64::from(cqe.status().code().0);
+        probes::COMPLETE.emit(self.probes, self.command(cid), status, entry.into());
         if slot.word().tag() & STAMPED != 0 {
             self.sample(index);
         }
@@ -570,6 +589,13 @@ impl QueuePair {
     fn ignore(&self, cqe: &Cqe) {
         let mut ignored = self.cold.ignored.get();
         let cid = cqe.cid().0;
+        let status = u64::from(cqe.status().code().0);
+        probes::IGNORED.emit(
+            self.probes,
+            u32::from(cqe.sqid().0) << 16 | u32::from(cid),
+            status,
+            0,
+        );
         match self.slots.get(usize::from(self.layout.slot(cid))) {
             _ if cqe.sqid().0 != self.qid => ignored.sqid += 1,
             None => ignored.cid_beyond += 1,
@@ -587,6 +613,9 @@ impl QueuePair {
             let stamp = stamp.get();
             let ticks = self.clock.now().since(stamp.at());
             self.cold.latency.set(self.cold.latency.get().record(ticks.get()));
+            let cid = self.slots.get(usize::from(index)).map_or(0, |slot| slot.word().last());
+            probes::LATENCY.emit(self.probes, self.command(cid), ticks.get(), 0);
+            self.probes.check_latency(ticks);
             if let Some(histograms) = self.histograms.get() {
                 histograms.record(stamp.kind(), self.clock.ticks_to_ns(ticks));
             }

@@ -59,7 +59,9 @@ impl Rig {
             stream_from: 4,
         };
         let bump = Bump::leak(1 << 20);
-        let qp = QueuePair::new(spec, region, arena, Clock::manual(clock), &bump).expect("queue");
+        let clock = Clock::manual(clock);
+        let probes = crate::probes::or_off(None, clock, &bump).expect("memory");
+        let qp = QueuePair::new(spec, region, arena, (clock, probes), &bump).expect("queue");
         qp.open_when_drained();
         let memory = |iova: Iova, len| {
             let offset = usize::try_from(iova.0 - arena.region().iova.0).expect("offset");

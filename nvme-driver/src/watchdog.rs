@@ -15,6 +15,7 @@ use nvme_spec::{Cid, QueueId, Sqe, Status};
 use crate::admin::AdminToken;
 use crate::controller::Controller;
 use crate::error::ResetReason;
+use crate::probes;
 use crate::queue::{EPOCHS_PER_DEADLINE, Mode, QueuePair};
 use crate::regs::RegsError;
 use crate::requests::INTERNAL;
@@ -241,6 +242,8 @@ impl Controller {
             }
             let stuck = qp.next_epoch(grace, |cid, _| {
                 self.watch.deadlines.add(1);
+                let command = u32::from(qp.qid().0) << 16 | u32::from(cid);
+                probes::LATE.emit(self.probes, command, 0, 0);
                 self.abort(index, qp, cid);
                 true
             });
@@ -262,6 +265,8 @@ impl Controller {
         if self.post_admin(AdminToken::Abort { queue: index, cid }, sqe) {
             watch.aborts_out.set(watch.aborts_out.get() + 1);
             watch.aborts.add(1);
+            let command = u32::from(qp.qid().0) << 16 | u32::from(cid);
+            probes::ABORT.emit(self.probes, command, 0, 0);
         }
     }
 }

@@ -19,6 +19,7 @@ use zerocopy::IntoBytes;
 
 use super::WINDOW_MAX;
 use super::error::HandlerError;
+use super::probes;
 use super::progress::Progress;
 use super::store::Store;
 use crate::error::{FeedError, FrameFault};
@@ -92,6 +93,8 @@ pub async fn ingest<S: Source>(
             break;
         }
         writer.post(chunk, filled)?;
+        let bytes = u32::try_from(filled).unwrap_or(u32::MAX);
+        probes::WRITTEN.emit(spawner.probes(), bytes, writer.posted.saturating_sub(1), 0);
         Progress::add(&progress.bytes_written, filled as u64);
         progress.messages.set(writer.framer.messages());
         if filled < shape.payload_bytes() as usize {
@@ -102,6 +105,7 @@ pub async fn ingest<S: Source>(
     writer.drain().await?;
     writer.framer.finish().map_err(FeedError::from)?;
     store.block.flush().await.map_err(|error| HandlerError::Device { what: "flush", error })?;
+    probes::FLUSHED.emit(spawner.probes(), 0, writer.posted, 0);
 
     superblock.feed_bytes = writer.feed_bytes;
     superblock.chunk_count = shape.chunks_for(writer.feed_bytes);

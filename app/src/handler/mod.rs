@@ -17,6 +17,7 @@ pub mod error;
 pub mod ingest;
 pub mod job;
 pub mod probe;
+mod probes;
 pub mod progress;
 pub mod replay;
 pub mod sink;

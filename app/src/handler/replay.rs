@@ -14,6 +14,7 @@ use nvme_driver::spec::Lba;
 
 use super::WINDOW_MAX;
 use super::error::HandlerError;
+use super::probes;
 use super::progress::Progress;
 use super::sink::EventSink;
 use super::store::Store;
@@ -59,7 +60,11 @@ pub async fn replay(
             chunk: sequence,
             error: failed.error,
         })?;
+        let probes = spawner.probes();
+        probes::CHUNK.emit(probes, 0, sequence, 0);
         let payload = checked_payload(buf.as_slice(), superblock, sequence)?;
+        let bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        probes::CHECKED.emit(probes, bytes, sequence, 0);
         for slice in payload.chunks(SLICE_BYTES) {
             wait_for_room(sink, slice.len(), spawner, progress).await?;
             pipeline.feed(slice, sink)?;
@@ -70,6 +75,7 @@ pub async fn replay(
         }
         Progress::add(&progress.bytes_read, payload.len() as u64);
         progress.messages.set(pipeline.messages());
+        probes::DECODED.emit(probes, 0, sequence, pipeline.messages());
         if progress.stop.get() {
             return Err(HandlerError::Interrupted);
         }
@@ -115,6 +121,9 @@ async fn wait_for_room(
         if !waited {
             waited = true;
             Progress::add(&progress.ring_waits, 1);
+            let wanted = u32::try_from(feed_bytes).unwrap_or(u32::MAX);
+            let waits = progress.ring_waits.get();
+            probes::RING_FULL.emit(spawner.probes(), wanted, waits, 0);
         }
         spawner.yield_now().await;
     }

@@ -134,6 +134,10 @@ pub struct HandoffConfig {
     pub commands_per_pass: u32,
     /// `HANDOFF_` bits.
     pub flags: u32,
+    /// Records of the probe ring.
+    pub probe_records: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// What a memory file is for, and so how it is mapped.
@@ -243,13 +247,13 @@ pub struct HandoffDevice {
 }
 
 const _: () = assert!(size_of::<HandoffDevice>() == 80);
-const _: () = assert!(size_of::<HandoffConfig>() == 72);
+const _: () = assert!(size_of::<HandoffConfig>() == 80);
 const _: () = assert!(offset_of!(Handoff, cpu) == 36 && offset_of!(Handoff, boot_id) == 40);
 const _: () = assert!(offset_of!(Handoff, incarnation) == 56 && offset_of!(Handoff, config) == 136);
-const _: () = assert!(offset_of!(Handoff, device) == 208 && offset_of!(Handoff, socket) == 288);
-const _: () = assert!(offset_of!(Handoff, mesh_index) == 432);
-const _: () = assert!(offset_of!(Handoff, node) == 704);
-const _: () = assert!(size_of::<Handoff>() == 712 && size_of::<Handoff>() < 6 * LINE_BYTES);
+const _: () = assert!(offset_of!(Handoff, device) == 216 && offset_of!(Handoff, socket) == 296);
+const _: () = assert!(offset_of!(Handoff, mesh_index) == 440);
+const _: () = assert!(offset_of!(Handoff, node) == 712);
+const _: () = assert!(size_of::<Handoff>() == 720 && size_of::<Handoff>() < 6 * LINE_BYTES);
 
 impl Handoff {
     /// The head of `bytes`, checked: what it says of lengths is what there is.

@@ -28,6 +28,7 @@ pub mod feed_job;
 pub mod handoff;
 pub mod metrics;
 pub mod name;
+pub mod probe;
 pub mod record;
 pub mod region;
 pub mod ring;

@@ -83,7 +83,7 @@ impl PartKind {
     pub const RING_CONSUMER: Self = Self(3);
     /// Two crash slots, [`crate::crash`].
     pub const CRASH: Self = Self(4);
-    /// A buffer of probe events.
+    /// A ring of probe events, [`crate::probe`].
     pub const PROBE: Self = Self(5);
     /// The partition's state words: state, heartbeat, current task.
     pub const STATE: Self = Self(6);
@@ -96,6 +96,10 @@ impl PartKind {
     /// The names of tasks, by number from 1: [`crate::crash::program::TASK_NAME_BYTES`] each, as
     /// [`Name`]s; what a host calls the task that does not give way.
     pub const TASK_NAMES: Self = Self(10);
+    /// A bank of last values, [`crate::probe::registers`].
+    pub const PROBE_REGISTERS: Self = Self(11);
+    /// What the host wishes of the probes, [`crate::probe::ProbeControl`].
+    pub const PROBE_CONTROL: Self = Self(12);
     /// What each task has done, by its place: [`crate::tasks`].
     pub const TASKS: Self = Self(13);
     /// Bytes whose meaning the application defines; kinds from here on are its own.

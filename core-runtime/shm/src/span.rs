@@ -268,6 +268,16 @@ impl<'m> ReadSpan<'m> {
     }
 }
 
+impl hybrid_abi::probe::view::Memory for ReadSpan<'_> {
+    fn load64(&self, offset: usize) -> Option<u64> {
+        ReadSpan::load64(self, offset).ok()
+    }
+
+    fn read(&self, offset: usize, into: &mut [u8]) -> bool {
+        ReadSpan::read(self, offset, into).is_ok()
+    }
+}
+
 #[cfg(all(test, feature = "std"))]
 mod tests {
     use super::*;

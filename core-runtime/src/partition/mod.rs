@@ -49,8 +49,8 @@ use hybrid_shm::Word32;
 pub use exit::{PartitionError, PartitionExit};
 pub use parts::{
     COMMAND_BYTES, COMMANDS_RING, CRASH_PART, EVENTS_RING, HostParts, METRICS_PART,
-    PartitionConfig, PartitionParts, QUEUES_PART, RingSizes, STATE_PART, TASK_NAMES_PART,
-    TASKS_PART, lay_out_host_region,
+    PROBE_CONTROL_PART, PROBE_REGISTERS_PART, PROBES_PART, PartitionConfig, PartitionParts,
+    QUEUES_PART, RingSizes, STATE_PART, TASK_NAMES_PART, TASKS_PART, lay_out_host_region,
 };
 pub use run::{Devices, run_until_stopped};
 pub use state::{PartitionState, StopReason};
@@ -62,6 +62,7 @@ use crate::crash::{CrashPart, CrashSources};
 use crate::mem::{Bump, DmaArena};
 use crate::mesh::{Mesh, MeshError, MeshSeat};
 use crate::metrics::{MetricsError, MetricsWriter, RuntimeMetrics};
+use crate::probe::Probes;
 use crate::region::RegionFacts;
 use crate::ring::{PopError, RecordConsumer, RecordProducer};
 use crate::task::{Scheduler, Spawner, WaitQueue};
@@ -197,6 +198,12 @@ impl Partition {
     #[must_use]
     pub const fn scheduler(&self) -> &'static Scheduler {
         self.scheduler
+    }
+
+    /// The probes: events and registers that the host reads at any time.
+    #[must_use]
+    pub const fn probes(&self) -> &'static Probes {
+        self.scheduler.probes()
     }
 
     /// Starts tasks, before the loop and from inside of it.
@@ -358,6 +365,7 @@ impl Partition {
     pub fn begin_pass(&self) -> Instant {
         let now = self.clock.now();
         self.state.beat(now);
+        self.scheduler.begin_pass(now);
         if let Some(mesh) = self.mesh.get()
             && mesh.poll(now)
         {

@@ -9,6 +9,8 @@ use core::cell::OnceCell;
 use hybrid_abi::crash::CRASH_PART_BYTES;
 use hybrid_abi::crash::device::QUEUE_PART_BYTES;
 use hybrid_abi::crash::program::TASK_NAME_BYTES;
+use hybrid_abi::probe::registers::BANK_BYTES;
+use hybrid_abi::probe::{CAPACITY_MAX, CONTROL_BYTES, ProbeHeader};
 use hybrid_abi::region::PartKind;
 use hybrid_abi::tasks::TASK_FIGURES_BYTES;
 use hybrid_shm::{ReadSpan, Span};
@@ -38,6 +40,12 @@ pub const CRASH_PART: &str = "crash";
 pub const QUEUES_PART: &str = "queues";
 /// What the partition's tasks are called.
 pub const TASK_NAMES_PART: &str = "task-names";
+/// The ring of probe events.
+pub const PROBES_PART: &str = "probes";
+/// The bank of last values.
+pub const PROBE_REGISTERS_PART: &str = "registers";
+/// What the host wishes of the probes.
+pub const PROBE_CONTROL_PART: &str = "probe-control";
 /// What each of them has done.
 pub const TASKS_PART: &str = "tasks";
 /// The ring from the partition to the host.
@@ -46,10 +54,10 @@ pub const EVENTS_RING: &str = "events";
 pub const COMMANDS_RING: &str = "commands";
 
 /// Parts of the partition's region: state, metrics, events, commands, crash, queues, task names,
-/// tasks.
-const PARTS: u32 = 8;
-/// Parts of the host's region: state, commands, events.
-const HOST_PARTS: u32 = 3;
+/// tasks, probes, registers.
+const PARTS: u32 = 10;
+/// Parts of the host's region: state, commands, events, probe control.
+const HOST_PARTS: u32 = 4;
 
 /// Header and directory: a page is more than either region has.
 const DIRECTORY_BYTES: usize = 4096;
@@ -74,6 +82,8 @@ pub struct PartitionConfig {
     /// What tasks have to end after the host asked to stop. Default: 5 s, above the time that a
     /// command's deadline and a queue reset take.
     pub stop_grace_ns: u64,
+    /// Records of the probe ring, of 32 bytes each; rounded up to a power of two. Default: 8192.
+    pub probe_records: u32,
 }
 
 impl Default for PartitionConfig {
@@ -85,6 +95,7 @@ impl Default for PartitionConfig {
             publish_every_ns: 1_000_000,
             commands_per_pass: 4,
             stop_grace_ns: 5_000_000_000,
+            probe_records: 8192,
         }
     }
 }
@@ -123,13 +134,15 @@ impl RingSizes {
         // Each part may leave a gap of up to a line before it: the directory's page has them all.
         let fixed = 2 * DIRECTORY_BYTES + STATE_PART_BYTES + CRASH_PART_BYTES + QUEUE_PART_BYTES;
         let tasks = task_names_bytes(config).saturating_add(task_figures_bytes(config));
-        metrics.saturating_add(self.events).saturating_add(fixed).saturating_add(tasks)
+        let probes = probe_part_bytes(config).saturating_add(BANK_BYTES);
+        let rest = fixed.saturating_add(tasks).saturating_add(probes);
+        metrics.saturating_add(self.events).saturating_add(rest)
     }
 
     /// Bytes that the host's region must have at least.
     #[must_use]
     pub const fn host_region_bytes(&self) -> usize {
-        self.commands.saturating_add(2 * DIRECTORY_BYTES + HOST_STATE_PART_BYTES)
+        self.commands.saturating_add(2 * DIRECTORY_BYTES + HOST_STATE_PART_BYTES + CONTROL_BYTES)
     }
 }
 
@@ -142,6 +155,8 @@ pub struct HostParts {
     pub commands: Span<'static>,
     /// The consumer's part of the event ring.
     pub events: Span<'static>,
+    /// What the host wishes of the probes: [`hybrid_abi::probe::ProbeControl`].
+    pub probes: Span<'static>,
 }
 
 /// Lays out the host's region; called by the host, before the partition looks at it.
@@ -163,6 +178,7 @@ pub fn lay_out_host_region(
             commands.producer_bytes(),
         )?,
         events: writer.add_part(PartKind::RING_CONSUMER, EVENTS_RING, events.consumer_bytes())?,
+        probes: writer.add_part(PartKind::PROBE_CONTROL, PROBE_CONTROL_PART, CONTROL_BYTES)?,
     };
     commands.make_producer_part(parts.commands)?;
     events.make_consumer_part(parts.events)?;
@@ -212,6 +228,7 @@ impl PartitionParts {
         let names = writer.add_part(PartKind::TASK_NAMES, TASK_NAMES_PART, names)?;
         let figures = task_figures_bytes(&self.config);
         let figures = writer.add_part(PartKind::TASKS, TASKS_PART, figures)?;
+        let probes = OwnProbes::make(&mut writer, &self.config)?;
         state.set(PartitionState::Starting);
         writer.publish()?;
         let host = RegionReader::new(self.host_region)?;
@@ -220,6 +237,7 @@ impl PartitionParts {
         let scheduler = Scheduler::new(self.config.scheduler, self.clock, bump)?;
         scheduler.publish_current(state.current_words());
         scheduler.publish_names(names);
+        probes.attach(scheduler, &host, &self.config)?;
         let partition = Partition {
             cpu: self.cpu,
             incarnation: self.facts.incarnation,
@@ -230,7 +248,10 @@ impl PartitionParts {
             alerts: super::alerts::Alerts::new(),
             commands,
             command_buffer: core::cell::RefCell::new(bump.slice_with(COMMAND_BYTES, |_| 0)?),
-            more: super::telemetry::More::register(&mut metrics_writer)?,
+            more: super::telemetry::More::register(
+                &mut metrics_writer,
+                scheduler.probes().registers(),
+            )?,
             task_table: TaskTable::new(figures),
             metrics_writer: core::cell::RefCell::new(metrics_writer),
             metrics,
@@ -292,6 +313,45 @@ fn make_crash(
     let part = writer.add_part(PartKind::CRASH, CRASH_PART, CRASH_PART_BYTES)?;
     let queues = writer.add_part(PartKind::QUEUES, QUEUES_PART, QUEUE_PART_BYTES)?;
     Ok(CrashPart::new(part, metrics, queues, facts)?)
+}
+
+/// Records of the probe ring, as many as there may be.
+const fn probe_records(config: &PartitionConfig) -> u32 {
+    let wanted =
+        if config.probe_records > CAPACITY_MAX { CAPACITY_MAX } else { config.probe_records };
+    if wanted == 0 { 1 } else { wanted.next_power_of_two() }
+}
+
+const fn probe_part_bytes(config: &PartitionConfig) -> usize {
+    ProbeHeader::part_bytes(probe_records(config))
+}
+
+/// The partition's parts of its probes.
+struct OwnProbes {
+    ring: Span<'static>,
+    bank: Span<'static>,
+}
+
+impl OwnProbes {
+    fn make(writer: &mut RegionWriter, config: &PartitionConfig) -> Result<Self, PartitionError> {
+        let ring = writer.add_part(PartKind::PROBE, PROBES_PART, probe_part_bytes(config))?;
+        let bank = PartKind::PROBE_REGISTERS;
+        let bank = writer.add_part(bank, PROBE_REGISTERS_PART, BANK_BYTES)?;
+        Ok(Self { ring, bank })
+    }
+
+    fn attach(
+        &self,
+        scheduler: &Scheduler,
+        host: &RegionReader,
+        config: &PartitionConfig,
+    ) -> Result<(), PartitionError> {
+        let control = host.part(PartKind::PROBE_CONTROL, PROBE_CONTROL_PART)?;
+        let probes = scheduler.probes();
+        probes.attach(self.ring, self.bank, control, probe_records(config))?;
+        scheduler.trace_wakes();
+        Ok(())
+    }
 }
 
 /// The partition's parts of its rings.

@@ -8,7 +8,21 @@ use super::Partition;
 use crate::clock::{Clock, Instant, Ticks};
 use crate::mesh::MESH_METRICS;
 use crate::metrics::{Counter, Gauge, Histogram, MetricsError, MetricsWriter};
+use crate::probe::{Register, Registers};
 use crate::task::{GAP_BUCKETS, GapHistogram};
+
+crate::probe! {
+    /// How full things are, as often as the metrics are published.
+    DEPTH = "ring.depth", RING, INFO, "how full the event ring is"
+        (live_tasks: NUMBER COUNT, depth: NUMBER BYTES, dropped: NUMBER COUNT);
+}
+
+crate::register! {
+    /// Bytes in the event ring.
+    RING_DEPTH = "ring.depth", "bytes in the event ring", BYTES;
+    /// Records that found it full.
+    RING_DROPPED = "ring.dropped", "records that found the event ring full", COUNT;
+}
 
 /// Metrics of the partition's own parts beyond [`crate::metrics::RuntimeMetrics`]. The command ring
 /// is as its consumer has seen it: what arrived since the last look is not in it.
@@ -29,6 +43,8 @@ pub(super) struct More {
     command_ring_high_water: Gauge,
     alerts: Counter,
     alerts_lost: Counter,
+    ring_depth: Register,
+    ring_dropped: Register,
     poll_to_poll: CopiedHistogram,
     stolen: CopiedHistogram,
     exceeded: CopiedHistogram,
@@ -38,8 +54,13 @@ pub(super) struct More {
 pub(super) const MORE_METRICS: u32 = 15 + MESH_METRICS;
 
 impl More {
-    pub(super) fn register(writer: &mut MetricsWriter) -> Result<Self, MetricsError> {
+    pub(super) fn register(
+        writer: &mut MetricsWriter,
+        registers: &Registers,
+    ) -> Result<Self, MetricsError> {
         Ok(Self {
+            ring_depth: registers.add(RING_DEPTH),
+            ring_dropped: registers.add(RING_DROPPED),
             commands_taken: writer.counter("commands_taken", MetricUnit::COUNT)?,
             commands_skipped: writer.counter("commands_skipped", MetricUnit::COUNT)?,
             dma_free_bytes: writer.gauge("dma_free_bytes", MetricUnit::BYTES)?,
@@ -107,7 +128,12 @@ impl Partition {
         let ready_most = stats.ready_high_water.iter().max().copied().unwrap_or(0);
         metrics.ready_tasks_high_water.set(ready_most.into());
         metrics.ring_dropped.set(self.events.dropped());
-        metrics.event_ring_depth.set(self.events.depth() as u64);
+        let (depth, dropped) = (self.events.depth() as u64, self.events.dropped());
+        let probes = self.probes();
+        more.ring_depth.set(depth);
+        more.ring_dropped.set(dropped);
+        DEPTH.emit_at(probes, now, stats.live_tasks, depth, dropped);
+        metrics.event_ring_depth.set(depth);
         metrics.event_ring_high_water.set(self.events.high_water() as u64);
         more.commands_taken.set(self.commands.records());
         more.commands_skipped.set(self.commands.skipped() + self.run.unknown.get());

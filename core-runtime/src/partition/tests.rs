@@ -30,6 +30,8 @@ struct Rig {
     metrics: MetricsReader,
     events: RecordConsumer,
     commands: RecordProducer,
+    probes: hybrid_shm::ReadSpan<'static>,
+    control: hybrid_shm::Span<'static>,
 }
 
 fn small() -> PartitionConfig {
@@ -81,6 +83,8 @@ fn rig(config: PartitionConfig) -> Rig {
         names: TaskNames::new(part(PartKind::TASK_NAMES, TASK_NAMES_PART)),
         stop: StopSwitch::new(host.state).unwrap(),
         metrics: MetricsReader::new(part(PartKind::METRICS, METRICS_PART)).unwrap(),
+        probes: part(PartKind::PROBE, PROBES_PART),
+        control: host.probes,
         events: RecordConsumer::new(host.events, events, RINGS.events_spec(&facts).unwrap())
             .unwrap(),
         commands: RecordProducer::new(
@@ -543,4 +547,54 @@ fn of_alerts_that_find_the_ring_full_the_worst_is_kept() {
     run_until_stopped(partition, ());
     let kept: Vec<_> = take_alerts(&rig).iter().map(|it| (it.number, it.severity)).collect();
     assert_eq!(kept, [(2, Severity::CRITICAL)]);
+}
+
+/// The host's wish: these groups.
+fn trace(rig: &Rig, groups: &str) {
+    use zerocopy::IntoBytes;
+    let control = hybrid_abi::probe::ProbeControl {
+        generation: 1,
+        mask: hybrid_abi::probe::parse_groups(groups).unwrap(),
+        ..hybrid_abi::probe::ProbeControl::default()
+    };
+    rig.control.write(0, control.as_bytes()).unwrap();
+}
+
+/// What was written, as the name's end and the first field.
+fn traced(rig: &Rig) -> Vec<(u32, u32)> {
+    use hybrid_abi::probe::view::{Cursor, RingView};
+    let view = RingView::new(&rig.probes, rig.probes.len() as u64).unwrap();
+    let mut records = [hybrid_abi::probe::ProbeRecord::default(); 64];
+    let seen = view.read(&rig.probes, &mut Cursor::default(), &mut records);
+    records[..seen.count].iter().map(|record| (record.id, record.a)).collect()
+}
+
+#[test]
+fn a_tasks_life_is_traced_from_its_wake_to_its_end() {
+    use hybrid_abi::probe::probe_id;
+    let rig = rig(small());
+    trace(&rig, "sched,timer");
+    rig.partition.begin_pass();
+    let spawner = rig.partition.spawner();
+    spawn(&rig, "sleeps", async move {
+        spawner.sleep_ns(500).await;
+    });
+    for _ in 0..3 {
+        let now = rig.partition.begin_pass();
+        rig.partition.scheduler().tick(now);
+        rig.clock.advance(1_000);
+    }
+    let id = |name| probe_id(name);
+    let expected = [
+        (id("sched.spawn"), 1),
+        (id("sched.wake"), 1),
+        (id("sched.poll"), 1),
+        (id("sched.polled"), 1),
+        (id("sched.wake"), 1),
+        (id("timer.fired"), 1),
+        (id("sched.poll"), 1),
+        (id("sched.polled"), 1),
+        (id("sched.end"), 1),
+    ];
+    assert_eq!(traced(&rig), expected);
 }

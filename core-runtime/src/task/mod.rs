@@ -48,6 +48,7 @@ mod header;
 mod join_handle;
 mod memory;
 mod owner;
+mod probes;
 mod queue;
 mod remote;
 mod remote_words;

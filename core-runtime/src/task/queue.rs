@@ -7,6 +7,7 @@ use core::cell::Cell;
 use core::ptr::NonNull;
 
 use super::header::{TaskHeader, TaskRef};
+use super::probes::woken;
 
 /// The link of a header that is in no queue. Never dereferenced; no header lies there.
 pub(super) const NOT_QUEUED: *const TaskHeader = core::ptr::without_provenance(1);
@@ -17,6 +18,8 @@ pub(super) struct RunQueue {
     tail: Cell<*const TaskHeader>,
     len: Cell<u32>,
     high_water: Cell<u32>,
+    /// Wakes are told to the probes.
+    traced: Cell<bool>,
 }
 
 impl RunQueue {
@@ -26,6 +29,7 @@ impl RunQueue {
             tail: Cell::new(core::ptr::null()),
             len: Cell::new(0),
             high_water: Cell::new(0),
+            traced: Cell::new(false),
         }
     }
 
@@ -65,6 +69,14 @@ impl RunQueue {
         }
         self.tail.set(at);
         self.len.set(self.len.get().wrapping_add(1));
+        if self.traced.get() {
+            woken(task, self.len.get());
+        }
+    }
+
+    /// Whether wakes are told to the probes.
+    pub(super) fn trace(&self, traced: bool) {
+        self.traced.set(traced);
     }
 
     /// Takes the oldest task out.

@@ -3,6 +3,8 @@
 //! Called by the partition's loop, on the core that made it. See [`super`] for the rules and the
 //! invariants.
 
+mod figures;
+
 use core::cell::Cell;
 use core::fmt;
 use core::marker::PhantomData;
@@ -16,15 +18,17 @@ use hybrid_shm::{Span, Word32, Word64};
 use super::config::{Class, SchedulerConfig, SpawnError, TaskId};
 use super::header::{State, TaskHeader, TaskRef};
 use super::memory::TaskMemory;
+use super::probes;
 use super::queue::RunQueue;
 use super::remote::RemoteQueue;
 use super::remote_words::RemoteLines;
 use super::spawner::Spawner;
-use super::stats::{GapHistogram, SchedulerStats, TaskState, TaskStats, Tick, bump};
+use super::stats::{GapHistogram, Tick, bump};
 use super::timers::TimerHeap;
 use super::wake_slot::waker_of;
 use crate::clock::{Clock, Instant, Ticks};
 use crate::mem::{Bump, OutOfMemory};
+use crate::probe::Probes;
 
 /// Processes that can wake this core through shared memory: the host, and a few partitions.
 const MAX_REMOTE_SOURCES: usize = 8;
@@ -66,6 +70,7 @@ pub struct Scheduler {
     poll_to_poll: GapHistogram,
     stolen: GapHistogram,
     exceeded: GapHistogram,
+    probes: Probes,
     core_local: PhantomData<*const ()>,
 }
 
@@ -158,6 +163,7 @@ impl Scheduler {
             poll_to_poll: GapHistogram::new(),
             stolen: GapHistogram::new(),
             exceeded: GapHistogram::new(),
+            probes: Probes::off(clock),
             clock,
             config,
             core_local: PhantomData,
@@ -174,6 +180,29 @@ impl Scheduler {
     #[must_use]
     pub const fn clock(&self) -> Clock {
         self.clock
+    }
+
+    /// This core's probes: off until they are attached to a region.
+    #[inline]
+    #[must_use]
+    pub const fn probes(&self) -> &Probes {
+        &self.probes
+    }
+
+    /// A pass begins: the probes take over what the host has changed.
+    #[inline]
+    pub fn begin_pass(&self, now: Instant) {
+        if self.probes.begin_pass(now) {
+            self.trace_wakes();
+        }
+    }
+
+    /// Other probes may be on than before.
+    #[cold]
+    pub(crate) fn trace_wakes(&self) {
+        for queue in &self.queues {
+            queue.trace(probes::WAKE.is_on(&self.probes));
+        }
     }
 
     /// `now` of the running tick, or of the last one.
@@ -268,6 +297,10 @@ impl Scheduler {
         self.account_gap(now);
         tick.remote_wakes = self.drain_remote();
         tick.timers_fired = self.timers.fire(now, self.config.timers_per_tick);
+        if tick.timers_fired != 0 {
+            let left = self.timers.in_use();
+            probes::TIMER.emit_at(&self.probes, now, tick.timers_fired, left.into(), 0);
+        }
         if self.has_ready() {
             self.run_ready(now, &mut tick);
         }
@@ -299,6 +332,9 @@ impl Scheduler {
         self.stolen.record(ticks);
         bump(&counters.stolen_gaps);
         counters.stolen.set(counters.stolen.get().saturating_add(ticks));
+        let gap = self.now.get();
+        probes::STOLEN.emit_at(&self.probes, gap, 0, ticks.get(), 0);
+        self.probes.check_stolen(ticks);
     }
 
     #[inline]
@@ -377,6 +413,9 @@ impl Scheduler {
         if let Some(words) = self.published.get() {
             words.set(header.id.get(), self.poll_began.get());
         }
+        let began = self.poll_began.get();
+        let id = header.id.get().0.wrapping_add(1);
+        probes::POLL.emit_at(&self.probes, began, id, header.meter.class.get().index() as u64, 0);
         let waker = waker_of(task);
         let mut context = Context::from_waker(&waker);
         // SAFETY: invariant 4: the task is live, and `in_tick` keeps polls from nesting.
@@ -385,6 +424,7 @@ impl Scheduler {
         if self.config.time_polls {
             self.charge(task, tick);
         }
+        probes::POLLED.emit_at(&self.probes, self.poll_began.get(), id, done.into(), 0);
         if done {
             tick.completed += 1;
             self.finish(task);
@@ -401,8 +441,19 @@ impl Scheduler {
         total.set(total.get().wrapping_add(spent.get()));
         if let Some(by) = task.header().meter.charge(spent) {
             tick.overruns += 1;
-            self.exceeded.record(by);
+            self.overrun(task, ended, by);
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn overrun(&self, task: TaskRef, ended: Instant, by: Ticks) {
+        self.exceeded.record(by);
+        let header = task.header();
+        let id = header.id.get().0.wrapping_add(1);
+        let budget = header.meter.budget.get().get();
+        probes::OVERRUN.emit_at(&self.probes, ended, id, by.get(), budget);
+        self.probes.check_budget(id, by);
     }
 
     /// Drops the future of a cancelled task, or frees one that was done while it was queued.
@@ -437,6 +488,7 @@ impl Scheduler {
 
     fn end(&'static self, task: TaskRef) {
         let header = task.header();
+        probes::END.emit_stamped(&self.probes, header.id.get().0.wrapping_add(1), 0, 0);
         task.close();
         header.state.set(State::Done);
         self.counters.live.set(self.counters.live.get() - 1);
@@ -493,6 +545,8 @@ impl Scheduler {
         task.open(self, (&raw const self.remote).cast_mut());
         compiler_fence(Ordering::Release);
         header.state.set(State::Live);
+        let id = header.id.get().0.wrapping_add(1);
+        probes::SPAWN.emit_stamped(&self.probes, id, options.class.index() as u64, 0);
         task.enqueue();
         bump(&counters.spawned);
         counters.live.set(counters.live.get() + 1);
@@ -563,101 +617,6 @@ impl Scheduler {
     /// Places of the table that were ever used.
     pub(super) const fn places_used(&self) -> usize {
         self.table_len.get()
-    }
-
-    /// The task that is being polled; after a panic, the one that panicked.
-    #[must_use]
-    pub fn current(&self) -> Option<CurrentTask> {
-        let header = self.current.get()?.header();
-        Some(CurrentTask {
-            id: header.id.get(),
-            name: header.meter.name.get(),
-            since: self.poll_began.get(),
-        })
-    }
-
-    /// Every task that has not ended, or whose result was not taken yet.
-    pub fn tasks(&self) -> impl Iterator<Item = TaskStats> + '_ {
-        self.attached()
-            .filter(|task| task.header().state.get() != State::Free)
-            .map(|task| self.describe(task))
-    }
-
-    fn describe(&self, task: TaskRef) -> TaskStats {
-        let header = task.header();
-        let meter = &header.meter;
-        let state = if self.current.get() == Some(task) {
-            TaskState::Running
-        } else if header.state.get() == State::Done {
-            TaskState::Done
-        } else if header.is_queued() {
-            TaskState::Ready
-        } else {
-            TaskState::Waiting
-        };
-        TaskStats {
-            id: header.id.get(),
-            name: meter.name.get(),
-            class: meter.class.get(),
-            state,
-            polls: meter.polls.get(),
-            overruns: meter.overruns.get(),
-            budget: meter.budget.get(),
-            longest: meter.longest.get(),
-            total: Ticks::new(meter.total.get()),
-            exceeded_by: meter.exceeded.snapshot(),
-        }
-    }
-
-    /// All counters.
-    #[must_use]
-    pub fn stats(&self) -> SchedulerStats {
-        let counters = &self.counters;
-        SchedulerStats {
-            ticks: counters.ticks.get(),
-            idle_ticks: counters.idle_ticks.get(),
-            polls: core::array::from_fn(|class| counters.polls[class].get()),
-            spawned: counters.spawned.get(),
-            completed: counters.completed.get(),
-            cancelled: counters.cancelled.get(),
-            remote_wakes: counters.remote_wakes.get(),
-            timers_fired: counters.timers_fired.get(),
-            timers_full: counters.timers_full.get(),
-            overruns: counters.overruns.get(),
-            poll_ticks: counters.poll_ticks.get(),
-            longest_gap: self.poll_to_poll.longest(),
-            stolen_gaps: counters.stolen_gaps.get(),
-            stolen: counters.stolen.get(),
-            longest_stolen: self.stolen.longest(),
-            live_tasks: counters.live.get(),
-            live_tasks_high_water: counters.live_high_water.get(),
-            task_capacity: self.config.max_tasks,
-            live_timers: self.timers.in_use(),
-            live_timers_high_water: self.timers.high_water(),
-            timer_capacity: self.config.max_timers,
-            ready: core::array::from_fn(|class| self.queues[class].len()),
-            ready_high_water: core::array::from_fn(|class| self.queues[class].high_water()),
-            task_memory_used: self.memory.used(),
-            task_memory_bytes: self.memory.capacity(),
-        }
-    }
-
-    /// Time from one tick's `now` to the next one's.
-    #[must_use]
-    pub const fn poll_to_poll(&self) -> &GapHistogram {
-        &self.poll_to_poll
-    }
-
-    /// Gaps beyond the threshold that nothing of ours explains.
-    #[must_use]
-    pub const fn stolen(&self) -> &GapHistogram {
-        &self.stolen
-    }
-
-    /// By how much polls exceeded their budgets.
-    #[must_use]
-    pub const fn exceeded(&self) -> &GapHistogram {
-        &self.exceeded
     }
 }
 

@@ -13,6 +13,7 @@ use super::join_handle::JoinHandle;
 use super::scheduler::Scheduler;
 use super::sleep::{Interval, Sleep, Timeout};
 use crate::clock::{Clock, Instant, Ticks};
+use crate::probe::Probes;
 
 /// A copyable reference to the scheduler, for tasks.
 ///
@@ -151,6 +152,13 @@ impl Spawner {
     #[must_use]
     pub fn interval(&self, period: Ticks) -> Interval {
         Interval::new(self.0, self.now() + period, period)
+    }
+
+    /// The core's probes.
+    #[inline]
+    #[must_use]
+    pub const fn probes(&self) -> &'static Probes {
+        self.0.probes()
     }
 
     /// What the running poll has left.

@@ -241,8 +241,8 @@ impl DeviceIngredients {
         let (registers, doorbells) = match self.kind {
             Kind::Controller { registers, doorbells } => (registers, doorbells),
             Kind::Bridge { own, peer } => {
-                let clock = partition.clock();
-                return Ok(DeviceParts::Bridge(BridgeParts { own, peer, clock }));
+                let (clock, probes) = (partition.clock(), Some(partition.probes()));
+                return Ok(DeviceParts::Bridge(BridgeParts { own, peer, clock, probes }));
             }
         };
         let regs = registers.open(partition.clock(), partition)?;
@@ -257,6 +257,7 @@ impl DeviceIngredients {
             arena: partition.arena(),
             clock: partition.clock(),
             crash: Some(partition.crash_sources()),
+            probes: Some(partition.probes()),
         }))
     }
 }

@@ -81,6 +81,7 @@ fn rig() -> Rig {
         arena: partition.arena(),
         clock: partition.clock(),
         crash: Some(partition.crash_sources()),
+        probes: Some(partition.probes()),
     };
     let config = ControllerConfig { queue_depth: 31, ..ControllerConfig::default() };
     let controller = Controller::new(parts.into(), partition.bump(), config).unwrap();

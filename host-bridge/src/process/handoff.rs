@@ -140,6 +140,7 @@ pub(super) fn config_to(config: &PartitionConfig) -> HandoffConfig {
         publish_every_ns,
         commands_per_pass,
         stop_grace_ns,
+        probe_records,
     } = *config;
     let SchedulerConfig {
         max_tasks,
@@ -167,6 +168,8 @@ pub(super) fn config_to(config: &PartitionConfig) -> HandoffConfig {
         more_histograms,
         commands_per_pass,
         flags: if time_polls { HANDOFF_TIME_POLLS } else { 0 },
+        probe_records,
+        reserved: 0,
     }
 }
 
@@ -189,6 +192,7 @@ pub(super) fn config_from(values: &HandoffConfig) -> PartitionConfig {
         publish_every_ns: values.publish_every_ns,
         commands_per_pass: values.commands_per_pass,
         stop_grace_ns: values.stop_grace_ns,
+        probe_records: values.probe_records,
     }
 }
 
@@ -207,6 +211,7 @@ mod tests {
         config.scheduler.task_memory_bytes = 12_345;
         config.stop_grace_ns = 77;
         config.more_histograms = 3;
+        config.probe_records = 99;
         let back = config_from(&config_to(&config));
         assert_eq!(format!("{back:?}"), format!("{config:?}"));
     }

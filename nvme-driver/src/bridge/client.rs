@@ -6,6 +6,7 @@ use core::task::{Poll, Waker};
 
 use core_runtime::clock::{Clock, Instant, Ticks};
 use core_runtime::mem::{Bump, DeviceBuf, DmaBuf};
+use core_runtime::probe::{Probes, Register};
 use core_runtime::ring::{Consumer, Producer};
 use core_runtime::task::WakeSlot;
 use hybrid_abi::bridge::{BRIDGE_CANCEL, BridgeCompletion, BridgeInfo, BridgeRequest};
@@ -18,6 +19,7 @@ use super::wire::{kind_of, open, result_of, shape_of};
 use crate::config::ControllerConfig;
 use crate::error::{ControllerError, IoError};
 use crate::latency::LatencyHistograms;
+use crate::probes;
 use crate::raw::Target;
 use crate::shape::Shape;
 use crate::stats::ControllerStats;
@@ -37,6 +39,8 @@ pub struct Bridge {
     free: Cell<u16>,
     pub(super) line: Waiters,
     clock: Clock,
+    probes: &'static Probes,
+    in_flight_now: Register,
     gate: Cell<Gate>,
     in_flight: Cell<u32>,
     sample_every: u32,
@@ -81,6 +85,8 @@ impl Bridge {
             })
             .map_err(no_memory("requests"))?;
         let ticks = |ns| parts.clock.ns_to_ticks(ns);
+        let probes = probes::or_off(parts.probes, parts.clock, bump);
+        let probes = probes.map_err(no_memory("probes"))?;
         bump.alloc(Self {
             shape: shape_of(&info),
             info,
@@ -90,6 +96,8 @@ impl Bridge {
             free: Cell::new(0),
             line: Waiters::new(bump).map_err(no_memory("waiting tasks"))?,
             clock: parts.clock,
+            probes,
+            in_flight_now: probes.registers().add(probes::BRIDGE_IN_FLIGHT),
             gate: Cell::new(Gate::Open),
             in_flight: Cell::new(0),
             sample_every: config.latency_sampling,
@@ -199,6 +207,9 @@ impl Bridge {
         slot.slba.set(request.slba);
         let in_flight = self.in_flight.get() + 1;
         self.in_flight.set(in_flight);
+        self.in_flight_now.set(in_flight.into());
+        let what = u64::from(request.op) & 0xFF | (request.nlb.wrapping_sub(1) & 0xFFFF) << 16;
+        probes::BRIDGE_SUBMIT.emit_at(self.probes, now, request.cid, request.slba, what);
         let mut stats = self.stats.borrow_mut();
         stats.io.submitted += 1;
         stats.io.bytes = stats.io.bytes.wrapping_add(bytes);
@@ -267,6 +278,8 @@ impl Bridge {
             return;
         }
         let result = result_of(&completion, Lba(slot.slba.get()));
+        let failed = u64::from(result.is_err());
+        probes::BRIDGE_COMPLETE.emit(self.probes, completion.cid, failed, 0);
         self.count(slot, result);
         self.end(index, slot, result);
     }
@@ -278,6 +291,7 @@ impl Bridge {
         if let Some(stamp) = slot.stamp.take() {
             let took = self.clock.now().since(stamp);
             stats.io.latency = stats.io.latency.record(took.get());
+            self.probes.check_latency(took);
             if let Some(histograms) = self.histograms.get() {
                 histograms.record(slot.kind.get(), self.clock.ticks_to_ns(took));
             }
@@ -287,6 +301,7 @@ impl Bridge {
     /// A request is over, by its completion or because the bridge is gone.
     fn end(&self, index: u16, slot: &Slot, result: Result<(), IoError>) {
         self.in_flight.set(self.in_flight.get().saturating_sub(1));
+        self.in_flight_now.set(self.in_flight.get().into());
         slot.result.set(result);
         match slot.state.get() {
             State::Pending => {
@@ -414,6 +429,7 @@ impl Bridge {
             return;
         }
         self.gate.set(Gate::Gone);
+        probes::BRIDGE_LOST.emit(self.probes, self.in_flight.get(), 0, 0);
         self.requests.close();
         self.completions.close();
         for (index, slot) in (0_u16..).zip(self.slots) {

@@ -38,6 +38,7 @@ use core::fmt;
 
 use core_runtime::clock::Clock;
 use core_runtime::mem::OutOfMemory;
+use core_runtime::probe::Probes;
 use core_runtime::ring::RingError;
 use hybrid_abi::AbiError;
 use hybrid_shm::{OutOfBounds, ReadSpan, Span};
@@ -55,6 +56,8 @@ pub struct BridgeParts {
     pub peer: ReadSpan<'static>,
     /// Clock of the partition.
     pub clock: Clock,
+    /// Where it writes its events; none in tests.
+    pub probes: Option<&'static Probes>,
 }
 
 impl fmt::Debug for BridgeParts {

@@ -45,7 +45,8 @@ impl Rig {
         host.write(0, info.as_bytes()).expect("inside");
         let clock: &'static ManualClock = Box::leak(Box::new(ManualClock::new(1)));
         let bump = Bump::leak(1 << 20);
-        let parts = BridgeParts { own, peer: host.read_only(), clock: Clock::manual(clock) };
+        let parts =
+            BridgeParts { own, peer: host.read_only(), clock: Clock::manual(clock), probes: None };
         let config = ControllerConfig::default();
         let device = Device::open(DeviceParts::Bridge(parts), &bump, config).expect("a bridge");
         let requests = Consumer::new(request_part, peer(info.requests_producer()), request_spec);

@@ -98,6 +98,7 @@ impl Rig {
             own: self.partition,
             peer: self.host.read_only(),
             clock: Clock::manual(self.clock),
+            probes: None,
         };
         let config = ControllerConfig {
             queue_depth: 1023,
