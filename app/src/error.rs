@@ -188,7 +188,7 @@ impl MessageError {
 
     /// The same error with the length that the prefix says, where the bytes were cut.
     #[must_use]
-    pub(crate) fn with_length(self, length: usize) -> Self {
+    pub const fn with_length(self, length: usize) -> Self {
         match self {
             Self::Length { kind, expected, .. } => Self::Length { kind, length, expected },
             other => other,

@@ -12,7 +12,8 @@
 //!
 //! - [`framing`]: where one message ends and the next begins (file, MoldUDP64, SoupBinTCP).
 //! - [`message`]: all 23 message types as views over the bytes, no copies.
-//! - [`orders`]: the order messages in one shape, for who wants them and no book.
+//! - [`orders`]: the order messages in one shape, for who wants them and no book; [`flow`]: a whole
+//!   feed that way.
 //! - [`encode`]: the same types to be written, for generators and tests.
 //! - [`book`]: price levels and FIFO queues for every symbol in memory given at start.
 //! - [`pipeline`]: the three above in one call for each chunk.
@@ -30,6 +31,7 @@ pub mod book;
 pub mod encode;
 pub mod error;
 pub mod field;
+pub mod flow;
 pub mod framing;
 pub mod handler;
 pub mod message;

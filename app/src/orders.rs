@@ -4,7 +4,8 @@
 //! predicted (it is mispredicted in two of three cases), and a misprediction costs more than
 //! reading the fields. [`take`] reads the fields of all seven types that change a book by one
 //! piece of code, with their places from a table, and writes them as [`OrderMessage`]s. For
-//! whoever wants the order flow and no book: filters, statistics, a copy for another core.
+//! whoever wants the order flow and no book: filters, statistics, a copy for another core. With all
+//! other messages, and cut anywhere, it is [`crate::flow`].
 //!
 //! Messages of other known types are passed over. It stops, and says where, at what it can't
 //! read: the last 66 bytes of a slice, a type that the table lacks, a length that is not its
@@ -146,6 +147,17 @@ static SHAPES: [Shape; 256] = {
 #[inline]
 #[must_use]
 pub fn take(slice: &[u8], out: &mut [OrderMessage]) -> Taken {
+    run::<false>(slice, out)
+}
+
+/// As [`take`], but stops at a message that is no order message too.
+#[inline(always)]
+pub(crate) fn take_orders(slice: &[u8], out: &mut [OrderMessage]) -> Taken {
+    run::<true>(slice, out)
+}
+
+#[inline(always)]
+fn run<const ONLY_ORDERS: bool>(slice: &[u8], out: &mut [OrderMessage]) -> Taken {
     let (mut rest, mut messages, mut orders) = (slice, 0_u64, 0_usize);
     while let Some(slot) = out.get_mut(orders)
         && let Some(([high, low], body)) = rest.split_first_chunk::<2>()
@@ -153,7 +165,7 @@ pub fn take(slice: &[u8], out: &mut [OrderMessage]) -> Taken {
     {
         let shape = &SHAPES[usize::from(window[0])];
         let length = u32::from(u16::from_be_bytes([*high, *low]));
-        if length != shape.length {
+        if length != shape.length || ONLY_ORDERS && !shape.is_order {
             break;
         }
         // The low byte is the whole length, as was just seen, and sooner there: the next message
@@ -161,7 +173,44 @@ pub fn take(slice: &[u8], out: &mut [OrderMessage]) -> Taken {
         let Some(behind) = body.get(usize::from(*low)..) else {
             break;
         };
-        *slot = OrderMessage {
+        *slot = OrderMessage::read(window, shape);
+        orders = orders.wrapping_add(usize::from(ONLY_ORDERS || shape.is_order));
+        messages = messages.wrapping_add(1);
+        rest = behind;
+    }
+    Taken { bytes: slice.len() - rest.len(), messages, orders }
+}
+
+/// The message of a known type and its length that `slice` begins with, and what is behind it.
+#[inline(always)]
+pub(crate) fn known(slice: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (prefix, body) = slice.split_first_chunk::<2>()?;
+    let length = u16::from_be_bytes(*prefix);
+    let kind = *body.first()?;
+    if u32::from(length) != SHAPES[usize::from(kind)].length {
+        return None;
+    }
+    body.split_at_checked(usize::from(length))
+}
+
+impl OrderMessage {
+    /// The order message in `bytes` (exactly one, without its length prefix); `None` if it is of
+    /// another type or has not the length of its type.
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let shape = &SHAPES[usize::from(*bytes.first()?)];
+        if !shape.is_order || bytes.len() != usize::try_from(shape.length).ok()? {
+            return None;
+        }
+        let mut window = [0; MAX_FRAME_BYTES];
+        window.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(Self::read(&window, shape))
+    }
+
+    /// The message at the start of a window that is longer than any.
+    #[inline(always)]
+    fn read(window: &[u8; MAX_FRAME_BYTES], shape: &Shape) -> Self {
+        Self {
             order_ref: Field::get(window, HEAD_BYTES),
             second: read(window, shape.second_at, shape.has_second),
             timestamp: <u64 as Field>::get(window, 3) & 0xFFFF_FFFF_FFFF,
@@ -170,12 +219,8 @@ pub fn take(slice: &[u8], out: &mut [OrderMessage]) -> Taken {
             locate: Field::get(window, 1),
             kind: window[0],
             side: read(window, SIDE_AT, shape.has_side),
-        };
-        orders = orders.wrapping_add(usize::from(shape.is_order));
-        messages = messages.wrapping_add(1);
-        rest = behind;
+        }
     }
-    Taken { bytes: slice.len() - rest.len(), messages, orders }
 }
 
 /// Place of the side in A and F.

@@ -79,6 +79,36 @@ impl FileFramer {
         self.stream.push(slice, &mut First { visit, end: &mut self.end })
     }
 
+    /// Feeds up to the end of the next message; gives the bytes used.
+    #[inline(never)]
+    pub(crate) fn push_one<E: From<FrameFault>>(
+        &mut self,
+        slice: &[u8],
+        visit: &mut impl OnFrame<E>,
+    ) -> Result<usize, E> {
+        if self.end.is_some() {
+            self.check_after_end(slice)?;
+            return Ok(slice.len());
+        }
+        if self.stream.number == 0 {
+            return self.push_first(slice, visit);
+        }
+        self.stream.push(slice, &mut Next { visit, end: &mut self.end })
+    }
+
+    /// Whether a message begins with the next byte, and a feed was recognised in one before it.
+    #[inline(always)]
+    pub(crate) const fn is_between(&self) -> bool {
+        self.stream.seen == 0 && self.stream.number != 0 && self.end.is_none()
+    }
+
+    /// Whole messages were taken from the next slice by other means.
+    #[inline(always)]
+    pub(crate) const fn pass_over(&mut self, bytes: usize, messages: u64) {
+        self.stream.offset = self.stream.offset.wrapping_add(bytes as u64);
+        self.stream.number = self.stream.number.wrapping_add(messages);
+    }
+
     /// Nothing may follow the end mark.
     fn check_after_end(&self, rest: &[u8]) -> Result<(), FrameFault> {
         if rest.is_empty() {
@@ -136,6 +166,23 @@ impl<E, V: OnFrame<E>> OnPiece<E> for Later<'_, V> {
                 Ok(false)
             }
         }
+    }
+}
+
+/// The next message only.
+struct Next<'a, V> {
+    visit: &'a mut V,
+    end: &'a mut Option<Position>,
+}
+
+impl<E, V: OnFrame<E>> OnPiece<E> for Next<'_, V> {
+    #[inline(never)]
+    fn piece(&mut self, piece: Piece<'_>) -> Result<bool, E> {
+        match piece {
+            Piece::Message(frame) => self.visit.frame(frame)?,
+            Piece::Zero(at) => *self.end = Some(at),
+        }
+        Ok(false)
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod against_oracle;
 mod damage;
+mod flow;
 mod golden;
 mod oracle;
 mod orders;

@@ -9,9 +9,10 @@ use std::ops::ControlFlow;
 
 use anyhow::{Result, anyhow};
 use feed_handler::error::{Fault, FeedError};
+use feed_handler::flow::{Flow, FlowDecoder};
 use feed_handler::framing::{FileFramer, Frame, OnFrame};
 use feed_handler::message::{self, Visitor, dispatch};
-use feed_handler::orders::{OrderMessage, take as take_orders};
+use feed_handler::orders::OrderMessage;
 use feed_handler::synth::{StockSlot, Synth, SynthConfig};
 use hybrid_benches::race::{Bench, Group, SLICE};
 use itch5::{MessageHandler, Parser, messages as peer};
@@ -89,7 +90,7 @@ impl Group for Itch {
         let mut first = || ours(take(all, mine));
         bench.race(what, "itch5", slices, &mut first, &mut || itch5(take(all, fifth)));
         bench.race(what, "itchy", slices, &mut first, &mut || itchy(take(all, nom)));
-        let what = "ITCH: order messages in one shape";
+        let what = "ITCH: decode, orders in one shape";
         let mut first = || in_one_shape(take(all, shape));
         bench.race(what, "itch5", slices, &mut first, &mut || itch5(take(all, fifth)));
         bench.race(what, "itchy", slices, &mut first, &mut || itchy(take(all, nom)));
@@ -126,28 +127,23 @@ fn ours(slice: &[u8]) -> (u64, u64) {
     (framer.messages(), sum.sum)
 }
 
-/// The same sums without a jump for each type; the last messages, which lie too near to the
-/// slice's end, by the typed views.
+/// The same sums without a jump for each type.
 #[inline(never)]
 fn in_one_shape(slice: &[u8]) -> (u64, u64) {
-    let (mut sum, mut out) = (Sum::default(), [OrderMessage::default(); 64]);
-    let mut rest = slice;
-    loop {
-        let taken = take_orders(rest, &mut out);
-        sum.messages += taken.messages;
-        for m in &out[..taken.orders] {
+    let (mut sum, mut decoder) = (Sum::default(), FlowDecoder::new());
+    assert!(decoder.feed(slice, &mut sum).is_ok(), "a valid slice");
+    (decoder.messages(), sum.sum)
+}
+
+impl Flow for Sum {
+    #[inline(always)]
+    fn orders(&mut self, orders: &[OrderMessage]) -> Result<(), Fault> {
+        for m in orders {
             let new_ref = select_unpredictable(m.kind == b'U', m.second, 0);
-            sum.add(m.order_ref ^ new_ref, m.shares);
+            self.add(m.order_ref ^ new_ref, m.shares);
         }
-        rest = &rest[taken.bytes..];
-        if taken.orders < out.len() {
-            break;
-        }
+        Ok(())
     }
-    let mut framer = FileFramer::new();
-    let done = framer.push_to(rest, &mut Dispatch(&mut sum));
-    assert!(done.is_ok(), "a valid slice");
-    (sum.messages + framer.messages(), sum.sum)
 }
 
 struct Dispatch<'a>(&'a mut Sum);
