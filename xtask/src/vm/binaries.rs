@@ -1,27 +1,26 @@
-//! Our own programs for the guest: release builds, linked statically, without symbols.
+//! Our own programs for the guest: the release builds that other steps test, without symbols, and
+//! the C library that they are linked with.
 //!
-//! The guest has no C library. `crt-static` links ours in, for the target that we ship; a second
-//! target (musl) would test something else. They have a target folder of their own, so that
-//! nothing is rebuilt when one changes between the two ways to link.
+//! The guest has no C library of its own: it gets the machine's, at the same paths, so that
+//! nothing is built a second time for the sake of the guest. What `ldd` names is what it gets.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use super::image::Extra;
 use crate::command::Run;
 use crate::project::Project;
 
-/// The target is named so that build scripts and macros are linked as usual.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
-
 /// Packages whose programs the guest gets, where the workspace has them.
 const PACKAGES: [&str; 4] = ["feed-handler", "sysconfig", "hybrid-conformance", "hybrid-benches"];
 
-/// Builds the programs of [`PACKAGES`] and says where they are.
+/// Builds the programs of [`PACKAGES`] and says where they are, and what they need.
 pub(crate) fn build(project: &Project, dir: &Path, log: &Path) -> Result<Vec<Extra>> {
     let mut names = Vec::new();
-    let mut run = Run::new("cargo build --release --bins --target").arg(TARGET);
+    let mut run = Run::new("cargo build --release --bins");
     for package in PACKAGES.iter().filter_map(|name| project.package(name)) {
         let mut bins = package.targets_of("bin").peekable();
         if bins.peek().is_some() {
@@ -29,17 +28,67 @@ pub(crate) fn build(project: &Project, dir: &Path, log: &Path) -> Result<Vec<Ext
             names.extend(bins.map(|bin| bin.name.clone()));
         }
     }
-    let target = dir.join("build");
-    let run = run
-        .env("RUSTFLAGS", "-C target-feature=+crt-static -C force-frame-pointers=yes")
-        .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
-        .env("CARGO_TARGET_DIR", target.to_string_lossy());
-    if let Some(trouble) = run.run(&project.root, log).trouble() {
-        bail!("`{}`: {trouble}; see {}", run.line(), log.display());
-    }
-    let place = |name: String| -> Extra {
-        let host: PathBuf = target.join(TARGET).join("release").join(&name);
-        Extra { host, guest: format!("/usr/local/bin/{name}") }
+    let work = |run: &Run| match run.run(&project.root, log).trouble() {
+        Some(trouble) => bail!("`{}`: {trouble}; see {}", run.line(), log.display()),
+        None => Ok(()),
     };
-    Ok(names.into_iter().map(place).collect())
+    work(&run)?;
+    let programs = dir.join("programs");
+    fs::create_dir_all(&programs)
+        .with_context(|| format!("cannot create {}", programs.display()))?;
+    let (mut extras, mut libraries) = (Vec::new(), BTreeSet::new());
+    for name in names {
+        let built = project.target.join("release").join(&name);
+        let host = programs.join(&name);
+        let strip = Run::new("strip -o").arg(host.to_string_lossy());
+        work(&strip.arg(built.to_string_lossy()))?;
+        libraries.extend(needed(&host)?);
+        extras.push(Extra { host, guest: format!("/usr/local/bin/{name}") });
+    }
+    extras.extend(
+        libraries
+            .into_iter()
+            .map(|path| Extra { guest: path.to_string_lossy().into_owned(), host: path }),
+    );
+    Ok(extras)
+}
+
+/// The loader and the libraries of a program.
+fn needed(program: &Path) -> Result<Vec<PathBuf>> {
+    let run = Run::new("ldd").arg(program.to_string_lossy());
+    let text = run.output(Path::new("/"));
+    let text = text.with_context(|| format!("`{}` failed", run.line()))?;
+    libraries(&text).with_context(|| format!("`{}`", run.line()))
+}
+
+/// The paths in what `ldd` prints; the kernel's own library has none.
+fn libraries(text: &str) -> Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let (name, found) = line.split_once(" => ").unwrap_or((line, line));
+        let path = found.split(" (0x").next().unwrap_or_default();
+        match path.starts_with('/') {
+            true => paths.push(PathBuf::from(path)),
+            false if found.starts_with("linux-vdso") || line == "statically linked" => {}
+            false => bail!("the library {name} is not there"),
+        }
+    }
+    Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loader_and_libraries_are_found_and_a_missing_one_is_named() {
+        let text = "\tlinux-vdso.so.1 (0x00007ffd1)\n\
+                    \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f1)\n\
+                    \t/lib64/ld-linux-x86-64.so.2 (0x00007f2)\n";
+        let paths = ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"];
+        assert_eq!(libraries(text).expect("all there"), paths.map(PathBuf::from));
+        assert!(libraries("\tstatically linked\n").expect("none").is_empty());
+        let error = libraries("\tlibx.so.1 => not found\n").expect_err("missing").to_string();
+        assert_eq!(error, "the library libx.so.1 is not there");
+    }
 }

@@ -2,7 +2,7 @@
 //! IOMMU, in which VFIO, isolated cores and the tools around them are tried for real.
 //!
 //! [`package`] fetches Debian's kernel and busybox, [`modules`] and [`cpio`] make a file system of
-//! them with our static programs ([`image`], [`binaries`]); [`machine`] and [`drive`] say what is
+//! them with our programs ([`image`], [`binaries`]); [`machine`] and [`drive`] say what is
 //! emulated; [`qemu`] runs one guest and [`qmp`] unplugs its drives; [`shell`] lends it our
 //! terminal. [`scenario`] is the guest suite, which [`suite`] runs and counts: that is where tests
 //! are added. The guest's own scripts are in `guest/`. For users there is `docs/vm.md`.
