@@ -1,10 +1,10 @@
 //! A whole feed, order messages in one shape: the fastest way through it for who keeps no book.
 //!
 //! [`FlowDecoder`] gives order messages (97 % of a day) as [`OrderMessage`]s, many at once, read
-//! without a jump for each type ([`crate::orders`] says what that is worth), and every other message
-//! as its typed view, in its place between them. It frames as [`FileFramer`] does, checks what
-//! [`crate::message::dispatch`] checks, and fails where they fail; results do not depend on where
-//! the feed is cut.
+//! without a jump for each type ([`crate::orders`] says what that is worth), and every other
+//! message as its typed view, in its place between them. It frames as [`FileFramer`] does, checks
+//! what [`crate::message::dispatch`] checks, and fails where they fail; results do not depend on
+//! where the feed is cut.
 //!
 //! ```text
 //!             carried over, first, odd, last 66 bytes of a slice
