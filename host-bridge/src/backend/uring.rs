@@ -29,7 +29,7 @@ use crate::topology::Topology;
 use crate::uring::bridge::{BridgeMemory, BridgeServer, Ranges, info_of, lay_out};
 use crate::uring::error::UringError;
 use crate::uring::features::Step;
-use crate::uring::rings::{Rings, RingsWish, SqPollWish};
+use crate::uring::rings::{self, Rings, RingsWish, SqPollWish};
 use crate::uring::target::{Target, TargetWish};
 use crate::uring::thread::{Finished, IdleOptions, ReactorThread, ThreadOptions};
 use crate::warnings::{WarningKind, Warnings};
@@ -204,8 +204,7 @@ impl Backend for UringBackend {
     }
 
     fn look(&self) -> Result<(), BackendError> {
-        let plain = RingsWish { entries: 4, restricted: false, ..RingsWish::default() };
-        Rings::new(&plain).map_err(|error| self.refused(error))?;
+        rings::look().map_err(|error| self.refused(error))?;
         if self.options.create_bytes.is_some() && !self.path.exists() {
             return Ok(());
         }

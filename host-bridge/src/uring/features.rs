@@ -1,6 +1,7 @@
 //! What a kernel may refuse, tried and not guessed; and in which order it is gone without.
 //!
-//! Called when a reactor makes its rings. A combination is made, really. If the kernel refuses it,
+//! Called when a reactor makes its rings. A combination is made, really, and kept if the kernel
+//! takes it. If the kernel refuses it,
 //! each property is left out alone, in the order of [`KNOWN`], until what is left is taken: that
 //! property was at fault. If no single one was, the first in the order goes, and it begins again.
 //! Every step is a [`Step`], one line with the reason and the fix; none is silent.
@@ -146,9 +147,11 @@ impl Step {
 
 /// What the kernel takes of what was wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settled {
+pub struct Settled<T> {
     /// That.
     pub features: Features,
+    /// What was made with it.
+    pub made: T,
     /// What it does not take.
     pub steps: Vec<Step>,
 }
@@ -235,48 +238,50 @@ const fn companions(feature: Features) -> Features {
     }
 }
 
-/// Finds what the kernel takes of `wish`. `needed` is never left out; `attempt` makes a ring and
-/// drops it.
+/// Finds what the kernel takes of `wish`. `needed` is never left out; `attempt` makes a ring, or
+/// whatever shows that the kernel takes it.
 ///
 /// # Errors
 /// [`UringError`] if not even the needed properties can be had.
-pub fn settle(
+pub fn settle<T>(
     wish: Features,
     needed: Features,
     kernel: &Kernel,
-    mut attempt: impl FnMut(Features) -> Result<(), Errno>,
-) -> Result<Settled, UringError> {
-    let mut settled = Settled { features: wish | needed, steps: Vec::new() };
-    let Err(first) = attempt(settled.features) else { return Ok(settled) };
+    mut attempt: impl FnMut(Features) -> Result<T, Errno>,
+) -> Result<Settled<T>, UringError> {
+    let (mut features, mut steps) = (wish | needed, Vec::new());
+    let mut errno = match attempt(features) {
+        Ok(made) => return Ok(Settled { features, made, steps }),
+        Err(errno) => errno,
+    };
     attempt(needed).map_err(|errno| kernel.explain(errno))?;
-    let mut errno = first;
     loop {
-        let known = culprit(settled.features, needed, &mut attempt);
+        let known = culprit(features, needed, &mut attempt);
         let Some(known) = known else {
             return Err(UringError::Ring { what: "the kernel refuses each combination", errno });
         };
-        let left = settled.features - known.feature - companions(known.feature);
+        let left = features - known.feature - companions(known.feature);
         let why = kernel.reason(known, errno, left - needed);
-        settled.steps.push(Step::without(known.feature, why));
+        steps.push(Step::without(known.feature, why));
         let along = KNOWN.iter().filter(|other| {
-            let gone = settled.features - known.feature - left;
+            let gone = features - known.feature - left;
             gone.contains(other.feature)
         });
         let why = format!("it goes with {}", known.name);
-        settled.steps.extend(along.map(|other| Step::without(other.feature, why.clone())));
-        settled.features = left | needed;
-        match attempt(settled.features) {
-            Ok(()) => return Ok(settled),
+        steps.extend(along.map(|other| Step::without(other.feature, why.clone())));
+        features = left | needed;
+        match attempt(features) {
+            Ok(made) => return Ok(Settled { features, made, steps }),
             Err(next) => errno = next,
         }
     }
 }
 
 /// The property whose absence makes it work; else the first in the order.
-fn culprit(
+fn culprit<T>(
     features: Features,
     needed: Features,
-    attempt: &mut impl FnMut(Features) -> Result<(), Errno>,
+    attempt: &mut impl FnMut(Features) -> Result<T, Errno>,
 ) -> Option<&'static Known> {
     let mut candidates = KNOWN
         .iter()
@@ -314,7 +319,10 @@ mod tests {
     fn a_new_kernel_gives_everything_that_goes_together() {
         let wish = Features::SINGLE_ISSUER | Features::DEFER_TASKRUN | Features::RESTRICTED;
         let settled = settle(wish, Features::empty(), &kernel("6.18.1"), linux((6, 18)));
-        assert_eq!(settled.expect("taken"), Settled { features: wish, steps: Vec::new() });
+        assert_eq!(
+            settled.expect("taken"),
+            Settled { features: wish, made: (), steps: Vec::new() }
+        );
     }
 
     #[test]
@@ -383,7 +391,7 @@ mod tests {
     fn without_io_uring_the_error_says_who_forbids_it_and_what_to_do() {
         let refused = |errno, disabled| {
             let kernel = Kernel { disabled, ..kernel("6.6.0") };
-            let attempt = |_| Err(errno);
+            let attempt = |_| Err::<(), _>(errno);
             settle(Features::SQPOLL, Features::empty(), &kernel, attempt).expect_err("refused")
         };
         for (errno, disabled, words) in [

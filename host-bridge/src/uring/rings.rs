@@ -120,7 +120,8 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    fn options(&self, features: Features, entries: u32) -> RingOptions {
+    fn options(&self, features: Features) -> RingOptions {
+        let entries = self.wish.entries;
         let (cpu, idle) = match self.wish.sqpoll {
             Some(wish) => (wish.cpu, wish.idle),
             None => (None, Duration::ZERO),
@@ -135,18 +136,14 @@ impl Maker<'_> {
 
     /// Makes a ring with as much of `wish` as the kernel takes.
     fn make(&mut self, wish: Features, needed: Features) -> Result<Ring, UringError> {
-        let attempt = |features| Ring::new(&self.options(features, 4)).map(drop);
-        let Settled { features, steps } = settle(wish, needed, &self.kernel, attempt)?;
+        let attempt = |features| Ring::new(&self.options(features));
+        let Settled { made, steps, .. } = settle(wish, needed, &self.kernel, attempt)?;
         for step in steps {
             if !self.steps.contains(&step) {
                 self.steps.push(step);
             }
         }
-        let options = self.options(features, self.wish.entries);
-        Ring::new(&options).map_err(|errno| match errno {
-            Errno::NOMEM => self.kernel.explain(errno),
-            errno => UringError::Ring { what: "a ring cannot be made at its full size", errno },
-        })
+        Ok(made)
     }
 
     fn leave_out(&mut self, feature: Features, errno: Errno) {
@@ -155,6 +152,17 @@ impl Maker<'_> {
             self.steps.push(step);
         }
     }
+}
+
+/// Whether this process may have a ring at all: makes one and drops it.
+///
+/// # Errors
+/// [`UringError`] that says who forbids it.
+pub fn look() -> Result<(), UringError> {
+    let sqpoll = SqPoll { cpu: None, idle: Duration::ZERO, attach: None };
+    let features = Features::empty();
+    let plain = RingOptions { entries: 4, completions: 8, features, sqpoll };
+    Ring::new(&plain).map(drop).map_err(|errno| Kernel::read(Path::new("/")).explain(errno))
 }
 
 impl Rings {
@@ -295,5 +303,50 @@ impl Rings {
             words.push("registered files");
         }
         if words.is_empty() { "plain rings".to_owned() } else { words.join(", ") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hybrid_conventions::testing::skipped;
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+
+    #[test]
+    fn memory_is_registered_with_the_rings_of_storage_alone_and_never_again() {
+        let memory = hybrid_shm::leak_aligned(4096, 4096);
+        let wish = RingsWish { buffers: vec![memory], restricted: false, ..RingsWish::default() };
+        let rings = Rings::new(&wish).expect("io_uring is there");
+        assert!(rings.fixed_buffers);
+        // A second registration is refused where there is a first.
+        assert_eq!(rings.main.register_buffers(&[memory]), Err(Errno::BUSY));
+        assert_eq!(rings.latency.register_buffers(&[memory]), Ok(()));
+        let rings = Rings::new(&RingsWish { restricted: true, ..wish }).expect("restrictions");
+        assert!(rings.latency.register_buffers(&[memory]).is_err(), "closed to registrations");
+    }
+
+    #[test]
+    fn too_little_locked_memory_costs_the_registration_and_names_the_limit() {
+        let test = "too_little_locked_memory_costs_the_registration_and_names_the_limit";
+        let limit = crate::memory::memlock_limit().and_then(|bytes| usize::try_from(bytes).ok());
+        let Some(limit) = limit.filter(|bytes| *bytes < 1 << 28) else {
+            return skipped(test, "RLIMIT_MEMLOCK is unlimited here");
+        };
+        // Of this thread only: what root may do, and others may not.
+        let thread = std::thread::spawn(move || {
+            let mut own = capabilities(None).expect("its own");
+            own.effective.remove(CapabilitySet::IPC_LOCK);
+            set_capabilities(None, own).expect("fewer are always allowed");
+            let memory = hybrid_shm::leak_aligned(limit + (1 << 20), 4096);
+            let wish = RingsWish { buffers: vec![memory], ..RingsWish::default() };
+            let rings = Rings::new(&wish).expect("rings without it");
+            assert!(!rings.fixed_buffers);
+            rings.steps.iter().map(ToString::to_string).collect::<Vec<_>>()
+        });
+        let steps = thread.join().expect("it ends");
+        assert_eq!(steps.len(), 1, "{steps:?}");
+        for words in ["without registered buffers", "Cannot allocate memory", "RLIMIT_MEMLOCK"] {
+            assert!(steps[0].contains(words), "{steps:?}");
+        }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use nvme_spec::{AdminOpcode, Cns};
 use rustix::io::Errno;
 
 /// Alignments that direct I/O on a file wants, in bytes.
@@ -110,14 +111,14 @@ const _: () = assert!(size_of::<NvmeAdmin>() == 72);
 ///
 /// # Errors
 /// What the kernel said; `EIO` for a status of the controller.
-pub fn nvme_identify(node: BorrowedFd<'_>, cns: u32, nsid: u32) -> Result<[u8; 4096], Errno> {
+pub fn nvme_identify(node: BorrowedFd<'_>, cns: Cns, nsid: u32) -> Result<[u8; 4096], Errno> {
     let mut data = [0; 4096];
     let mut command = NvmeAdmin {
-        opcode: 6,
+        opcode: AdminOpcode::IDENTIFY.0,
         nsid,
         addr: data.as_mut_ptr() as u64,
         data_len: 4096,
-        cdw10: cns,
+        cdw10: cns.0.into(),
         timeout_ms: 5_000,
         ..NvmeAdmin::default()
     };

@@ -383,6 +383,48 @@ fn a_file_that_shrinks_is_a_named_error_of_reads_and_flushes() {
 }
 
 #[test]
+fn a_filesystem_that_is_full_is_told_in_the_kernels_own_word_and_reads_go_on() {
+    const TEST: &str = "a_filesystem_that_is_full_is_told_in_the_kernels_own_word_and_reads_go_on";
+    const FULL: &str = "it was full";
+    let temp = std::env::temp_dir();
+    let space = rustix::fs::statvfs(&temp).expect("a filesystem");
+    if space.f_blocks * space.f_frsize > 1 << 20 {
+        // Once more, with temporary files on a filesystem of 256 KiB that nobody else sees.
+        let dir = TempDir::new("full");
+        let own = std::env::current_exe().expect("this program");
+        let script = "mount -t tmpfs -o size=256k none \"$1\" && TMPDIR=$1 exec \"$2\" \
+                      --exact \"uring::bridge::tests::$3\" --nocapture";
+        let output = std::process::Command::new("unshare")
+            .args(["-r", "-m", "sh", "-c", script, "sh"])
+            .args([dir.path().as_os_str(), own.as_os_str(), TEST.as_ref()])
+            .output();
+        let output = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        return match output {
+            Ok(text) if text.contains(FULL) && text.contains("1 passed") => {}
+            Ok(text) if text.is_empty() => {
+                hybrid_conventions::testing::skipped(TEST, "no mounts in a namespace of its own");
+            }
+            other => panic!("{other:?}"),
+        };
+    }
+    let mut rig = Rig::new();
+    let client = rig.client();
+    let mut lba = 0;
+    let error = loop {
+        let write = client.block.write(Lba(lba), filled(&client, 64 << 10, 1), WriteFlags::empty());
+        match rig.finish(&client, write) {
+            Ok(_) => lba += 16,
+            Err(failed) => break failed.error,
+        }
+    };
+    assert_eq!(error, IoError::Bridge(BridgeError::Errno(libc::ENOSPC.unsigned_abs())));
+    assert!((16..=64).contains(&lba), "{lba} blocks went in");
+    let buf = client.arena.alloc(64 << 10).expect("memory");
+    rig.finish(&client, client.block.read(Lba(0), buf)).expect("what was written is there");
+    println!("{FULL}");
+}
+
+#[test]
 fn writes_to_what_was_opened_for_reading_are_refused_by_name() {
     let mut rig = Rig::with(RingsWish::default(), |wish| wish.write = false, 8);
     let client = rig.client();

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-use nvme_spec::{IdentifyController, IdentifyNamespace, OptionalNvmCommands};
+use nvme_spec::{Cns, IdentifyController, IdentifyNamespace, OptionalNvmCommands};
 use zerocopy::FromBytes;
 
 use super::queue::Queue;
@@ -12,10 +12,6 @@ use super::{Limits, Target, TargetWish, Way, open as open_path};
 use crate::sys::uring::ZeroMode;
 use crate::sys::uring::file::{nvme_identify, nvme_nsid};
 use crate::uring::error::UringError;
-
-/// CNS of Identify Namespace and of Identify Controller.
-const CNS_NAMESPACE: u32 = 0;
-const CNS_CONTROLLER: u32 = 1;
 
 /// Opens the node, asks controller and namespace, and keeps others from the disk meanwhile.
 pub(super) fn open(wish: &TargetWish) -> Result<Target, UringError> {
@@ -35,9 +31,9 @@ pub(super) fn open(wish: &TargetWish) -> Result<Target, UringError> {
     let said =
         |what| move |errno| UringError::Storage { path: path.clone(), what, errno, hint: "" };
     let nsid = nvme_nsid(file.as_fd()).map_err(said("asking for its namespace"))?;
-    let controller = nvme_identify(file.as_fd(), CNS_CONTROLLER, 0)
+    let controller = nvme_identify(file.as_fd(), Cns::CONTROLLER, 0)
         .map_err(said("identify controller (it needs CAP_SYS_ADMIN, or Linux 6.2)"))?;
-    let namespace = nvme_identify(file.as_fd(), CNS_NAMESPACE, nsid)
+    let namespace = nvme_identify(file.as_fd(), Cns::NAMESPACE, nsid)
         .map_err(said("identify namespace (it needs CAP_SYS_ADMIN, or Linux 6.2)"))?;
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let disk = Path::new("/sys/class/block").join(name.replacen("ng", "nvme", 1));

@@ -54,6 +54,25 @@ fn without_o_direct_it_is_asked_for_or_a_visible_step() {
 }
 
 #[test]
+fn a_filesystem_that_has_no_o_direct_is_a_line_with_its_words_and_a_fix() {
+    // A file of a page that every Linux has, on a filesystem without.
+    let path = ["/sys/kernel/mm/transparent_hugepage/enabled", "/sys/kernel/mm/ksm/run"]
+        .into_iter()
+        .find(|path| fs::metadata(path).is_ok_and(|meta| meta.len() == 4096));
+    let Some(path) = path else {
+        let test = "a_filesystem_that_has_no_o_direct_is_a_line_with_its_words_and_a_fix";
+        return hybrid_conventions::testing::skipped(test, "sysfs has not these files");
+    };
+    let target = Target::open(&TargetWish { write: false, ..TargetWish::new(path) })
+        .expect("the page cache");
+    assert_eq!(target.way(), Way::Buffered);
+    let [line] = &target.steps[..] else { panic!("{:?}", target.steps) };
+    for words in [path, "without O_DIRECT", "refuses it", "ext4, xfs"] {
+        assert!(line.contains(words), "{line}");
+    }
+}
+
+#[test]
 fn sizes_that_are_no_blocks_are_refused_with_both_numbers() {
     let dir = TempDir::new("target-size");
     for bytes in [0, 100, 4097] {
