@@ -59,7 +59,8 @@ pub(crate) fn setup(args: &RunArgs) -> Result<(Setup, usize), Failure> {
     plan.null_pattern = device.null_pattern;
     let (core, quiet) = (args.machine.core, args.output.quiet);
     let isolation = args.machine.isolation;
-    Ok((Setup { device, core, isolation, plan, phases, quiet }, about))
+    let check_syscalls = false;
+    Ok((Setup { device, core, isolation, plan, phases, quiet, check_syscalls }, about))
 }
 
 /// What is done, but for what depends on the device.

@@ -1,7 +1,7 @@
 //! One partition, from its device to what it sent: the host's side of a measurement.
 
 use std::ops::ControlFlow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use core_runtime::clock::Clock;
 use core_runtime::partition::StopReason;
@@ -48,6 +48,8 @@ pub(crate) struct Setup {
     pub(crate) plan: Plan,
     pub(crate) phases: Vec<Phase>,
     pub(crate) quiet: bool,
+    /// The kernel reports each system call of the partition.
+    pub(crate) check_syscalls: bool,
 }
 
 /// What one phase gave, over all repetitions.
@@ -71,6 +73,8 @@ pub(crate) struct Ran {
     pub(crate) dma_page: usize,
     pub(crate) steal_ms: Option<u64>,
     pub(crate) usage: ThreadUsage,
+    /// System calls while it ran, where they were counted, and how long that was at least.
+    pub(crate) syscalls: Option<(u64, Duration)>,
     pub(crate) counters: Result<Readings, String>,
     pub(crate) partition_allocations: Option<AllocReport>,
     pub(crate) hot_allocations: Option<AllocReport>,
@@ -111,13 +115,16 @@ pub(crate) fn run(setup: Setup) -> Result<Ran, Failure> {
     spec.args = part::arguments(&setup.plan, &setup.phases);
     spec.dma_bytes = dma_bytes(&setup.plan, &setup.phases);
     spec.private_bytes = PRIVATE_BYTES;
+    spec.check_syscalls = setup.check_syscalls;
     let on = setup.device.on;
     let device = setup.device.backend.describe();
     let signals = StopSignals::install().map_err(Failure::error)?;
     let steal = steal_ms();
     let partition = runtime.spawn(spec.with_device(setup.device.backend))?;
     let mut heard = Heard::new(&setup.phases);
+    let begun = Instant::now();
     let ended = hear(partition, &mut heard, signals)?;
+    let ran_for = begun.elapsed();
     if let Some(mistake) = ended.device.iter().flat_map(|device| &device.mistakes).next()
         && setup.device.null_pattern == 0
     {
@@ -136,6 +143,7 @@ pub(crate) fn run(setup: Setup) -> Result<Ran, Failure> {
         dma_page: heard.dma_page,
         steal_ms: steal.zip(steal_ms()).map(|(before, after)| after.saturating_sub(before)),
         usage: ended.usage,
+        syscalls: ended.syscalls.map(|report| (report.calls, ran_for)),
         counters: heard.counters,
         partition_allocations: ended.allocations,
         hot_allocations: alloc_guard::hot_report(),

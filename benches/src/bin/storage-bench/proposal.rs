@@ -66,7 +66,8 @@ pub(crate) fn setup(args: &RunArgs) -> Result<Setup, Failure> {
     plan.fill = device.fill.into();
     plan.null_pattern = device.null_pattern;
     let (core, isolation) = (machine.core, machine.isolation);
-    Ok(Setup { core, isolation, plan, device, phases, quiet: args.output.quiet })
+    let quiet = args.output.quiet;
+    Ok(Setup { core, isolation, plan, device, phases, quiet, check_syscalls: false })
 }
 
 /// What is done, but for what depends on the device.

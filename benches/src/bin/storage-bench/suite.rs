@@ -259,6 +259,7 @@ fn setup(args: &SuiteArgs, place: Place<'_>, own: Option<&OwnServer>) -> Result<
     Ok(Setup {
         core: args.core,
         isolation: machine.isolation,
+        check_syscalls: false,
         plan: Plan {
             repetitions: repetitions(args),
             nsid: 1,

@@ -1,210 +1,91 @@
-//! Our side of a rung: a closed loop on a ring, or `pread` one after the other.
+//! Our side of a rung: a closed loop on a ring, or `pread` on threads ([`super::psync`]).
 //!
 //! On a thread of its own, pinned; each operation's time is taken from its submission to when its
-//! completion is seen.
+//! completion is seen. Buffers come from one pool, which was made and registered before: each
+//! operation acquires one and gives it back. A pool that is empty is back-pressure: the operation
+//! waits for a completion.
 
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use host_bridge::affinity::pin_to;
 use host_bridge::sys::syscall_guard::SyscallGuard;
-use host_bridge::sys::uring::{Buf, Features, File, NvmeIo, Op, Ring, RingOptions, SqPoll};
+use host_bridge::sys::uring::{Features, File, NvmeIo, Op, Ring, RingOptions, SqPoll};
 use host_bridge::sys::usage::{ThreadUsage, process_cpu_time};
 use host_bridge::uring::features::{Settled, settle};
-use host_bridge::uring::pool::{BufferPool, PoolOptions};
+use host_bridge::uring::pool::{BufferPool, PoolBuf, PoolOptions};
 use host_bridge::uring::target::{Target, Way};
 use hybrid_benches::hist::Hist;
-use hybrid_benches::rng::Rng;
+use hybrid_shm::Span;
+use nvme_driver::spec::{Cdw12Io, Cid, Lba, Nsid, NvmOpcode, Sqe};
 
-use super::kernel;
+use super::places::{Places, digest};
+use super::rung::{Load, Measured, Rung, ns};
+use super::{kernel, psync};
 
-/// A rung of the kernel's side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rung {
-    Psync,
-    Interrupts,
-    Fixed,
-    SqPoll,
-    IoPoll,
-    Passthrough,
-}
-
-impl Rung {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Psync, Self::Interrupts, Self::Fixed, Self::SqPoll, Self::IoPoll, Self::Passthrough];
-
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Psync => "psync, one at a time",
-            Self::Interrupts => "io_uring, interrupts",
-            Self::Fixed => "+ fixed buffers, files",
-            Self::SqPoll => "+ SQPOLL",
-            Self::IoPoll => "+ IOPOLL",
-            Self::Passthrough => "+ passthrough",
-        }
-    }
-
-    /// What the documents expect of the step, on drives.
-    pub(super) const fn expected(self) -> &'static str {
-        match self {
-            Self::Psync | Self::Fixed => "",
-            Self::Interrupts => "1.06 to 1.10",
-            Self::SqPoll => "1.32",
-            Self::IoPoll => "1.21",
-            Self::Passthrough => "1.20",
-        }
-    }
-
-    /// fio's job file.
-    pub(super) const fn job(self) -> &'static str {
-        match self {
-            Self::Psync => include_str!("../../../../fio/psync.fio"),
-            Self::Interrupts => include_str!("../../../../fio/interrupts.fio"),
-            Self::Fixed => include_str!("../../../../fio/fixed.fio"),
-            Self::SqPoll => include_str!("../../../../fio/sqpoll.fio"),
-            Self::IoPoll => include_str!("../../../../fio/iopoll.fio"),
-            Self::Passthrough => include_str!("../../../../fio/passthrough.fio"),
-        }
-    }
-
-    pub(super) const fn polls_submissions(self) -> bool {
-        matches!(self, Self::SqPoll | Self::IoPoll | Self::Passthrough)
-    }
-
-    const fn fixed(self) -> bool {
-        !matches!(self, Self::Psync | Self::Interrupts)
-    }
-
-    /// What its ring is like; `needed` is what the rung is about.
-    fn features(self, polled: bool) -> (Features, Features) {
-        let pinned = Features::SQPOLL_CPU;
-        let iopoll = if polled { Features::IOPOLL } else { Features::empty() };
-        match self {
-            Self::Psync | Self::Interrupts | Self::Fixed => {
-                (Features::SINGLE_ISSUER | Features::DEFER_TASKRUN, Features::empty())
-            }
-            Self::SqPoll => (pinned, Features::SQPOLL),
-            Self::IoPoll => (pinned, Features::SQPOLL | iopoll),
-            Self::Passthrough => (pinned, Features::SQPOLL | Features::BIG | iopoll),
-        }
-    }
-}
-
-/// What every rung does.
+/// Memory of the buffers, made once for all runs, and how it is cut.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Load {
-    pub(super) depth: u32,
-    pub(super) bytes: u32,
-    pub(super) write: bool,
-    pub(super) random: bool,
-    pub(super) time: Duration,
-    pub(super) seed: u64,
-    /// Where it runs, and where the kernel's thread does.
-    pub(super) cpu: u32,
-    pub(super) sq_cpu: u32,
+pub(super) struct Buffers {
+    memory: Span<'static>,
+    shape: PoolOptions,
 }
 
-/// What one run gave.
-pub(super) struct Measured {
-    done: u64,
-    time: Duration,
-    cpu: Duration,
-    calls: u64,
-    switches: u64,
-    latency: Hist,
-}
-
-impl Measured {
-    fn per_s(&self, count: u64) -> f64 {
-        count as f64 / self.time.as_secs_f64().max(1e-9)
+impl Buffers {
+    /// The default pool, with more or larger buffers where the load wants them.
+    pub(super) fn for_load(load: Load) -> Result<Self, String> {
+        let usual = PoolOptions::default();
+        let count = u16::try_from(load.depth).map_err(|_| "-q is too deep".to_owned())?;
+        let bytes = load.bytes.next_multiple_of(4096).max(usual.bytes);
+        let shape = PoolOptions { count: count.max(usual.count), bytes };
+        Ok(Self { memory: hybrid_shm::leak_aligned(shape.total_bytes(), 4096), shape })
     }
 
-    pub(super) fn iops(&self) -> f64 {
-        self.per_s(self.done)
+    /// As few as the load can do with, at the start of the same memory.
+    fn fewest(self, load: Load) -> Self {
+        let count = u16::try_from(load.depth).unwrap_or(u16::MAX);
+        let shape = PoolOptions { count, bytes: load.bytes.next_multiple_of(4096) };
+        let memory = self.memory.sub(0, shape.total_bytes()).unwrap_or(self.memory);
+        Self { memory, shape }
     }
 
-    pub(super) fn calls_per_s(&self) -> f64 {
-        self.per_s(self.calls)
-    }
-
-    pub(super) fn switches_per_s(&self) -> f64 {
-        self.per_s(self.switches)
-    }
-
-    pub(super) fn cpu_percent(&self) -> f64 {
-        100.0 * self.cpu.as_secs_f64() / self.time.as_secs_f64().max(1e-9)
-    }
-
-    pub(super) fn latency_ns(&self, parts_per_million: u32) -> f64 {
-        self.latency.quantile(parts_per_million) as f64
-    }
-
-    /// Operations, or whether there were any: for a checksum that is the same each time.
-    pub(super) const fn done(&self) -> u64 {
-        (self.done != 0) as u64
-    }
-}
-
-/// Where operations go.
-struct Places {
-    rng: Rng,
-    next: u64,
-    count: u64,
-    load: Load,
-}
-
-impl Places {
-    fn new(target: &Target, load: Load) -> Result<Self, String> {
-        let limits = target.limits();
-        let size = limits.blocks * u64::from(limits.lba_bytes);
-        let count = size / u64::from(load.bytes);
-        if !load.bytes.is_multiple_of(limits.lba_bytes) || count == 0 {
-            return Err(format!("-o {} is no multiple of its blocks, or larger", load.bytes));
-        }
-        if load.bytes > limits.max_transfer_bytes {
-            return Err(format!("-o is more than it takes at once, {}", limits.max_transfer_bytes));
-        }
-        Ok(Self { rng: Rng::new(load.seed), next: 0, count, load })
-    }
-
-    /// The next byte offset.
-    fn next(&mut self) -> u64 {
-        let place = if self.load.random {
-            self.rng.below(self.count)
-        } else {
-            self.next = (self.next + 1) % self.count;
-            self.next
-        };
-        place * u64::from(self.load.bytes)
+    fn words(self) -> String {
+        format!("{} x {} KiB", self.shape.count, self.shape.bytes >> 10)
     }
 }
 
 /// One run of a rung, on a thread of its own.
-pub(super) fn run(rung: Rung, target: &Target, load: Load) -> Result<Measured, String> {
+pub(super) fn run(
+    rung: Rung,
+    target: &Target,
+    load: Load,
+    buffers: Buffers,
+) -> Result<Measured, String> {
+    if rung == Rung::Psync {
+        return psync::run(target, load);
+    }
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             pin_to(load.cpu).map_err(|error| error.to_string())?;
-            match rung {
-                Rung::Psync => psync(target, load),
-                _ => Loop::new(rung, target, load)?.run(load.time),
-            }
+            Loop::new(rung, target, load, buffers)?.run(load.time)
         });
         thread.join().unwrap_or_else(|_| Err("the loop panicked".to_owned()))
     })
 }
 
 /// A run under SQPOLL whose system calls the kernel reports: how many, and in how many seconds.
-pub(super) fn counted(target: &Target, load: Load) -> Result<(u64, f64), String> {
+pub(super) fn counted(target: &Target, load: Load, buffers: Buffers) -> Result<(u64, f64), String> {
     let word = hybrid_shm::leak_aligned(64, 64).word32(0).map_err(|error| error.to_string())?;
     let (guard, arming) = SyscallGuard::listen(word, 1).map_err(|error| error.to_string())?;
     let over = AtomicBool::new(false);
     let measured = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             pin_to(load.cpu).map_err(|error| error.to_string())?;
-            let mut ring = Loop::new(Rung::SqPoll, target, load)?;
+            let mut ring = Loop::new(Rung::SqPoll, target, load, buffers)?;
             arming.arm().map_err(|error| error.to_string())?;
-            ring.fill()?;
+            ring.fill(Instant::now())?;
+            while ring.done == 0 {
+                ring.turn(true)?;
+            }
             // The clock may be a system call where the counter is not stable: another thread looks.
             ring.timed = false;
             let begun = Instant::now();
@@ -225,44 +106,13 @@ pub(super) fn counted(target: &Target, load: Load) -> Result<(u64, f64), String>
     measured.map(|seconds| (report.calls, seconds))
 }
 
-/// `pread` or `pwrite`, one after the other.
-fn psync(target: &Target, load: Load) -> Result<Measured, String> {
-    let file = target.file().map_err(|error| error.to_string())?;
-    let mut places = Places::new(target, load)?;
-    let len = load.bytes as usize;
-    let mut memory = vec![0_u8; len + 4096];
-    let start = memory.as_ptr().align_offset(4096);
-    let buf = &mut memory[start..start + len];
-    let mut latency = Hist::new();
-    let (cpu, usage, begun) = (process_cpu_time(), ThreadUsage::now(), Instant::now());
-    let mut now = begun;
-    let mut done = 0;
-    while now - begun < load.time {
-        let at = places.next();
-        let moved = if load.write { file.write_at(buf, at) } else { file.read_at(buf, at) };
-        match moved {
-            Ok(moved) if moved == len => {}
-            Ok(moved) => return Err(format!("{moved} bytes of {len} at {at}")),
-            Err(error) => return Err(error.to_string()),
-        }
-        let after = Instant::now();
-        latency.record(ns(after - now));
-        now = after;
-        done += 1;
-    }
-    let used = ThreadUsage::now().since(usage);
-    Ok(Measured {
-        done,
-        time: now - begun,
-        cpu: process_cpu_time().saturating_sub(cpu),
-        calls: done,
-        switches: used.voluntary_switches + used.involuntary_switches,
-        latency,
-    })
-}
-
-fn ns(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+/// An operation in flight, at the place of its buffer.
+struct Flight {
+    buf: PoolBuf,
+    begun: Instant,
+    at: u64,
+    /// One of the first, whose data are looked at.
+    first: bool,
 }
 
 /// A closed loop on a ring.
@@ -271,72 +121,59 @@ pub(super) struct Loop {
     file: File,
     way: Way,
     lba_bytes: u32,
-    bufs: Vec<Buf>,
-    begun: Vec<Instant>,
+    pool: BufferPool,
+    /// By buffer.
+    flights: Vec<Option<Flight>>,
     places: Places,
+    load: Load,
     latency: Hist,
     done: u64,
+    pushed: u64,
     in_flight: u32,
     /// Each operation's time is taken.
     timed: bool,
     failed: Option<String>,
     completed: Vec<(u64, i32)>,
+    scratch: Vec<u8>,
+    digest: u64,
+    steps: Vec<String>,
 }
 
 /// Completions of one turn: more wait for the next one, behind the submission of what they made
 /// room for, so that the device is never without work because we follow it.
 const REAP: u32 = 4;
 
-/// A pool of one buffer an operation, registered once.
-const PAGE: usize = 4096;
-
 impl Loop {
-    pub(super) fn new(rung: Rung, target: &Target, load: Load) -> Result<Self, String> {
+    fn new(rung: Rung, target: &Target, load: Load, buffers: Buffers) -> Result<Self, String> {
         let places = Places::new(target, load)?;
-        let (wish, needed) = rung.features(target.limits().iopoll);
-        let sqpoll = SqPoll { cpu: Some(load.sq_cpu), idle: Duration::from_secs(1), attach: None };
-        let options = |features| RingOptions {
-            entries: load.depth.next_power_of_two().max(8),
-            completions: 4 * load.depth.next_power_of_two().max(8),
-            features,
-            sqpoll,
-        };
-        let attempt = |features| Ring::new(&options(features)).map(drop);
-        let Settled { features, .. } =
-            settle(wish, needed, &kernel(), attempt).map_err(|error| error.to_string())?;
-        let ring = Ring::new(&options(features)).map_err(|errno| errno.to_string())?;
-        let count = u16::try_from(load.depth).map_err(|_| "too deep".to_owned())?;
-        let bytes = load.bytes.next_multiple_of(4096);
-        let shape = PoolOptions { count, bytes };
-        let memory = hybrid_shm::leak_aligned(shape.total_bytes(), PAGE);
-        let (mut fixed, mut file) = (None, File::Fd(target.fd()));
+        let mut steps = Vec::new();
+        let ring = ring(rung, target, load, &mut steps)?;
+        let (mut buffers, mut fixed, mut file) = (buffers, None, File::Fd(target.fd()));
         if rung.fixed() {
-            ring.register_buffers(&[memory]).map_err(|errno| format!("buffers: {errno}"))?;
+            buffers = register(&ring, buffers, load, &mut steps)?;
             ring.register_files(&[target.fd()]).map_err(|errno| format!("files: {errno}"))?;
             (fixed, file) = (Some(0), File::Fixed(0));
         }
-        let mut pool = BufferPool::new(memory, shape, fixed);
-        let bufs: Option<Vec<_>> = (0..load.depth)
-            .map(|_| {
-                let buf = pool.acquire()?;
-                pool.buf(&buf, load.bytes)
-            })
-            .collect();
-        let bufs = bufs.ok_or_else(|| "a pool that is too small".to_owned())?;
+        let pool = BufferPool::new(buffers.memory, buffers.shape, fixed);
         Ok(Self {
             ring,
             file,
             way: target.way(),
             lba_bytes: target.limits().lba_bytes,
-            begun: vec![Instant::now(); bufs.len()],
-            completed: Vec::with_capacity(bufs.len()),
-            bufs,
+            flights: (0..pool.available()).map(|_| None).collect(),
+            pool,
+            completed: Vec::with_capacity(load.depth as usize),
+            scratch: vec![0; load.bytes as usize],
             places,
+            load,
             latency: Hist::new(),
             done: 0,
+            pushed: 0,
             in_flight: 0,
             timed: true,
             failed: None,
+            digest: 0,
+            steps,
         })
     }
 
@@ -345,7 +182,11 @@ impl Loop {
         let waits = !self.ring.features().contains(Features::SQPOLL);
         let (cpu, usage) = (process_cpu_time(), ThreadUsage::now());
         let begun = Instant::now();
-        self.fill()?;
+        self.fill(begun)?;
+        // A thread of the kernel that sleeps is woken by a call; a completion shows it awake.
+        while self.done == 0 {
+            self.turn(!waits)?;
+        }
         let enters = self.ring.enters();
         while begun.elapsed() < time {
             self.turn(!waits)?;
@@ -362,40 +203,44 @@ impl Loop {
             calls,
             switches: used.voluntary_switches + used.involuntary_switches,
             latency: self.latency,
+            digest: self.digest,
+            steps: self.steps,
         })
     }
 
-    /// Everything in flight that may be.
-    fn fill(&mut self) -> Result<(), String> {
-        let now = Instant::now();
-        for slot in 0..self.bufs.len() {
-            self.push(slot, now)?;
+    /// Everything in flight that may be and has a buffer.
+    fn fill(&mut self, now: Instant) -> Result<(), String> {
+        while self.in_flight < self.load.depth {
+            let Some(buf) = self.pool.acquire() else { break };
+            self.push(buf, now)?;
         }
-        self.ring.submit().map_err(|errno| errno.to_string())
+        Ok(())
     }
 
-    fn push(&mut self, slot: usize, now: Instant) -> Result<(), String> {
-        let (at, buf, file) = (self.places.next(), self.bufs[slot], self.file);
-        let write = self.places.load.write;
+    fn push(&mut self, buf: PoolBuf, now: Instant) -> Result<(), String> {
+        let (at, file, write) = (self.places.next(), self.file, self.load.write);
+        let memory = self.pool.buf(&buf, self.load.bytes).ok_or("a buffer that is too small")?;
         let op = match self.way {
             Way::Passthrough { nsid } => {
-                Op::Nvme { file, command: self.command(nsid, at, write), buf: Some(buf) }
+                Op::Nvme { file, command: self.command(nsid, at, write), buf: Some(memory) }
             }
-            _ if write => Op::Write { file, at, buf },
-            _ => Op::Read { file, at, buf },
+            _ if write => Op::Write { file, at, buf: memory },
+            _ => Op::Read { file, at, buf: memory },
         };
-        self.begun[slot] = now;
+        let index = buf.index();
+        self.ring.push(&op, index.into()).map_err(|_| "the ring is full".to_owned())?;
+        let first = self.pushed < u64::from(self.load.depth);
+        self.flights[usize::from(index)] = Some(Flight { buf, begun: now, at, first });
         self.in_flight += 1;
-        self.ring.push(&op, slot as u64).map_err(|_| "the ring is full".to_owned())
+        self.pushed += 1;
+        Ok(())
     }
 
     fn command(&self, nsid: u32, at: u64, write: bool) -> NvmeIo {
-        let slba = at / u64::from(self.lba_bytes);
-        let low = u32::try_from(slba & 0xFFFF_FFFF).unwrap_or(0);
-        let high = u32::try_from(slba >> 32).unwrap_or(0);
-        let nlb_z = self.places.load.bytes / self.lba_bytes - 1;
-        let cdw = [low, high, nlb_z, 0, 0, 0];
-        NvmeIo { opcode: if write { 1 } else { 2 }, nsid, cdw, timeout_ms: 0 }
+        let opcode = if write { NvmOpcode::WRITE } else { NvmOpcode::READ };
+        let slba = Lba(at / u64::from(self.lba_bytes));
+        let nlb_z = u16::try_from(self.load.bytes / self.lba_bytes - 1).unwrap_or(u16::MAX);
+        NvmeIo::from(&Sqe::io(opcode, Cid(0), Nsid(nsid), slba, nlb_z, Cdw12Io::empty()))
     }
 
     /// Submits, takes what has completed, and puts as much back.
@@ -411,16 +256,18 @@ impl Loop {
             std::hint::spin_loop();
             return Ok(());
         }
-        let now = if self.timed { Instant::now() } else { self.begun[0] };
-        for at in 0..self.completed.len() {
-            let (number, result) = self.completed[at];
-            let slot = usize::try_from(number).unwrap_or(0).min(self.bufs.len() - 1);
-            self.check(result);
-            self.latency.record(ns(now - self.begun[slot]));
-            self.done += 1;
-            self.push(slot, now)?;
+        let now = self.timed.then(Instant::now);
+        self.land(now);
+        if let Some(why) = self.failed.take() {
+            return Err(why);
         }
-        self.failed.take().map_or(Ok(()), Err)
+        self.fill(now.unwrap_or_else(|| self.fallback()))
+    }
+
+    /// A time for operations whose time is not taken.
+    fn fallback(&self) -> Instant {
+        let begun = self.flights.iter().flatten().map(|flight| flight.begun).next();
+        begun.unwrap_or_else(Instant::now)
     }
 
     fn take(&mut self) -> u32 {
@@ -431,10 +278,34 @@ impl Loop {
         taken
     }
 
+    /// Ends what was taken and gives its buffers back.
+    fn land(&mut self, now: Option<Instant>) {
+        for taken in 0..self.completed.len() {
+            let (number, result) = self.completed[taken];
+            let place = usize::try_from(number).ok().and_then(|at| self.flights.get_mut(at));
+            let Some(flight) = place.and_then(Option::take) else {
+                self.failed = Some(format!("a completion names buffer {number}"));
+                continue;
+            };
+            self.check(result);
+            if let Some(now) = now {
+                self.latency.record(ns(now - flight.begun));
+            }
+            if flight.first {
+                let span = self.pool.span(&flight.buf);
+                let read = span.is_some_and(|span| span.read(0, &mut self.scratch).is_ok());
+                let bytes = if read { &self.scratch[..] } else { &[] };
+                self.digest = self.digest.wrapping_add(digest(flight.at, bytes));
+            }
+            self.pool.release(flight.buf);
+            self.done += 1;
+        }
+    }
+
     fn check(&mut self, result: i32) {
         let good = match self.way {
             Way::Passthrough { .. } => result == 0,
-            _ => u32::try_from(result) == Ok(self.places.load.bytes),
+            _ => u32::try_from(result) == Ok(self.load.bytes),
         };
         if !good && self.failed.is_none() {
             let error = std::io::Error::from_raw_os_error(-result.min(0));
@@ -451,7 +322,103 @@ impl Loop {
             }
             self.ring.wait(Duration::from_millis(10)).map_err(|errno| errno.to_string())?;
             self.take();
+            self.land(None);
         }
-        Ok(())
+        self.failed.take().map_or(Ok(()), Err)
+    }
+}
+
+/// The ring of a rung, with as much of it as the kernel takes.
+fn ring(rung: Rung, target: &Target, load: Load, steps: &mut Vec<String>) -> Result<Ring, String> {
+    let (wish, needed) = rung.features(target.limits().iopoll);
+    let sqpoll = SqPoll { cpu: Some(load.sq_cpu), idle: Duration::from_secs(1), attach: None };
+    let options = |features| RingOptions {
+        entries: load.depth.next_power_of_two().max(8),
+        completions: 4 * load.depth.next_power_of_two().max(8),
+        features,
+        sqpoll,
+    };
+    let make = |features| Ring::new(&options(features));
+    let Settled { made, steps: lost, .. } =
+        settle(wish, needed, &kernel(), make).map_err(|error| error.to_string())?;
+    steps.extend(lost.iter().map(ToString::to_string));
+    Ok(made)
+}
+
+/// Registers the pool's memory; a smaller one where the limit of locked memory is too low.
+fn register(
+    ring: &Ring,
+    buffers: Buffers,
+    load: Load,
+    steps: &mut Vec<String>,
+) -> Result<Buffers, String> {
+    let Err(errno) = ring.register_buffers(&[buffers.memory]) else { return Ok(buffers) };
+    let fewest = buffers.fewest(load);
+    ring.register_buffers(&[fewest.memory])
+        .map_err(|errno| format!("buffers of {}: {errno} (ulimit -l)", fewest.words()))?;
+    steps.push(format!(
+        "a pool of {} instead of {}: {errno}; raise RLIMIT_MEMLOCK (ulimit -l unlimited)",
+        fewest.words(),
+        buffers.words()
+    ));
+    Ok(fewest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use host_bridge::uring::target::TargetWish;
+
+    fn load() -> Load {
+        Load {
+            depth: 16,
+            bytes: 4096,
+            write: false,
+            random: true,
+            time: Duration::from_millis(20),
+            seed: 1,
+            cpu: 0,
+            sq_cpu: 0,
+        }
+    }
+
+    /// A file of 1 MiB in which each block says where it is.
+    fn target(name: &str) -> Target {
+        let path = std::env::temp_dir().join(format!("ladder-{name}-{}.img", std::process::id()));
+        let bytes: Vec<u8> = (0..256_u32).flat_map(|at| at.to_le_bytes().repeat(1024)).collect();
+        std::fs::write(&path, bytes).expect("a file");
+        let target = Target::open(&TargetWish::new(&path)).expect("a target");
+        std::fs::remove_file(&path).expect("removed");
+        target
+    }
+
+    #[test]
+    fn an_empty_pool_is_back_pressure_and_the_work_goes_on() {
+        let target = target("few");
+        let few = PoolOptions { count: 3, bytes: 4096 };
+        let memory = hybrid_shm::leak_aligned(few.total_bytes(), 4096);
+        let buffers = Buffers { memory, shape: few };
+        let mut ring = Loop::new(Rung::Fixed, &target, load(), buffers).expect("a loop");
+        ring.fill(Instant::now()).expect("as many as there are buffers");
+        assert_eq!((ring.in_flight, ring.pool.exhausted()), (3, 1));
+        while ring.done < 100 {
+            ring.turn(false).expect("goes on");
+            assert!(ring.in_flight <= 3);
+        }
+        ring.drain().expect("ends");
+        assert_eq!(ring.pool.available(), 3, "all of them came back");
+        assert!(ring.pool.exhausted() > 1);
+    }
+
+    #[test]
+    fn every_rung_reads_the_same_data_and_says_so() {
+        let target = target("same");
+        let buffers = Buffers::for_load(load()).expect("memory");
+        let digest = |rung| run(rung, &target, load(), buffers).expect("runs").digest;
+        let psync = digest(Rung::Psync);
+        assert_eq!(digest(Rung::Interrupts), psync);
+        assert_eq!(digest(Rung::Fixed), psync);
+        let other = Load { seed: 2, ..load() };
+        assert_ne!(run(Rung::Psync, &target, other, buffers).expect("runs").digest, psync);
     }
 }

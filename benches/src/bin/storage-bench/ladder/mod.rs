@@ -1,13 +1,20 @@
 //! The ladder (`--ladder FILE|DEV`): one workload through the ways that Linux has, rung by rung,
 //! then through this project's, with fio beside each rung of the kernel's.
 //!
-//! Ours and fio's runs of a rung take turns, [`ROUNDS`] times; medians are printed, and the ratio
-//! is the median of the pairs' ratios. A rung that cannot be had here says why. What the documents
-//! of thread-per-core designs expect of a step stands beside what it gave.
+//! Every rung of the kernel's runs with one operation in flight and with `-q` of them, so that each
+//! is compared with its like: psync has a thread for each. Ours and fio's runs of a rung take
+//! turns, [`ROUNDS`] times, each as often first as the other; medians are printed, and the ratio is
+//! the median of the pairs' ratios. Each run proves by a checksum that it read what the others
+//! read. A rung that cannot be had here says why. What the documents of thread-per-core designs
+//! expect of a step stands beside what it gave.
 
 mod engine;
 mod fio;
 mod nop;
+mod partition;
+mod places;
+mod psync;
+mod rung;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,17 +22,16 @@ use std::time::Duration;
 use host_bridge::topology::Topology;
 use host_bridge::uring::features::Kernel;
 use host_bridge::uring::target::{Target, TargetWish};
-use hybrid_benches::figures::{Series, median};
-use hybrid_benches::hist::Hist;
+use hybrid_benches::figures::median;
 use hybrid_benches::report::{Cell, Report, Sheet};
 use hybrid_conventions::Exit;
 
 use crate::cli::RunArgs;
 use crate::failure::{Failure, write_file};
 use crate::values::Workload;
-use crate::{job, launch, summary};
-pub(crate) use engine::Load;
-use engine::{Measured, Rung};
+use engine::Buffers;
+pub(crate) use rung::Load;
+use rung::{Measured, Rung};
 
 /// Pairs of runs of a rung.
 const ROUNDS: usize = 5;
@@ -39,12 +45,31 @@ const MOST_CALLS: f64 = 10.0;
 /// A rung must reach this share of fio's operations.
 const LEAST_OF_FIO: f64 = 0.95;
 
+/// Of the table of rungs.
+const TITLES: [&str; 13] = [
+    "rung",
+    "depth",
+    "iops",
+    "p50 us",
+    "p99 us",
+    "p99.9 us",
+    "cpu %",
+    "calls/s",
+    "switches/s",
+    "to before",
+    "expected",
+    "fio iops",
+    "to fio",
+];
+
 /// One rung's runs.
 struct Climbed {
     rung: Rung,
     ours: Vec<Measured>,
     fio: Result<Vec<f64>, String>,
     ratio: Option<f64>,
+    /// What the storage does not have of what the rung wanted.
+    steps: Vec<String>,
 }
 
 /// Runs the ladder and prints it.
@@ -125,54 +150,65 @@ fn climb(args: &RunArgs, path: &Path, load: Load) -> Result<Report, Failure> {
         load.depth
     );
     let mut report = Report::new("storage-bench-ladder/1", title, "storage of the host's kernel");
-    let mut sheet = Sheet::new(
-        "rungs",
-        &[
-            "rung",
-            "iops",
-            "p50 us",
-            "p99 us",
-            "p99.9 us",
-            "cpu %",
-            "calls/s",
-            "switches/s",
-            "to before",
-            "expected",
-            "fio iops",
-            "to fio",
-        ],
-    );
-    let mut before: Option<f64> = None;
-    let mut first: Option<f64> = None;
-    let mut last: Option<f64> = None;
-    for rung in Rung::ALL {
-        match one(rung, path, load) {
-            Err(why) => sheet.note(format!("{}: not here: {why}", rung.name())),
-            Ok(climbed) => {
-                let iops = of(&climbed.ours, |m| m.iops());
-                add(&mut sheet, &mut report, &climbed, iops.zip(before).map(|(a, b)| a / b));
-                first = first.or(iops);
-                (before, last) = (iops, iops);
-            }
-        }
+    let mut sheet = Sheet::new("rungs", &TITLES);
+    let buffers = Buffers::for_load(load).map_err(Failure::error)?;
+    let mut before = None;
+    // One in flight, and as many as were asked for.
+    let mut depths = vec![1, load.depth];
+    depths.dedup();
+    for depth in depths {
+        before = climb_at(&mut report, &mut sheet, path, (Load { depth, ..load }, buffers))?;
     }
-    let hz = partition_rungs(args, path, &mut sheet, before);
+    let hz = partition::add(args, path, &mut sheet, before);
     report.tsc(hz.unwrap_or(0));
-    if let Some((all, plain)) = last.zip(first) {
-        sheet.note(format!(
-            "all options of the kernel over psync: {:.2} (expected 2.05, on a drive)",
-            all / plain
-        ));
-    }
     sheet.note("cpu: of the process, the kernel's submission thread included; calls: entries into");
     sheet
         .note("the kernel of the submitting thread; a model's figures say what our software costs");
     report.add(sheet);
     let mut alone = Sheet::new("alone", &["what", "figure", "unit", "goal"]);
-    counted(&mut report, &mut alone, path, load);
+    counted(&mut report, &mut alone, path, (load, buffers));
     nop::add(&mut report, &mut alone, load, path);
     report.add(alone);
     Ok(report)
+}
+
+/// The rungs of the kernel's with so many in flight; the last one's operations a second.
+fn climb_at(
+    report: &mut Report,
+    sheet: &mut Sheet,
+    path: &Path,
+    (load, buffers): (Load, Buffers),
+) -> Result<Option<f64>, Failure> {
+    let (mut first, mut before) = (None, None);
+    let mut digests = None;
+    for rung in Rung::ALL {
+        let climbed = match one(rung, path, load, buffers) {
+            Ok(climbed) => climbed,
+            Err(why) => {
+                sheet.note(format!("{}, depth {}: not here: {why}", rung.name(), load.depth));
+                continue;
+            }
+        };
+        let seen: Vec<_> = climbed.ours.iter().map(|run| run.digest).collect();
+        if *digests.get_or_insert_with(|| seen.clone()) != seen {
+            let rung = rung.name();
+            let line = format_args!("{rung}: it read other data than the rungs before it");
+            return Err(Failure::error(line));
+        }
+        seen.into_iter().for_each(|digest| report.checksum(digest));
+        let iops = of(&climbed.ours, Measured::iops);
+        add(sheet, report, &climbed, (load.depth, iops.zip(before).map(|(a, b)| a / b)));
+        first = first.or(iops);
+        before = iops;
+    }
+    if let Some((all, plain)) = before.zip(first) {
+        sheet.note(format!(
+            "depth {}: all options of the kernel over psync: {:.2} (expected 2.05, on a drive)",
+            load.depth,
+            all / plain
+        ));
+    }
+    Ok(before)
 }
 
 /// The storage as a rung wants it.
@@ -201,31 +237,44 @@ fn node_of(path: &Path) -> Option<PathBuf> {
     path.starts_with("/dev").then(|| Path::new("/dev").join(format!("ng{name}")))
 }
 
-fn one(rung: Rung, path: &Path, load: Load) -> Result<Climbed, String> {
-    let target = target(rung, path, load)?;
+fn one(rung: Rung, path: &Path, load: Load, buffers: Buffers) -> Result<Climbed, String> {
+    let mut target = target(rung, path, load)?;
+    let steps = std::mem::take(&mut target.steps);
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
     let mut why = None;
     for round in 0..ROUNDS {
         let load = Load { seed: load.seed + round as u64, ..load };
-        ours.push(engine::run(rung, &target, load)?);
-        match fio::run(rung, target.path(), load) {
+        let mut fio = || match fio::run(rung, target.path(), load) {
             Ok(iops) => theirs.push(iops),
             Err(line) => why = Some(line),
+        };
+        // Whoever is second finds the machine as the first left it.
+        if round % 2 == 1 {
+            fio();
+            ours.push(engine::run(rung, &target, load, buffers)?);
+        } else {
+            ours.push(engine::run(rung, &target, load, buffers)?);
+            fio();
         }
     }
     let pairs: Vec<_> =
         ours.iter().zip(&theirs).map(|(mine, fio)| mine.iops() / fio.max(1.0)).collect();
     let ratio = if why.is_none() { median(&pairs) } else { None };
-    Ok(Climbed { rung, ours, fio: why.map_or(Ok(theirs), Err), ratio })
+    Ok(Climbed { rung, ours, fio: why.map_or(Ok(theirs), Err), ratio, steps })
 }
 
 fn of(runs: &[Measured], figure: impl Fn(&Measured) -> f64) -> Option<f64> {
     median(&runs.iter().map(figure).collect::<Vec<_>>())
 }
 
-fn add(sheet: &mut Sheet, report: &mut Report, climbed: &Climbed, to_before: Option<f64>) {
-    let Climbed { rung, ours, fio, ratio } = climbed;
+fn add(
+    sheet: &mut Sheet,
+    report: &mut Report,
+    climbed: &Climbed,
+    (depth, to_before): (u32, Option<f64>),
+) {
+    let Climbed { rung, ours, fio, ratio, steps } = climbed;
     let us = |ppm| of(ours, |m| m.latency_ns(ppm) / 1000.0);
     let fio_cell = match fio {
         Ok(iops) => Cell::maybe(median(iops), 0),
@@ -233,6 +282,7 @@ fn add(sheet: &mut Sheet, report: &mut Report, climbed: &Climbed, to_before: Opt
     };
     sheet.row(vec![
         rung.name().into(),
+        u64::from(depth).into(),
         Cell::maybe(of(ours, Measured::iops), 0),
         Cell::maybe(us(500_000), 1),
         Cell::maybe(us(990_000), 1),
@@ -245,21 +295,26 @@ fn add(sheet: &mut Sheet, report: &mut Report, climbed: &Climbed, to_before: Opt
         fio_cell,
         Cell::maybe(*ratio, 2),
     ]);
+    let name = format!("{}, depth {depth}", rung.name());
+    let lost = steps.iter().chain(ours.iter().flat_map(|run| &run.steps));
+    let mut lost: Vec<_> = lost.collect();
+    lost.sort();
+    lost.dedup();
+    lost.into_iter().for_each(|step| sheet.note(format!("{name}: {step}")));
     // Without fio there is nothing to be as fast as.
     if ratio.is_some() {
-        report.goal(format!("{}: operations of fio's", rung.name()), *ratio, LEAST_OF_FIO);
+        report.goal(format!("{name}: operations of fio's"), *ratio, LEAST_OF_FIO);
     }
     if rung.polls_submissions() {
         let calls = of(ours, Measured::calls_per_s);
-        report.goal_most(format!("{}: system calls a second", rung.name()), calls, MOST_CALLS);
+        report.goal_most(format!("{name}: system calls a second"), calls, MOST_CALLS);
     }
-    ours.iter().for_each(|run| report.checksum(run.done()));
 }
 
 /// Under SQPOLL once more, with the kernel itself counting each system call of the thread.
-fn counted(report: &mut Report, sheet: &mut Sheet, path: &Path, load: Load) {
+fn counted(report: &mut Report, sheet: &mut Sheet, path: &Path, (load, buffers): (Load, Buffers)) {
     let counted =
-        target(Rung::SqPoll, path, load).and_then(|target| engine::counted(&target, load));
+        target(Rung::SqPoll, path, load).and_then(|target| engine::counted(&target, load, buffers));
     match counted {
         Ok((calls, seconds)) => {
             let per_s = calls as f64 / seconds;
@@ -269,66 +324,6 @@ fn counted(report: &mut Report, sheet: &mut Sheet, path: &Path, load: Load) {
         }
         Err(why) => sheet.note(format!("system calls are not counted here: {why}")),
     }
-}
-
-/// The same blocks through a partition: over the bridge, and through our driver on the model, or on
-/// the device that was named. Returns the frequency of the counter, which partitions find out.
-fn partition_rungs(
-    args: &RunArgs,
-    path: &Path,
-    sheet: &mut Sheet,
-    mut before: Option<f64>,
-) -> Option<u64> {
-    let mut hz = None;
-    let file = path.is_file();
-    let mut devices = vec![format!("uring:{}", path.display())];
-    if args.machine.device != "model" {
-        devices.push(args.machine.device.clone());
-    } else if file {
-        devices.push(format!("model:{}", path.display()));
-    } else {
-        sheet.note("model: not here: its image is a file; name a file, or another --device");
-    }
-    for device in devices {
-        let mut run = args.clone();
-        run.machine.device.clone_from(&device);
-        run.output.latency = 1;
-        let ran = job::setup(&run).and_then(|(setup, about)| Ok((launch::run(setup)?, about)));
-        let (ran, about) = match ran {
-            Ok(ran) => ran,
-            Err(failure) => {
-                sheet.note(format!("{device}: not here: {}", failure.line));
-                continue;
-            }
-        };
-        hz = Some(ran.clock.hz());
-        let Some(figures) = summary::Load::of(&ran, &ran.phases[about]) else { continue };
-        // On a machine that is busy no window may be clean: then all of it counts.
-        let iops = figures.iops.median().or(Some(figures.wall_iops));
-        let mut all = Hist::new();
-        figures.all.iter().for_each(|hist| all.merge(hist));
-        let us = |series: &Series, ppm| {
-            let whole = || (all.count() != 0).then(|| ran.ns(all.quantile(ppm) as f64));
-            series.median().or_else(whole).map(|ns| ns / 1000.0)
-        };
-        sheet.row(vec![
-            format!("partition, {}", device.split(':').next().unwrap_or("model")).into(),
-            Cell::maybe(iops, 0),
-            Cell::maybe(us(&figures.p50_ns, 500_000), 1),
-            Cell::maybe(us(&figures.p99_ns, 990_000), 1),
-            Cell::maybe(us(&figures.p999_ns, 999_000), 1),
-            Cell::None,
-            // Nobody counts the partition's here; `feed-handler --check-silence` does.
-            Cell::None,
-            Cell::None,
-            Cell::maybe(iops.zip(before).map(|(a, b)| a / b), 2),
-            "".into(),
-            Cell::None,
-            Cell::None,
-        ]);
-        before = iops.or(before);
-    }
-    hz
 }
 
 /// The kernel that this runs on, for reasons.

@@ -4,12 +4,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use host_bridge::affinity::pin_to;
-use host_bridge::sys::uring::{Buf, Features, File, Op, Ring, RingOptions, SqPoll};
+use host_bridge::sys::uring::{Features, File, Op, Ring, RingOptions, SqPoll};
+use host_bridge::uring::pool::{BufferPool, PoolOptions};
 use host_bridge::uring::target::{Target, TargetWish};
 use hybrid_benches::hist::Hist;
 use hybrid_benches::report::{Cell, Report, Sheet};
 
-use super::engine::Load;
+use super::rung::{Load, ns};
 
 /// NOPs of a batch, and batches.
 const BATCH: u32 = 32;
@@ -18,8 +19,9 @@ const BATCHES: u32 = 4_000;
 /// More for a NOP's submission is a failure, in nanoseconds.
 const LIMIT_NS: f64 = 500.0;
 
-/// Durable writes.
+/// Durable writes, and bytes of the file that takes them.
 const WRITES: u32 = 200;
+const FILE_BYTES: u64 = 1 << 20;
 
 /// Adds both to the report.
 pub(super) fn add(report: &mut Report, sheet: &mut Sheet, load: Load, path: &Path) {
@@ -102,29 +104,36 @@ fn await_all(ring: &mut Ring) -> Result<(), String> {
     Ok(())
 }
 
-/// A write and its `fdatasync`, linked, into a file of its own beside `path`.
+/// A write and its `fdatasync`, linked, into a new file beside `path`.
 fn durable(path: &Path) -> Result<Hist, String> {
-    let beside = path.with_extension("durable.tmp");
-    let mut wish = TargetWish::new(&beside);
-    wish.create_bytes = Some(1 << 20);
-    let outcome = Target::open(&wish)
-        .map_err(|error| error.to_string())
-        .and_then(|target| durable_on(&target));
-    // Nothing is left to do about one that cannot be removed.
-    let _ = std::fs::remove_file(&beside);
-    outcome
+    if !path.is_file() {
+        return Err("it is measured in a new file beside FILE, and this is a device".to_owned());
+    }
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".durable-{}", std::process::id()));
+    let beside = path.with_file_name(name);
+    // Only what was made here is written and removed.
+    let made = std::fs::File::create_new(&beside).and_then(|file| file.set_len(FILE_BYTES));
+    made.map_err(|error| format!("{}: {error}", beside.display()))?;
+    let target = Target::open(&TargetWish::new(&beside)).map_err(|error| error.to_string());
+    // Open, it needs no name any more; nothing is left behind whatever happens.
+    std::fs::remove_file(&beside).map_err(|error| format!("{}: {error}", beside.display()))?;
+    durable_on(&target?)
 }
 
 fn durable_on(target: &Target) -> Result<Hist, String> {
     let mut ring = ring(Features::empty(), None)?;
-    let memory = hybrid_shm::leak_aligned(4096, 4096);
+    let shape = PoolOptions { count: 2, bytes: 4096 };
+    let memory = hybrid_shm::leak_aligned(shape.total_bytes(), 4096);
     ring.register_buffers(&[memory]).map_err(|errno| errno.to_string())?;
     ring.register_files(&[target.fd()]).map_err(|errno| errno.to_string())?;
+    let mut pool = BufferPool::new(memory, shape, Some(0));
     let file = File::Fixed(0);
-    let buf = Buf { span: memory, fixed: Some(0) };
     let mut hist = Hist::new();
     for number in 0..WRITES {
-        let at = u64::from(number % 256) * 4096;
+        let at = u64::from(number) * 4096 % FILE_BYTES;
+        let held = pool.acquire().ok_or("the pool is empty")?;
+        let buf = pool.buf(&held, 4096).ok_or("a buffer that is too small")?;
         let (write, sync) = (Op::Write { file, at, buf }, Op::Sync { file, data_only: true });
         let begun = Instant::now();
         ring.push_linked((&write, 1), (&sync, 2)).map_err(|_| "the ring is full".to_owned())?;
@@ -140,7 +149,49 @@ fn durable_on(target: &Target) -> Result<Hist, String> {
         if let Some(why) = bad {
             return Err(why);
         }
-        hist.record(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        hist.record(ns(begun.elapsed()));
+        pool.release(held);
     }
     Ok(hist)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dir(name: &str) -> std::path::PathBuf {
+        let dir = std::env::temp_dir().join(format!("ladder-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a folder");
+        dir
+    }
+
+    #[test]
+    fn durable_writes_leave_nothing_and_touch_nothing_that_was_there() {
+        let dir = dir("durable");
+        let names = ["x.img", "x.durable.tmp"];
+        names.iter().for_each(|name| std::fs::write(dir.join(name), b"mine").expect("written"));
+        let hist = durable(&dir.join("x.img")).expect("measured");
+        assert_eq!(hist.count(), u64::from(WRITES));
+        let mut left: Vec<_> = std::fs::read_dir(&dir)
+            .expect("a folder")
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["x.durable.tmp", "x.img"]);
+        for name in names {
+            assert_eq!(std::fs::read(dir.join(name)).expect("there"), b"mine");
+        }
+        // Its own name taken: refused, and left as it was.
+        let own = dir.join(format!("x.img.durable-{}", std::process::id()));
+        std::fs::write(&own, b"another's").expect("written");
+        assert!(durable(&dir.join("x.img")).is_err_and(|why| why.contains("exists")));
+        assert_eq!(std::fs::read(&own).expect("there"), b"another's");
+        std::fs::remove_dir_all(&dir).expect("removed");
+    }
+
+    #[test]
+    fn a_device_is_not_written_and_its_folder_gets_no_file() {
+        let why = durable(Path::new("/dev/null")).expect_err("no file");
+        assert!(why.contains("this is a device"), "{why}");
+    }
 }
