@@ -14,12 +14,16 @@ use crate::command::Run;
 use crate::project::Project;
 use crate::steps::{APP, PEERS};
 use crate::summary::Summary;
+use crate::tools::{self, Found, Tool};
 
 /// The package whose binaries are the benchmarks.
 const BENCHES: &str = "hybrid-benches";
 
 /// The benchmark that has a subcommand for all that it measures.
 const STORAGE: &str = "storage-bench";
+
+/// Its ladder, which is no part of the suite: it wants fio, and a file.
+const LADDER: &str = "ladder";
 
 /// What is run.
 pub(crate) struct Wanted {
@@ -39,11 +43,16 @@ pub(crate) fn run(project: &Project, wanted: &Wanted) -> Result<Exit> {
     if wanted.race_device.is_some() && !runs.iter().any(|(name, _)| name == STORAGE) {
         bail!("--race-device is for {STORAGE}, which the filter leaves out");
     }
+    if runs.iter().any(|(name, _)| name == LADDER) {
+        bring_fio(project, &dir);
+    }
     let mut results = Vec::new();
     for (name, mut run) in runs {
-        if wanted.quick {
-            run = run.arg("--quick");
-        }
+        run = match (wanted.quick, name.as_str()) {
+            (false, _) => run,
+            (true, LADDER) => run.arg("-t").arg("400ms"),
+            (true, _) => run.arg("--quick"),
+        };
         if let (STORAGE, Some(device)) = (name.as_str(), &wanted.race_device) {
             run = run.arg("--race-device").arg(device);
         }
@@ -58,6 +67,20 @@ pub(crate) fn run(project: &Project, wanted: &Wanted) -> Result<Exit> {
     }
     finish(project, &dir, wanted.quick, &results)?;
     Ok(worst)
+}
+
+/// fio for the ladder, as the tests' tools are brought; without it the ladder says so.
+fn bring_fio(project: &Project, dir: &Path) {
+    if let Found::Missing { why, fix } = Tool::Fio.find(&project.root) {
+        if !tools::is_root() {
+            eprintln!("missing: {why}; this brings it: {fix}");
+            return;
+        }
+        eprintln!("installing, because {why}: {fix}");
+        if let Found::No(reason) = Tool::Fio.install(&project.root, &dir.join("install.log")) {
+            eprintln!("{reason}");
+        }
+    }
 }
 
 /// The tables, and all results in one file with the machine and the source they are of.
@@ -113,6 +136,7 @@ fn runs(project: &Project, filter: Option<&str>) -> Result<Vec<(String, Run)>> {
         }))
     })
     .flatten()
+    .chain(ladder(project))
     .chain(peers(project))
     .collect();
     let names: Vec<_> = all.iter().map(|(name, _)| name.clone()).collect();
@@ -122,6 +146,15 @@ fn runs(project: &Project, filter: Option<&str>) -> Result<Vec<(String, Run)>> {
         bail!("no benchmark matches; there are: {}", names.join(", "));
     }
     Ok(chosen)
+}
+
+/// The ladder on a file that it makes and removes.
+fn ladder(project: &Project) -> Option<(String, Run)> {
+    let mut bins = project.package(BENCHES)?.targets_of("bin");
+    bins.find(|target| target.name == STORAGE)?;
+    let run = format!("cargo run --quiet --release -p {BENCHES} --bin {STORAGE} -- --ladder");
+    let file = project.target.join("bench/ladder.img");
+    Some((LADDER.to_owned(), Run::new(&run).arg(file.to_string_lossy())))
 }
 
 /// The races against public crates, which are not in the workspace.
@@ -179,6 +212,9 @@ mod tests {
         }
         let line = "cargo run --quiet --release -p hybrid-benches --bin storage-bench -- suite";
         assert_eq!(lines(&project, Some(STORAGE)), [line]);
+        let lines = lines(&project, Some(LADDER));
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].contains("--bin storage-bench -- --ladder "), "{lines:?}");
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub(crate) const STEPS: [Step; 16] = [
     step("clippy", "no warning in any target", &[Tool::Clippy], clippy),
     step("docs", "rustdoc has no warning", &[], docs),
     step("no-std", "no_std crates build without std", &[Tool::NoStdTarget], no_std),
-    step("unit", "unit and integration tests of all crates", &[], unit),
+    step("unit", "unit and integration tests of all crates", &[Tool::Fio], unit),
     step("doc", "examples in the documentation", &[], doc),
     step("release", "tests of the hot crates as they ship", &[], release),
     step(

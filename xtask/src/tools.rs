@@ -19,6 +19,8 @@ pub(crate) enum Tool {
     Miri,
     /// Counts instructions.
     Valgrind,
+    /// Runs beside each rung of the ladder.
+    Fio,
     /// The emulator of the guests.
     Qemu,
     /// What apt knows of Debian's packages; a guest is made of some, which are not installed.
@@ -49,6 +51,7 @@ impl Tool {
             Self::NoStdTarget => "the no_std crates are built for a target without std",
             Self::Miri => "Miri looks for undefined behaviour",
             Self::Valgrind => "valgrind counts the instructions of the hot paths",
+            Self::Fio => "fio runs beside our io_uring, and reads the job files of the ladder",
             Self::Qemu => "QEMU emulates the machine of the guests",
             Self::AptLists => "the guests are made of Debian packages, and apt knows of none",
         }
@@ -61,6 +64,7 @@ impl Tool {
             Self::NoStdTarget => Run::new("rustc --print target-libdir --target").arg(Self::TARGET),
             Self::Miri => Run::new("cargo +nightly miri --version"),
             Self::Valgrind => Run::new("valgrind --version"),
+            Self::Fio => Run::new("fio --version"),
             Self::Qemu => Run::new(vm::QEMU).arg("--version"),
             Self::AptLists => Run::new("apt-cache show").arg(vm::KERNEL_PACKAGE),
         }
@@ -75,6 +79,9 @@ impl Tool {
             // A machine that is new has no lists.
             Self::Valgrind => {
                 Run::shell("apt-get update && apt-get install -y --no-install-recommends valgrind")
+            }
+            Self::Fio => {
+                Run::shell("apt-get update && apt-get install -y --no-install-recommends fio")
             }
             Self::Qemu => Run::shell(
                 "apt-get update && apt-get install -y --no-install-recommends qemu-system-x86",
@@ -105,7 +112,7 @@ impl Tool {
         if self.is_here(dir) {
             return Found::Yes;
         }
-        let needs_apt = matches!(self, Self::Valgrind | Self::Qemu | Self::AptLists);
+        let needs_apt = matches!(self, Self::Valgrind | Self::Fio | Self::Qemu | Self::AptLists);
         if needs_apt && !Run::new("apt-get --version").succeeds(dir) {
             return Found::No(format!("{}; this machine has no apt", self.why()));
         }
@@ -141,12 +148,13 @@ pub(crate) fn is_root() -> bool {
 mod tests {
     use super::*;
 
-    const ALL: [Tool; 7] = [
+    const ALL: [Tool; 8] = [
         Tool::Rustfmt,
         Tool::Clippy,
         Tool::NoStdTarget,
         Tool::Miri,
         Tool::Valgrind,
+        Tool::Fio,
         Tool::Qemu,
         Tool::AptLists,
     ];
