@@ -26,7 +26,6 @@ use host_bridge::uring::rings::{Rings, RingsWish};
 use host_bridge::warnings::Warnings;
 use hybrid_conventions::{Count, Exit, Nanos};
 use serde_json::json;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::cli::LiveArgs;
 use crate::failure::Failure;
@@ -112,6 +111,8 @@ pub(crate) fn live(args: &LiveArgs) -> Result<Exit, Failure> {
     let memory = memory.map_err(Failure::missing)?.mapped.span();
     let receive = Some((memory, options.count));
     let rings = Rings::new(&RingsWish { receive, ..RingsWish::default() }).map_err(uring)?;
+    // What the kernel does not take is told, quiet or not: it costs latency.
+    rings.steps.iter().for_each(|step| output::note(format_args!("warning: {step}")));
     let state = Rc::new(RefCell::new(fresh(args)?));
     let handler = {
         let state = Rc::clone(&state);
@@ -170,17 +171,16 @@ fn socket(listen: SocketAddr, group: Option<Ipv4Addr>) -> Result<UdpSocket, Fail
     Ok(socket)
 }
 
-/// 128 bytes, aligned as the books want their memory.
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C, align(128))]
-struct Line([u8; 128]);
+/// How the books want their memory aligned, in bytes.
+const ALIGN: usize = 128;
 
 /// Empty books.
 fn fresh(args: &LiveArgs) -> Result<Live, Failure> {
     let capacity = capacity(DAY_BYTES, args.max_orders);
-    let lines = capacity.bytes().div_ceil(size_of::<Line>());
-    let memory = vec![Line([0; 128]); lines].leak().as_mut_bytes();
-    let storage = BookStorage::carve(memory, capacity).map_err(Failure::error)?;
+    // Zeroes of the kernel's, a page when books grow into it: a quiet day touches little.
+    let memory = vec![0_u8; capacity.bytes() + ALIGN].leak();
+    let start = memory.as_ptr().align_offset(ALIGN);
+    let storage = BookStorage::carve(&mut memory[start..], capacity).map_err(Failure::error)?;
     let policy = if args.lenient { Policy::Lenient } else { Policy::Strict };
     let pipeline = Pipeline::new(storage, PipelineConfig { policy, symbols: &[] });
     let framer = if args.from_start { MoldFramer::from_start() } else { MoldFramer::new() };
