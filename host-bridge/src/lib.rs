@@ -31,6 +31,7 @@ pub mod error;
 pub mod facts;
 pub mod memory;
 pub mod numa;
+pub mod probes;
 pub mod process;
 pub mod runtime;
 pub mod supervisor;

@@ -38,6 +38,8 @@ pub enum WarningKind {
     Uring,
     /// Figures that cannot be told where they should be.
     Export,
+    /// A probe ring that was saved, or cannot be; each one is said.
+    Probes,
 }
 
 /// One warning: a line without a full stop that says what is so, and what to do.

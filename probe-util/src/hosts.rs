@@ -98,6 +98,16 @@ impl Which {
         targets
     }
 
+    /// Asks a host by its process number.
+    ///
+    /// # Errors
+    /// What the host says, or that there is none any more.
+    pub(crate) fn call(&self, pid: u32, method: &str, params: &Value) -> Result<Value> {
+        let hosts = self.hosts();
+        let host = hosts.iter().find(|host| host.pid == pid);
+        host.with_context(|| format!("host {pid} does not answer"))?.call(method, params)
+    }
+
     /// The same, and an error with what to do where there are none.
     pub(crate) fn some_partitions(&self) -> Result<Vec<Target>> {
         let targets = self.partitions();
@@ -237,6 +247,20 @@ impl RegionFile {
     /// The header.
     pub(crate) const fn header(&self) -> &RegionHeader {
         &self.header
+    }
+
+    /// Where the part of that kind and name lies: offset and length.
+    pub(crate) fn place(&self, kind: PartKind, name: &str) -> Option<(u64, u64)> {
+        let same = |part: &&DirectoryEntry| part.kind == kind && part.name.as_str() == name;
+        self.parts.iter().find(same).map(|part| (part.offset, part.len))
+    }
+
+    /// Bytes of the region, as they are now.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub(crate) fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(into, offset)
     }
 
     /// The bytes of the part of that kind and name, as they are now; nothing where there is none.

@@ -13,6 +13,7 @@ mod look;
 mod metrics;
 mod stop;
 mod top;
+mod trace;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -43,6 +44,8 @@ enum Command {
     Metrics(metrics::Args),
     /// Watch partitions live: useful, empty and stolen time, I/O, latencies, tasks
     Top(top::Args),
+    /// Record what a partition's probes write, show it, export it for Perfetto
+    Trace(trace::Args),
     /// Report how quiet the partitions' cores have been
     Jitter(jitter::Args),
 }
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Command::List(args) => list::command(args),
         Command::Metrics(args) => metrics::command(args),
         Command::Top(args) => top::command(args),
+        Command::Trace(args) => trace::command(args),
         Command::Jitter(args) => jitter::command(args),
     };
     let exit = outcome.unwrap_or_else(|error| {

@@ -20,6 +20,7 @@ use super::report::PartitionReport;
 use crate::alert::AlertTap;
 use crate::backend::DeviceKeeper;
 use crate::memory::SharedMemory;
+use crate::probes::{Keeper, ProbeSwitch};
 use crate::process::PartitionProcess;
 use crate::sys::partition_memory::{KeepsNothing, MemoryFacts, PartitionMemory};
 use crate::telemetry::Entered;
@@ -57,6 +58,8 @@ pub struct PartitionHandle {
     /// Keeps the memory between partitions until this one has ended.
     pub(super) place: Option<MeshPlace>,
     pub(super) pump: Option<EventPump>,
+    pub(super) probes: ProbeSwitch,
+    pub(super) probe_keeper: Option<Keeper>,
     pub(super) commands: RecordProducer,
     pub(super) metrics: MetricsReader,
     pub(super) region: ReadSpan<'static>,
@@ -162,6 +165,12 @@ impl PartitionHandle {
     #[must_use]
     pub const fn metrics(&self) -> &MetricsReader {
         &self.metrics
+    }
+
+    /// Switches its probes.
+    #[must_use]
+    pub const fn probes(&self) -> &ProbeSwitch {
+        &self.probes
     }
 
     /// Depth, high water and drops of the event ring; `None` if the partition has spoilt it.
@@ -285,6 +294,7 @@ impl PartitionHandle {
         self.core.keep();
         std::mem::forget(self.keeper.take());
         std::mem::forget(self.pump.take());
+        std::mem::forget(self.probe_keeper.take());
         std::mem::forget(self.memory.take());
         self.keep_mesh();
         std::mem::forget(self.body.take());
@@ -303,6 +313,9 @@ impl PartitionHandle {
         drop(self.entered.take());
         if let Some(pump) = self.pump.take() {
             pump.finish();
+        }
+        if let Some(keeper) = self.probe_keeper.take() {
+            keeper.finish();
         }
         let (device, device_memory) = match self.keeper.take().map(DeviceKeeper::stop) {
             Some(detached) => (Some(detached.report), detached.memory),

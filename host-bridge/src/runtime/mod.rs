@@ -44,7 +44,7 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::ThreadId;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -63,6 +63,7 @@ use crate::error::RuntimeError;
 use crate::facts::{MachineFacts, boot_id, build_id};
 use crate::memory::MemorySource;
 use crate::numa::{Nodes, mismatch_line};
+use crate::probes::ProbeMethods;
 use crate::supervisor::spare::Need;
 use crate::sys::mapping::ALIGNMENT;
 use crate::sys::partition_memory::MemorySizes;
@@ -91,6 +92,7 @@ pub struct Runtime {
     calibration: Calibration,
     warnings: Warnings,
     telemetry: Telemetry,
+    probes: Arc<ProbeMethods>,
     /// Starts of each partition, by name.
     incarnations: Mutex<BTreeMap<String, u64>>,
     /// Which thread was confined, and what it could use before.
@@ -122,6 +124,9 @@ impl Runtime {
         let confined = (std::thread::current().id(), allowed());
         confine_to(housekeeping)?;
         read_program_in();
+        let telemetry = Telemetry::new(clock);
+        let probes = Arc::new(ProbeMethods::new());
+        telemetry.add_methods(Arc::clone(&probes));
         Ok(Self {
             cores: Cores::new(isolated_cores),
             housekeeping,
@@ -131,7 +136,8 @@ impl Runtime {
             clock,
             calibration,
             warnings,
-            telemetry: Telemetry::new(clock),
+            telemetry,
+            probes,
             incarnations: Mutex::default(),
             confined,
         })

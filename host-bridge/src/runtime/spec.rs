@@ -10,6 +10,7 @@ use super::mesh::MeshPlace;
 use super::table::Table;
 use crate::alert::AlertSink;
 use crate::backend::{Backend, DeviceIngredients};
+use crate::probes::ProbeWishes;
 use crate::supervisor::spare::Spares;
 use crate::sys::memfd::PageSize;
 use crate::sys::partition_memory::KeepsNothing;
@@ -169,6 +170,8 @@ pub struct PartitionSpec {
     /// Bytes of heap that the program may use while it runs. Default: 0, nothing: an allocation
     /// ends the process (a thread's are counted). For test programs and the like.
     pub heap_bytes: usize,
+    /// Which probes are on from the start, and what is kept of them. Default: none.
+    pub probes: ProbeWishes,
 }
 
 /// A ring's bytes for records of `words` words, so many a second, while its reader is away for
@@ -210,6 +213,7 @@ impl PartitionSpec {
             tables: Vec::new(),
             on_alert: None,
             heap_bytes: 0,
+            probes: ProbeWishes::default(),
         }
     }
 

@@ -8,6 +8,7 @@
 //!  go        the system-call listener, then the entry runs
 //! ```
 
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,8 +17,9 @@ use core_runtime::mem::DmaRegion;
 use core_runtime::metrics::MetricsReader;
 use core_runtime::partition::state::{StateReader, StopSwitch};
 use core_runtime::partition::{
-    COMMANDS_RING, EVENTS_RING, HostParts, METRICS_PART, PartitionError, PartitionParts,
-    PartitionState, RingSizes, STATE_PART, TASK_NAMES_PART, TaskNames, lay_out_host_region,
+    COMMANDS_RING, EVENTS_RING, HostParts, METRICS_PART, PROBES_PART, PartitionError,
+    PartitionParts, PartitionState, RingSizes, STATE_PART, TASK_NAMES_PART, TaskNames,
+    lay_out_host_region,
 };
 use core_runtime::region::{RegionFacts, RegionReader};
 use core_runtime::ring::{RecordConsumer, RecordProducer};
@@ -37,6 +39,7 @@ use crate::backend::{
 };
 use crate::error::RuntimeError;
 use crate::memory::MemorySource;
+use crate::probes::{Keeper, Keeping, Origin, ProbeSwitch};
 use crate::sys::partition_memory::PartitionMemory;
 use crate::sys::resident::STACK_BYTES;
 use crate::sys::signals::with_signals_blocked;
@@ -65,6 +68,7 @@ pub(super) struct Plan<'a> {
 /// The device's side of a start; stopping it is the way back.
 pub(super) struct Prepared {
     pub(super) host_parts: HostParts,
+    probes: ProbeSwitch,
     dma: DmaRegion,
     pub(super) ingredients: Option<DeviceIngredients>,
     pub(super) files: Vec<AttachedFile>,
@@ -145,6 +149,8 @@ impl Plan<'_> {
         }
         match running {
             Ok((body, ends)) => Ok(PartitionHandle {
+                probe_keeper: self.keep_probes(&ends, &prepared.probes),
+                probes: prepared.probes,
                 entered: self.enter(&body, &memory, prepared.description.as_ref()),
                 name: self.spec.name,
                 core: self.core,
@@ -214,6 +220,37 @@ impl Plan<'_> {
         }
     }
 
+    /// Follows the probe ring, if anything of it is to be kept. Where that cannot be, it runs all
+    /// the same.
+    fn keep_probes(&self, ends: &Ends, switch: &ProbeSwitch) -> Option<Keeper> {
+        let wishes = &self.spec.probes;
+        if !wishes.keeps() {
+            return None;
+        }
+        let started = || -> Result<Keeper, Box<dyn std::error::Error>> {
+            let region = RegionReader::new(ends.region)?;
+            let this = || PathBuf::from("/proc/self/exe");
+            let program = self.spec.executable.clone().unwrap_or_else(this);
+            let origin = Origin { name: self.spec.name.clone(), region: *region.header(), program };
+            Ok(Keeper::start(Keeping {
+                ring: region.part(PartKind::PROBE, PROBES_PART)?,
+                task_names: region.part(PartKind::TASK_NAMES, TASK_NAMES_PART).ok(),
+                origin,
+                switch: switch.clone(),
+                wishes: wishes.clone(),
+                warnings: self.runtime.warnings.clone(),
+            })?)
+        };
+        match started() {
+            Ok(keeper) => Some(keeper),
+            Err(error) => {
+                let line = || format!("the probes of {} are not kept: {error}", self.spec.name);
+                self.runtime.warnings.say_each(WarningKind::Probes, line);
+                None
+            }
+        }
+    }
+
     fn alerts(&self) -> AlertTap {
         let default = || AlertSink::to_warnings(&self.runtime.warnings);
         let sink = self.spec.on_alert.clone().unwrap_or_else(default);
@@ -223,6 +260,9 @@ impl Plan<'_> {
     fn prepare(&mut self, memory: &PartitionMemory) -> Result<Prepared, RuntimeError> {
         let host_parts = lay_out_host_region(memory.host_region(), self.facts, self.rings)
             .map_err(|source| self.not_assembled(source))?;
+        let probes = ProbeSwitch::new(host_parts.probes, self.runtime.clock);
+        probes.apply(&self.spec.probes);
+        self.runtime.probes.enter(&self.spec.name, &probes);
         let device = self.spec.device.take();
         let description = device.as_ref().map(|device| device.describe());
         if let Some(device) = &device {
@@ -248,7 +288,7 @@ impl Plan<'_> {
                 iova_region(mapped.span(), mapped.page().bytes()).map_err(BackendError::from)?
             }
         };
-        Ok(Prepared { host_parts, dma, ingredients, files, keeper, description })
+        Ok(Prepared { host_parts, probes, dma, ingredients, files, keeper, description })
     }
 
     fn run(

@@ -14,6 +14,7 @@ use host_bridge::backend::SqPollChoice;
 use host_bridge::sys::realtime::RtPriority;
 use host_bridge::telemetry::log::LogFormat;
 
+use crate::probes::ProbeArgs;
 use crate::supervise::SupervisionArgs;
 use crate::telemetry::TelemetryArgs;
 use crate::values::{
@@ -230,6 +231,8 @@ pub(crate) struct MachineArgs {
     pub(crate) quiet: bool,
     #[command(flatten)]
     pub(crate) supervision: SupervisionArgs,
+    #[command(flatten)]
+    pub(crate) probes: ProbeArgs,
     #[command(flatten)]
     pub(crate) telemetry: TelemetryArgs,
     #[command(flatten)]

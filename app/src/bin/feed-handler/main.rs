@@ -15,6 +15,7 @@ mod feed;
 mod live;
 mod nvme_text;
 mod output;
+mod probes;
 mod progress;
 mod report;
 mod run;

@@ -215,6 +215,7 @@ pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
             (None, None) => device::backend(machine, need).map_err(not_again)?,
         };
         let mut spec = spec(&job, work.feed.as_ref()).with_device(backend);
+        machine.probes.apply(&mut spec);
         spec.check_syscalls = machine.check_silence;
         spec.rt_priority = machine.rt_priority;
         spec.isolation = machine.isolation;
