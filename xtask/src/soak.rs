@@ -21,6 +21,9 @@ const ALLOC_OPS: u64 = 100_000_000;
 /// Cases of each test with hostile shared memory in one round: ten times what CI runs in all.
 const HOSTILE_CASES: u64 = 10_000_000;
 
+/// Crash points of the journal's simulation in one round: what its acceptance asks for.
+const CRASH_POINTS: u64 = 1_000_000;
+
 /// Deaths of a partition in one round.
 const CRASHES: &str = "1000";
 
@@ -88,7 +91,16 @@ fn round_of(project: &Project, ops: Option<u64>, seed: u64) -> Vec<(&'static str
         ("soak-e2e", prolong(steps::e2e(project), ORACLE_OPS)),
         ("soak-hostile", prolong(hostile(project), HOSTILE_CASES)),
         ("soak-loom", steps::loom_with(project, LOOM_PREEMPTIONS, LIMIT)),
+        ("soak-journal", prolong(journal(project), CRASH_POINTS)),
     ]
+}
+
+/// The log under power failures and decay.
+fn journal(project: &Project) -> Work {
+    if project.package("journal").is_none() {
+        return Work::Skip("no package journal".to_owned());
+    }
+    Work::Tests(vec![Run::new("cargo test --release --no-fail-fast -p journal --test sim")])
 }
 
 /// Shared memory as hostile peers write it.

@@ -67,13 +67,14 @@ const fn step(
 }
 
 /// Crates that run on a partition, with the arguments that leave everything else out.
-const NO_STD: [(&str, &str); 7] = [
+const NO_STD: [(&str, &str); 8] = [
     ("hybrid-abi", ""),
     ("hybrid-shm", ""),
     ("hybrid-conventions", ""),
     ("core-runtime", ""),
     ("nvme-spec", ""),
     ("nvme-driver", ""),
+    ("journal", ""),
     ("feed-handler", "--lib --no-default-features"),
 ];
 

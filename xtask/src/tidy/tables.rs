@@ -157,6 +157,7 @@ pub(super) const ARROWS: &[(&str, &[&str])] = &[
             "nvme-spec",
             "nvme-driver",
             "nvme-model",
+            "journal",
             "host-bridge",
         ],
     ),
@@ -186,7 +187,8 @@ pub(super) const ARROWS: &[(&str, &[&str])] = &[
 pub(super) const OPTIONAL_ARROWS: &[(&str, &str)] = &[("feed-handler", "host-bridge")];
 
 /// Arrows that only tests have.
-pub(super) const DEV_ARROWS: &[(&str, &str)] = &[("nvme-driver", "nvme-model")];
+pub(super) const DEV_ARROWS: &[(&str, &str)] =
+    &[("nvme-driver", "nvme-model"), ("probe-util", "journal")];
 
 /// The package that every other may name.
 pub(super) const OPEN_TO_ALL: &str = "hybrid-conventions";

@@ -1,0 +1,178 @@
+//! The journal on our driver over the model: the shell around its engine, which the simulation of
+//! `journal/tests/sim` does not see.
+
+use core_runtime::mem::Bump;
+use core_runtime::task::{Either, select};
+use hybrid_conformance::{Rig, Stepped, quick};
+use journal::{
+    AppendError, Cursor, DeviceMedium, Ended, FormatOptions, From, Journal, JournalParts, Limits,
+    Medium, Priority, Promise, Recovered, Seek, format, recover, take_over,
+};
+use nvme_driver::spec::{NvmOpcode, StatusCode};
+use nvme_driver::{BlockDevice, ControllerConfig};
+use nvme_model::{FaultAction, FaultPlan, FaultRule, ModelConfig, NamespaceConfig, When};
+
+const CHUNK: usize = 256 << 10;
+
+fn rig(model: ModelConfig) -> Rig<Stepped> {
+    let namespaces = vec![NamespaceConfig::memory(1, 8192)];
+    quick(ModelConfig { namespaces, ..model }, ControllerConfig::default())
+}
+
+fn medium(rig: &Rig<Stepped>) -> DeviceMedium {
+    let device = BlockDevice::Nvme(rig.ns());
+    let promise = Promise::of(device, Some(rig.controller));
+    DeviceMedium::new(device, promise, rig.arena, CHUNK).expect("memory")
+}
+
+fn options() -> FormatOptions {
+    FormatOptions { segment_bytes: 1 << 20, ..FormatOptions::new(77, "conformance") }
+}
+
+fn found(rig: &Rig<Stepped>, from: From) -> Recovered {
+    rig.run(recover(&mut medium(rig), from)).expect("a journal")
+}
+
+fn open(rig: &Rig<Stepped>, limits: Limits) -> &'static Journal {
+    let mut medium = medium(rig);
+    let found = rig.run(recover(&mut medium, From::Checkpoint)).expect("a journal");
+    let superblock = rig.run(take_over(&mut medium, &found)).expect("an epoch");
+    let (device, promise) = (BlockDevice::Nvme(rig.ns()), medium.promise());
+    let parts = JournalParts { device, promise, arena: rig.arena, superblock, limits };
+    Journal::new(parts, &Bump::leak(64 << 10)).expect("a log")
+}
+
+fn payload(sequence: u64) -> Vec<u8> {
+    let len = usize::try_from(sequence.wrapping_mul(7919) % 700).expect("small");
+    vec![u8::try_from(sequence % 251).expect("a byte"); len]
+}
+
+/// Runs `work` beside the log's task.
+fn run<T>(rig: &Rig<Stepped>, log: &'static Journal, work: impl Future<Output = T>) -> T {
+    match rig.run(select(log.run(), work)) {
+        Either::First(ended) => panic!("the log ended: {ended}"),
+        Either::Second(value) => value,
+    }
+}
+
+async fn append_all(log: &Journal, from: u64, to: u64) -> Result<(), Ended> {
+    for sequence in from..to {
+        loop {
+            match log.append(Priority::High, 1, sequence * 10, &payload(sequence)) {
+                Ok(given) => {
+                    assert_eq!(given, sequence);
+                    break;
+                }
+                Err(AppendError::Ended(ended)) => return Err(ended),
+                Err(_) => log.room().await?,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn read(rig: &Rig<Stepped>, found: &Recovered, seek: Seek) -> (u64, u64) {
+    let mut medium = medium(rig);
+    let mut cursor = rig.run(Cursor::open(&mut medium, found, seek)).expect("a cursor");
+    let (mut first, mut count) = (None, 0);
+    let mut check = |record: &journal::layout::RecordView<'_>| {
+        let sequence = record.header.sequence;
+        assert_eq!(*first.get_or_insert(sequence) + count, sequence);
+        assert_eq!(record.payload, payload(sequence));
+        count += 1;
+    };
+    while rig.run(cursor.advance(&mut medium, &mut check)).expect("whole") {}
+    (first.unwrap_or(0), count)
+}
+
+#[test]
+fn a_log_goes_round_its_ring_is_truncated_and_is_read_from_anywhere() {
+    for volatile_write_cache in [true, false] {
+        let rig = rig(ModelConfig { volatile_write_cache, ..ModelConfig::default() });
+        rig.run(format(&mut medium(&rig), &options())).expect("a journal");
+        let log = open(&rig, Limits { checkpoint_records: 5_000, ..Limits::default() });
+        let mut done = 0;
+        // 32 MiB go through a ring of 31 segments of 1 MiB, more than twice.
+        while log.acknowledged().position < 70 << 20 {
+            run(&rig, log, append_all(log, done, done + 4000)).expect("it goes on");
+            done += 4000;
+            run(&rig, log, log.sync()).expect("durable");
+            let at = log.acknowledged();
+            if at.position > 8 << 20 {
+                let wanted = at.sequence - 3000;
+                let now = Recovered { tail: at, ..found(&rig, From::Checkpoint) };
+                let mut medium = medium(&rig);
+                let cursor = Cursor::open(&mut medium, &now, Seek::Sequence(wanted));
+                let position = rig.run(cursor).expect("a place").position();
+                run(&rig, log, log.truncate(position, wanted)).expect("room");
+            }
+        }
+        run(&rig, log, log.close()).expect("an orderly end");
+        assert_eq!(rig.run(log.run()), Ended::Closed);
+        let stats = log.stats();
+        assert_eq!((stats.appends, stats.indexes_lost), (done, 0));
+        assert!(stats.indexes > 60 && stats.checkpoints > 5, "{stats:?}");
+        assert_eq!(stats.flushes > 0, volatile_write_cache);
+        let found = found(&rig, From::Front);
+        assert_eq!((found.tail.sequence, found.superblock.front_sequence), (done, done - 3000));
+        assert_eq!(read(&rig, &found, Seek::Front), (done - 3000, 3000));
+        for sequence in [done - 2999, done - 1234, done - 1] {
+            let whole = (sequence, done - sequence);
+            assert_eq!(read(&rig, &found, Seek::Sequence(sequence)), whole);
+            assert_eq!(read(&rig, &found, Seek::Time(sequence * 10)), whole);
+        }
+        rig.finish();
+    }
+}
+
+#[test]
+fn a_log_that_was_dropped_in_flight_keeps_what_it_acknowledged() {
+    let rig = rig(ModelConfig::default());
+    rig.run(format(&mut medium(&rig), &options())).expect("a journal");
+    let mut next = 0;
+    for _ in 0..20 {
+        let log = open(&rig, Limits::default());
+        assert!(log.next_sequence() >= next);
+        next = log.next_sequence();
+        run(&rig, log, async {
+            append_all(log, next, next + 300).await.expect("room");
+            log.durable(next + 100).await.expect("durable");
+        });
+        next = log.acknowledged().sequence;
+    }
+    let found = found(&rig, From::Front);
+    assert!(found.tail.sequence >= next);
+    read(&rig, &found, Seek::Front);
+}
+
+#[test]
+fn a_flush_that_fails_ends_the_log_and_all_who_wait() {
+    let rig = rig(ModelConfig { volatile_write_cache: true, ..ModelConfig::default() });
+    rig.run(format(&mut medium(&rig), &options())).expect("a journal");
+    let log = open(&rig, Limits::default());
+    run(&rig, log, append_all(log, 0, 100)).expect("room");
+    run(&rig, log, log.sync()).expect("durable");
+    let action = FaultAction::Status(StatusCode::INTERNAL_ERROR.status());
+    let rule = FaultRule::io(NvmOpcode::FLUSH, action).when(When::Nth(1));
+    rig.backend.with_model(|m| m.reconfigure(|c| c.faults = FaultPlan::none().with(rule)));
+    let sequence = log.append(Priority::High, 1, 0, &payload(100)).expect("room");
+    // The log's task ends first, or in the same turn; who waits hears it either way.
+    let (mut ended, mut outcome) = (None, None);
+    while ended.is_none() || outcome.is_none() {
+        match rig.run(select(log.run(), log.durable(sequence))) {
+            Either::First(why) => ended = Some(why),
+            Either::Second(heard) => outcome = Some(heard),
+        }
+        if ended.is_some() && outcome.is_none() {
+            outcome = Some(rig.run(log.durable(sequence)));
+        }
+    }
+    let (ended, outcome) = (ended.expect("set above"), outcome.expect("set above"));
+    assert!(matches!(ended, Ended::Flush(_)), "{ended}");
+    assert_eq!(outcome, Err(ended));
+    assert_eq!(log.acknowledged().sequence, 100, "what was acknowledged stays so");
+    let refused = log.append(Priority::High, 1, 0, b"more");
+    assert_eq!(refused, Err(AppendError::Ended(ended)));
+    rig.backend.with_model(|m| m.reconfigure(|c| c.faults = FaultPlan::none()));
+    assert!(found(&rig, From::Front).tail.sequence >= 100);
+}
