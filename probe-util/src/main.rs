@@ -8,6 +8,7 @@ mod dump;
 mod figures;
 mod hosts;
 mod jitter;
+mod journal;
 mod list;
 mod look;
 mod metrics;
@@ -48,6 +49,8 @@ enum Command {
     Trace(trace::Args),
     /// Report how quiet the partitions' cores have been
     Jitter(jitter::Args),
+    /// Show, verify and dump a journal: superblock, segments, where it ends and why, records
+    Journal(journal::Args),
 }
 
 fn main() -> ExitCode {
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Command::Top(args) => top::command(args),
         Command::Trace(args) => trace::command(args),
         Command::Jitter(args) => jitter::command(args),
+        Command::Journal(args) => journal::command(args),
     };
     let exit = outcome.unwrap_or_else(|error| {
         let _ = writeln!(std::io::stderr().lock(), "probe-util: {error:#}");
