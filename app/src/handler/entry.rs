@@ -13,6 +13,7 @@ use hybrid_abi::feed_job::{
     BLOB_SMART_LOG, BlobHeader, FeedJob, JOB_IDENTIFY, JOB_INGEST, JOB_REPLAY, KIND_BLOB,
     KIND_FEED_ABORT, KIND_FEED_DATA, KIND_FEED_END,
 };
+use hybrid_abi::feed_journal::{JOB_JOURNAL, JOB_RECORD, JournalJob};
 use nvme_driver::spec::{LogPageId, Nsid};
 use nvme_driver::{
     BlockDevice, Controller, ControllerConfig, Device, DeviceParts, IoError, LatencyHistograms,
@@ -96,6 +97,12 @@ async fn phases(desk: Desk, job: &FeedJob) -> Result<(), HandlerError> {
     {
         let what = "identify or a log page";
         identify(desk, controller).await.map_err(|error| HandlerError::Device { what, error })?;
+    }
+    if job.has(JOB_RECORD) || job.has(JOB_JOURNAL) {
+        let how = desk.partition.args().get(size_of::<FeedJob>()..).unwrap_or_default();
+        let how = JournalJob::parse(how).map_err(HandlerError::Arguments)?;
+        let block = pick(desk.device, job.nsid)?;
+        return job::run_journal(desk, block, job, how).await;
     }
     if !job.has(JOB_INGEST) && !job.has(JOB_REPLAY) {
         return Ok(());

@@ -131,6 +131,31 @@ pub enum HandlerError {
     /// The feed itself is wrong.
     #[error("{0}{hint}", hint = hint(.0))]
     Feed(#[from] FeedError),
+    /// The journal cannot be opened or made.
+    #[error("{0}")]
+    Journal(#[from] journal::JournalError),
+    /// The journal cannot be read.
+    #[error("{0}")]
+    JournalRead(#[from] journal::ReadError),
+    /// The journal ended while it was written.
+    #[error("the journal ended: {0}; what was not acknowledged is unknown")]
+    JournalEnded(#[from] journal::Ended),
+    /// A packet is not taken.
+    #[error("a packet cannot be recorded: {0}")]
+    Append(journal::AppendError),
+    /// There is no snapshot of books.
+    #[error("the journal has no whole snapshot of books; replay it with --save-snapshot first")]
+    NoSnapshot,
+    /// Messages are missing.
+    #[error(
+        "messages {first} to {last} are missing in the journal; --lenient goes on without them"
+    )]
+    Gap {
+        /// The first.
+        first: u64,
+        /// The last.
+        last: u64,
+    },
     /// The host gave the feed up.
     #[error("the host ended the feed before its end")]
     SourceFailed,

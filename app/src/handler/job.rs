@@ -11,12 +11,14 @@ use hybrid_abi::feed_job::{
     FeedFigures, FeedJob, FeedStarted, JOB_INGEST, JOB_LENIENT, JOB_NO_PROBE, JOB_OVERWRITE,
     JOB_REPLAY, JOB_SYNTHETIC,
 };
+use hybrid_abi::feed_journal::{JOB_RECORD, JournalFigures, JournalJob};
 use hybrid_abi::metrics::MetricUnit;
 use nvme_driver::{BlockDevice, Device, LatencyHistograms};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::error::HandlerError;
 use super::ingest::{IngestJob, Source, ingest};
+use super::journal::{self, JournalDesk};
 use super::probe::{BUFFERS, Probed, probe};
 use super::progress::Progress;
 use super::replay::{ReplayJob, replay};
@@ -103,6 +105,37 @@ pub async fn run<S: Source>(
     Ok(())
 }
 
+/// Runs a job on a journal.
+///
+/// # Errors
+/// [`HandlerError`]; the figures were sent all the same.
+pub async fn run_journal(
+    desk: Desk,
+    block: BlockDevice,
+    job: &FeedJob,
+    how: JournalJob,
+) -> Result<(), HandlerError> {
+    let here = JournalDesk { desk, block, how };
+    let mut figures = JournalFigures::new_zeroed();
+    if job.has(JOB_RECORD) {
+        let outcome = journal::record(here, job, &mut figures).await;
+        tell(desk, &figures).await;
+        return outcome;
+    }
+    let store = Store { block, arena: desk.partition.arena() };
+    tell(desk, &started(desk, store, JOB_REPLAY, None)).await;
+    let (mut pipeline, mut sink) = make_books(desk, job, u64::MAX)?;
+    let begin = desk.partition.clock().now();
+    let outcome = journal::replay(here, job, (&mut pipeline, &mut sink), &mut figures).await;
+    sink.publish();
+    let mut feed_figures = self::figures(desk, JOB_REPLAY, begin);
+    fill_figures(&mut feed_figures, desk, &pipeline, &sink);
+    feed_figures.messages = figures.messages;
+    tell(desk, &feed_figures).await;
+    tell(desk, &figures).await;
+    outcome
+}
+
 async fn run_ingest<S: Source>(
     desk: Desk,
     store: Store,
@@ -136,7 +169,7 @@ async fn run_replay(
     superblock: &Superblock,
 ) -> Result<(), HandlerError> {
     tell(desk, &started(desk, store, JOB_REPLAY, Some(superblock))).await;
-    let (mut pipeline, mut sink) = make_books(desk, job, superblock)?;
+    let (mut pipeline, mut sink) = make_books(desk, job, superblock.feed_bytes)?;
     let begin = desk.partition.clock().now();
     let replay_job = ReplayJob { window: job.queue_depth as usize };
     let spawner = desk.partition.spawner();
@@ -206,10 +239,10 @@ pub fn books_bytes(feed_bytes: u64, orders_max: u32) -> usize {
 fn make_books(
     desk: Desk,
     job: &FeedJob,
-    superblock: &Superblock,
+    feed_bytes: u64,
 ) -> Result<(Pipeline<'static>, EventSink), HandlerError> {
     let bump = desk.partition.bump();
-    let capacity = capacity(superblock.feed_bytes, job.orders_max);
+    let capacity = capacity(feed_bytes, job.orders_max);
     let lines = capacity.bytes().div_ceil(size_of::<Line>());
     let memory = bump.slice_with(lines, |_| Line([0; 128])).map_err(HandlerError::NoMemory)?;
     let storage = BookStorage::carve(memory.as_mut_bytes(), capacity)?;

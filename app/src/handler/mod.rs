@@ -10,12 +10,14 @@
 //! a system call or knows which backend the namespace belongs to. It does not print: errors travel
 //! to the host as one line, figures as metrics.
 //!
-//! What lies on the device is `hybrid_abi::feed`; nothing else reads or writes it.
+//! What lies on the device is `hybrid_abi::feed`; nothing else reads or writes it. [`journal`] is
+//! the other way: packets recorded as they come into a log (crate `journal`), and replayed.
 
 pub mod entry;
 pub mod error;
 pub mod ingest;
 pub mod job;
+pub mod journal;
 pub mod probe;
 mod probes;
 pub mod progress;

@@ -17,7 +17,7 @@ const A_PACKET: usize = 25;
 const MESSAGES: u64 = 1_500;
 
 /// Header and messages of packets, the last one ending the session.
-fn packets(feed: &[u8]) -> Vec<Vec<u8>> {
+pub(crate) fn packets(feed: &[u8]) -> Vec<Vec<u8>> {
     let mut messages = Vec::new();
     let mut rest = feed;
     while let Some((prefix, after)) = rest.split_first_chunk::<2>() {
@@ -45,14 +45,18 @@ fn packets(feed: &[u8]) -> Vec<Vec<u8>> {
     packets
 }
 
-/// Runs the program on what `send` sends, and returns its words.
 fn listen(options: &[&str], send: impl FnOnce(&UdpSocket)) -> Run {
+    hear("live", options, send)
+}
+
+/// Runs a command of the program on what `send` sends, and returns its words.
+pub(crate) fn hear(command: &str, options: &[&str], send: impl FnOnce(&UdpSocket)) -> Run {
     let port = {
         let probe = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         probe.local_addr().expect("bound").port()
     };
     let address = format!("127.0.0.1:{port}");
-    let mut args = vec!["live", "--listen", &address, "--json", "--idle", "20s"];
+    let mut args = vec![command, "--listen", &address, "--json", "--idle", "20s"];
     args.extend(options);
     let program = start(&args);
     let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");

@@ -14,6 +14,7 @@ mod bad_output;
 mod command_line;
 mod feeds;
 mod images;
+mod journal;
 mod json;
 mod live;
 mod machine;

@@ -176,7 +176,14 @@ impl Row {
 /// Lets a partition ask the controller everything.
 fn ask(machine: &MachineArgs) -> Result<Vec<Blob>, Failure> {
     let job = new_job(machine, 0, None);
-    let plan = Plan { machine, job, feed: None, need: Need::Ask, events: Events::default() };
+    let plan = Plan {
+        machine,
+        job,
+        feed: None,
+        need: Need::Ask,
+        events: Events::default(),
+        journal: None,
+    };
     let outcome = carry_out(plan)?;
     summary::check(&outcome)?;
     summary::check_silence(machine, &outcome.report)?;

@@ -60,6 +60,8 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// Listen to a MoldUDP64 feed (UDP), decode it and keep the books, without a device
     Live(LiveArgs),
+    /// Listen to a MoldUDP64 feed (UDP) and write its packets to a journal on the device
+    Record(RecordArgs),
     /// Print the controller's identify data, in nvme-cli's words
     IdCtrl(AdminArgs),
     /// Print a namespace's identify data, in nvme-cli's words
@@ -98,9 +100,31 @@ pub(crate) struct IngestArgs {
     pub(crate) machine: MachineArgs,
 }
 
+/// What of a journal is replayed.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Journal")]
+pub(crate) struct JournalArgs {
+    /// Replay the journal that `record` wrote on the device
+    #[arg(long, conflicts_with = "file")]
+    pub(crate) journal: bool,
+    /// Begin at a message's sequence number, at a time (`@SECONDS` since 1970, fractions allowed),
+    /// or at the last `snapshot` of the books
+    #[arg(long, value_name = "SEQ|@TIME|snapshot", requires = "journal",
+          value_parser = crate::record::parse_begin)]
+    pub(crate) from: Option<crate::record::Begin>,
+    /// At the speed at which the packets came, instead of as fast as it goes
+    #[arg(long, requires = "journal")]
+    pub(crate) original_speed: bool,
+    /// Write a snapshot of the books beside the journal at its end
+    #[arg(long, requires = "journal")]
+    pub(crate) save_snapshot: bool,
+}
+
 /// `replay`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ReplayArgs {
+    #[command(flatten)]
+    pub(crate) journal: JournalArgs,
     /// Ingest this file first
     #[arg(value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
@@ -156,6 +180,38 @@ pub(crate) struct LiveArgs {
     /// No notes on stderr; errors still
     #[arg(short, long)]
     pub(crate) quiet: bool,
+}
+
+/// `record`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RecordArgs {
+    /// The address to listen at
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) listen: SocketAddr,
+    /// The IPv4 multicast group to join, on the interface that has the address of --listen
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) group: Option<Ipv4Addr>,
+    /// End when nothing came for so long, 1ms to 1m
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_message_time)]
+    pub(crate) idle: Duration,
+    /// Packets that are held back while one before them is missing; then the gap is taken as it is
+    #[arg(long, value_name = "N", default_value_t = 64,
+          value_parser = clap::value_parser!(u16).range(0..=4096))]
+    pub(crate) reorder: u16,
+    /// Want the session from its first message on: a late start is a gap
+    #[arg(long)]
+    pub(crate) from_start: bool,
+    /// Size of a model's image or namespace that is made for it
+    #[arg(long, value_name = "BYTES", default_value = "256M", value_parser = parse_size)]
+    pub(crate) journal_size: u64,
+    /// Bytes of each of the two places for snapshots of the books in a journal that is made
+    #[arg(long, value_name = "BYTES", default_value = "32M", value_parser = parse_size)]
+    pub(crate) snapshot_size: u64,
+    /// Where the journal is full, give its oldest packets up instead of ending
+    #[arg(long)]
+    pub(crate) wrap: bool,
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
 }
 
 /// A parsed `--symbols` list: ITCH symbols, space-padded to eight bytes.

@@ -10,6 +10,7 @@ use hybrid_abi::feed_job::{
     BlobHeader, FeedFigures, FeedStarted, JOB_INGEST, JOB_REPLAY, KIND_BLOB, KIND_FEED_FIGURES,
     KIND_FEED_STARTED,
 };
+use hybrid_abi::feed_journal::{JournalFigures, KIND_JOURNAL_FIGURES};
 use hybrid_abi::{Record, RecordHeader};
 use zerocopy::FromBytes;
 
@@ -35,6 +36,7 @@ pub(crate) struct Events {
     pub(crate) started: Option<FeedStarted>,
     pub(crate) ingested: Option<FeedFigures>,
     pub(crate) replayed: Option<FeedFigures>,
+    pub(crate) journal: Option<JournalFigures>,
     /// BBO changes, trades and states heard.
     pub(crate) heard: u64,
     /// Records that were none.
@@ -81,6 +83,10 @@ impl Events {
                 Ok(figures) if figures.phase == JOB_INGEST => self.ingested = Some(figures),
                 Ok(figures) if figures.phase == JOB_REPLAY => self.replayed = Some(figures),
                 _ => self.bad += 1,
+            },
+            KIND_JOURNAL_FIGURES => match JournalFigures::parse(payload) {
+                Ok(figures) => self.journal = Some(figures),
+                Err(_) => self.bad += 1,
             },
             KIND_BLOB => match BlobHeader::read_from_prefix(payload) {
                 Ok((BlobHeader { what, nsid }, bytes)) => {

@@ -20,6 +20,17 @@ use crate::failure::Failure;
 enum Origin {
     File(File),
     Synth(Box<Synth<'static>>, SynthConfig),
+    /// Packets off the network.
+    Packets(Box<dyn Packets>),
+}
+
+/// What comes in packets and is sent as it comes.
+pub(crate) trait Packets {
+    /// Looks for packets and sends what there is room for; returns whether it is over.
+    ///
+    /// # Errors
+    /// When nothing more can come; the partition is told then.
+    fn push(&mut self, partition: &mut PartitionHandle) -> io::Result<bool>;
 }
 
 /// Bytes of a synthetic day's message on average, with its prefix: 30.8 over seeds.
@@ -125,6 +136,11 @@ impl Feed {
         Ok(Self::new(Origin::Synth(Box::new(synth), config), name, config.most_bytes(), expected))
     }
 
+    /// Packets, from wherever.
+    pub(crate) fn packets(packets: Box<dyn Packets>, name: String, bytes: u64) -> Self {
+        Self::new(Origin::Packets(packets), name, bytes, 0)
+    }
+
     fn new(origin: Origin, name: String, bytes: u64, expected: u64) -> Self {
         let buffer = vec![0; FEED_DATA_BYTES];
         Self { origin, buffer, waiting: 0, name, bytes, expected, over: false }
@@ -138,6 +154,8 @@ impl Feed {
         match &mut self.origin {
             Origin::File(file) => file.rewind().map_err(Failure::error)?,
             Origin::Synth(old, config) => **old = synth(*config)?,
+            // What came before is in the journal, or lost; what comes is recorded.
+            Origin::Packets(_) => {}
         }
         (self.waiting, self.over) = (0, false);
         Ok(())
@@ -163,6 +181,15 @@ impl Feed {
     /// # Errors
     /// When the file cannot be read any further; the partition was told.
     pub(crate) fn push(&mut self, partition: &mut PartitionHandle) -> io::Result<bool> {
+        if let Origin::Packets(packets) = &mut self.origin {
+            if !self.over {
+                self.over = packets.push(partition).inspect_err(|_| {
+                    // A ring that is full or closed has other ways to say it.
+                    let _ = partition.command(KIND_FEED_ABORT, 0, &[]);
+                })?;
+            }
+            return Ok(false);
+        }
         let mut sent = false;
         while !self.over {
             if self.waiting == 0 {
@@ -191,6 +218,7 @@ impl Feed {
     /// Fills the buffer, wholly but at the end of the feed.
     fn fill(&mut self) -> io::Result<usize> {
         match &mut self.origin {
+            Origin::Packets(_) => Ok(0),
             Origin::Synth(synth, _) => Ok(synth.fill(&mut self.buffer)),
             Origin::File(file) => {
                 let mut filled = 0;

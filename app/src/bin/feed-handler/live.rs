@@ -151,12 +151,12 @@ pub(crate) fn live(args: &LiveArgs) -> Result<Exit, Failure> {
     }
 }
 
-fn uring(error: UringError) -> Failure {
+pub(crate) fn uring(error: UringError) -> Failure {
     Failure { exit: error.exit(), line: error.to_string() }
 }
 
 /// A bound socket, in its multicast group if there is one.
-fn socket(listen: SocketAddr, group: Option<Ipv4Addr>) -> Result<UdpSocket, Failure> {
+pub(crate) fn socket(listen: SocketAddr, group: Option<Ipv4Addr>) -> Result<UdpSocket, Failure> {
     let socket = UdpSocket::bind(listen)
         .map_err(|error| Failure::error(format_args!("cannot listen at {listen}: {error}")))?;
     if let Some(group) = group {

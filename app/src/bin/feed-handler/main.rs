@@ -17,6 +17,7 @@ mod nvme_text;
 mod output;
 mod probes;
 mod progress;
+mod record;
 mod report;
 mod run;
 mod summary;
@@ -54,6 +55,7 @@ fn host() -> ExitCode {
         Some(Command::Ingest(args)) => run::ingest(args),
         Some(Command::Replay(args)) => run::replay(args),
         Some(Command::Live(args)) => live::live(args),
+        Some(Command::Record(args)) => record::record(args),
         Some(Command::IdCtrl(args)) => admin::id_ctrl(&args.machine),
         Some(Command::IdNs(args)) => admin::id_ns(args),
         Some(Command::SmartLog(args)) => admin::smart_log(&args.machine),

@@ -24,6 +24,7 @@ use hybrid_abi::feed_job::{
     FeedJob, JOB_IDENTIFY, JOB_INGEST, JOB_LENIENT, JOB_NO_PROBE, JOB_OVERWRITE, JOB_REPLAY,
     JOB_SYMBOLS_MAX, JOB_SYNTHETIC,
 };
+use hybrid_abi::feed_journal::JournalJob;
 use hybrid_conventions::{Count, CpuSet, Exit};
 use zerocopy::IntoBytes;
 
@@ -76,6 +77,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) feed: Option<Feed>,
     pub(crate) need: Need,
     pub(crate) events: Events,
+    /// With `JOB_RECORD` or `JOB_JOURNAL`.
+    pub(crate) journal: Option<JournalJob>,
 }
 
 /// The synthetic day.
@@ -91,7 +94,8 @@ pub(crate) fn day(args: &DayArgs, machine: &MachineArgs) -> Result<Exit, Failure
         args.seed
     );
     let need = Need::Write(feed.bytes());
-    let plan = Plan { machine, job, feed: Some(feed), need, events: Events::default() };
+    let plan =
+        Plan { machine, job, feed: Some(feed), need, events: Events::default(), journal: None };
     summary::print(&title, machine, carry_out(plan)?)
 }
 
@@ -103,7 +107,8 @@ pub(crate) fn ingest(args: &IngestArgs) -> Result<Exit, Failure> {
     refuse_image_of(&args.file, machine)?;
     let need = Need::Write(feed.bytes());
     let title = format!("feed-handler ingest: {}", feed.name());
-    let plan = Plan { machine, job, feed: Some(feed), need, events: Events::default() };
+    let plan =
+        Plan { machine, job, feed: Some(feed), need, events: Events::default(), journal: None };
     summary::print(&title, machine, carry_out(plan)?)
 }
 
@@ -121,7 +126,7 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
         None if machine.device == "model" => {
             return Err(Failure::error(
                 "nothing to replay: a model in memory begins empty; name a FILE, or an image that \
-                 `ingest` wrote (--device model:IMAGE)",
+                 `ingest` or `record` wrote (--device model:IMAGE)",
             ));
         }
         None => {}
@@ -143,15 +148,24 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
         *place = *symbol;
         job.symbol_count += 1;
     }
-    let need = feed.as_ref().map_or(Need::Read, |feed| Need::Write(feed.bytes()));
+    let snapshot = if args.journal.save_snapshot { Need::Write(0) } else { Need::Read };
+    let need = feed.as_ref().map_or(snapshot, |feed| Need::Write(feed.bytes()));
     let title = match &feed {
         Some(feed) => format!("feed-handler replay: {}", feed.name()),
+        None if args.journal.journal => {
+            format!("feed-handler replay: the journal on {}", machine.device)
+        }
         None => format!("feed-handler replay: the feed on {}", machine.device),
     };
     let events = Events::with_bbo(args.bbo.as_deref())?;
-    let mut outcome = carry_out(Plan { machine, job, feed, need, events })?;
+    let journal = crate::record::replay_job(args, &mut job)?;
+    let mut outcome = carry_out(Plan { machine, job, feed, need, events, journal })?;
     let written = outcome.events.finish(args.bbo.as_deref());
+    let journal = outcome.events.journal;
     let exit = summary::print(&title, machine, outcome)?;
+    if let Some(figures) = journal.filter(|_| !machine.json) {
+        output::result(format_args!("{}", crate::record::replay_lines(&figures)))?;
+    }
     written.map(|()| exit)
 }
 
@@ -186,7 +200,7 @@ pub(crate) fn new_job(machine: &MachineArgs, flags: u32, feed: Option<&Feed>) ->
 
 /// Starts the partition, serves and supervises it to its end.
 pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
-    let Plan { machine, job, feed, need, events } = plan;
+    let Plan { machine, job, feed, need, events, journal } = plan;
     let backend = device::backend(machine, need)?;
     let signals = StopSignals::install().map_err(|error| {
         Failure::error(format_args!("signal handlers cannot be installed: {error}"))
@@ -216,6 +230,7 @@ pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
         };
         let mut spec = spec(&job, work.feed.as_ref()).with_device(backend);
         machine.probes.apply(&mut spec);
+        spec.args.extend(journal.iter().flat_map(|journal| journal.as_bytes()));
         spec.check_syscalls = machine.check_silence;
         spec.rt_priority = machine.rt_priority;
         spec.isolation = machine.isolation;

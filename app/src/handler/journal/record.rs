@@ -1,0 +1,131 @@
+//! Recording: packets off the command ring, into the journal.
+
+use core_runtime::task::TaskOptions;
+use hybrid_abi::feed_job::{FeedJob, JOB_OVERWRITE, KIND_FEED_ABORT, KIND_FEED_END};
+use hybrid_abi::feed_journal::{
+    JOB_RECORD, JOURNAL_WRAP, JournalFigures, KIND_PACKET, PACKET_BYTES, RECORD_PACKET,
+};
+use journal::{
+    AppendError, DeviceMedium, Journal, JournalParts, Limits, Medium as _, Priority,
+    second_segment, take_over,
+};
+
+use super::JournalDesk;
+use crate::handler::error::HandlerError;
+use crate::handler::progress::Progress;
+
+/// Packets without an acknowledgement: at a million packets a second and 5 ms of a device, twice.
+const PENDING: Limits = Limits::for_rate(1_000_000, 5_000_000);
+
+/// Packets taken before others get their turn.
+const A_TURN: u32 = 32;
+
+/// Arrival time and packet.
+const COMMAND_BYTES: usize = 8 + PACKET_BYTES;
+
+/// Budget of the log's task: a turn of it takes a few batches.
+const LOG_BUDGET_NS: u64 = 50_000;
+
+/// Records what comes until the host says that it is over, or asks to stop; then everything that
+/// came is durable.
+///
+/// # Errors
+/// [`HandlerError`]. What was acknowledged before is in the journal.
+pub async fn record(
+    here: JournalDesk,
+    job: &FeedJob,
+    figures: &mut JournalFigures,
+) -> Result<(), HandlerError> {
+    figures.phase = JOB_RECORD;
+    let mut medium = here.medium(super::BATCH_BYTES)?;
+    let made = (job.has(JOB_OVERWRITE), job.created_unix_ns);
+    let found = here.open_or_make(&mut medium, made, figures).await?;
+    let superblock = take_over(&mut medium, &found).await?;
+    let (partition, device) = (here.desk.partition, here.block);
+    let (arena, promise) = (partition.arena(), medium.promise());
+    let parts = JournalParts { device, promise, arena, superblock, limits: PENDING };
+    let log = Journal::new(parts, partition.bump())?;
+    let run = async move {
+        // Whoever appends or waits hears of its end.
+        let _ = log.run().await;
+    };
+    let options = TaskOptions::latency("journal").budget_ns(LOG_BUDGET_NS);
+    partition.spawner().spawn(options, run)?.detach();
+    let outcome = take_packets(here, log, &mut medium, figures).await;
+    figures.waits = here.desk.progress.ring_waits.get();
+    let closed = log.close().await;
+    let (superblock, end) = (log.superblock(), log.acknowledged());
+    figures.front = superblock.front_sequence;
+    figures.end = end.sequence;
+    figures.flushes = log.stats().flushes;
+    outcome?;
+    Ok(closed?)
+}
+
+async fn take_packets(
+    here: JournalDesk,
+    log: &'static Journal,
+    medium: &mut DeviceMedium,
+    figures: &mut JournalFigures,
+) -> Result<(), HandlerError> {
+    let (partition, progress) = (here.desk.partition, here.desk.progress);
+    let room = partition.bump().slice_with(COMMAND_BYTES, |_| 0_u8);
+    let room = room.map_err(HandlerError::NoMemory)?;
+    loop {
+        for _ in 0..A_TURN {
+            let Some(header) = partition.take_command(room) else { break };
+            let payload = room.get(..usize::from(header.len)).unwrap_or_default();
+            match header.kind {
+                KIND_PACKET => {
+                    let Some((time, packet)) = payload.split_first_chunk::<8>() else { continue };
+                    let time_ns = u64::from_le_bytes(*time);
+                    append(here, log, medium, (time_ns, packet)).await?;
+                    figures.packets += 1;
+                    Progress::add(&progress.bytes_written, packet.len() as u64);
+                    progress.messages.set(figures.packets);
+                }
+                KIND_FEED_END => return Ok(()),
+                KIND_FEED_ABORT => return Err(HandlerError::SourceFailed),
+                // A newer host's.
+                _ => {}
+            }
+        }
+        if let Some(ended) = log.ended() {
+            return Err(ended.into());
+        }
+        // An orderly end for a recording: all that came is kept.
+        if progress.stop.get() {
+            return Ok(());
+        }
+        partition.spawner().yield_now().await;
+    }
+}
+
+/// Appends one packet, waiting for room; the ring of commands is the queue in front.
+async fn append(
+    here: JournalDesk,
+    log: &'static Journal,
+    medium: &mut DeviceMedium,
+    (time_ns, packet): (u64, &[u8]),
+) -> Result<(), HandlerError> {
+    loop {
+        match log.append(Priority::High, RECORD_PACKET, time_ns, packet) {
+            Ok(_) => return Ok(()),
+            Err(AppendError::Full { .. }) if here.how.has(JOURNAL_WRAP) => {
+                let (superblock, end) = (log.superblock(), log.acknowledged());
+                match second_segment(medium, &superblock, end).await? {
+                    Some((position, sequence)) => log.truncate(position, sequence).await?,
+                    None => log.sync().await?,
+                }
+            }
+            Err(error @ (AppendError::Full { .. } | AppendError::TooLarge { .. })) => {
+                return Err(HandlerError::Append(error));
+            }
+            Err(AppendError::Ended(ended)) => return Err(ended.into()),
+            Err(_) => {
+                Progress::add(&here.desk.progress.ring_waits, 1);
+                log.room().await?;
+            }
+        }
+    }
+}
