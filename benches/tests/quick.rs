@@ -59,6 +59,38 @@ fn the_runtime_bench_does_the_same_work_each_time() {
 }
 
 #[test]
+fn the_journal_bench_appends_opens_and_reads_the_same_each_time() {
+    if cpus() < 2 {
+        return hybrid_conventions::testing::skipped(
+            "journal",
+            "this process may use one CPU only",
+        );
+    }
+    let program = env!("CARGO_BIN_EXE_journal-bench");
+    let run = || {
+        let text = quick(program, &["--quick", "--json", "--open-size", "20M"]);
+        serde_json::from_str::<serde_json::Value>(&text).expect("json")
+    };
+    let value = run();
+    assert_eq!(value["schema"], "journal-bench/1");
+    let rows = value["rows"].as_array().expect("rows");
+    let number = |row: &serde_json::Value, name: &str| row[name].as_u64().unwrap_or(0);
+    assert!(rows.len() > 15, "{value:#}");
+    for row in &rows[..rows.len() - 2] {
+        assert!(number(row, "samples") > 0 && number(row, "batches") > 0, "{row:#}");
+    }
+    let opening = &rows[rows.len() - 1];
+    assert!(number(opening, "open_ns") > 0, "{opening:#}");
+    assert!(number(opening, "log_bytes") >= 20 << 20 && number(opening, "records") > 4000);
+    // The same records were appended, so that the last one has the same checksum.
+    let again = run();
+    let filled = |value: &serde_json::Value| value["rows"][rows.len() - 1]["checksum"].clone();
+    assert_eq!(filled(&value), filled(&again));
+    let output = Command::new(program).arg("--nothing").output();
+    assert_eq!(output.expect("it starts").status.code(), Some(1));
+}
+
+#[test]
 fn reports_are_json_when_asked_for() {
     let suite = ["suite", "--quick", "--json", "--only", "stepped"];
     let runtime = ["--quick", "--json", "--only", "ring"];

@@ -1,8 +1,8 @@
 //! Making a journal: sizes for a device, and the first superblocks.
 
 use core_runtime::crc::crc32c;
-use hybrid_abi::Name;
 use hybrid_abi::journal::{Geometry, JOURNAL_MAGIC, JournalSuperblock, SUPERBLOCK_USED_BYTES};
+use hybrid_abi::{AbiError, Name};
 use nvme_driver::IoError;
 use zerocopy::IntoBytes;
 
@@ -60,6 +60,21 @@ impl FormatOptions {
     /// [`JournalError::TooSmall`] or [`JournalError::Sizes`].
     pub fn geometry(&self, lba_bytes: u32, blocks: u64) -> Result<Geometry, JournalError> {
         let found = u64::from(lba_bytes).saturating_mul(blocks);
+        let bad = |field, found, allowed| {
+            let what = "journal superblock";
+            Err(JournalError::Sizes(AbiError::Field { what, field, found, allowed }))
+        };
+        // Before anything is rounded up.
+        for (field, found, most) in [
+            ("batch size", self.batch_bytes.into(), 16 << 20),
+            ("segment size", self.segment_bytes, 1 << 30),
+            ("segment count", self.segments, 1 << 32),
+            ("snapshot size", self.snapshot_bytes, 1 << 40),
+        ] {
+            if found > most {
+                return bad(field, found, most);
+            }
+        }
         let lba = u64::from(lba_bytes.max(1));
         let mut g = Geometry {
             lba_bytes,

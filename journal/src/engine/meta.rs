@@ -67,8 +67,9 @@ impl Meta {
         }
     }
 
-    /// A batch was closed; `end` is in front of the next one.
-    pub(super) fn note_batch(&mut self, g: &Geometry, open: &Open, end: &Mark) {
+    /// A batch was closed; `end` is in front of the next one. Returns whether an index block was
+    /// given up: two segments were full before the first one's was written.
+    pub(super) fn note_batch(&mut self, g: &Geometry, open: &Open, end: &Mark) -> bool {
         let start = open.start();
         let offset = start.position % g.segment_bytes;
         let every = g.room_bytes() / INDEX_ENTRIES as u64;
@@ -83,13 +84,16 @@ impl Meta {
         self.building.end_sequence = end.sequence;
         self.building.end_time_ns = end.time_ns;
         let next = g.segment_of(end.position);
-        if next != self.building.segment {
+        let is_full = next != self.building.segment;
+        let given_up = is_full && self.full.is_some();
+        if is_full {
             let mut fresh = IndexBlock::empty();
             fresh.id = self.building.id;
             fresh.epoch = self.building.epoch;
             fresh.segment = next;
             self.full = Some(core::mem::replace(&mut self.building, fresh));
         }
+        given_up
     }
 
     /// The next superblock or index block to be written.

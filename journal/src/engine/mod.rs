@@ -306,7 +306,8 @@ impl Engine {
             return;
         };
         let end = open.end_mark(&self.g);
-        self.meta.note_batch(&self.g, &open, &end);
+        let given_up = self.meta.note_batch(&self.g, &open, &end);
+        self.stats.indexes_lost += u64::from(given_up);
         self.head = end;
         let at = (self.first + self.count) % SLOTS_MAX;
         let slot = self.open_slot;

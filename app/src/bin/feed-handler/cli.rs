@@ -380,6 +380,7 @@ impl Cli {
             None => &self.machine,
             Some(Command::Ingest(args)) => &args.machine,
             Some(Command::Replay(args)) => &args.machine,
+            Some(Command::Record(args)) => &args.machine,
             Some(Command::IdNs(args)) => &args.machine,
             Some(
                 Command::IdCtrl(args)

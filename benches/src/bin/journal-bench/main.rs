@@ -96,7 +96,7 @@ fn ours(cli: &Cli, results: &mut Results) -> Result<(), Failure> {
     for (phase, outcome) in phases.iter().zip(&ran.outcomes) {
         results.rows.push(Row::ours(phase, outcome, ran.tsc_hz));
     }
-    if cli.goals {
+    if cli.rate.is_none() && cli.batch.is_none() {
         results.goals = goals(&phases, &ran.outcomes, cli.quick);
     }
     results.note(&ran);
@@ -140,12 +140,12 @@ fn goals(phases: &[Phase], outcomes: &[Outcome], quick: bool) -> Vec<Goal> {
     let mut goals = Vec::new();
     for (phase, outcome) in all {
         match phase.kind {
-            OPEN => {
+            OPEN if phase.rate == 100_000 && phase.record_bytes == 128 => {
                 let got = outcome.p99 as f64 / 1000.0;
                 let what = "append p99 at 100,000/s of 128 bytes, open loop, us";
                 goals.push(Goal { what, got, bound: 10.0, at_most: true });
             }
-            BATCH => {
+            BATCH if phase.batch == 1000 && phase.record_bytes == 128 => {
                 let got = outcome.appends as f64 * 1e9 / outcome.ns.max(1) as f64;
                 let what = "appends/s of 128 bytes in batches of 1,000";
                 goals.push(Goal { what, got, bound: 1e6, at_most: false });

@@ -52,7 +52,7 @@ impl Geometry {
         if !self.segment_bytes.is_multiple_of(lba) {
             return bad("segment size", self.segment_bytes, lba);
         }
-        if self.reach_bytes < 4 * batch {
+        if self.reach_bytes < 4 * batch || self.reach_bytes > 1 << 40 {
             return bad("reach", self.reach_bytes, 4 * batch);
         }
         let least = (4 * self.reach_bytes).div_ceil(self.segment_bytes).max(4);
@@ -212,6 +212,7 @@ mod tests {
             (Geometry { segments: 3, ..SMALL }, "segment count 3"),
             (Geometry { segments: u64::MAX, ..SMALL }, "segment count"),
             (Geometry { reach_bytes: 1, ..SMALL }, "reach 1"),
+            (Geometry { reach_bytes: u64::MAX, ..SMALL }, "reach"),
             (Geometry { snapshot_bytes: 5, ..SMALL }, "snapshot size 5"),
         ] {
             let error = geometry.check().map_err(|error| std::format!("{error}"));
