@@ -23,7 +23,8 @@ fn rows(file: &std::path::Path) -> Vec<String> {
 /// Records packets, in this order, into the journal of `device`.
 fn record(device: &str, sent: &[Vec<u8>], more: &[&str]) -> Value {
     let options = [&["--device", device, "--journal-size", "96M", "--snapshot-size", "1M"], more];
-    let run = hear("record", &options.concat(), |sender| {
+    let next = u64::from_be_bytes(sent[0][10..18].try_into().expect("eight bytes"));
+    let run = hear("record", next, &options.concat(), |sender| {
         for packet in sent {
             sender.send(packet).expect("sent");
         }
@@ -124,7 +125,7 @@ fn a_journal_that_is_not_there_or_damaged_is_refused() {
     let device = format!("model:{}", text(&image));
     let journal = ["replay", "--journal", "-q", "--device", &device];
     machine.run(&journal).refused(1, &["there is no journal on the device"]);
-    record(&device, &packets(&feeds::day(3, 20, 400)), &[]);
+    record(&device, &packets(&feeds::day(3, 20, 600)), &[]);
     let snapshot = [&journal[..], &["--from", "snapshot"]].concat();
     machine.run(&snapshot).refused(1, &["no whole snapshot"]);
     let mut bytes = std::fs::read(&image).expect("the image");

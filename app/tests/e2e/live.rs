@@ -46,11 +46,17 @@ pub(crate) fn packets(feed: &[u8]) -> Vec<Vec<u8>> {
 }
 
 fn listen(options: &[&str], send: impl FnOnce(&UdpSocket)) -> Run {
-    hear("live", options, send)
+    hear("live", 1, options, send)
 }
 
-/// Runs a command of the program on what `send` sends, and returns its words.
-pub(crate) fn hear(command: &str, options: &[&str], send: impl FnOnce(&UdpSocket)) -> Run {
+/// Runs a command of the program on what `send` sends, and returns its words. The heartbeats that
+/// come first say that message `next` is the next one.
+pub(crate) fn hear(
+    command: &str,
+    next: u64,
+    options: &[&str],
+    send: impl FnOnce(&UdpSocket),
+) -> Run {
     let port = {
         let probe = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         probe.local_addr().expect("bound").port()
@@ -62,7 +68,7 @@ pub(crate) fn hear(command: &str, options: &[&str], send: impl FnOnce(&UdpSocket
     let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     sender.connect(&address).expect("connected");
     // A port without a listener is told at the next call.
-    let heartbeat = [&b"SESSION001"[..], &1_u64.to_be_bytes(), &[0, 0]].concat();
+    let heartbeat = [&b"SESSION001"[..], &next.to_be_bytes(), &[0, 0]].concat();
     let begun = Instant::now();
     while sender.send(&heartbeat).and(sender.send(&heartbeat)).is_err() {
         assert!(begun.elapsed() < Duration::from_secs(60), "it does not listen");

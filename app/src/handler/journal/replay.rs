@@ -1,5 +1,7 @@
 //! Replaying: packets off the journal, through framer, decoder and books.
 
+use core::cell::Cell;
+
 use core_runtime::clock::Instant;
 use hybrid_abi::feed_job::{FeedJob, JOB_LENIENT};
 use hybrid_abi::feed_journal::{
@@ -43,14 +45,15 @@ pub async fn replay(
         wanted: if here.how.has(JOURNAL_FROM_MESSAGE) { here.how.from } else { 0 },
         pace: None,
         fault: None,
-        gap: None,
+        gap: Cell::new(None),
+        strict: !job.has(JOB_LENIENT),
         packets: 0,
     };
-    let outcome = turns(here, job, &mut medium, &mut cursor, (pipeline, sink, &mut reader)).await;
+    let outcome = turns(here, &mut medium, &mut cursor, (pipeline, sink, &mut reader)).await;
     let stats = reader.framer.stats();
     (figures.packets, figures.messages) = (reader.packets, stats.messages);
     (figures.gaps, figures.missing) = (stats.gaps, stats.missing);
-    figures.first_missing = reader.gap.map_or(0, |(expected, _)| expected);
+    figures.first_missing = reader.gap.get().map_or(0, |(expected, _)| expected);
     outcome?;
     if here.how.has(JOURNAL_SAVE_SNAPSHOT) {
         save(&mut medium, &found, pipeline, figures).await?;
@@ -67,31 +70,33 @@ struct Reader {
     pace: Option<(u64, Instant)>,
     fault: Option<FeedError>,
     /// The first gap: what was expected, what came.
-    gap: Option<(u64, u64)>,
+    gap: Cell<Option<(u64, u64)>>,
+    /// Nothing behind a gap is decoded.
+    strict: bool,
     packets: u64,
 }
 
 impl Reader {
     /// Takes a packet's messages; says whether all is well.
     fn take(&mut self, packet: &[u8], pipeline: &mut Pipeline<'_>, sink: &mut EventSink) -> bool {
-        let Self { framer, wanted, gap, .. } = self;
+        let Self { framer, wanted, gap, strict, .. } = self;
         let visit = |frame: crate::framing::Frame<'_>| {
-            if frame.at.number < *wanted { Ok(()) } else { pipeline.frame(&frame, sink) }
+            let passed_over = frame.at.number < *wanted || *strict && gap.get().is_some();
+            if passed_over { Ok(()) } else { pipeline.frame(&frame, sink) }
         };
         let taken = framer.push(packet, visit, |event| {
             if let MoldEvent::Gap { expected, received } = event {
-                gap.get_or_insert((expected, received));
+                gap.set(gap.get().or(Some((expected, received))));
             }
         });
         self.packets += 1;
         self.fault = taken.err();
-        self.fault.is_none()
+        self.fault.is_none() && !(self.strict && self.gap.get().is_some())
     }
 }
 
 async fn turns(
     here: JournalDesk,
-    job: &FeedJob,
     medium: &mut DeviceMedium,
     cursor: &mut Cursor,
     (pipeline, sink, reader): (&mut Pipeline<'static>, &mut EventSink, &mut Reader),
@@ -129,11 +134,11 @@ async fn turns(
             .await?;
         sink.publish();
         progress.messages.set(reader.framer.stats().messages);
+        if let Some((expected, received)) = reader.gap.get().filter(|_| reader.strict) {
+            return Err(HandlerError::Gap { first: expected, last: received.saturating_sub(1) });
+        }
         if let Some(fault) = reader.fault.take() {
             return Err(fault.into());
-        }
-        if let Some((expected, received)) = reader.gap.filter(|_| !job.has(JOB_LENIENT)) {
-            return Err(HandlerError::Gap { first: expected, last: received.saturating_sub(1) });
         }
         if closed {
             return Err(HandlerError::RingClosed);
