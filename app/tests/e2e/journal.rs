@@ -1,6 +1,8 @@
 //! `record` and `replay --journal`: packets over the loopback into a journal and out of it, with
 //! loss, doubles and packets out of order.
 
+use std::os::unix::fs::FileExt as _;
+
 use serde_json::Value;
 
 use crate::feeds;
@@ -121,17 +123,20 @@ fn a_journal_that_is_not_there_or_damaged_is_refused() {
     };
     let dir = TempDir::new();
     let image = dir.path("journal.img");
-    std::fs::write(&image, vec![0; 64 << 20]).expect("an image");
+    let file = std::fs::File::create(&image).expect("an image");
+    file.set_len(128 << 20).expect("room");
     let device = format!("model:{}", text(&image));
     let journal = ["replay", "--journal", "-q", "--device", &device];
     machine.run(&journal).refused(1, &["there is no journal on the device"]);
     record(&device, &packets(&feeds::day(3, 20, 600)), &[]);
     let snapshot = [&journal[..], &["--from", "snapshot"]].concat();
     machine.run(&snapshot).refused(1, &["no whole snapshot"]);
-    let mut bytes = std::fs::read(&image).expect("the image");
-    let first = bytes.windows(8).position(|word| word == b"HYJBATCH").expect("a batch");
-    bytes[first + 300] ^= 1;
-    std::fs::write(&image, bytes).expect("the image");
+    // The first batch lies behind superblocks and two snapshot slots of 1 MiB.
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(&image).expect("it");
+    let (at, mut word) = (131_072 + (2 << 20), [0; 8]);
+    file.read_exact_at(&mut word, at).expect("read");
+    assert_eq!(&word, b"HYJBATCH");
+    file.write_all_at(&[0xEE; 8], at + 300).expect("written");
     machine.run(&journal).refused(1, &["the journal is damaged: record 0 at position 0"]);
     for args in [
         &["replay", "--from", "3"][..],

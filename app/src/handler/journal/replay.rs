@@ -13,8 +13,9 @@ use journal::{Cursor, DeviceMedium, Recovered, Seek, SnapshotInfo, load_snapshot
 
 use super::JournalDesk;
 use super::books::{Pieces, messages};
-use crate::book::NoSink;
+use crate::book::Sink;
 use crate::error::FeedError;
+use crate::field::Symbol;
 use crate::framing::{MoldEvent, MoldFramer};
 use crate::handler::error::HandlerError;
 use crate::handler::progress::Progress;
@@ -38,7 +39,7 @@ pub async fn replay(
     let mut medium = here.medium(super::BATCH_BYTES)?;
     let found = here.open(&mut medium).await?;
     (figures.front, figures.end) = (found.superblock.front_sequence, found.tail.sequence);
-    let seek = begin(here, &mut medium, &found, pipeline, figures).await?;
+    let seek = begin(here, &mut medium, &found, (pipeline, sink), figures).await?;
     let mut cursor = Cursor::open(&mut medium, &found, seek).await?;
     let mut reader = Reader {
         framer: MoldFramer::new(),
@@ -153,12 +154,21 @@ async fn turns(
     }
 }
 
+/// Hears the symbols of a snapshot and nothing else: what it tells happened before.
+struct Names<'a>(&'a mut EventSink);
+
+impl Sink for Names<'_> {
+    fn stock(&mut self, locate: u16, symbol: Symbol) {
+        self.0.stock(locate, symbol);
+    }
+}
+
 /// Where to begin; with a snapshot, the books are in its state then.
 async fn begin(
     here: JournalDesk,
     medium: &mut DeviceMedium,
     found: &Recovered,
-    pipeline: &mut Pipeline<'static>,
+    (pipeline, sink): (&mut Pipeline<'static>, &mut EventSink),
     figures: &mut JournalFigures,
 ) -> Result<Seek, HandlerError> {
     let how = here.how;
@@ -177,7 +187,7 @@ async fn begin(
     let mut fault = None;
     load_snapshot(medium, found, |info, _, state| {
         if info.generation == whole.generation && fault.is_none() {
-            fault = pipeline.feed(state, &mut NoSink).err();
+            fault = pipeline.feed(state, &mut Names(sink)).err();
         }
     })
     .await?;
