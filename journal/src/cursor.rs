@@ -6,7 +6,7 @@ use hybrid_abi::journal::{
     Mark, RecordView, Records,
 };
 
-use crate::error::ReadError;
+use crate::error::{ReadError, Where};
 use crate::medium::Medium;
 use crate::recover::{Recovered, rest_of};
 use crate::walk::{Walk, read_at};
@@ -145,7 +145,7 @@ impl Cursor {
             && let Some(rest) = rest_of(bytes, base, self.walk.position)
         {
             let before = self.walk;
-            let at = before.place();
+            let at = Where { sequence: self.next_sequence(), ..before.place() };
             let step = match self.walk.step(rest) {
                 Ok(Some(step)) => step,
                 Ok(None) if self.walk.position == base => {
