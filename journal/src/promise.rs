@@ -21,6 +21,9 @@ pub struct Promise {
     pub boundary_blocks: u32,
 }
 
+/// A unit below this would cut batches so short that a burst finds all buffers taken.
+const USEFUL_BYTES: u32 = 16 << 10;
+
 impl Default for Promise {
     fn default() -> Self {
         Self { cached: true, fua: false, unit_blocks: 0, boundary_blocks: 0 }
@@ -94,7 +97,7 @@ impl Promise {
     #[must_use]
     pub const fn soft_bytes(&self, lba_bytes: u32, batch_bytes: u32) -> u32 {
         let unit = self.unit_blocks.saturating_mul(lba_bytes);
-        if unit >= 4096 && unit < batch_bytes { unit } else { batch_bytes }
+        if unit >= USEFUL_BYTES && unit < batch_bytes { unit } else { batch_bytes }
     }
 }
 
@@ -144,6 +147,6 @@ mod tests {
     fn batches_are_closed_at_the_unit() {
         let of =
             |unit_blocks| Promise { unit_blocks, ..Promise::default() }.soft_bytes(4096, 65_536);
-        assert_eq!((of(0), of(1), of(4), of(64)), (65_536, 4096, 16_384, 65_536));
+        assert_eq!((of(0), of(1), of(4), of(64)), (65_536, 65_536, 16_384, 65_536));
     }
 }
