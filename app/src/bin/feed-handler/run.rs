@@ -228,9 +228,8 @@ pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
             // The one before could not be started; what it had of the device is gone with it.
             (None, None) => device::backend(machine, need).map_err(not_again)?,
         };
-        let mut spec = spec(&job, work.feed.as_ref()).with_device(backend);
+        let mut spec = spec(&job, journal, work.feed.as_ref()).with_device(backend);
         machine.probes.apply(&mut spec);
-        spec.args.extend(journal.iter().flat_map(|journal| journal.as_bytes()));
         spec.check_syscalls = machine.check_silence;
         spec.rt_priority = machine.rt_priority;
         spec.isolation = machine.isolation;
@@ -325,9 +324,10 @@ fn take_events(partition: &mut PartitionHandle, events: &mut Events) {
 }
 
 /// The partition of a job.
-fn spec(job: &FeedJob, feed: Option<&Feed>) -> PartitionSpec {
+fn spec(job: &FeedJob, journal: Option<JournalJob>, feed: Option<&Feed>) -> PartitionSpec {
     let mut spec = PartitionSpec::new(ENTRY_NAME, ENTRY);
     spec.args = job.as_bytes().to_vec();
+    spec.args.extend(journal.iter().flat_map(|journal| journal.as_bytes()));
     spec.command_ring_bytes = COMMAND_RING_BYTES;
     spec.private_bytes = PRIVATE_BYTES;
     if job.has(JOB_REPLAY) {
