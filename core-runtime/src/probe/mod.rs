@@ -254,6 +254,8 @@ impl Probes {
             self.records.set(first.cast());
             self.index_mask.set(u64::from(capacity) - 1);
             self.watched.set(Some(watched));
+            // What is written before the first pass has a time too.
+            self.stamp.set(self.clock.now().ticks());
             self.take_control();
         }
         Ok(())
