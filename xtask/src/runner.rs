@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -76,6 +77,7 @@ impl<'a> Runner<'a> {
             Work::Guest => vm::step(self.project, &log, self.left()),
             Work::Gates(runs) => self.each(runs, |run| self.gate(run, &log)),
             Work::Tests(runs) => self.each(runs, |run| self.tests(run, step, &log)),
+            Work::Beside(runs) => self.beside(runs, step, &log),
         };
         if report.tally == Tally::default() {
             report.add(Report::skipped("it has no tests yet"));
@@ -98,6 +100,36 @@ impl<'a> Runner<'a> {
             }
             all.add(one(&run.clone().limit(run.limit.min(left))));
         }
+        all
+    }
+
+    /// All at once, each with a log of its own; the step's log is all of them.
+    fn beside(&self, runs: &[Run], step: &str, log: &Path) -> Report {
+        let left = self.left();
+        let one = |index: usize, run: &Run| {
+            let name = format!("{step}-{}", index + 1);
+            let own = self.log(&name);
+            let _ = fs::remove_file(&own);
+            let report = self.tests(&run.clone().limit(run.limit.min(left)), &name, &own);
+            (report, fs::read(&own).unwrap_or_default())
+        };
+        let one = &one;
+        let mut all = Report::default();
+        let mut text = Vec::new();
+        thread::scope(|scope| {
+            let spawn = |(index, run)| scope.spawn(move || one(index, run));
+            let threads: Vec<_> = runs.iter().enumerate().map(spawn).collect();
+            for (thread, run) in threads.into_iter().zip(runs) {
+                match thread.join() {
+                    Ok((report, own)) => {
+                        all.add(report);
+                        text.extend(own);
+                    }
+                    Err(_) => all.fail(format!("xtask panicked over `{}`", run.line())),
+                }
+            }
+        });
+        let _ = fs::write(log, text);
         all
     }
 

@@ -24,6 +24,8 @@ pub(crate) enum Work {
     Gates(Vec<Run>),
     /// `cargo test` commands, whose tests are counted.
     Tests(Vec<Run>),
+    /// The same, all at once: each keeps one core busy.
+    Beside(Vec<Run>),
     /// The rules of `tidy`, run inside xtask; one test.
     Tidy,
     /// The suite of `cargo xtask vm`, whose tests are counted.
@@ -216,8 +218,11 @@ fn miri(project: &Project) -> Work {
         run.argv.extend(project.std_features(&[package]));
         run
     };
-    let runs = present(project, &MIRI).iter().map(run).collect();
-    tests(runs, "no crate for Miri in the workspace")
+    // An interpreter is one thread, whatever it interprets.
+    match present(project, &MIRI).iter().map(run).collect::<Vec<_>>() {
+        runs if runs.is_empty() => Work::Skip("no crate for Miri in the workspace".to_owned()),
+        runs => Work::Beside(runs),
+    }
 }
 
 pub(crate) fn conformance(project: &Project) -> Work {
@@ -314,7 +319,9 @@ mod tests {
 
     fn lines(work: Work) -> Vec<String> {
         match work {
-            Work::Gates(runs) | Work::Tests(runs) => runs.iter().map(Run::line).collect(),
+            Work::Gates(runs) | Work::Tests(runs) | Work::Beside(runs) => {
+                runs.iter().map(Run::line).collect()
+            }
             Work::Tidy => vec!["tidy".to_owned()],
             Work::Guest => vec!["guest".to_owned()],
             Work::Skip(reason) => vec![format!("skip: {reason}")],

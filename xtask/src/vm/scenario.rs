@@ -19,6 +19,8 @@ pub(crate) struct Boot {
     pub(crate) name: &'static str,
     pub(crate) machine: fn() -> Machine,
     pub(crate) parts: &'static [Part],
+    /// No other guest runs beside it: a drive whose button is pressed is let go of within seconds.
+    pub(crate) alone: bool,
 }
 
 /// A script of the guest.
@@ -48,6 +50,7 @@ pub(crate) const BOOTS: &[Boot] = &[
     Boot {
         name: "main",
         machine: main,
+        alone: true,
         parts: &[
             BOOTED,
             KERNEL_NVME,
@@ -60,13 +63,13 @@ pub(crate) const BOOTS: &[Boot] = &[
             HOTPLUG,
         ],
     },
-    Boot { name: "devices", machine: main, parts: &[SYSCONFIG_DEVICES] },
-    Boot { name: "fresh-drives", machine: fresh_drives, parts: &[CONFORMANCE] },
-    Boot { name: "vfio", machine: shared_group, parts: &[VFIO, VFIO_ENDS] },
-    Boot { name: "crashes", machine: shared_group, parts: &[CRASHES] },
-    Boot { name: "polled", machine: polled, parts: &[URING] },
-    Boot { name: "two-nodes", machine: two_nodes, parts: &[PARTITIONS] },
-    Boot { name: "without-iommu", machine: without_iommu, parts: &[NO_IOMMU] },
+    Boot { name: "devices", machine: main, alone: false, parts: &[SYSCONFIG_DEVICES] },
+    Boot { name: "fresh-drives", machine: fresh_drives, alone: false, parts: &[CONFORMANCE] },
+    Boot { name: "vfio", machine: shared_group, alone: true, parts: &[VFIO, VFIO_ENDS] },
+    Boot { name: "crashes", machine: shared_group, alone: false, parts: &[CRASHES] },
+    Boot { name: "polled", machine: polled, alone: false, parts: &[URING] },
+    Boot { name: "two-nodes", machine: two_nodes, alone: false, parts: &[PARTITIONS] },
+    Boot { name: "without-iommu", machine: without_iommu, alone: false, parts: &[NO_IOMMU] },
 ];
 
 /// Files of the repository that guests of the suite get.

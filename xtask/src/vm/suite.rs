@@ -7,6 +7,9 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -28,18 +31,25 @@ const END: &str = "==== end ";
 /// Boot and shutdown, and the emulator's pace on a machine that does something else too.
 const SLACK: Duration = Duration::from_secs(90);
 
+/// Guests that run at once: one alone uses three quarters of a CPU, and waits.
+const AT_ONCE: usize = 2;
+
 /// The suite as `cargo xtask vm` runs it: a line for each boot, and the tally.
 pub(crate) fn run(project: &Project, only: &[String], package: &str) -> Result<Exit> {
     let boots = choose(only)?;
     let prepared = Prepared::new(project, package, true)?;
     let screen = Screen::new();
-    let mut total = Tally::default();
-    for (index, boot) in boots.iter().enumerate() {
-        screen.begin(index, boots.len(), boot.name, "a guest");
-        let (report, log) = run_boot(project, &prepared, boot, only, Duration::MAX);
+    let (mut total, mut ended) = (Tally::default(), 0);
+    screen.begin(0, boots.len(), boots.first().map_or("", |boot| boot.name), "guests");
+    let one = |boot| run_boot(project, &prepared, boot, only, Duration::MAX);
+    each(&boots, one, |boot, report, log| {
         screen.end(boot.name, &report, &log);
         total.add(report.tally);
-    }
+        ended += 1;
+        if ended < boots.len() {
+            screen.begin(ended, boots.len(), boot.name, "guests, after");
+        }
+    });
     println!("{total}");
     Ok(if total.is_good() { Exit::Ok } else { Exit::Error })
 }
@@ -62,14 +72,51 @@ pub(crate) fn step(
         }
     };
     let mut text = Vec::new();
-    for boot in BOOTS {
+    let one = |boot| {
         let left = end.saturating_duration_since(Instant::now());
-        let (report, own) = run_boot(project, &prepared, boot, &[], left);
+        run_boot(project, &prepared, boot, &[], left)
+    };
+    each(&BOOTS.iter().collect::<Vec<_>>(), one, |_, report, own| {
         text.extend(fs::read(own).unwrap_or_default());
         all.add(report);
-    }
+    });
     let _ = fs::write(log, text);
     all
+}
+
+/// Runs `boots`, [`AT_ONCE`] at a time but for those that run alone, and tells how each ended, here
+/// and as soon as it did.
+fn each(
+    boots: &[&'static Boot],
+    one: impl Fn(&'static Boot) -> (Report, PathBuf) + Sync,
+    mut told: impl FnMut(&'static Boot, Report, PathBuf),
+) {
+    let (alone, others): (Vec<_>, Vec<_>) = boots.iter().partition(|boot| boot.alone);
+    beside(&alone, 1, &one, &mut told);
+    beside(&others, AT_ONCE, &one, &mut told);
+}
+
+fn beside(
+    boots: &[&'static Boot],
+    at_once: usize,
+    one: &(impl Fn(&'static Boot) -> (Report, PathBuf) + Sync),
+    told: &mut impl FnMut(&'static Boot, Report, PathBuf),
+) {
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        let (sender, receiver) = mpsc::channel();
+        for _ in 0..at_once.min(boots.len()) {
+            let (sender, next) = (sender.clone(), &next);
+            scope.spawn(move || {
+                while let Some(&boot) = boots.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let (report, log) = one(boot);
+                    let _ = sender.send((boot, report, log));
+                }
+            });
+        }
+        drop(sender);
+        receiver.into_iter().for_each(|(boot, report, log)| told(boot, report, log));
+    });
 }
 
 /// Prints boots, parts and tests.
@@ -312,6 +359,27 @@ mod tests {
     fn each_part_has_a_deadline_of_its_own() {
         let text = command(&[&PART]);
         assert!(text.contains("timeout -s KILL 5 sh /guest/suite/p\n"), "{text}");
+    }
+
+    #[test]
+    fn every_boot_runs_once_and_no_more_at_a_time_than_may() {
+        let boots: Vec<_> = BOOTS.iter().collect();
+        let (running, mut names) = (AtomicUsize::new(0), Vec::new());
+        let one = |boot: &'static Boot| {
+            let most = if boot.alone { 1 } else { AT_ONCE };
+            assert!(running.fetch_add(1, Ordering::SeqCst) < most);
+            thread::yield_now();
+            running.fetch_sub(1, Ordering::SeqCst);
+            (Report::skipped(boot.name), PathBuf::from(boot.name))
+        };
+        each(&boots, one, |boot, report, log| {
+            assert_eq!((report.skips[0].as_str(), log), (boot.name, PathBuf::from(boot.name)));
+            names.push(boot.name);
+        });
+        names.sort_unstable();
+        let mut all: Vec<_> = BOOTS.iter().map(|boot| boot.name).collect();
+        all.sort_unstable();
+        assert_eq!(names, all);
     }
 
     #[test]

@@ -32,8 +32,10 @@ fn slot_of(header: CrashHeader) -> Vec<u8> {
         slot.extend(payload);
         slot.resize(slot.len().next_multiple_of(8), 0);
     }
-    slot.resize(CRASH_SLOT_BYTES, 0);
-    slot
+    // Not resized: an interpreter takes seconds for that, byte by byte.
+    let mut whole = vec![0; CRASH_SLOT_BYTES];
+    whole[..slot.len()].copy_from_slice(&slot);
+    whole
 }
 
 /// Little-endian words, whatever their width.
