@@ -153,7 +153,9 @@ impl Bench {
     ) -> Result<&'static Journal, Failed> {
         // A ring that is gone round, so that its memory is warm; a log that is filled gets all.
         let segments = if phase.kind == FILL { 0 } else { RING_SEGMENTS };
-        let base = FormatOptions::new(phase.seed | 1, "bench");
+        // Another one each time: what an earlier journal left here is not to be taken for its own.
+        let id = self.partition.clock().now().ticks() ^ phase.seed;
+        let base = FormatOptions::new(id, "bench");
         let options = FormatOptions { overwrite: true, segments, ..base };
         format(medium, &options).await.map_err(failed)?;
         let found = recover(medium, From::Checkpoint).await.map_err(failed)?;

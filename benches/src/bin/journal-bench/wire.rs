@@ -62,7 +62,7 @@ pub(crate) struct Outcome {
     /// Bytes from the log's front to its tail.
     pub(crate) log_bytes: u64,
     pub(crate) records: u64,
-    /// Checksum over what was appended: the same seed appends the same.
+    /// Checksum of the last record.
     pub(crate) checksum: u64,
     pub(crate) cached: u64,
     pub(crate) lba_bytes: u64,
