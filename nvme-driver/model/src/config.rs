@@ -165,6 +165,9 @@ pub struct ModelConfig {
     /// after a submission queue's tail (they look like commands about to be sent), reads of
     /// memory given away, and the content of data buffers. Costs a few times the instructions.
     pub paranoid: bool,
+    /// Remember what the volatile write cache holds, so that [`crate::Model::power_cut`] can lose
+    /// it. For namespaces in the model's own memory; costs a copy of each write.
+    pub power_cuts: bool,
     /// What chance is drawn from.
     pub seed: u64,
     /// Faults.
@@ -207,6 +210,7 @@ impl Default for ModelConfig {
             // Half a typical queue: deep enough to hide the transfer of entries between cores.
             burst: 32,
             paranoid: false,
+            power_cuts: false,
             seed: 1,
             faults: FaultPlan::none(),
             abort: AbortPolicy::Honest,

@@ -4,7 +4,7 @@
 //! carried out and completed at once, without a look at anything else. The long one goes through
 //! `flight`. Admin commands complete in the step that fetches them unless a fault says otherwise.
 
-use crate::fault::{CqeFault, FaultAction};
+use crate::fault::{CqeFault, FaultAction, FaultNote};
 use crate::flight::{Flight, Torn};
 use crate::mistake::HostMistake;
 use crate::model::Model;
@@ -212,7 +212,10 @@ impl Model {
     fn admit(&mut self, sqid: QueueId, sqe: Sqe) {
         let action = self.config.faults.decide(sqid.0, &sqe, &mut self.rng);
         let mut flight = Flight { sqid, sqe, action, claim: None };
-        self.stats.faults += u64::from(action.is_some());
+        if let Some(action) = action {
+            self.stats.faults += 1;
+            self.note_fault(FaultNote { now_ns: self.now_ns, sqid, sqe, action, done: false });
+        }
         if self.config.paranoid && sqid != QueueId::ADMIN {
             self.note_claim(&mut flight);
         }
@@ -223,7 +226,13 @@ impl Model {
                 return;
             }
             Some(FaultAction::DelayNs(ns)) => delay_ns = ns,
-            Some(FaultAction::Controller(fault)) => self.inject(fault),
+            Some(FaultAction::Controller(fault)) => {
+                self.inject(fault);
+                if self.sqs[usize::from(sqid.0)].is_none() {
+                    // The fault was a reset: it has forgotten this command with its queue.
+                    return;
+                }
+            }
             _ => {}
         }
         if sqid == QueueId::ADMIN {
@@ -306,6 +315,9 @@ impl Model {
             Some(FaultAction::StatusAfter(status)) => self.fail_with(sqid, &sqe, status).into(),
             _ => outcome,
         };
+        if let Some(action @ (FaultAction::Cqe(_) | FaultAction::Data(_))) = action {
+            self.note_fault(FaultNote { now_ns: self.now_ns, sqid, sqe, action, done: true });
+        }
         match action {
             Some(FaultAction::Cqe(fault)) => self.post_spoilt(sqid, sqe.cid(), outcome, fault),
             _ => self.post(sqid, sqe.cid(), outcome),

@@ -6,7 +6,8 @@
 
 use crate::rng::Rng;
 use core::ops::RangeInclusive;
-use nvme_spec::{AdminOpcode, AsyncEvent, NvmOpcode, Sqe, Status};
+use nvme_spec::{AdminOpcode, AsyncEvent, NvmOpcode, QueueId, Sqe, Status};
+use std::sync::Arc;
 
 /// Which queue a rule looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,17 +242,70 @@ pub enum AbortPolicy {
     Lie,
 }
 
-/// Rules, in order.
+/// A fault that hit a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FaultNote {
+    /// The model's time.
+    pub now_ns: u64,
+    /// Queue of the command.
+    pub sqid: QueueId,
+    /// The command.
+    pub sqe: Sqe,
+    /// What happens to it.
+    pub action: FaultAction,
+    /// False when the fault was decided on, as the command was fetched; true when a spoilt
+    /// transfer or completion has been made.
+    pub done: bool,
+}
+
+/// Faults by number: the n-th command that is fetched, counted from 1, has this one.
+#[derive(Clone, Debug, Default)]
+struct Schedule {
+    faults: Arc<[(u64, FaultAction)]>,
+    next: usize,
+    fetched: u64,
+}
+
+impl Schedule {
+    fn takes(&mut self) -> Option<FaultAction> {
+        self.fetched += 1;
+        let (at, action) = *self.faults.get(self.next)?;
+        if at > self.fetched {
+            return None;
+        }
+        self.next += 1;
+        Some(action)
+    }
+}
+
+/// Rules, in order, and schedules, which come first.
 #[derive(Clone, Debug, Default)]
 pub struct FaultPlan {
     rules: Vec<FaultRule>,
+    admin: Schedule,
+    io: Schedule,
 }
 
 impl FaultPlan {
     /// No faults.
     #[must_use]
-    pub const fn none() -> Self {
-        Self { rules: Vec::new() }
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// With these faults on the n-th command that is fetched from the admin queue (`admin`), or
+    /// from any I/O queue, whatever it is; n counts from 1. Of several for one command the later
+    /// ones hit the next commands.
+    #[must_use]
+    pub fn scheduled(mut self, admin: bool, mut faults: Vec<(u64, FaultAction)>) -> Self {
+        faults.sort_by_key(|(at, _)| *at);
+        let schedule = Schedule { faults: faults.into(), next: 0, fetched: 0 };
+        if admin {
+            self.admin = schedule;
+        } else {
+            self.io = schedule;
+        }
+        self
     }
 
     /// With one more rule at the end.
@@ -261,14 +315,18 @@ impl FaultPlan {
         self
     }
 
-    /// Whether there are no rules.
+    /// Whether there are no rules and no schedules.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.rules.is_empty()
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty() && self.admin.faults.is_empty() && self.io.faults.is_empty()
     }
 
     /// What happens to this command. All rules up to the deciding one count it.
     pub(crate) fn decide(&mut self, sqid: u16, sqe: &Sqe, rng: &mut Rng) -> Option<FaultAction> {
+        let schedule = if sqid == 0 { &mut self.admin } else { &mut self.io };
+        if let Some(action) = schedule.takes() {
+            return Some(action);
+        }
         self.rules.iter_mut().find_map(|rule| rule.takes(sqid, sqe, rng).then_some(rule.action))
     }
 }
@@ -301,6 +359,19 @@ mod tests {
         assert_eq!(hits(When::Every(0)), [0_u32; 0]);
         assert_eq!(hits(When::PerMillion(0)), [0_u32; 0]);
         assert_eq!(hits(When::PerMillion(1_000_000)), [1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn a_schedule_hits_the_nth_command_of_its_queues_and_comes_before_the_rules() {
+        let rule = FaultRule::on(OnQueue::Io, FAIL).when(When::Nth(3));
+        let faults = vec![(3, FaultAction::Drop), (1, FaultAction::DelayNs(7)), (3, FAIL)];
+        let mut plan = FaultPlan::none().with(rule).scheduled(false, faults);
+        let mut rng = Rng::new(1);
+        let mut hit = |sqid| plan.decide(sqid, &read(0, 0), &mut rng);
+        assert_eq!((hit(1), hit(0)), (Some(FaultAction::DelayNs(7)), None));
+        assert_eq!((hit(2), hit(1)), (None, Some(FaultAction::Drop)));
+        assert_eq!(hit(1), Some(FAIL), "the second of one number comes with the next command");
+        assert_eq!((hit(1), hit(1)), (None, Some(FAIL)), "the rule counts what the schedule left");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::fault::DataFault;
 use crate::mistake::HostMistake;
 use crate::model::Model;
+use crate::namespace::Namespace;
 use crate::store::StoreError;
 use crate::transfer::{PrpError, Prps, Stop};
 use core_runtime::mem::Iova;
@@ -233,7 +234,11 @@ impl Model {
         let mut len = range.blocks * self.namespaces[range.place].transfer_bytes();
         let mut slba = range.slba;
         if let Some(fault) = fault {
+            let whole = len;
             (slba, len) = self.spoil(range, len, fault);
+            if len != whole {
+                return self.move_part(sqid, sqe, range, (whole, len), true);
+            }
         }
         let prps = self.prps(sqe, len);
         let ns = &mut self.namespaces[range.place];
@@ -267,7 +272,11 @@ impl Model {
         let mut len = range.blocks * self.namespaces[range.place].transfer_bytes();
         let mut slba = range.slba;
         if let Some(fault) = fault {
+            let whole = len;
             (slba, len) = self.spoil(range, len, fault);
+            if len != whole {
+                return self.move_part(sqid, sqe, range, (whole, len), false);
+            }
         }
         let prps = self.prps(sqe, len);
         let ns = &mut self.namespaces[range.place];
@@ -286,17 +295,56 @@ impl Model {
         if fault == Some(DataFault::BitFlip) {
             self.flip_in_store(range.place, base, len);
         }
-        self.settle(sqid, sqe, range.place)
+        self.settle(sqid, sqe, Range { slba, ..range })
+    }
+
+    /// A fault: of a transfer of `whole` bytes only the first `part` are moved. The PRPs say what
+    /// they say for the whole of it.
+    #[cold]
+    fn move_part(
+        &mut self,
+        sqid: QueueId,
+        sqe: &Sqe,
+        range: Range,
+        (whole, part): (u64, u64),
+        read: bool,
+    ) -> Status {
+        let prps = self.prps(sqe, whole);
+        let ns = &mut self.namespaces[range.place];
+        let base = range.slba * ns.stride();
+        ns.store.begin(base, prps.len);
+        let store = &mut ns.store;
+        let moved = prps.each(&self.dma, |host, at, len| {
+            let left = usize::try_from(part).unwrap_or(usize::MAX).saturating_sub(at);
+            let len = len.min(left);
+            if read {
+                store.read(base + at as u64, host, len)
+            } else {
+                store.write(base + at as u64, host, len)
+            }
+        });
+        if let Err(stop) = moved {
+            return self.stopped(sqid, sqe, stop, read);
+        }
+        if read {
+            self.stats.reads += 1;
+            self.stats.bytes_read += part;
+            return Status::SUCCESS;
+        }
+        self.stats.writes += 1;
+        self.stats.bytes_written += part;
+        self.settle(sqid, sqe, range)
     }
 
     /// Makes a change durable if the command asks for it or no write cache is on.
     #[inline]
-    fn settle(&mut self, sqid: QueueId, sqe: &Sqe, place: usize) -> Status {
-        let through = self.features.write_cache & 1 == 0;
-        if !through && !sqe.io_flags().contains(Cdw12Io::FUA) {
+    fn settle(&mut self, sqid: QueueId, sqe: &Sqe, range: Range) -> Status {
+        let through = self.features.write_cache & 1 == 0 || sqe.io_flags().contains(Cdw12Io::FUA);
+        let ns = &mut self.namespaces[range.place];
+        if !through && ns.cache.is_none() {
             return Status::SUCCESS;
         }
-        match self.namespaces[place].store.flush() {
+        match ns.wrote(range.slba, range.blocks, through) {
             Ok(()) => Status::SUCCESS,
             Err(error) => self.store_failed(sqid, sqe, &error, false),
         }
@@ -365,7 +413,7 @@ impl Model {
         }
         self.stats.writes += 1;
         self.stats.bytes_written += data_len;
-        self.settle(sqid, sqe, range.place)
+        self.settle(sqid, sqe, range)
     }
 
     fn flush(&mut self, sqid: QueueId, sqe: &Sqe) -> Status {
@@ -376,7 +424,7 @@ impl Model {
         self.stats.flushes += 1;
         let nsid = sqe.nsid();
         let wanted = self.namespaces.iter_mut().filter(|ns| all || ns.nsid == nsid);
-        let failed = wanted.map(|ns| ns.store.flush()).find_map(Result::err);
+        let failed = wanted.map(Namespace::flush).find_map(Result::err);
         match failed {
             None => Status::SUCCESS,
             Some(error) => self.store_failed(sqid, sqe, &error, false),
@@ -396,7 +444,7 @@ impl Model {
         match ns.store.zero(range.slba * stride, range.blocks * stride) {
             Ok(()) => {
                 self.stats.write_zeroes += 1;
-                self.settle(sqid, sqe, range.place)
+                self.settle(sqid, sqe, range)
             }
             Err(error) => self.store_failed(sqid, sqe, &error, false),
         }
@@ -468,6 +516,14 @@ impl Model {
             let stride = ns.stride();
             let zeroed = ns.store.zero(range.slba * stride, u64::from(range.blocks) * stride);
             if let Err(error) = zeroed {
+                return self.store_failed(sqid, sqe, &error, false);
+            }
+            // It may stay in the cache, whose pieces are small against a range.
+            let through = self.features.write_cache & 1 == 0;
+            let ns = &mut self.namespaces[place];
+            if ns.cache.is_some()
+                && let Err(error) = ns.wrote(range.slba, u64::from(range.blocks), through)
+            {
                 return self.store_failed(sqid, sqe, &error, false);
             }
         }

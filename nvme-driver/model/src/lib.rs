@@ -22,6 +22,7 @@
 
 mod admin;
 mod admin_queues;
+mod cache;
 mod checker;
 mod config;
 mod engine;
@@ -47,12 +48,13 @@ mod transfer;
 pub use config::{Backing, ModelConfig, NamespaceConfig, Patch};
 pub use error::ModelError;
 pub use fault::{
-    AbortPolicy, ControllerFault, CqeFault, DataFault, FaultAction, FaultPlan, FaultRule, OnQueue,
-    When,
+    AbortPolicy, ControllerFault, CqeFault, DataFault, FaultAction, FaultNote, FaultPlan,
+    FaultRule, OnQueue, When,
 };
 pub use latency::LatencyModel;
 pub use mistake::{DoorbellKind, HostMistake};
 pub use model::Model;
+pub use rng::Rng;
 pub use stats::{ModelStats, StepReport};
 pub use store::null_header;
 pub use thread::{Idle, ModelGauges, ModelThread, ThreadError, ThreadOptions};

@@ -2,7 +2,7 @@
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
-use crate::fault::ControllerFault;
+use crate::fault::{ControllerFault, FaultNote};
 use crate::flight::Flights;
 use crate::logs::Logs;
 use crate::mistake::{HostMistake, MistakeLog};
@@ -21,6 +21,8 @@ use std::collections::VecDeque;
 pub(crate) const NO_QUEUE: u32 = u32::MAX;
 /// Room for the largest page, twice: a compare's two sides.
 const SCRATCH: usize = 2 << 16;
+/// Faults that are remembered until somebody takes them; older ones are forgotten.
+const KEPT_NOTES: usize = 1024;
 /// Events that are remembered until a request is there.
 pub(crate) const PENDING_EVENTS: usize = 64;
 
@@ -51,6 +53,7 @@ pub struct Model {
     pub(crate) features: Features,
     pub(crate) logs: Logs,
     pub(crate) mistakes: MistakeLog,
+    pub(crate) notes: VecDeque<FaultNote>,
     pub(crate) stats: ModelStats,
     pub(crate) rng: Rng,
     pub(crate) scratch: Box<[u8]>,
@@ -172,7 +175,11 @@ impl Model {
         ];
         let mut namespaces = Vec::with_capacity(config.namespaces.len());
         for namespace in &config.namespaces {
-            namespaces.push(Namespace::new(namespace, atomic_z)?);
+            let mut made = Namespace::new(namespace, atomic_z)?;
+            if config.power_cuts {
+                made.keep_cache(config.atomic_write_blocks_power_fail);
+            }
+            namespaces.push(made);
         }
         namespaces.sort_by_key(|namespace| namespace.nsid);
         if let Some(pair) = namespaces.windows(2).find(|pair| pair[0].nsid == pair[1].nsid) {
@@ -196,6 +203,7 @@ impl Model {
             features: Features::new(&config),
             logs: Logs::new(config.error_log_entries),
             mistakes: MistakeLog::default(),
+            notes: VecDeque::new(),
             stats: ModelStats::default(),
             rng: Rng::new(config.seed),
             scratch: vec![0; SCRATCH].into_boxed_slice(),
@@ -208,7 +216,7 @@ impl Model {
         Ok(model)
     }
 
-    pub(crate) const fn needs_long_way(config: &ModelConfig) -> bool {
+    pub(crate) fn needs_long_way(config: &ModelConfig) -> bool {
         !config.latency.is_none()
             || config.out_of_order
             || config.paranoid
@@ -295,6 +303,19 @@ impl Model {
         self.mistakes.take()
     }
 
+    /// The oldest fault that hit a command and was not taken yet; of many the last ones are kept.
+    pub fn take_fault(&mut self) -> Option<FaultNote> {
+        self.notes.pop_front()
+    }
+
+    #[cold]
+    pub(crate) fn note_fault(&mut self, note: FaultNote) {
+        if self.notes.len() == KEPT_NOTES {
+            self.notes.pop_front();
+        }
+        self.notes.push_back(note);
+    }
+
     /// For the end of a test. Looks at every doorbell and all that it remembers first.
     ///
     /// # Panics
@@ -356,6 +377,12 @@ impl Model {
         self.flights.len()
     }
 
+    /// The same for I/O commands alone.
+    #[must_use]
+    pub fn io_in_flight(&self) -> usize {
+        self.flights.commands().filter(|(sqid, _)| *sqid != QueueId::ADMIN).count()
+    }
+
     /// Blocks of a namespace as they stand, for inspection by tests.
     ///
     /// Returns false if there is no such namespace or the range leaves it.
@@ -376,7 +403,7 @@ impl Model {
     /// The first image that could not be synced.
     pub fn flush_images(&mut self) -> std::io::Result<()> {
         for ns in &mut self.namespaces {
-            match ns.store.flush() {
+            match ns.flush() {
                 Ok(()) => {}
                 Err(crate::store::StoreError::Io(error)) => return Err(error),
                 Err(crate::store::StoreError::Bounds) => {

@@ -1,8 +1,9 @@
 //! A namespace: geometry, checked once, and its store.
 
+use crate::cache::Cache;
 use crate::config::{NamespaceConfig, Patch};
 use crate::error::ModelError;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use nvme_spec::{IdentifyNamespace, LbaFormat, NamespaceDescriptor, NamespaceFeatures, Nsid};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -22,6 +23,7 @@ pub(crate) struct Namespace {
     pub(crate) command_set: u8,
     pub(crate) write_protected: bool,
     pub(crate) store: Store,
+    pub(crate) cache: Option<Box<Cache>>,
     patches: Vec<Patch>,
     atomic_z: [u16; 2],
 }
@@ -57,9 +59,40 @@ impl Namespace {
             command_set: config.command_set,
             write_protected: config.write_protected,
             store,
+            cache: None,
             patches: config.identify_patches.clone(),
             atomic_z,
         })
+    }
+
+    /// Remembers from now on what a power cut can lose; pieces of `atomic` blocks are not torn.
+    pub(crate) fn keep_cache(&mut self, atomic: u32) {
+        if let Store::Memory(memory) = &self.store {
+            self.cache = Some(Box::new(Cache::new(memory, self.stride(), u64::from(atomic))));
+        }
+    }
+
+    /// A write has changed these blocks; `through` says that it is durable already.
+    pub(crate) fn wrote(
+        &mut self,
+        slba: u64,
+        blocks: u64,
+        through: bool,
+    ) -> Result<(), StoreError> {
+        match (&mut self.cache, &self.store) {
+            (Some(cache), Store::Memory(memory)) => cache.wrote(slba, blocks, through, memory),
+            _ if through => self.store.flush()?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Makes everything written durable.
+    pub(crate) fn flush(&mut self) -> Result<(), StoreError> {
+        if let Some(cache) = &mut self.cache {
+            cache.flush();
+        }
+        self.store.flush()
     }
 
     /// Bytes of a block in the store.

@@ -15,6 +15,7 @@ use crate::fault::ControllerFault;
 use crate::mistake::HostMistake;
 use crate::model::{Features, Model, zero_based};
 use crate::queues::{Cq, QueuePlace, Sq};
+use crate::store::Store;
 use core_runtime::mem::Iova;
 use nvme_spec::registers::{
     Acq, Aqa, Asq, Cap, Cc, Crto, Csts, Intmc, Intms, Nssr, Register, Shn, Shst, Version,
@@ -382,6 +383,44 @@ impl Model {
         (self.regs.asq, self.regs.acq) = (0, 0);
         self.regs.csts = Csts::new().with_nssro(true);
         self.stats.resets += 1;
+    }
+
+    /// A reset of the whole function from outside, as a kernel does it when the owner of the device
+    /// is gone: as after power-on, lasting faults healed. What the namespaces hold stays.
+    pub fn function_reset(&mut self) {
+        self.heal();
+        self.subsystem_reset();
+        self.regs.csts = Csts::new();
+        self.regs.behind_the_back = true;
+    }
+
+    /// The power goes and comes back: a function reset, and of what was written and not made
+    /// durable since, any part may be lost, in any order. Writes of at most
+    /// [`crate::ModelConfig::atomic_write_blocks_power_fail`] blocks are lost whole or not at all.
+    /// Needs [`crate::ModelConfig::power_cuts`]; without it nothing is lost. Returns how many
+    /// pieces of writes were kept and lost.
+    pub fn power_cut(&mut self) -> (u64, u64) {
+        // What is in flight may still move, or not.
+        self.transfer_late();
+        self.function_reset();
+        let (mut kept, mut lost) = (0, 0);
+        for ns in &mut self.namespaces {
+            if let (Some(cache), Store::Memory(memory)) = (&mut ns.cache, &mut ns.store) {
+                let (k, l) = cache.cut(&mut self.rng, memory);
+                (kept, lost) = (kept + k, lost + l);
+            }
+        }
+        (kept, lost)
+    }
+
+    /// What a device may do after a flush that failed: of what was not durable any part is lost for
+    /// ever, while it still reads as written until the power goes.
+    pub fn lose_unflushed(&mut self) {
+        for ns in &mut self.namespaces {
+            if let Some(cache) = &mut ns.cache {
+                cache.lose(&mut self.rng);
+            }
+        }
     }
 
     fn shut_down(&mut self, shn: Shn) {
