@@ -10,8 +10,10 @@ use core::task::Waker;
 use core_runtime::mem::{Bump, OutOfMemory};
 use core_runtime::task::WakeSlot;
 
-/// Places; a power of two. One a task is plenty, and a partition has far fewer waiting tasks.
-const PLACES: usize = 64;
+/// Places; a power of two. One a task for as many tasks as a scheduler has by default: who finds
+/// the line full is polled in every pass, which starves tasks of lower classes, and one of them may
+/// hold the very request that everybody waits for.
+const PLACES: usize = 512;
 
 /// A place in the line; 0 is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
