@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask test`, `soak`, `bench`, `vm`.
+//! Developer commands: `cargo xtask test`, `soak`, `bench`, `sim`, `vm`.
 //!
 //! CI calls `cargo xtask test` and nothing else, so what CI checks is what a developer can check.
 
@@ -10,6 +10,7 @@ mod libtest;
 mod project;
 mod runner;
 mod screen;
+mod sim;
 mod soak;
 mod steps;
 mod summary;
@@ -76,6 +77,13 @@ enum Command {
         race_device: Option<String>,
         /// Only binaries whose name contains this.
         filter: Option<String>,
+    },
+    /// Simulates scheduler, driver and controller on a virtual clock; `sim --help` has the options.
+    #[command(disable_help_flag = true)]
+    Sim {
+        /// Options of the simulation.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
+        options: Vec<String>,
     },
     /// Runs a Debian kernel under QEMU, with emulated drives behind an emulated IOMMU.
     #[command(after_long_help = VM_HELP)]
@@ -152,6 +160,7 @@ fn run(command: Command) -> Result<u8> {
             let wanted = bench::Wanted { quick, race_device, filter };
             bench::run(&load()?, &wanted)?
         }
+        Command::Sim { options } => return sim::run(&load()?, &options),
         Command::Vm { action } => return vm::run(&load()?, action.as_ref()),
     };
     Ok(exit.code())

@@ -10,6 +10,7 @@ use crate::libtest::Tally;
 use crate::project::Project;
 use crate::runner::Runner;
 use crate::screen::Screen;
+use crate::sim::SIM;
 use crate::steps::{self, Work};
 
 /// Operations of the oracle test in one round: what the acceptance of the driver asks for.
@@ -26,6 +27,9 @@ const CRASH_POINTS: u64 = 1_000_000;
 
 /// Deaths of a partition in one round.
 const CRASHES: &str = "1000";
+
+/// Simulated commands in one round: some hours of one core.
+const SIM_COMMANDS: u64 = 1_000_000_000;
 
 /// Preemptions per interleaving; each one more costs about ten times the time.
 const LOOM_PREEMPTIONS: &str = "5";
@@ -90,6 +94,7 @@ fn round_of(project: &Project, ops: Option<u64>, seed: u64) -> Vec<(&'static str
         ("soak-core", prolong(core, ALLOC_OPS)),
         ("soak-e2e", prolong(steps::e2e(project), ORACLE_OPS)),
         ("soak-hostile", prolong(hostile(project), HOSTILE_CASES)),
+        ("soak-sim", sim(project, ops.unwrap_or(SIM_COMMANDS), seed)),
         ("soak-loom", steps::loom_with(project, LOOM_PREEMPTIONS, LIMIT)),
         ("soak-journal", prolong(journal(project), CRASH_POINTS)),
     ]
@@ -101,6 +106,21 @@ fn journal(project: &Project) -> Work {
         return Work::Skip("no package journal".to_owned());
     }
     Work::Tests(vec![Run::new("cargo test --release --no-fail-fast -p journal --test sim")])
+}
+
+/// The simulation, ordinary and in swarms; seeds of rounds are far apart.
+fn sim(project: &Project, commands: u64, seed: u64) -> Work {
+    if project.package(SIM).is_none() {
+        return Work::Skip(format!("no package {SIM}"));
+    }
+    let run = |rest: &str| {
+        let seed = seed.wrapping_mul(1 << 32);
+        let line = "cargo run --release --quiet -p";
+        let options =
+            format!("{line} {SIM} -- --shrink --seed {seed} --commands {commands} {rest}");
+        Run::new(&options).limit(LIMIT)
+    };
+    Work::Gates(vec![run(""), run("--swarm --run-ops 20000")])
 }
 
 /// Shared memory as hostile peers write it.
@@ -145,7 +165,7 @@ mod tests {
         let core = line(&round[2].1);
         let env = "HYBRID_SOAK=1 HYBRID_SOAK_OPS=100000000 HYBRID_SEED=7 cargo test --release";
         assert!(core.starts_with(env), "{core}");
-        assert!(line(&round[5].1).contains("LOOM_MAX_PREEMPTIONS=5"));
+        assert!(line(&round[6].1).contains("LOOM_MAX_PREEMPTIONS=5"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::command::Run;
 use crate::project::{Package, Project};
+use crate::sim::SIM;
 use crate::tools::Tool;
 
 /// One step, in the order of [`STEPS`].
@@ -35,7 +36,7 @@ pub(crate) enum Work {
 }
 
 /// Every step, cheap ones first, so that a slip is reported in seconds.
-pub(crate) const STEPS: [Step; 16] = [
+pub(crate) const STEPS: [Step; 17] = [
     step("fmt", "rustfmt finds nothing to change", &[Tool::Rustfmt], fmt),
     step("tidy", "lengths, banned calls, unsafe rooms, arrows, links", &[], tidy),
     step("clippy", "no warning in any target", &[Tool::Clippy], clippy),
@@ -54,6 +55,7 @@ pub(crate) const STEPS: [Step; 16] = [
     step("loom", "every interleaving of the ring and the waker", &[], loom),
     step("miri", "no undefined behaviour in the no_std crates", &[Tool::Miri], miri),
     step("conformance", "one suite on every backend", &[], conformance),
+    step("sim", "everything on a virtual clock, alike in debug and release", &[], sim),
     step("e2e", "the feed-handler binary, from outside", &[], e2e),
     step("peers", "the races against public crates agree with them", &[], peers),
     step("vm", "VFIO and Linux in an emulated machine", &[Tool::Qemu, Tool::AptLists], guest),
@@ -262,6 +264,25 @@ pub(crate) fn e2e(project: &Project) -> Work {
     }
     let run = Run::new("cargo test --release --no-fail-fast -p").arg(APP);
     Work::Tests(vec![run.arg("--test").arg("*")])
+}
+
+/// A few seconds of ordinary runs and of swarm, and one run that must be alike, event by event,
+/// with the test profile's checks and without.
+fn sim(project: &Project) -> Work {
+    if project.package(SIM).is_none() {
+        return Work::Skip(format!("no package {SIM}"));
+    }
+    let run = |profile: &str, options: &str| {
+        Run::new(&format!("cargo run --quiet {profile} -p {SIM} -- {options}"))
+    };
+    let record = path(&project.target.join("sim.record"));
+    let alike = "--swarm --seed 11 --run-ops 4000 --record";
+    Work::Gates(vec![
+        run("--release", "--runs 10 --seed 2026"),
+        run("--release", "--swarm --runs 60 --run-ops 20000 --seed 2026"),
+        run("--release", alike).arg(&record),
+        run("--profile test", "--bisect").arg(&record),
+    ])
 }
 
 fn guest(_: &Project) -> Work {

@@ -31,6 +31,8 @@ pub(super) const FORBID_UNSAFE: &[&str] = &[
     "nvme-driver/spec/src/lib.rs",
     "nvme-driver/src/lib.rs",
     "probe-util/src/main.rs",
+    "sim/src/lib.rs",
+    "sim/src/bin/sim/main.rs",
     "xtask/src/main.rs",
 ];
 
@@ -164,6 +166,10 @@ pub(super) const ARROWS: &[(&str, &[&str])] = &[
     (
         "feed-handler",
         &["hybrid-abi", "hybrid-shm", "core-runtime", "nvme-spec", "nvme-driver", "journal"],
+    ),
+    (
+        "hybrid-sim",
+        &["hybrid-abi", "hybrid-shm", "core-runtime", "nvme-spec", "nvme-driver", "nvme-model"],
     ),
     ("probe-util", &["hybrid-abi", "hybrid-shm"]),
     ("sysconfig", &[]),

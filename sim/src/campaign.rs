@@ -1,0 +1,230 @@
+//! Many runs, one seed after the other, and what they reached together.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use crate::plan::{Plan, Workload};
+use crate::shared::Reached;
+use crate::world::{Outcome, Watch, run};
+
+/// How the runs of a campaign are drawn.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Seed of the first run; each further one adds one.
+    pub seed: u64,
+    /// Operations of a run.
+    pub run_ops: u64,
+    /// The workload of every run; none takes turns.
+    pub workload: Option<Workload>,
+    /// Everything that may vary is drawn.
+    pub swarm: bool,
+    /// Only these faults, by name.
+    pub faults: Option<Vec<String>>,
+}
+
+impl Shape {
+    /// Run `number` of the campaign.
+    ///
+    /// # Errors
+    /// A fault whose name is not known.
+    pub fn plan(&self, number: u64) -> Result<Plan, String> {
+        let seed = self.seed.wrapping_add(number);
+        let turn = usize::try_from(seed % Workload::ALL.len() as u64).unwrap_or(0);
+        let workload = self.workload.unwrap_or(Workload::ALL[turn].1);
+        let mut plan = if self.swarm {
+            let mut plan = Plan::swarm(seed, self.run_ops);
+            plan.workload = self.workload.unwrap_or(plan.workload);
+            plan
+        } else {
+            Plan::ordinary(seed, self.run_ops, workload)
+        };
+        if let Some(names) = &self.faults {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            plan.only_faults(&names)?;
+        }
+        Ok(plan)
+    }
+}
+
+/// When a campaign ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// After so many commands.
+    Commands(u64),
+    /// After so long.
+    Time(Duration),
+    /// After so many runs.
+    Runs(u64),
+    /// When somebody stops it.
+    Never,
+}
+
+/// What the runs did together.
+#[derive(Clone, Debug, Default)]
+pub struct Total {
+    /// Runs.
+    pub runs: u64,
+    /// I/O commands.
+    pub commands: u64,
+    /// Operations.
+    pub ops: u64,
+    /// Faults and blows.
+    pub faults: u64,
+    /// Blocks that were read and compared.
+    pub blocks: u64,
+    /// Spoilt blocks that the stamps gave away.
+    pub caught: u64,
+    /// Hash of the runs' trace hashes.
+    pub trace_hash: u64,
+    /// Hash of the runs' state hashes.
+    pub state_hash: u64,
+    /// Real time.
+    pub took: Duration,
+    /// What was reached.
+    pub reached: Reached,
+}
+
+impl Total {
+    /// Adds a run.
+    pub fn add(&mut self, outcome: &Outcome) {
+        let mix =
+            |sum: u64, hash: u64| (sum.rotate_left(13) ^ hash).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.runs += 1;
+        self.commands += outcome.commands;
+        self.ops += outcome.ops;
+        self.faults += outcome.faults;
+        self.blocks += outcome.seen.blocks;
+        self.caught += outcome.seen.caught;
+        self.trace_hash = mix(self.trace_hash, outcome.trace_hash);
+        self.state_hash = mix(self.state_hash, outcome.state_hash);
+        for (name, count) in &outcome.reached {
+            *self.reached.entry(name.clone()).or_default() += count;
+        }
+    }
+
+    /// Commands a second of real time.
+    #[must_use]
+    pub fn rate(&self) -> u64 {
+        let nanos = self.took.as_nanos().max(1);
+        u64::try_from(u128::from(self.commands) * 1_000_000_000 / nanos).unwrap_or(u64::MAX)
+    }
+
+    /// What a campaign with every fault must have reached by now and has not. Short ones are held
+    /// to less.
+    #[must_use]
+    pub fn missing(&self, shape: &Shape) -> Vec<String> {
+        let mut wanted: Vec<String> = BASIC.iter().map(|name| (*name).to_owned()).collect();
+        let whole = shape.faults.is_none() && !shape.swarm && self.commands >= ENOUGH;
+        if whole {
+            wanted.extend(WHOLE.iter().map(|name| (*name).to_owned()));
+            let kinds = crate::catalogue::CATALOGUE.iter();
+            wanted.extend(kinds.map(|kind| format!("fault {}", kind.name)));
+        }
+        wanted.retain(|name| self.reached.get(name).is_none_or(|count| *count == 0));
+        wanted
+    }
+}
+
+impl fmt::Display for Total {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} runs, {} commands, {} faults, {} blocks compared, {} spoilt ones caught, {} \
+             commands/s",
+            self.runs,
+            self.commands,
+            self.faults,
+            self.blocks,
+            self.caught,
+            self.rate()
+        )
+    }
+}
+
+/// What every run reaches, or it did nothing.
+const BASIC: [&str; 3] =
+    ["operation good", "state starting -> ready", "state ready -> shutting down"];
+
+/// Commands from which on an ordinary campaign reaches all that is reachable.
+const ENOUGH: u64 = 1_000_000;
+
+/// States, transitions and events that an ordinary campaign reaches.
+const WHOLE: [&str; 43] = [
+    "abort",
+    "abort refused",
+    "bring-up failed",
+    "cached write kept by a power cut",
+    "cached write lost by a power cut",
+    "command lost in a reset",
+    "command past its deadline",
+    "controller reset",
+    "error gone",
+    "error not ready",
+    "error reset: asked for",
+    "error reset: event",
+    "error reset: fatal status",
+    "error reset: not ready",
+    "error reset: stuck command",
+    "error status",
+    "error timed out",
+    "event",
+    "event held back",
+    "future dropped in flight",
+    "ignored: cid beyond",
+    "ignored: cid of a free slot",
+    "ignored: duplicate",
+    "ignored: old generation",
+    "ignored: sqid",
+    "new partition",
+    "operation dropped",
+    "operation failed",
+    "operation lost with its partition",
+    "queue reset",
+    "read shows an earlier one",
+    "read shows the later of several versions",
+    "retry",
+    "ring to the partition full",
+    "spoilt block caught",
+    "sqhd that cannot be",
+    "state ready -> failed",
+    "state ready -> resetting",
+    "state resetting -> failed",
+    "state resetting -> ready",
+    "state shutting down -> failed",
+    "state shutting down -> off",
+    "state starting -> failed",
+];
+
+/// Runs until the limit or the first violation, of which it returns the plan and what was wrong.
+/// `each` hears of every run and says whether to go on.
+///
+/// # Errors
+/// A fault whose name is not known.
+pub fn campaign(
+    shape: &Shape,
+    limit: Limit,
+    mut each: impl FnMut(&Total, &Plan, &Outcome) -> bool,
+) -> Result<(Total, Option<(Plan, String)>), String> {
+    let mut total = Total::default();
+    let start = Instant::now();
+    for number in 0.. {
+        let plan = shape.plan(number)?;
+        let outcome = run(&plan, Watch::default());
+        total.add(&outcome);
+        total.took = start.elapsed();
+        let goes_on = each(&total, &plan, &outcome);
+        if let Some(what) = outcome.violation {
+            return Ok((total, Some((plan, what))));
+        }
+        let over = match limit {
+            Limit::Commands(commands) => total.commands >= commands,
+            Limit::Time(time) => total.took >= time,
+            Limit::Runs(runs) => total.runs >= runs,
+            Limit::Never => false,
+        };
+        if over || !goes_on {
+            break;
+        }
+    }
+    Ok((total, None))
+}

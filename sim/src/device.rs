@@ -1,0 +1,326 @@
+//! The controller's side: the model on the virtual clock, its registers, its memory map, and what
+//! its faults mean to the oracle.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use core_runtime::clock::Clock;
+use core_runtime::mem::{DmaArena, DoorbellRegion, Iova};
+use nvme_driver::{ControlRegs, ControllerParts, RegsError};
+use nvme_model::{
+    AbortPolicy, CqeFault, DataFault, FaultAction, FaultNote, FaultPlan, LatencyModel, Model,
+    ModelConfig, NamespaceConfig, Rng,
+};
+use nvme_spec::{NvmOpcode, QueueId};
+
+use crate::catalogue::{Deed, SLOT_BITS, Trigger};
+use crate::plan::Plan;
+use crate::planted::Plant;
+use crate::shared::Shared;
+use crate::tape::{What, Who};
+
+/// DMA memory of an incarnation: queues, lists, and a buffer of 32 KiB for each task.
+const DMA_BYTES: usize = 2 << 20;
+
+/// Registers that reach the model directly, and sometimes are not answered.
+#[derive(Debug)]
+struct Regs {
+    model: RefCell<Option<Model>>,
+    /// Accesses that are not answered.
+    silent: Cell<u32>,
+}
+
+impl Regs {
+    fn with<R>(&self, f: impl FnOnce(&mut Model) -> R) -> Result<R, RegsError> {
+        let silent = self.silent.get();
+        if silent != 0 {
+            self.silent.set(silent - 1);
+            return Err(RegsError::TimedOut);
+        }
+        // Only a device that was dropped has no model.
+        self.model.borrow_mut().as_mut().map(f).ok_or(RegsError::TimedOut)
+    }
+}
+
+impl ControlRegs for Regs {
+    fn read32(&self, offset: u32) -> Result<u32, RegsError> {
+        self.with(|model| u32::try_from(model.read_reg(offset, 4)).unwrap_or(u32::MAX))
+    }
+
+    fn read64(&self, offset: u32) -> Result<u64, RegsError> {
+        self.with(|model| model.read_reg(offset, 8))
+    }
+
+    fn write32(&self, offset: u32, value: u32) -> Result<(), RegsError> {
+        self.with(|model| model.write_reg(offset, 4, value.into()))
+    }
+
+    fn write64(&self, offset: u32, value: u64) -> Result<(), RegsError> {
+        self.with(|model| model.write_reg(offset, 8, value))
+    }
+}
+
+/// The controller of a run.
+pub(crate) struct Device {
+    regs: &'static Regs,
+    doorbells: DoorbellRegion,
+    /// Where the memory of the incarnation that owns it lies.
+    mapped: Option<Iova>,
+    incarnations: u64,
+    /// Faults of the plan that did not strike yet, by index: admin queue, I/O queues.
+    coming: [VecDeque<usize>; 2],
+    lba_bytes: u32,
+    /// Flushes of this incarnation that were answered with an error.
+    pub(crate) refused_flushes: u64,
+    plant: Plant,
+    shared: Rc<Shared>,
+}
+
+fn model_config(plan: &Plan) -> ModelConfig {
+    let us = |us: u32| u64::from(us) * 1_000;
+    let scheduled = |trigger| {
+        let faults = plan.faults.iter().filter(|fault| fault.kind().trigger == trigger);
+        let deeds = faults.filter_map(|fault| match fault.deed() {
+            Deed::Device(action) => Some((fault.at, action)),
+            Deed::World(_) => None,
+        });
+        deeds.collect()
+    };
+    let faults = FaultPlan::none()
+        .scheduled(true, scheduled(Trigger::Admin))
+        .scheduled(false, scheduled(Trigger::Io));
+    let namespace = NamespaceConfig::memory(1, plan.blocks.into()).lba_bytes(plan.lba_bytes);
+    ModelConfig {
+        namespaces: vec![namespace],
+        shadow_doorbells: plan.shadow,
+        mdts: plan.mdts,
+        max_queue_entries: plan.max_queue_entries,
+        max_io_queues: plan.device_queues,
+        dstrd: plan.dstrd,
+        timeout_500ms: 1,
+        mpsmax: 0,
+        volatile_write_cache: plan.write_cache,
+        atomic_write_blocks: plan.awun,
+        atomic_write_blocks_power_fail: plan.awupf,
+        retry_delays_100ms: [1, 2, 3],
+        shutdown_limit_us: 50_000,
+        ready_delay_ns: us(plan.ready_delay_us),
+        not_ready_delay_ns: us(plan.not_ready_delay_us),
+        shutdown_delay_ns: us(plan.shutdown_delay_us),
+        latency: match plan.latency_max_ns {
+            0 => LatencyModel::None,
+            max => LatencyModel::UniformNs { min: plan.latency_min_ns.into(), max: max.into() },
+        },
+        out_of_order: plan.out_of_order,
+        burst: plan.burst,
+        paranoid: plan.paranoid,
+        power_cuts: plan.write_cache,
+        seed: plan.seed ^ 0xDE71CE,
+        faults,
+        ..ModelConfig::default()
+    }
+}
+
+impl Device {
+    pub(crate) fn new(plan: &Plan, shared: Rc<Shared>) -> Result<Self, String> {
+        let model = Model::new(model_config(plan)).map_err(|error| error.to_string())?;
+        let doorbells = model.doorbells();
+        let regs = Regs { model: RefCell::new(Some(model)), silent: Cell::new(0) };
+        let of = |trigger| {
+            let faults = (0..plan.faults.len()).filter(|at| {
+                let fault = &plan.faults[*at];
+                fault.kind().trigger == trigger && matches!(fault.deed(), Deed::Device(_))
+            });
+            faults.collect()
+        };
+        Ok(Self {
+            regs: Box::leak(Box::new(regs)),
+            doorbells,
+            mapped: None,
+            incarnations: 0,
+            coming: [of(Trigger::Admin), of(Trigger::Io)],
+            lba_bytes: plan.lba_bytes,
+            refused_flushes: 0,
+            plant: Plant::of(plan.plant),
+            shared,
+        })
+    }
+
+    /// Does something with the model.
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&mut Model) -> R) -> Option<R> {
+        self.regs.model.borrow_mut().as_mut().map(f)
+    }
+
+    /// The next accesses to registers are not answered.
+    pub(crate) fn be_silent(&self, accesses: u32) {
+        self.regs.silent.set(accesses);
+    }
+
+    /// For a new incarnation: the function was reset; new memory, at addresses never used before.
+    pub(crate) fn parts(&mut self) -> Result<ControllerParts, String> {
+        self.be_silent(0);
+        self.refused_flushes = 0;
+        self.incarnations += 1;
+        let iova = Iova(0x10_0000_0000 * self.incarnations);
+        let arena = DmaArena::leak(DMA_BYTES, iova).map_err(|error| error.to_string())?;
+        let old = self.mapped.replace(iova);
+        let mapped = self.with(|model| {
+            if let Some(old) = old {
+                model.unmap(old);
+            }
+            model.map_dma(arena.region())
+        });
+        mapped.ok_or("no model")?.map_err(|error| error.to_string())?;
+        Ok(ControllerParts {
+            regs: self.regs,
+            doorbells: self.doorbells,
+            arena,
+            clock: Clock::manual(self.shared.clock),
+            crash: None,
+            probes: None,
+        })
+    }
+
+    /// Lets the controller work; whether it did anything.
+    pub(crate) fn step(&mut self, plan: &Plan) -> bool {
+        let now = self.shared.clock.now().ticks();
+        let stepped = self.with(|model| model.step(now)).unwrap_or_default();
+        if stepped.commands != 0 || stepped.completions != 0 {
+            let numbers = [stepped.commands.into(), stepped.completions.into(), 0];
+            self.shared.event(Who::Device, What::Step, numbers);
+        }
+        while let Some(note) = self.with(Model::take_fault).flatten() {
+            self.note(plan, note);
+        }
+        !stepped.idle
+    }
+
+    /// When a command is due.
+    pub(crate) fn next_due_ns(&self) -> Option<u64> {
+        self.with(|model| model.next_due_ns()).flatten()
+    }
+
+    /// Mistakes of the driver that nothing excuses.
+    pub(crate) fn mistakes(&self) -> Vec<String> {
+        let mistakes = self.with(Model::take_mistakes).unwrap_or_default();
+        mistakes.iter().map(ToString::to_string).collect()
+    }
+
+    /// Aborts are refused, or answered with a lie, or served again.
+    pub(crate) fn change_aborts(&self, choice: u64) {
+        let policy = match choice % 3 {
+            0 => AbortPolicy::Honest,
+            1 => AbortPolicy::Refuse,
+            _ => AbortPolicy::Lie,
+        };
+        self.with(|model| model.reconfigure(|config| config.abort = policy));
+    }
+
+    /// No more faults.
+    pub(crate) fn heal(&self) {
+        self.be_silent(0);
+        self.with(|model| {
+            model.heal();
+            model.reconfigure(|config| {
+                config.faults = FaultPlan::none();
+                config.abort = AbortPolicy::Honest;
+            });
+        });
+    }
+
+    /// A fault struck: tells the tape and the oracle.
+    fn note(&mut self, plan: &Plan, note: FaultNote) {
+        let sqe = note.sqe;
+        let io = note.sqid != QueueId::ADMIN;
+        let (slba, nlb) = (sqe.slba().0, u64::from(sqe.nlb()));
+        if note.done {
+            self.spoil(note, slba, nlb);
+            return;
+        }
+        self.shared.faults.set(self.shared.faults.get() + 1);
+        let kind = self.coming[usize::from(io)].pop_front().map(|at| plan.faults[at].kind());
+        let name = kind.map_or("?", |kind| kind.name);
+        let place = crate::catalogue::find(name).unwrap_or(0) as u64;
+        let opcode = u64::from(sqe.opcode());
+        self.shared.event(Who::Device, What::Fault, [place, sqe.cid().0.into(), opcode]);
+        self.shared.reach(&format!("fault {name}"), 1);
+        if let FaultAction::Status(status) | FaultAction::StatusAfter(status) = note.action {
+            let flush = io && NvmOpcode(sqe.opcode()) == NvmOpcode::FLUSH;
+            self.shared.note_status(if flush || !io { 0 } else { slba }, status.code());
+            if flush {
+                self.refused_flushes += 1;
+                self.with(Model::lose_unflushed);
+                self.shared.oracle.borrow_mut().doubt();
+            }
+        }
+    }
+
+    /// A transfer or a completion was spoilt just now.
+    fn spoil(&self, note: FaultNote, slba: u64, nlb: u64) {
+        if self.plant == Plant::Silent {
+            return;
+        }
+        let mut oracle = self.shared.oracle.borrow_mut();
+        match note.action {
+            FaultAction::Cqe(CqeFault::WrongCid(bits) | CqeFault::Extra(bits)) => {
+                if bits & SLOT_BITS != 0 {
+                    oracle.suspect_everything();
+                }
+            }
+            FaultAction::Data(fault) => match NvmOpcode(note.sqe.opcode()) {
+                NvmOpcode::READ => oracle.excuse_reads(slba, nlb),
+                NvmOpcode::WRITE => {
+                    oracle.damage(slba, nlb);
+                    if let DataFault::WrongLba(far) = fault {
+                        let last = u64::from(oracle.blocks()).saturating_sub(nlb);
+                        oracle.damage(slba.saturating_add_signed(far).min(last), nlb);
+                    }
+                }
+                _ => {}
+            },
+            _ => {}
+        }
+        drop(oracle);
+        let numbers = [note.sqe.cid().0.into(), slba, nlb];
+        self.shared.event(Who::Device, What::Spoilt, numbers);
+    }
+
+    /// A hash of what the namespace holds.
+    pub(crate) fn content_hash(&self, blocks: u32) -> u64 {
+        let mut block = vec![0; self.lba_bytes as usize];
+        let mut hash = 0_u64;
+        for lba in 0..u64::from(blocks) {
+            self.with(|model| model.peek_block(1, lba, &mut block));
+            let (words, _) = block.as_chunks::<8>();
+            for word in words {
+                let word = u64::from_le_bytes(*word);
+                hash = (hash.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            }
+        }
+        hash
+    }
+
+    /// A number that differs where states differ.
+    pub(crate) fn digest(&self) -> u64 {
+        let stats = self.with(|model| *model.stats()).unwrap_or_default();
+        let words = [stats.io, stats.completions, stats.bytes_written, stats.resets, stats.faults];
+        words.iter().fold(0, |sum: u64, word| {
+            (sum.rotate_left(11) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        })
+    }
+}
+
+/// The model's memory goes with the run; only its registers' few words stay.
+impl Drop for Device {
+    fn drop(&mut self) {
+        self.regs.model.borrow_mut().take();
+    }
+}
+
+/// A delay that depends on a fault's choice: mostly short, sometimes long.
+pub(crate) fn span_ns(choice: u64, longest_ns: u64) -> u64 {
+    let mut rng = Rng::new(choice);
+    let shift = rng.below(20);
+    1 + rng.below((longest_ns >> shift).max(1))
+}

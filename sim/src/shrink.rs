@@ -1,0 +1,154 @@
+//! Makes a failing run smaller: delta debugging over its faults, then its operations.
+//!
+//! Both are lists of things that can be left out. A part is left out if the run without it is still
+//! wrong, in whatever way; parts of half the size are tried until they are single ones. The classic
+//! algorithm (Zeller and Hildebrandt, "Simplifying and isolating failure-inducing input", 2002),
+//! without its tests of subsets, which rarely pay here.
+
+use std::ops::Range;
+
+use crate::plan::Plan;
+use crate::world::{Outcome, Watch, run};
+
+/// What shrinking did.
+#[derive(Clone, Debug)]
+pub struct Shrunk {
+    /// The smallest plan that is still wrong.
+    pub plan: Plan,
+    /// What is wrong with it.
+    pub violation: String,
+    /// Runs that it took.
+    pub runs: u32,
+}
+
+/// Shrinks `plan`, with at most `most` runs. `None` if it is not wrong.
+#[must_use]
+pub fn shrink(plan: &Plan, most: u32) -> Option<Shrunk> {
+    let violation = run(plan, Watch::default()).violation?;
+    let mut search = Search { best: plan.clone(), violation, runs: 1, most };
+    // What comes after the violation was never sent.
+    search.cut_tail();
+    loop {
+        let before = (search.best.faults.len(), search.best.kept());
+        search.faults();
+        search.ops();
+        if (search.best.faults.len(), search.best.kept()) == before || search.is_over() {
+            break;
+        }
+    }
+    let Search { best, violation, runs, .. } = search;
+    Some(Shrunk { plan: best, violation, runs })
+}
+
+struct Search {
+    best: Plan,
+    violation: String,
+    runs: u32,
+    most: u32,
+}
+
+impl Search {
+    const fn is_over(&self) -> bool {
+        self.runs >= self.most
+    }
+
+    /// Takes the plan if it is still wrong.
+    fn attempt(&mut self, plan: Plan) -> bool {
+        if self.is_over() {
+            return false;
+        }
+        self.runs += 1;
+        let Outcome { violation, .. } = run(&plan, Watch::default());
+        let Some(violation) = violation else { return false };
+        (self.best, self.violation) = (plan, violation);
+        true
+    }
+
+    fn cut_tail(&mut self) {
+        let ops = run(&self.best, Watch::default()).ops;
+        let mut plan = self.best.clone();
+        plan.keep = first(&plan.keep, ops);
+        self.attempt(plan);
+    }
+
+    fn faults(&mut self) {
+        let mut size = self.best.faults.len().div_ceil(2);
+        while size != 0 && !self.is_over() {
+            let mut at = 0;
+            while at < self.best.faults.len() && !self.is_over() {
+                let mut plan = self.best.clone();
+                let end = (at + size).min(plan.faults.len());
+                plan.faults.drain(at..end);
+                if !self.attempt(plan) {
+                    at += size;
+                }
+            }
+            size = if size == 1 { 0 } else { size.div_ceil(2) };
+        }
+    }
+
+    fn ops(&mut self) {
+        let mut size = self.best.kept().div_ceil(2);
+        while size != 0 && !self.is_over() {
+            let mut at = 0;
+            while at < self.best.kept() && !self.is_over() {
+                let mut plan = self.best.clone();
+                plan.keep = without(&plan.keep, at..at + size);
+                if !self.attempt(plan) {
+                    at += size;
+                }
+            }
+            size = if size == 1 { 0 } else { size.div_ceil(2) };
+        }
+    }
+}
+
+/// The first `count` of the numbers in `ranges`.
+fn first(ranges: &[Range<u64>], count: u64) -> Vec<Range<u64>> {
+    without(ranges, count..u64::MAX)
+}
+
+/// The numbers in `ranges` without those at `places`, counted over all of them.
+fn without(ranges: &[Range<u64>], places: Range<u64>) -> Vec<Range<u64>> {
+    let mut left = Vec::new();
+    let mut before = 0;
+    for range in ranges {
+        let len = range.end - range.start;
+        let cut_from = places.start.saturating_sub(before).min(len);
+        let cut_to = places.end.saturating_sub(before).min(len);
+        let parts = [range.start..range.start + cut_from, range.start + cut_to..range.end];
+        let parts = if cut_from < cut_to { parts.to_vec() } else { vec![range.clone()] };
+        left.extend(parts.into_iter().filter(|part| !part.is_empty()));
+        before += len;
+    }
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Workload;
+    use crate::planted::Plant;
+
+    #[test]
+    fn places_are_counted_over_all_ranges() {
+        assert_eq!(without(&[0..4, 10..14], 1..2), [0..1, 2..4, 10..14]);
+        assert_eq!(without(&[0..4, 10..14], 3..6), [0..3, 12..14]);
+        assert_eq!(without(&[0..4, 10..14], 0..8), Vec::<Range<u64>>::new());
+        assert_eq!(first(&[0..4, 10..14], 5), [0..4, 10..11]);
+    }
+
+    #[test]
+    fn a_planted_bug_is_shrunk_to_a_few_operations_and_no_fault() {
+        let shrunk = (1..=6).find_map(|seed| {
+            let mut plan = Plan::ordinary(seed, 20_000, Workload::HotSpot);
+            plan.plant = Plant::number(Plant::AckEarly);
+            shrink(&plan, 400)
+        });
+        let shrunk = shrunk.expect("it is wrong");
+        assert!(shrunk.plan.kept() <= 20, "{} operations are left", shrunk.plan.kept());
+        assert_eq!(shrunk.plan.faults, [], "the bug needs none");
+        let again = run(&Plan::parse(&shrunk.plan.to_text()).unwrap(), Watch::default());
+        assert_eq!(again.violation, Some(shrunk.violation));
+    }
+}

@@ -1,0 +1,85 @@
+//! What the simulation must catch, and that it repeats itself.
+
+use crate::campaign::{Limit, Shape, campaign};
+use crate::catalogue::{CATALOGUE, Trigger};
+use crate::plan::{Plan, Workload};
+use crate::planted::Plant;
+use crate::world::{Outcome, Watch, run};
+
+fn shape(swarm: bool, run_ops: u64) -> Shape {
+    Shape { seed: 1, run_ops, workload: None, swarm, faults: None }
+}
+
+#[test]
+fn a_short_campaign_of_every_workload_finds_nothing_wrong() {
+    let (total, violation) =
+        campaign(&shape(false, 12_000), Limit::Runs(5), |_, _, _| true).expect("a campaign");
+    assert_eq!(violation, None);
+    assert!(total.commands > 50_000 && total.faults > 500, "{total}");
+    assert_eq!(total.missing(&shape(false, 12_000)), Vec::<String>::new());
+}
+
+#[test]
+fn a_short_swarm_finds_nothing_wrong() {
+    let (_, violation) =
+        campaign(&shape(true, 4_000), Limit::Runs(40), |_, _, _| true).expect("a campaign");
+    assert_eq!(violation, None);
+}
+
+#[test]
+fn the_same_plan_gives_the_same_run_and_another_seed_another() {
+    let hashes = |seed| {
+        let Outcome { trace_hash, state_hash, .. } =
+            run(&Plan::swarm(seed, 3_000), Watch::default());
+        (trace_hash, state_hash)
+    };
+    assert_eq!(hashes(11), hashes(11));
+    assert_ne!(hashes(11), hashes(12));
+    let plan = Plan::parse(&Plan::swarm(11, 3_000).to_text()).expect("a plan");
+    assert_eq!(run(&plan, Watch { timeline: 9, check_every: 1 }).trace_hash, hashes(11).0);
+}
+
+#[test]
+fn every_planted_bug_is_caught() {
+    for plant in Plant::ALL {
+        let caught = (1..=6).find_map(|seed| {
+            let mut plan = Plan::ordinary(seed, 20_000, Workload::HotSpot);
+            plan.plant = Plant::number(plant);
+            run(&plan, Watch::default()).violation
+        });
+        assert!(caught.is_some(), "{plant:?} was not caught");
+    }
+}
+
+#[test]
+fn a_run_that_does_nothing_has_reached_nothing() {
+    let total = crate::campaign::Total::default();
+    assert!(total.missing(&shape(false, 1)).contains(&"operation good".to_owned()));
+}
+
+/// One fault by name, alone, twenty times in a run: nothing is lost or invented, everything is
+/// answered, and the controller is well in the end, which the run itself checks.
+fn survives(name: &str) {
+    let mut plan = Plan::ordinary(7, 10_000, Workload::Mixed);
+    plan.only_faults(&[name]).expect("a fault");
+    let kind = &CATALOGUE[crate::find(name).expect("a fault")];
+    let last = if kind.trigger == Trigger::Admin { 12 } else { 9_000 };
+    let mut choices = nvme_model::Rng::new(7);
+    plan.faults.truncate(1);
+    let first = plan.faults[0];
+    plan.faults = (1..=20)
+        .map(|i| crate::Fault { at: i * last / 20, choice: choices.next_u64(), ..first })
+        .collect();
+    plan.faults.sort_unstable();
+    let outcome = run(&plan, Watch::default());
+    assert_eq!(outcome.violation, None, "{name}");
+    let struck = outcome.reached.get(&format!("fault {name}")).copied().unwrap_or(0);
+    assert!(struck >= 1, "{name} never struck: {:?}", outcome.reached);
+}
+
+#[test]
+fn each_fault_of_the_catalogue_alone_is_survived() {
+    for kind in CATALOGUE {
+        survives(kind.name);
+    }
+}

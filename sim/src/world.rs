@@ -1,0 +1,551 @@
+//! A run: host, rings, partition and device on one virtual clock, and the blows of fate.
+//!
+//! One pass lets the host send, the controller work (before the partition, after it, or not at
+//! all), the partition make a pass of its loop, and the host take answers; then time goes on, by
+//! little, or to whatever is due next if nobody had anything to do. All of it is drawn from the
+//! plan's seed. When the workload is through, all blocks are read once more without faults, and an
+//! orderly shutdown ends the run.
+//!
+//! ```text
+//!   Working --all answered--> Verifying --all answered--> Closing --off--> done
+//!      |  ^
+//!      |  +-- new partition -- Ending(why): every operation is answered, buffers are back
+//!      +--- died, power cut: at once ---^
+//! ```
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use core_runtime::clock::{Instant, ManualClock};
+use core_runtime::ring::{Consumer, Producer, RingSpec, pair};
+use hybrid_shm::leak_aligned;
+use nvme_driver::ControllerState;
+use nvme_model::Rng;
+
+use crate::catalogue::{Deed, World as Blow};
+use crate::device::{Device, span_ns};
+use crate::host::Host;
+use crate::op::{Answer, Op};
+use crate::oracle::{Oracle, Seen};
+use crate::partition::{Partition, Passed};
+use crate::plan::Plan;
+use crate::planted::Plant;
+use crate::shared::{Reached, Shared};
+use crate::tape::{Event, STATES, Tape, What, Who};
+
+/// Virtual time without an answer after which the run is said to hang: far beyond a controller that
+/// fails all its bring-ups.
+const HANG_NS: u64 = 60_000_000_000;
+
+/// The same in passes, for a clock that stands.
+const HANG_PASSES: u64 = 2_000_000;
+
+/// Housekeeping while ready is due once a millisecond, otherwise ten times as often.
+const READY_STEP_NS: u64 = 1_000_000;
+const OTHER_STEP_NS: u64 = 100_000;
+
+/// Passes in which tasks are polled and nothing moves, after which time goes on as if all slept.
+const MAX_SPINS: u32 = 32;
+
+/// Passes without anything in flight after which abandoned writes are over.
+const QUIET_PASSES: u32 = 4;
+
+/// What to keep of a run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Watch {
+    /// Events of the timeline, the last ones.
+    pub timeline: usize,
+    /// A hash of trace and state after every so many events; 0 is none.
+    pub check_every: u64,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// What was wrong first, if anything.
+    pub violation: Option<String>,
+    /// Operations sent.
+    pub ops: u64,
+    /// I/O commands that the controller fetched.
+    pub commands: u64,
+    /// Faults and blows that struck.
+    pub faults: u64,
+    /// Events of the trace, and their hash.
+    pub events: u64,
+    /// Hash of all events.
+    pub trace_hash: u64,
+    /// Hash of the state at the end: what the namespaces hold, counters, generators.
+    pub state_hash: u64,
+    /// Virtual time.
+    pub time_ns: u64,
+    /// What the reads showed.
+    pub seen: Seen,
+    /// What was reached, by name.
+    pub reached: Reached,
+    /// The last events, if asked for.
+    pub timeline: Vec<Event>,
+    /// Trace and state hashes, if asked for.
+    pub checks: Vec<(u64, u64)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Working,
+    Verifying,
+    Closing,
+    Done,
+}
+
+struct World<'p> {
+    plan: &'p Plan,
+    rng: Rng,
+    shared: Rc<Shared>,
+    device: Device,
+    host: Host,
+    partition: Rc<Partition>,
+    sending: Producer<Op>,
+    taking: Consumer<Answer>,
+    blows: VecDeque<usize>,
+    stage: Stage,
+    /// The incarnation is on its way out: nothing is sent to it.
+    ending: bool,
+    state: usize,
+    /// Passes for which the clock stands.
+    still: u32,
+    spins: u32,
+    quiet: u32,
+    passes: u64,
+    progress: (u64, u64),
+    progress_at: (u64, u64),
+    plant: Plant,
+    /// Somebody wants hashes of the state.
+    checks: bool,
+    /// Mistakes of the driver that the controller saw last.
+    complaints: Vec<String>,
+}
+
+/// Runs a plan.
+#[must_use]
+pub fn run(plan: &Plan, watch: Watch) -> Outcome {
+    match World::new(plan, watch) {
+        Ok(mut world) => {
+            while world.stage != Stage::Done && !world.shared.is_violated() {
+                world.pass();
+            }
+            // What the controller says of it may be the cause.
+            world.complaints = world.device.mistakes();
+            world.outcome()
+        }
+        Err(error) => Outcome {
+            violation: Some(format!("the run could not begin: {error}")),
+            ops: 0,
+            commands: 0,
+            faults: 0,
+            events: 0,
+            trace_hash: 0,
+            state_hash: 0,
+            time_ns: 0,
+            seen: Seen::default(),
+            reached: Reached::new(),
+            timeline: Vec::new(),
+            checks: Vec::new(),
+        },
+    }
+}
+
+type Rings = ((Producer<Op>, Consumer<Op>), (Producer<Answer>, Consumer<Answer>));
+
+fn rings(plan: &Plan, incarnation: u64) -> Result<Rings, String> {
+    // Indices that wrap soon.
+    let first = u32::MAX - 100;
+    let shape = |spec: RingSpec| spec.with_epoch(incarnation).with_first_index(first);
+    let parts = |spec: &RingSpec| {
+        (leak_aligned(spec.producer_bytes(), 128), leak_aligned(spec.consumer_bytes(), 128))
+    };
+    let ops = shape(RingSpec::fixed::<Op>(plan.ring).map_err(|error| error.to_string())?);
+    let answers = shape(RingSpec::fixed::<Answer>(plan.ring).map_err(|error| error.to_string())?);
+    let ((op_tail, op_head), (answer_tail, answer_head)) = (parts(&ops), parts(&answers));
+    Ok((
+        pair(op_tail, op_head, ops).map_err(|error| error.to_string())?,
+        pair(answer_tail, answer_head, answers).map_err(|error| error.to_string())?,
+    ))
+}
+
+impl<'p> World<'p> {
+    fn new(plan: &'p Plan, watch: Watch) -> Result<Self, String> {
+        let clock: &'static ManualClock = Box::leak(Box::new(ManualClock::new(1_000_000)));
+        let oracle = Oracle::new(plan.blocks, plan.awun, plan.awupf);
+        let tape = Tape::new(watch.timeline, watch.check_every);
+        let shared = Rc::new(Shared::new(oracle, tape, clock));
+        let mut device = Device::new(plan, shared.clone())?;
+        let ((sending, commands), (answers, taking)) = rings(plan, 1)?;
+        let ends = (commands, answers);
+        let partition = Partition::start(plan, device.parts()?, ends, shared.clone())?;
+        let is_blow = |at: &usize| matches!(plan.faults[*at].deed(), Deed::World(_));
+        Ok(Self {
+            plan,
+            rng: Rng::new(plan.seed),
+            host: Host::new(plan, shared.clone()),
+            shared,
+            device,
+            partition,
+            sending,
+            taking,
+            blows: (0..plan.faults.len()).filter(is_blow).collect(),
+            stage: Stage::Working,
+            ending: false,
+            state: 0,
+            still: 0,
+            spins: 0,
+            quiet: 0,
+            passes: 0,
+            progress: (0, 0),
+            progress_at: (0, 0),
+            plant: Plant::of(plan.plant),
+            checks: watch.check_every != 0,
+            complaints: Vec::new(),
+        })
+    }
+
+    fn now(&self) -> u64 {
+        self.shared.clock.now().ticks()
+    }
+
+    // ---- a pass ------------------------------------------------------------------------------
+
+    fn pass(&mut self) {
+        self.passes += 1;
+        if self.checks {
+            let state = self.rng.clone().next_u64() ^ self.device.digest();
+            self.shared.state.set(state.rotate_left(17) ^ self.partition.digest());
+        }
+        self.strike();
+        if !self.ending && self.stage != Stage::Closing {
+            let verify = self.stage == Stage::Verifying;
+            self.host.send(self.plan, &mut self.rng, &self.sending, verify);
+        }
+        let lag = u64::from(self.plan.lag_one_in);
+        let lags = lag != 0 && self.rng.below(lag) == 0;
+        let turn = self.rng.below(4);
+        let mut worked = false;
+        if !lags && turn != 0 {
+            worked |= self.device.step(self.plan);
+        }
+        let passed = self.partition.pass(Instant::from_ticks(self.now()));
+        if !lags && turn != 1 {
+            worked |= self.device.step(self.plan);
+        }
+        let mut taken = 0;
+        if turn != 3 || passed.idle {
+            taken = self.host.take(&self.taking, self.plant);
+        }
+        self.watch_quiet(!worked && !lags);
+        self.watch_state();
+        self.advance(passed, worked || taken != 0, lags);
+        self.move_on();
+        self.watch_progress();
+    }
+
+    /// Nothing in flight for a while: what was abandoned is over.
+    fn watch_quiet(&mut self, device_idle: bool) {
+        if self.shared.oracle.borrow().unsettled() == 0 {
+            self.quiet = 0;
+            return;
+        }
+        let nothing = device_idle
+            && self.device.with(|model| model.io_in_flight()) == Some(0)
+            && self.partition.controller.stats().io.in_flight == 0;
+        self.quiet = if nothing { self.quiet + 1 } else { 0 };
+        if self.quiet >= QUIET_PASSES {
+            self.quiet = 0;
+            self.shared.oracle.borrow_mut().settle();
+        }
+    }
+
+    fn watch_state(&mut self) {
+        let state = match self.partition.controller.state() {
+            ControllerState::Starting => 0,
+            ControllerState::Ready => 1,
+            ControllerState::Resetting => 2,
+            ControllerState::ShuttingDown => 3,
+            ControllerState::Off => 4,
+            ControllerState::Failed(_) => 5,
+        };
+        if state != self.state {
+            let way = format!("state {} -> {}", STATES[self.state], STATES[state]);
+            self.shared.reach(&way, 1);
+            self.state = state;
+            self.shared.event(Who::Queues, What::State, [state as u64, 0, 0]);
+        }
+        if state >= 4 {
+            self.ending = true;
+        }
+    }
+
+    fn advance(&mut self, passed: Passed, busy: bool, lags: bool) {
+        // Tasks that find no place in a line ask again and again: that moves nothing.
+        self.spins = if busy || !passed.quiet { 0 } else { self.spins + 1 };
+        let idle = passed.idle && !lags || self.spins > MAX_SPINS;
+        let clock = self.shared.clock;
+        if self.still != 0 {
+            self.still -= 1;
+            return;
+        }
+        let now = self.now();
+        let little = 1 + self.rng.below(self.plan.pass_ns.into());
+        if busy || !idle {
+            clock.advance(little);
+            return;
+        }
+        let step = if self.state == 1 { READY_STEP_NS } else { OTHER_STEP_NS };
+        let timer = passed.next_timer.map(Instant::ticks);
+        // What was due and did not come is held back: it does not stop the time.
+        let due = self.device.next_due_ns().filter(|due| *due > now);
+        let due = [due, timer, Some(now + step)];
+        let next = due.into_iter().flatten().min().unwrap_or(now);
+        clock.set(next.max(now + little));
+    }
+
+    /// What comes next in the life of the run.
+    fn move_on(&mut self) {
+        if self.ending {
+            // Every operation must be answered, whatever became of the controller.
+            if self.partition.running() == 0 && self.host.pending() == 0 {
+                self.end_incarnation();
+            }
+            return;
+        }
+        let quiet = self.host.pending() == 0;
+        match self.stage {
+            Stage::Working if quiet && self.host.is_through() => {
+                self.device.heal();
+                self.blows.clear();
+                self.stage = Stage::Verifying;
+            }
+            Stage::Verifying if quiet && self.host.is_done() => {
+                self.stage = Stage::Closing;
+                self.partition.controller.request_shutdown();
+            }
+            _ => {}
+        }
+    }
+
+    fn watch_progress(&mut self) {
+        let progress = (self.host.answered + self.host.lost, self.host.sent);
+        let at = (self.now(), self.passes);
+        if progress != self.progress {
+            (self.progress, self.progress_at) = (progress, at);
+            if self.passes.is_multiple_of(1 << 10) {
+                self.check_mistakes();
+            }
+            return;
+        }
+        let (time, passes) = (at.0 - self.progress_at.0, at.1 - self.progress_at.1);
+        if time > HANG_NS || passes > HANG_PASSES {
+            let controller = self.partition.controller;
+            let pending = self.host.pending();
+            self.shared.violate(|| {
+                format!(
+                    "{pending} operations hang for {time} ns and {passes} passes; controller \
+                     {:?}, {:?}",
+                    controller.state(),
+                    controller.stats()
+                )
+            });
+        }
+    }
+
+    // ---- blows -------------------------------------------------------------------------------
+
+    fn strike(&mut self) {
+        while let Some(&at) = self.blows.front() {
+            let fault = self.plan.faults[at];
+            if fault.at > self.host.sent || self.ending || self.stage != Stage::Working {
+                return;
+            }
+            self.blows.pop_front();
+            if let Deed::World(blow) = fault.deed() {
+                self.shared.event(Who::Device, What::World, [fault.kind as u64, fault.choice, 0]);
+                self.shared.reach(&format!("fault {}", fault.kind().name), 1);
+                self.strike_with(blow, fault.choice);
+            }
+        }
+    }
+
+    fn strike_with(&mut self, blow: Blow, choice: u64) {
+        if !matches!(blow, Blow::Jump | Blow::Still) {
+            self.shared.faults.set(self.shared.faults.get() + 1);
+        }
+        match blow {
+            Blow::Jump => {
+                let ns = span_ns(choice, 100_000_000_000);
+                self.shared.clock.advance(ns);
+                self.progress_at.0 += ns;
+                self.shared.event(Who::Device, What::Jump, [ns / 1_000, 0, 0]);
+            }
+            Blow::Still => self.still = u32::try_from(choice % 500).unwrap_or(0),
+            Blow::Reset => self.partition.controller.request_reset(),
+            Blow::Shutdown => {
+                self.partition.controller.request_shutdown();
+                self.ending = true;
+            }
+            Blow::Silence => self.device.be_silent(u32::try_from(1 + choice % 4).unwrap_or(1)),
+            Blow::Abort => self.device.change_aborts(choice),
+            Blow::Crash => self.restart(false),
+            Blow::PowerCut => self.restart(true),
+        }
+    }
+
+    // ---- ends of partitions ------------------------------------------------------------------
+
+    /// The controller is off or has failed, and everything is answered.
+    fn end_incarnation(&mut self) {
+        let controller = self.partition.controller;
+        match controller.state() {
+            ControllerState::Off => self.partition.check_leaks(false),
+            ControllerState::Failed(_) => self.partition.check_leaks(true),
+            // A shutdown that was asked for is still under way.
+            _ => return,
+        }
+        self.partition.check_flushes(self.device.refused_flushes);
+        if self.stage == Stage::Closing {
+            if controller.state() != ControllerState::Off {
+                let state = controller.state();
+                self.shared.violate(|| format!("the last shutdown ended in {state:?}"));
+            }
+            self.collect();
+            self.check_mistakes();
+            self.stage = Stage::Done;
+            return;
+        }
+        self.restart(false);
+    }
+
+    /// The partition is gone: fence, and the next one.
+    fn restart(&mut self, power_cut: bool) {
+        self.collect();
+        self.check_mistakes();
+        self.host.lose();
+        if power_cut {
+            let (kept, lost) = self.device.with(|model| model.power_cut()).unwrap_or_default();
+            self.shared.reach("cached write kept by a power cut", kept);
+            self.shared.reach("cached write lost by a power cut", lost);
+        } else {
+            self.device.with(|model| model.function_reset());
+        }
+        let mut oracle = self.shared.oracle.borrow_mut();
+        oracle.fence();
+        if power_cut {
+            oracle.power_cut();
+        }
+        drop(oracle);
+        self.shared.reach("new partition", 1);
+        if let Err(error) = self.next_incarnation() {
+            self.shared.violate(|| format!("no new partition: {error}"));
+        }
+    }
+
+    fn next_incarnation(&mut self) -> Result<(), String> {
+        let number = self.shared.reached.borrow().get("new partition").copied().unwrap_or(0) + 1;
+        let parts = self.device.parts()?;
+        let ((sending, commands), (answers, taking)) = rings(self.plan, number)?;
+        let ends = (commands, answers);
+        self.partition = Partition::start(self.plan, parts, ends, self.shared.clone())?;
+        (self.sending, self.taking) = (sending, taking);
+        (self.ending, self.state, self.quiet) = (false, 0, 0);
+        self.shared.event(Who::Queues, What::Restart, [number, 0, 0]);
+        Ok(())
+    }
+
+    fn check_mistakes(&mut self) {
+        let early = self.shared.reached.borrow().contains_key("fault phase-early");
+        for mistake in self.device.mistakes() {
+            // A phase that flips early makes the driver take what was never posted.
+            if early && mistake.contains("but posted only to") {
+                self.shared.reach("completion taken that was never posted", 1);
+                continue;
+            }
+            self.shared.violate(|| format!("the controller complains of its host: {mistake}"));
+        }
+    }
+
+    /// Adds what the incarnation's counters say to what was reached.
+    fn collect(&self) {
+        let stats = self.partition.controller.stats();
+        let ignored = stats.io.ignored;
+        for (name, count) in [
+            ("abort", stats.aborts),
+            ("abort refused", stats.aborts_refused),
+            ("command past its deadline", stats.deadlines),
+            ("controller reset", stats.resets),
+            ("queue reset", stats.queue_resets),
+            ("bring-up failed", stats.bringup_failures),
+            ("event", stats.events),
+            ("event held back", stats.events_held_back),
+            ("future dropped in flight", stats.orphans),
+            ("command lost in a reset", stats.io.lost),
+            ("retry", stats.io.retries),
+            ("queue full", stats.io.full),
+            ("sqhd that cannot be", stats.io.bad_sqhd),
+            ("ignored: cid beyond", ignored.cid_beyond),
+            ("ignored: cid of a free slot", ignored.free_slot),
+            ("ignored: duplicate", ignored.duplicate),
+            ("ignored: old generation", ignored.old_generation),
+            ("ignored: sqid", ignored.sqid),
+        ] {
+            self.shared.reach(name, count);
+        }
+        let quiet = stats.aborts + stats.resets + stats.queue_resets + ignored.total();
+        if self.shared.faults.get() == 0 && quiet != 0 {
+            self.shared.violate(|| format!("trouble without a fault: {stats:?}"));
+        }
+    }
+
+    fn outcome(self) -> Outcome {
+        let shared = &self.shared;
+        let model = self.device.with(|model| *model.stats()).unwrap_or_default();
+        let seen = shared.oracle.borrow().seen;
+        for (name, count) in [
+            ("read shows the later of several versions", seen.newer),
+            ("read shows an earlier one", seen.older),
+            ("spoilt block caught", seen.caught),
+            ("completion queue full", model.cq_full),
+            ("operation good", self.host.codes[0]),
+            ("operation failed", self.host.codes[1]),
+            ("operation dropped", self.host.codes[2]),
+            ("operation lost with its partition", self.host.lost),
+        ] {
+            shared.reach(name, count);
+        }
+        let parts = [
+            self.device.content_hash(self.plan.blocks),
+            shared.oracle.borrow().digest,
+            self.device.digest(),
+            self.partition.digest(),
+            self.rng.clone().next_u64(),
+        ];
+        let mix =
+            |sum: u64, part: &u64| (sum.rotate_left(7) ^ part).wrapping_mul(0x2545_f491_4f6c_dd1d);
+        let state_hash = parts.iter().fold(0, mix);
+        let tape = shared.tape.replace(Tape::new(0, 0));
+        let (events, trace_hash) = (tape.count(), tape.hash());
+        let (timeline, checks) = tape.into_parts();
+        Outcome {
+            violation: shared.violation().map(|what| match self.complaints.first() {
+                Some(first) => format!("{what}; the controller complains: {first}"),
+                None => what,
+            }),
+            ops: self.host.sent,
+            commands: model.io,
+            faults: shared.faults.get(),
+            events,
+            trace_hash,
+            state_hash,
+            time_ns: self.now(),
+            seen,
+            reached: shared.reached.take(),
+            timeline,
+            checks,
+        }
+    }
+}
