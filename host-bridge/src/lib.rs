@@ -13,6 +13,7 @@
 //! | [`vfio_user`], [`vfio_user_server`] | the vfio-user protocol; the model behind it |
 //! | [`supervisor`] | hangs and deaths: alarm, dump, fence, restart |
 //! | [`telemetry`] | figures for Prometheus, the control socket |
+//! | [`page`] | reports as pages with charts, for programs |
 //! | [`memory`] | page sizes, the fall-back with its one warning, locking |
 //! | [`calibration`] | the clock's frequency |
 //! | [`crash`] | what a dead partition left: its record, or one composed for it |
@@ -32,6 +33,7 @@ pub mod facts;
 pub mod memory;
 pub mod numa;
 pub mod probes;
+pub mod page;
 pub mod process;
 pub mod runtime;
 pub mod supervisor;

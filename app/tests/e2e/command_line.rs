@@ -56,7 +56,7 @@ fn symbols_and_days_beyond_what_is_possible_are_refused_with_what_is_allowed() {
 }
 
 /// Every option, and the test that shows what it does. A new one needs a line here and a test.
-const OPTIONS: [(&str, &str); 60] = [
+const OPTIONS: [(&str, &str); 61] = [
     ("--allow-writes", "bad_device::a_device_that_carries_something_else_is_..."),
     ("--bbo", "real_data"),
     ("--check-silence", "silence"),
@@ -116,6 +116,7 @@ const OPTIONS: [(&str, &str); 60] = [
     ("--metrics-every", "telemetry::a_client_restarts_and_drains_the_partition_..."),
     ("--metrics-textfile", "telemetry::a_client_restarts_and_drains_the_partition_..."),
     ("--no-control", "telemetry::a_place_that_cannot_be_had_is_one_line_with_what_to_change"),
+    ("--report", "telemetry::a_report_is_a_page_that_holds_everything_it_shows"),
     ("--run-dir", "telemetry::figures_are_served_while_it_runs"),
 ];
 

@@ -131,3 +131,48 @@ fn a_place_that_cannot_be_had_is_one_line_with_what_to_change() {
     run.refused(1, &["--metrics", &at, "name another place"]);
     assert!(TcpStream::connect(&at).is_ok(), "the other one still listens");
 }
+
+#[test]
+fn a_report_is_a_page_that_holds_everything_it_shows() {
+    let name = "a_report_is_a_page_that_holds_everything_it_shows";
+    let Some(machine) = Machine::of(name) else { return };
+    let dir = TempDir::new();
+    let page = dir.path("out.html");
+    let args = ["--messages", "100k", "--no-control", "--report", text(&page)];
+    machine.run(&args).ok();
+    let html = std::fs::read_to_string(&page).expect("the page");
+    for outside in ["src=", "href=", "@import", "url(", "<script", "<link"] {
+        assert!(!html.contains(outside), "{outside} would load something");
+    }
+    let sites = html.matches("http").count();
+    assert_eq!(sites, html.matches("xmlns=\"http://www.w3.org/2000/svg\"").count());
+    assert_eq!(html.matches("<svg ").count(), html.matches("</svg>").count());
+    assert!(html.matches("<svg ").count() >= 4, "percentiles, tail, throughput, latency");
+    for wanted in [
+        "<!doctype html>",
+        "name=viewport",
+        "prefers-color-scheme: dark",
+        "Latency by percentile",
+        "How many were slower",
+        "Throughput over time",
+        "Latency over time",
+        "How quiet the core was",
+        "<th>replay",
+        "A software model of a controller",
+    ] {
+        assert!(html.contains(wanted), "{wanted}");
+    }
+    assert!(!html.contains("NaN") && !html.contains("inf,"), "every point has a place");
+    let csv = std::fs::read_to_string(page.with_extension("csv")).expect("pieces");
+    let columns = |line: &str| line.split(',').count();
+    assert!(csv.lines().count() > 2 && csv.lines().all(|line| columns(line) == 10), "{csv}");
+    for kind in ["reads", "writes"] {
+        let path = page.with_extension(format!("{kind}.hgrm"));
+        let hgrm = std::fs::read_to_string(path).expect("percentiles");
+        assert!(hgrm.contains("Percentile TotalCount") && hgrm.contains("#[Max     ="), "{hgrm}");
+    }
+    let nowhere = dir.path("no/out.html");
+    let run = machine.run(&["--messages", "10k", "--no-control", "--report", text(&nowhere)]);
+    assert_eq!(run.code(), Some(1), "{run:?}");
+    assert!(run.stderr.contains("--report: ") && run.stderr.contains("is not written"), "{run:?}");
+}

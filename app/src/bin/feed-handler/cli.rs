@@ -282,6 +282,9 @@ pub(crate) struct MachineArgs {
     /// Print the result as JSON on stdout
     #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
+    /// Write a page with charts of the run; beside it .csv and .hgrm files with what they show
+    #[arg(long, value_name = "FILE.html", help_heading = "Output")]
+    pub(crate) report: Option<PathBuf>,
     /// No progress and no notes on stderr; errors still
     #[arg(short, long, help_heading = "Output")]
     pub(crate) quiet: bool,

@@ -8,6 +8,7 @@
 mod admin;
 mod bbo;
 mod cli;
+mod course;
 mod device;
 mod events;
 mod failure;
@@ -16,6 +17,7 @@ mod live;
 mod nvme_text;
 mod output;
 mod probes;
+mod page;
 mod progress;
 mod record;
 mod report;

@@ -29,11 +29,13 @@ use hybrid_conventions::{Count, CpuSet, Exit};
 use zerocopy::IntoBytes;
 
 use crate::cli::{DayArgs, IngestArgs, MachineArgs, ReplayArgs};
+use crate::course::{Course, Distribution};
 use crate::device::{self, Need};
 use crate::events::Events;
 use crate::failure::Failure;
 use crate::feed::{Feed, refuse_same_file};
 use crate::output;
+use crate::page::Shown;
 use crate::progress::Progress;
 use crate::summary;
 use crate::supervise::Supervision;
@@ -68,6 +70,8 @@ pub(crate) struct Outcome {
     pub(crate) events: Events,
     pub(crate) signal: Option<StopSignal>,
     pub(crate) isolation: Isolation,
+    /// For `--report`.
+    pub(crate) shown: Option<Shown>,
 }
 
 /// What is to be run.
@@ -217,7 +221,8 @@ pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
     runtime.telemetry().add_requests(ENTRY_NAME, &options.requests);
     let exports = machine.telemetry.start(&runtime, quiet)?;
     let progress = Progress::new(machine.quiet, feed.as_ref().map_or(0, Feed::expected));
-    let work = RefCell::new(Work { feed, events, progress, signal: None, error: None });
+    let course = machine.report.as_ref().map(|_| Course::new());
+    let work = RefCell::new(Work { feed, events, progress, course, signal: None, error: None });
     let criticals = options.criticals.clone();
     let mut first = Some(backend);
     let starter = |next: Option<Next<PartitionHandle>>| {
@@ -250,13 +255,14 @@ pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
         supervisor.wait(LOOK_EVERY);
     }
     let partition = supervisor.into_current();
-    let Work { feed: _, mut events, progress, signal, error } = work.into_inner();
+    let Work { feed: _, mut events, progress, course, signal, error } = work.into_inner();
     progress.clear();
     let mut partition = partition.ok_or_else(|| {
         Failure::error("the partition could not be started again; the lines above say why")
     })?;
     take_events(&mut partition, &mut events);
     let figures = summary::Measured::read(&partition);
+    let shown = course.map(|course| shown(course, &partition));
     let report = partition.join();
     drop(exports);
     let notes = report.device.iter().flat_map(|device| &device.notes);
@@ -267,7 +273,7 @@ pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
         return Err(Failure::error(format_args!("the feed could not be read to its end: {error}")));
     }
     let isolation = machine.isolation;
-    Ok(Outcome { runtime, figures, report, events, signal, isolation })
+    Ok(Outcome { runtime, figures, report, events, signal, isolation, shown })
 }
 
 /// What the host does for the partition that runs.
@@ -275,6 +281,7 @@ struct Work {
     feed: Option<Feed>,
     events: Events,
     progress: Progress,
+    course: Option<Course>,
     signal: Option<StopSignal>,
     error: Option<String>,
 }
@@ -285,6 +292,9 @@ impl Work {
             self.error.get_or_insert(error.to_string());
         }
         take_events(partition, &mut self.events);
+        if let Some(course) = &mut self.course {
+            course.look(partition.metrics(), partition.incarnation());
+        }
         let replaying = self.events.started.is_some_and(|started| started.phase == JOB_REPLAY);
         self.progress.show(partition.metrics(), replaying);
         if self.signal.is_none() {
@@ -293,6 +303,23 @@ impl Work {
         if self.signal.is_some() {
             partition.request_stop(StopReason::Signal);
         }
+    }
+}
+
+/// What the page shows beside the figures.
+fn shown(mut course: Course, partition: &PartitionHandle) -> Shown {
+    let metrics = partition.metrics();
+    course.look(metrics, partition.incarnation());
+    course.take(metrics);
+    let of = |name| Distribution::read(metrics, name);
+    Shown {
+        course,
+        reads: of("read_latency_ns"),
+        writes: of("write_latency_ns"),
+        singles: of("single_read_ns"),
+        passes: of("poll_to_poll_ns"),
+        stolen: of("stolen_gap_ns"),
+        exceeded: of("budget_exceeded_ns"),
     }
 }
 

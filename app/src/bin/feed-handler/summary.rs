@@ -12,6 +12,7 @@ use crate::cli::MachineArgs;
 use crate::events::Events;
 use crate::failure::Failure;
 use crate::output;
+use crate::page;
 use crate::report::{
     Core, Device, Driver, Feed, Latency, Machine, Phase, Report, Ring, SCHEMA, Silence,
 };
@@ -125,6 +126,9 @@ pub(crate) fn print(title: &str, machine: &MachineArgs, outcome: Outcome) -> Res
     let worked = outcome.events.ingested.is_some() || outcome.events.replayed.is_some();
     if worked && (checked.is_ok() || outcome.signal.is_some()) {
         let report = report(title, machine, &outcome);
+        if let (Some(path), Some(shown)) = (&machine.report, &outcome.shown) {
+            page::write(path, &report, shown)?;
+        }
         if machine.json {
             output::result(format_args!("{}\n", report.to_json().map_err(Failure::error)?))?;
         } else {

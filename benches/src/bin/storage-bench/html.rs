@@ -2,16 +2,15 @@
 
 use std::fmt::Write as _;
 
+use host_bridge::page::svg::{Chart, Scale, decades};
+use host_bridge::page::{STYLE, escape, hgrm};
 use hybrid_benches::hist::Hist;
 use hybrid_conventions::{Count, HumanBytes, HumanNanos, Si};
 
 use crate::cli::RunArgs;
 use crate::launch::{PhaseRun, Ran};
 use crate::summary::{Cost, Load, Noise, PERCENTILES};
-use crate::svg::{Chart, Scale, decades};
 use crate::text::{title, whole};
-
-const STYLE: &str = include_str!("page.css");
 
 /// Quantiles of the percentile plot, in millionths.
 const CURVE: [u32; 22] = [
@@ -350,6 +349,11 @@ fn facts(out: &mut String, args: &RunArgs, ran: &Ran) {
     );
 }
 
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+/// All operations as HdrHistogram's tools read them.
+pub(crate) fn percentile_file(ran: &Ran, main: &PhaseRun) -> Option<String> {
+    let hist = Load::of(ran, main)?.everything();
+    let ns = |ticks: u64| whole(ran.ns(ticks as f64));
+    let buckets: Vec<_> = hist.buckets().map(|(_, to, count)| (ns(to), count)).collect();
+    let sum = buckets.iter().map(|(ns, count)| ns.saturating_mul(*count)).sum();
+    (hist.count() != 0).then(|| hgrm(&buckets, sum, ns(hist.max())))
 }

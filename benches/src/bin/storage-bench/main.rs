@@ -26,7 +26,6 @@ mod stepped_run;
 mod suite;
 mod suite_sheets;
 mod summary;
-mod svg;
 mod text;
 mod values;
 mod wire;
@@ -104,6 +103,9 @@ fn run(args: &RunArgs) -> Result<Exit, Failure> {
     }
     if let Some(path) = &output.report {
         write_file(path, &html::page(args, &ran, main))?;
+        if let Some(file) = html::percentile_file(&ran, main) {
+            write_file(&path.with_extension("hgrm"), &file)?;
+        }
     }
     ran.check_allocations()?;
     verdict(&ran, main)

@@ -12,7 +12,8 @@ const BOTTOM: f64 = 56.0;
 
 /// How values are laid along an axis.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Scale {
+pub enum Scale {
+    /// From and to.
     Linear(f64, f64),
     /// From and to, above 0.
     Log(f64, f64),
@@ -30,7 +31,8 @@ impl Scale {
 }
 
 /// A drawing that grows.
-pub(crate) struct Chart {
+#[derive(Clone, Debug)]
+pub struct Chart {
     x: Scale,
     y: Scale,
     body: String,
@@ -39,7 +41,8 @@ pub(crate) struct Chart {
 
 impl Chart {
     /// An empty one; `label` says in words what it shows.
-    pub(crate) fn new(x: Scale, y: Scale, label: &str) -> Self {
+    #[must_use]
+    pub fn new(x: Scale, y: Scale, label: &str) -> Self {
         Self { x, y, body: String::new(), label: label.to_owned() }
     }
 
@@ -52,7 +55,7 @@ impl Chart {
     }
 
     /// Grid lines across, with their labels.
-    pub(crate) fn y_ticks(&mut self, ticks: &[(f64, String)], title: &str) {
+    pub fn y_ticks(&mut self, ticks: &[(f64, String)], title: &str) {
         for (value, label) in ticks {
             let y = self.at_y(*value);
             let _ = writeln!(
@@ -73,7 +76,7 @@ impl Chart {
     }
 
     /// Labels below.
-    pub(crate) fn x_ticks(&mut self, ticks: &[(f64, String)], title: &str) {
+    pub fn x_ticks(&mut self, ticks: &[(f64, String)], title: &str) {
         let base = HEIGHT - BOTTOM;
         for (value, label) in ticks {
             let x = self.at_x(*value);
@@ -93,7 +96,7 @@ impl Chart {
     }
 
     /// A line through points.
-    pub(crate) fn line(&mut self, class: &str, points: &[(f64, f64)]) {
+    pub fn line(&mut self, class: &str, points: &[(f64, f64)]) {
         if points.is_empty() {
             return;
         }
@@ -106,7 +109,7 @@ impl Chart {
     }
 
     /// Dots with tooltips.
-    pub(crate) fn dots(&mut self, class: &str, points: &[(f64, f64, String)]) {
+    pub fn dots(&mut self, class: &str, points: &[(f64, f64, String)]) {
         for (x, y, tip) in points {
             let _ = writeln!(
                 self.body,
@@ -118,7 +121,7 @@ impl Chart {
     }
 
     /// A band from top to bottom, as dark as `strength` says (0 to 1).
-    pub(crate) fn band(&mut self, class: &str, from: f64, to: f64, strength: f64, tip: &str) {
+    pub fn band(&mut self, class: &str, from: f64, to: f64, strength: f64, tip: &str) {
         let (left, right) = (self.at_x(from), self.at_x(to));
         let _ = writeln!(
             self.body,
@@ -130,7 +133,9 @@ impl Chart {
         );
     }
 
-    pub(crate) fn finish(self) -> String {
+    /// The drawing.
+    #[must_use]
+    pub fn finish(self) -> String {
         format!(
             "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=img aria-label=\"{}\" \
              xmlns=\"http://www.w3.org/2000/svg\">\n{}</svg>\n",
@@ -140,7 +145,8 @@ impl Chart {
 }
 
 /// Powers of ten, and 2 and 5 times them where there are few, from below `from` to above `to`.
-pub(crate) fn decades(from: f64, to: f64) -> Vec<f64> {
+#[must_use]
+pub fn decades(from: f64, to: f64) -> Vec<f64> {
     let (first, last) = (from.max(1e-9).log10().floor(), to.max(1e-9).log10().ceil());
     let dense = last - first <= 3.0;
     let mut ticks = Vec::new();
