@@ -178,6 +178,7 @@ fn a_partition_at_work_is_seen_through_every_way_out() {
     let ran = partition.since(partition.snapshot().running_at).as_secs_f64();
     assert!(time <= ran && time > 0.0, "{time} s of {ran} s");
 
+    what_is_shipped_asks_for_what_is_exported(&second);
     the_control_socket_agrees(telemetry, &dir, &partition);
 
     partition.request_stop(StopReason::Finished);
@@ -190,6 +191,46 @@ fn a_partition_at_work_is_seen_through_every_way_out() {
     assert_eq!(Scrape::parse(&text).value("hybrid_partition_up"), 0.0);
     assert!(!dir.join("run").join(std::process::id().to_string()).exists());
     std::fs::remove_dir_all(&dir).expect("ours");
+}
+
+/// Every name of ours in a text: `hybrid_` and what goes on like a name.
+fn names_in(text: &str) -> Vec<String> {
+    let mut names: Vec<String> = text
+        .match_indices("hybrid_")
+        .map(|(at, _)| {
+            let rest = text[at..].chars();
+            rest.take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+        })
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Dashboard and rules ask for nothing that is not there.
+fn what_is_shipped_asks_for_what_is_exported(scrape: &Scrape) {
+    let dashboard = include_str!("../monitoring/grafana-dashboard.json");
+    let rules = include_str!("../monitoring/alerts.yml");
+    let runbook = include_str!("../../docs/runbook.md");
+    let parsed: Value = serde_json::from_str(dashboard).expect("JSON");
+    assert!(parsed["panels"].as_array().is_some_and(|panels| panels.len() > 20));
+    for (what, text) in [("dashboard", dashboard), ("rules", rules)] {
+        let names = names_in(text);
+        assert!(names.len() > 8, "{what}: {names:?}");
+        for name in names {
+            let there = scrape.samples.iter().any(|(series, ..)| *series == name);
+            assert!(there, "the {what} asks for {name}, which is not exported");
+        }
+    }
+    let alerts: Vec<&str> =
+        rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alerts.len() > 10, "{alerts:?}");
+    for alert in &alerts {
+        let anchor = format!("runbook: docs/runbook.md#{}", alert.to_lowercase());
+        assert!(rules.contains(&anchor), "{alert} names its runbook");
+        assert!(runbook.contains(&format!("\n## {alert}\n")), "{alert} has a runbook");
+    }
+    assert_eq!(runbook.matches("\n## ").count(), alerts.len(), "no runbook without an alert");
 }
 
 fn the_control_socket_agrees(

@@ -84,7 +84,7 @@ impl Which {
     pub(crate) fn partitions(&self) -> Vec<Target> {
         let mut targets = Vec::new();
         for host in self.hosts() {
-            let Ok(program) = host.program() else { continue };
+            let Ok(info) = host.call("host_get_info", &json!({})) else { continue };
             let Ok(list) = host.call("partition_list", &json!({})) else { continue };
             for row in list.as_array().into_iter().flatten() {
                 let name = row["name"].as_str().unwrap_or_default();
@@ -92,7 +92,7 @@ impl Which {
                     continue;
                 }
                 // It may have ended since.
-                targets.extend(host.target(&program, name).ok());
+                targets.extend(host.target(&info, name).ok());
             }
         }
         targets
@@ -140,6 +140,8 @@ pub(crate) struct Target {
     pub(crate) pid: Option<u32>,
     pub(crate) incarnation: u64,
     pub(crate) device: String,
+    /// How often the host went on with other storage than the partitions' devices.
+    pub(crate) fallbacks: u64,
     pub(crate) region: RegionFile,
 }
 
@@ -196,13 +198,7 @@ impl Host {
         }
     }
 
-    /// The program's name.
-    fn program(&self) -> Result<String> {
-        let info = self.call("host_get_info", &json!({}))?;
-        Ok(info["program"].as_str().unwrap_or("unknown").to_owned())
-    }
-
-    fn target(&self, program: &str, partition: &str) -> Result<Target> {
+    fn target(&self, info: &Value, partition: &str) -> Result<Target> {
         let named = json!({ "partition": partition });
         let (told, mut fds) = self.call_with_fds("partition_get_region", &named)?;
         let number = |field: &str| told[field].as_u64();
@@ -210,12 +206,13 @@ impl Host {
         let region = fds.pop().context("the host has sent no region")?;
         Ok(Target {
             host: self.pid,
-            program: program.to_owned(),
+            program: info["program"].as_str().unwrap_or("unknown").to_owned(),
             name: partition.to_owned(),
             cpu: small("cpu").unwrap_or(0),
             pid: small("pid"),
             incarnation: number("incarnation").unwrap_or(0),
             device: told["device"].as_str().unwrap_or("none").to_owned(),
+            fallbacks: info["fallbacks"].as_u64().unwrap_or(0),
             region: RegionFile::new(File::from(region))?,
         })
     }

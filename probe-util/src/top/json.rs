@@ -60,6 +60,7 @@ fn partition(watched: &Watched) -> Value {
         "ring_dropped": between.grown("ring_dropped"),
         "budget_overruns": between.grown("budget_overruns"),
         "alerts": between.grown("alerts"),
+        "fallbacks": watched.fallbacks,
         "restarts": watched.incarnation.saturating_sub(1),
         "read_latency_ns": of("read_latency_ns"),
         "write_latency_ns": of("write_latency_ns"),

@@ -235,7 +235,7 @@ impl Page<'_> {
         let dropped = number("ring_dropped");
         lines.push(Line::from(vec![
             Span::raw(format!(
-                "ring     {} of events wait (most {})   ",
+                "ring     {} wait (most {})   ",
                 HumanBytes(number("event_ring_depth")),
                 HumanBytes(number("event_ring_high_water")),
             )),
@@ -255,12 +255,9 @@ impl Page<'_> {
             Span::styled(format!("   {lost} lost"), self.bad(lost)),
             Span::styled(format!("   {restarts} restarts"), self.bad(restarts)),
         ];
-        // Storage that falls back says so in a metric of its own.
-        if let Some(state) = now.metrics().and_then(|metrics| metrics.find("fallback_state")) {
-            let state = state.number().unwrap_or(0);
-            let words = if state == 0 { "   no fallback" } else { "   ON FALLBACK" };
-            spans.push(Span::styled(words, self.bad(state)));
-        }
+        let fallbacks = watched.fallbacks;
+        let words = format!("   {fallbacks} fallbacks");
+        spans.push(Span::styled(words, self.bad(fallbacks)));
         lines.push(Line::from(spans));
         lines.push(Line::default());
     }

@@ -28,6 +28,7 @@ pub(super) struct Watched {
     pub(super) pid: Option<u32>,
     pub(super) incarnation: u64,
     pub(super) device: String,
+    pub(super) fallbacks: u64,
     /// Its region, while it is there: what holds it keeps its memory.
     region: Option<RegionFile>,
     before: Option<Look>,
@@ -88,6 +89,7 @@ impl Watched {
             pid: target.pid,
             incarnation: target.incarnation,
             device: target.device,
+            fallbacks: target.fallbacks,
             region: Some(target.region),
             before: None,
             now: None,
@@ -104,6 +106,7 @@ impl Watched {
     fn found(&mut self, target: Target) {
         let same = self.host == target.host && self.incarnation == target.incarnation;
         if same && self.region.is_some() {
+            self.fallbacks = target.fallbacks;
             return;
         }
         let history = std::mem::take(&mut self.history);
@@ -124,7 +127,8 @@ impl Watched {
             }
             Err(_) => return self.gone(),
         }
-        let p99 = self.between(false).and_then(|between| {
+        let p99 = self.between(false).filter(|between| between.before.is_some());
+        let p99 = p99.and_then(|between| {
             let names = ["read_latency_ns", "write_latency_ns", "poll_to_poll_ns"];
             let some = |histogram: &HistogramView<'_>| histogram.count() != 0;
             let first = names.iter().find_map(|name| between.histogram(name).filter(some));

@@ -17,6 +17,7 @@ pub(super) const UNSAFE_ROOMS: &[(&str, &str)] = &[
     ("conformance/src/bin/", "what a partition of the suite promises, and ways to die on purpose"),
     ("sysconfig/src/sys", "system calls"),
     ("host-bridge/tests/", "system calls that check the host's own"),
+    ("probe-util/tests/", "the promise of a partition of its tests"),
     ("app/src/bin/", "the counting allocator"),
     ("app/tests/", "the proof that a partition makes no system call and no allocation"),
 ];
@@ -193,8 +194,13 @@ pub(super) const ARROWS: &[(&str, &[&str])] = &[
 pub(super) const OPTIONAL_ARROWS: &[(&str, &str)] = &[("feed-handler", "host-bridge")];
 
 /// Arrows that only tests have.
-pub(super) const DEV_ARROWS: &[(&str, &str)] =
-    &[("nvme-driver", "nvme-model"), ("probe-util", "journal")];
+pub(super) const DEV_ARROWS: &[(&str, &str)] = &[
+    ("nvme-driver", "nvme-model"),
+    ("probe-util", "core-runtime"),
+    ("probe-util", "host-bridge"),
+    ("probe-util", "journal"),
+    ("probe-util", "nvme-driver"),
+];
 
 /// The package that every other may name.
 pub(super) const OPEN_TO_ALL: &str = "hybrid-conventions";

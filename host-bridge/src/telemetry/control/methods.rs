@@ -20,6 +20,9 @@ pub(super) const METHODS: [&str; 8] = [
     "statistics_reset",
 ];
 
+/// The counter of changes of storage.
+const FALLBACKS: &str = "hybrid_storage_fallbacks_total";
+
 /// An answer: a value, and the partition whose region goes with it.
 #[derive(Debug)]
 pub(super) struct Reply {
@@ -92,9 +95,17 @@ fn info(host: &Host) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
         "uptime_ms": uptime,
+        "fallbacks": fallbacks(&host.telemetry),
         "tsc_hz": host.telemetry.clock().hz(),
         "abi_version": hybrid_abi::ABI_VERSION,
     })
+}
+
+/// How often storage fell back, by the supervisors' count.
+fn fallbacks(telemetry: &Telemetry) -> u64 {
+    let counters = telemetry.counters();
+    let figures = counters.iter().flat_map(|counters| counters.figures());
+    figures.filter(|figure| figure.name == FALLBACKS).map(|figure| figure.value).sum()
 }
 
 fn list(telemetry: &Telemetry) -> Value {
