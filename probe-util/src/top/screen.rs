@@ -188,11 +188,11 @@ impl Page<'_> {
         let bytes = HumanBytes(between.rate("io_bytes"));
         let (depth, most) = (now.number("queue_depth"), now.number("queue_depth_high_water"));
         lines.push(Line::from(vec![
-            Span::raw(format!("I/O      {iops}/s  {bytes}/s  {depth} in flight (most {most})  ")),
+            Span::raw(format!("I/O      {iops}/s  {bytes}/s  depth {depth} (most {most})  ")),
             Span::styled(format!("{failed} failed"), self.bad(failed)),
-            Span::raw("  "),
+            Span::raw(" "),
             Span::styled(format!("{retried} retried"), self.bad(retried)),
-            Span::raw("  "),
+            Span::raw(" "),
             Span::styled(format!("{resets} resets"), self.bad(resets)),
         ]));
     }
@@ -251,13 +251,15 @@ impl Page<'_> {
                 format!("{} over budget (+{over})", Count(number("budget_overruns"))),
                 if over == 0 { Style::new() } else { self.style(Color::Yellow) },
             ),
-            Span::styled(format!("   {alerts} alerts"), self.bad(alerts)),
-            Span::styled(format!("   {lost} lost"), self.bad(lost)),
-            Span::styled(format!("   {restarts} restarts"), self.bad(restarts)),
+            Span::styled(format!("  {alerts} alerts"), self.bad(alerts)),
+            Span::styled(format!("  {restarts} restarts"), self.bad(restarts)),
         ];
         let fallbacks = watched.fallbacks;
-        let words = format!("   {fallbacks} fallbacks");
+        let words = format!("  {fallbacks} fallbacks");
         spans.push(Span::styled(words, self.bad(fallbacks)));
+        if lost != 0 {
+            spans.push(Span::styled(format!("  {lost} alerts lost"), self.bad(lost)));
+        }
         lines.push(Line::from(spans));
         lines.push(Line::default());
     }
