@@ -95,10 +95,10 @@ fn page(report: &Report, shown: &Shown) -> String {
 fn top_tiles(report: &Report, shown: &Shown) -> String {
     let rate = |per_second: u64| format!("{}/s", Si(per_second));
     let mut all = Vec::new();
-    for (name, phase) in [("replay", report.replay), ("ingest", report.ingest)] {
+    for (name, phase) in [("replayed", report.replay), ("ingested", report.ingest)] {
         if let Some(phase) = phase {
-            let below = format!("{}/s", HumanBytes(phase.bytes_per_second));
-            all.push((name, format!("{} messages", rate(phase.messages_per_second)), below));
+            let below = format!("messages, {}/s", HumanBytes(phase.bytes_per_second));
+            all.push((name, rate(phase.messages_per_second), below));
         }
     }
     let reads = &shown.reads;
