@@ -76,8 +76,8 @@ fn page(report: &Report, shown: &Shown) -> String {
     let curves = shown.curves();
     if !curves.is_empty() {
         let keys: Vec<_> = curves.iter().map(|(class, name, _)| (*class, *name)).collect();
-        let words = "Each step to the right is ten times rarer. A percentile beyond the last sample \
-                     is not drawn.";
+        let words = "Each step to the right is ten times rarer. A percentile beyond the last \
+                     sample is not drawn.";
         out.push_str(&section("Latency by percentile", &keys, &percentiles(&curves), words));
         let words = "The share of commands above each latency (one minus the empirical \
                      distribution function), both axes logarithmic.";
