@@ -206,20 +206,12 @@ pub(crate) fn new_job(machine: &MachineArgs, flags: u32, feed: Option<&Feed>) ->
 pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
     let Plan { machine, job, feed, need, events, journal } = plan;
     let backend = device::backend(machine, need)?;
-    let signals = StopSignals::install().map_err(|error| {
-        Failure::error(format_args!("signal handlers cannot be installed: {error}"))
-    })?;
-    let quiet = machine.quiet;
-    let warnings = Warnings::to(move |warning| {
-        if !quiet {
-            output::note(warning);
-        }
-    });
-    let runtime = Runtime::with_warnings(partition_cpu(machine.core)?, warnings)?;
+    let signals = install_signals()?;
+    let runtime = runtime_of(machine)?;
     let Supervision { options, alerts, counters, spares } = machine.supervision.supervision()?;
     runtime.telemetry().add_counters(&counters);
     runtime.telemetry().add_requests(ENTRY_NAME, &options.requests);
-    let exports = machine.telemetry.start(&runtime, quiet)?;
+    let exports = machine.telemetry.start(&runtime, machine.quiet)?;
     let progress = Progress::new(machine.quiet, feed.as_ref().map_or(0, Feed::expected));
     let course = machine.report.as_ref().map(|_| Course::new());
     let work = RefCell::new(Work { feed, events, progress, course, signal: None, error: None });
@@ -274,6 +266,24 @@ pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
     }
     let isolation = machine.isolation;
     Ok(Outcome { runtime, figures, report, events, signal, isolation, shown })
+}
+
+/// Signals that end the run in order.
+fn install_signals() -> Result<StopSignals, Failure> {
+    StopSignals::install().map_err(|error| {
+        Failure::error(format_args!("signal handlers cannot be installed: {error}"))
+    })
+}
+
+/// The runtime over the partition's core; its warnings are notes.
+fn runtime_of(machine: &MachineArgs) -> Result<Runtime, Failure> {
+    let quiet = machine.quiet;
+    let warnings = Warnings::to(move |warning| {
+        if !quiet {
+            output::note(warning);
+        }
+    });
+    Ok(Runtime::with_warnings(partition_cpu(machine.core)?, warnings)?)
 }
 
 /// What the host does for the partition that runs.
