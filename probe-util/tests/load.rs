@@ -109,6 +109,9 @@ fn percent(partition: &Value, task: &str) -> f64 {
     found.and_then(|row| row["percent"].as_f64()).unwrap_or_else(|| panic!("{task}: {partition}"))
 }
 
+/// A partition by name, what it runs, and what share of its core each of its tasks takes.
+type Load = (&'static str, EntryFn, &'static [(&'static str, f64)]);
+
 #[test]
 fn known_loads_are_shown_within_two_points() {
     let name = "known_loads_are_shown_within_two_points";
@@ -120,7 +123,7 @@ fn known_loads_are_shown_within_two_points() {
     let run_dir =
         Place(std::env::temp_dir().join(format!("probe-util-load-{}", std::process::id())));
     let _socket = ControlSocket::start(runtime.telemetry(), &run_dir.0, "load").expect("a socket");
-    let loads: [(&str, EntryFn, &[(&str, f64)]); 2] = [
+    let loads: [Load; 2] = [
         ("ten-and-fifty", ten_and_fifty, &[("ten", 10.0), ("fifty", 50.0)]),
         ("ninety", ninety, &[("ninety", 90.0)]),
     ];

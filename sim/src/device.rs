@@ -263,10 +263,10 @@ impl Device {
         }
         let mut oracle = self.shared.oracle.borrow_mut();
         match note.action {
-            FaultAction::Cqe(CqeFault::WrongCid(bits) | CqeFault::Extra(bits)) => {
-                if bits & SLOT_BITS != 0 {
-                    oracle.suspect_everything();
-                }
+            FaultAction::Cqe(CqeFault::WrongCid(bits) | CqeFault::Extra(bits))
+                if bits & SLOT_BITS != 0 =>
+            {
+                oracle.suspect_everything();
             }
             FaultAction::Data(fault) => match NvmOpcode(note.sqe.opcode()) {
                 NvmOpcode::READ => oracle.excuse_reads(slba, nlb),

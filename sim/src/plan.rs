@@ -229,7 +229,7 @@ impl Plan {
             pass_ns: 2_000,
             plant: 0,
             workload,
-            keep: vec![0..ops],
+            keep: core::iter::once(0..ops).collect(),
             faults: Vec::new(),
         };
         let all: Vec<usize> = (0..CATALOGUE.len()).collect();
