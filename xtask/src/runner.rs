@@ -77,7 +77,7 @@ impl<'a> Runner<'a> {
             Work::Guest => vm::step(self.project, &log, self.left()),
             Work::Gates(runs) => self.each(runs, |run| self.gate(run, &log)),
             Work::Tests(runs) => self.each(runs, |run| self.tests(run, step, &log)),
-            Work::Beside(runs) => self.beside(runs, step, &log),
+            Work::Beside(first, runs) => self.beside(first, runs, step, &log),
         };
         if report.tally == Tally::default() {
             report.add(Report::skipped("it has no tests yet"));
@@ -103,8 +103,13 @@ impl<'a> Runner<'a> {
         all
     }
 
-    /// All at once, each with a log of its own; the step's log is all of them.
-    fn beside(&self, runs: &[Run], step: &str, log: &Path) -> Report {
+    /// `first`, then all at once, each with a log of its own; the step's log is all of them.
+    fn beside(&self, first: &Run, runs: &[Run], step: &str, log: &Path) -> Report {
+        let mut all = self.gate(&first.clone().limit(first.limit.min(self.left())), log);
+        if all.tally.failed > 0 {
+            return all;
+        }
+        all.tally = Tally::default();
         let left = self.left();
         let one = |index: usize, run: &Run| {
             let name = format!("{step}-{}", index + 1);
@@ -114,8 +119,7 @@ impl<'a> Runner<'a> {
             (report, fs::read(&own).unwrap_or_default())
         };
         let one = &one;
-        let mut all = Report::default();
-        let mut text = Vec::new();
+        let mut text = fs::read(log).unwrap_or_default();
         thread::scope(|scope| {
             let spawn = |(index, run)| scope.spawn(move || one(index, run));
             let threads: Vec<_> = runs.iter().enumerate().map(spawn).collect();

@@ -25,8 +25,8 @@ pub(crate) enum Work {
     Gates(Vec<Run>),
     /// `cargo test` commands, whose tests are counted.
     Tests(Vec<Run>),
-    /// The same, all at once: each keeps one core busy.
-    Beside(Vec<Run>),
+    /// A command, and then the same, all at once: each keeps one core busy.
+    Beside(Run, Vec<Run>),
     /// The rules of `tidy`, run inside xtask; one test.
     Tidy,
     /// The suite of `cargo xtask vm`, whose tests are counted.
@@ -220,10 +220,11 @@ fn miri(project: &Project) -> Work {
         run.argv.extend(project.std_features(&[package]));
         run
     };
-    // An interpreter is one thread, whatever it interprets.
+    // An interpreter is one thread, whatever it interprets. What all need is made before.
+    let setup = Run::new("cargo +nightly miri setup");
     match present(project, &MIRI).iter().map(run).collect::<Vec<_>>() {
         runs if runs.is_empty() => Work::Skip("no crate for Miri in the workspace".to_owned()),
-        runs => Work::Beside(runs),
+        runs => Work::Beside(setup, runs),
     }
 }
 
@@ -340,7 +341,7 @@ mod tests {
 
     fn lines(work: Work) -> Vec<String> {
         match work {
-            Work::Gates(runs) | Work::Tests(runs) | Work::Beside(runs) => {
+            Work::Gates(runs) | Work::Tests(runs) | Work::Beside(_, runs) => {
                 runs.iter().map(Run::line).collect()
             }
             Work::Tidy => vec!["tidy".to_owned()],
