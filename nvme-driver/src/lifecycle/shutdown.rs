@@ -56,6 +56,8 @@ impl Controller {
     fn notify_shutdown(&'static self) {
         // NVMe Base 2.0, section 3.6.1: nothing new once SHN is set.
         self.close_io();
+        // An Abort that this very look at the deadlines posted goes before it, or not at all.
+        self.admin.qp().ring();
         let cc = self.plan.cc.with_en(true).with_shn(Shn::Normal);
         match self.regs.insist(cc) {
             Ok(()) => {
