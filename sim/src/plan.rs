@@ -434,8 +434,8 @@ mod tests {
     #[test]
     fn an_ordinary_run_has_each_fault_and_about_one_in_a_hundred_operations_has_one() {
         let plan = Plan::ordinary(1, 100_000, Workload::Mixed);
-        for kind in 0..CATALOGUE.len() {
-            assert!(plan.faults.iter().any(|fault| fault.kind == kind), "{:?}", CATALOGUE[kind]);
+        for (at, kind) in CATALOGUE.iter().enumerate() {
+            assert!(plan.faults.iter().any(|fault| fault.kind == at), "{kind:?}");
         }
         assert!((900..1_500).contains(&plan.faults.len()), "{}", plan.faults.len());
     }
