@@ -4,10 +4,12 @@
 //! never blocks and allocates nothing; one call does the work of one slice. Callers with their own
 //! framing (MoldUDP64, SoupBinTCP) give each [`Frame`] to [`Pipeline::frame`] instead.
 
-use crate::book::{Apply, BookStorage, Books, Sink};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::book::{Apply, BookMark, BookStorage, Books, Inconsistency, Sink};
 use crate::error::{BookError, Fault, FeedError, Position};
 use crate::field::Symbol;
-use crate::framing::{FileFramer, Frame, OnFrame};
+use crate::framing::{FileFramer, Frame, FramerMark, OnFrame};
 use crate::message::{self, dispatch};
 
 /// What to do with a message that is wrong.
@@ -22,7 +24,8 @@ pub enum Policy {
 }
 
 /// Counts of one run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
 pub struct Counts {
     /// Messages by their type byte, unknown and refused ones included.
     pub by_kind: [u64; 256],
@@ -52,7 +55,10 @@ impl Counts {
 }
 
 /// Messages refused, by reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
 pub struct Refused {
     /// Length or type are not of a message.
     pub malformed: u64,
@@ -109,6 +115,15 @@ pub struct PipelineConfig<'m> {
     pub symbols: &'m [Symbol],
 }
 
+/// Where a pipeline stands, beside its books' memory: plain bytes, for a next start.
+#[derive(Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct PipelineMark {
+    framer: FramerMark,
+    books: BookMark,
+    counts: Counts,
+}
+
 /// Framing, decoding and books of one feed.
 #[derive(Debug)]
 pub struct Pipeline<'m> {
@@ -136,6 +151,31 @@ impl<'m> Pipeline<'m> {
                 counts: Counts::default(),
             },
         }
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn mark(&self) -> PipelineMark {
+        let Self { framer, handler } = self;
+        let (framer, books) = (framer.mark(), handler.books.mark());
+        PipelineMark { framer, books, counts: handler.counts.clone() }
+    }
+
+    /// A pipeline that stands at `mark`, with the books that lie in `storage`. They are not walked:
+    /// see [`Books::resume`].
+    ///
+    /// # Errors
+    /// [`Inconsistency`] for a mark that no pipeline leaves.
+    pub fn resume(
+        storage: BookStorage<'m>,
+        config: PipelineConfig<'m>,
+        mark: &PipelineMark,
+    ) -> Result<Self, Inconsistency> {
+        let nowhere = Inconsistency { rule: "framing stands somewhere", locate: 0 };
+        let framer = FileFramer::resume(&mark.framer).ok_or(nowhere)?;
+        let books = Books::resume(storage, config.symbols, &mark.books)?;
+        let (policy, counts) = (config.policy, mark.counts.clone());
+        Ok(Self { framer, handler: Handler { policy, books, counts } })
     }
 
     /// Feeds the next bytes of a file. Slices may be cut anywhere.

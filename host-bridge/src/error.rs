@@ -130,6 +130,14 @@ pub enum RuntimeError {
         /// The line.
         line: String,
     },
+    /// The partition's process could not have its device.
+    #[error("{line}")]
+    NoDevice {
+        /// The exit code that the line goes with.
+        exit: Exit,
+        /// The line.
+        line: String,
+    },
     /// A thread could not be made.
     #[error("thread {name} cannot be started: {source}")]
     Thread {
@@ -152,6 +160,16 @@ pub(crate) const fn what_to_raise(error: &PartitionError) -> &'static str {
 }
 
 impl RuntimeError {
+    /// Whether the device is why, so that other storage may help.
+    #[must_use]
+    pub const fn blames_device(&self) -> bool {
+        match self {
+            Self::Backend(error) => error.blames_device(),
+            Self::NoDevice { .. } => true,
+            _ => false,
+        }
+    }
+
     /// The exit code of a tool that ends because of it: 3 where the machine lacks something that
     /// the line says how to get, 1 for what the user or we got wrong.
     #[must_use]
@@ -165,7 +183,7 @@ impl RuntimeError {
             | Self::Realtime(_)
             | Self::Guard(_) => Exit::Missing,
             Self::Backend(error) => error.exit(),
-            Self::Refused { exit, .. } => *exit,
+            Self::Refused { exit, .. } | Self::NoDevice { exit, .. } => *exit,
             _ => Exit::Error,
         }
     }

@@ -53,3 +53,4 @@ pub use runtime::{
     CoreChoice, Entry, EntryFn, Event, EventQueue, Isolation, MeshPlace, PartitionHandle,
     PartitionMesh, PartitionReport, PartitionSpec, Runtime, Spread, Table,
 };
+pub use sys::state_memory::StateFile;

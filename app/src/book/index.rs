@@ -33,9 +33,14 @@ pub(super) struct Index<'m> {
 impl<'m> Index<'m> {
     /// An empty table over `buckets`, a power of two between 1024 and 2^31.
     pub(super) fn new(buckets: &'m mut [IndexSlot]) -> Self {
+        buckets.fill(IndexSlot::EMPTY);
+        Self::over(buckets)
+    }
+
+    /// The table that `buckets` hold already.
+    pub(super) fn over(buckets: &'m mut [IndexSlot]) -> Self {
         let len = u32::try_from(buckets.len()).expect("BookStorage has checked the size");
         assert!(len.is_power_of_two() && len >= 1024, "BookStorage has checked the size");
-        buckets.fill(IndexSlot::EMPTY);
         let runs = len / RUN;
         Self { buckets, mask: len - 1, shift: 32 - runs.trailing_zeros() }
     }

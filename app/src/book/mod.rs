@@ -24,6 +24,7 @@ mod check;
 mod event;
 mod index;
 mod ladder;
+mod mark;
 mod moves;
 mod pool;
 mod slot;
@@ -34,6 +35,7 @@ pub use check::Inconsistency;
 pub use event::{
     BboChange, NoSink, QUOTE_CSV_HEADER, Quote, Sink, Status, StatusKind, Trade, TradeKind,
 };
+pub use mark::BookMark;
 pub use slot::{BookSlot, IndexSlot, LevelSlot, OrderSlot, PageSlot};
 pub use storage::{BookStorage, Capacity, StorageError};
 

@@ -3,6 +3,7 @@
 //! Fresh slots are taken in order, freed ones come back last in, first out, so that what is in use
 //! stays together and warm in the cache. Nothing has to be initialised at start.
 
+use super::mark::PoolMark;
 use super::slot::{LevelSlot, NONE, OrderSlot, PageSlot};
 
 /// A slot that can be linked into the free list.
@@ -57,6 +58,23 @@ impl<'m, T: Link> Pool<'m, T> {
         Self { slots, free: NONE, fresh: 0, live: 0 }
     }
 
+    /// What [`Pool::resume`] needs beside the slots.
+    pub(super) const fn mark(&self) -> PoolMark {
+        PoolMark { free: self.free, fresh: self.fresh, live: self.live }
+    }
+
+    /// The slots as they were at `mark`; `None` if it cannot be theirs. Whether the free list is
+    /// whole is [`Pool::count_free`]'s to see.
+    pub(super) fn resume(slots: &'m mut [T], mark: &PoolMark) -> Option<Self> {
+        let PoolMark { free, fresh, live } = *mark;
+        mark.fits(slots.len()).then_some(Self { slots, free, fresh, live })
+    }
+
+    /// A slot of a number that somebody else gives.
+    pub(super) fn get(&self, slot: u32) -> Option<&T> {
+        self.slots.get(slot as usize)
+    }
+
     /// A slot with whatever it held, or `None` when all are in use.
     #[inline(always)]
     pub(super) fn take(&mut self) -> Option<u32> {
@@ -100,7 +118,8 @@ impl<'m, T: Link> Pool<'m, T> {
         let mut slot = self.free;
         while slot != NONE && count <= self.slots.len() {
             count += 1;
-            slot = self[slot].link();
+            // A link to nowhere ends it: the count is wrong then, unless it was the last one.
+            slot = self.get(slot).map_or(NONE, Link::link);
         }
         count
     }

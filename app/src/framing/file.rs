@@ -12,9 +12,9 @@ use crate::message;
 /// An error ends the feed: what is fed after one is undefined, though harmless.
 #[derive(Clone, Debug)]
 pub struct FileFramer {
-    stream: PrefixStream,
+    pub(super) stream: PrefixStream,
     /// Where the mark stands, once seen.
-    end: Option<Position>,
+    pub(super) end: Option<Position>,
 }
 
 impl Default for FileFramer {

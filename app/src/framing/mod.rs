@@ -19,10 +19,12 @@
 //! Results do not depend on where the slices are cut.
 
 mod file;
+mod mark;
 mod mold;
 mod soup;
 
 pub use file::FileFramer;
+pub use mark::FramerMark;
 pub use mold::{MoldEvent, MoldFramer, MoldStats};
 pub use soup::{SoupEvent, SoupFramer};
 

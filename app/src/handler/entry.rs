@@ -8,6 +8,7 @@ use core_runtime::mem::DmaBuf;
 use core_runtime::metrics::RuntimeMetrics;
 use core_runtime::partition::{Devices, Partition, PartitionExit, run_until_stopped};
 use core_runtime::task::TaskOptions;
+use hybrid_abi::alert::Severity;
 use hybrid_abi::feed_job::{
     BLOB_ERROR_LOG, BLOB_FIRMWARE_LOG, BLOB_IDENTIFY_CONTROLLER, BLOB_IDENTIFY_NAMESPACE,
     BLOB_SMART_LOG, BlobHeader, FeedJob, JOB_IDENTIFY, JOB_INGEST, JOB_REPLAY, KIND_BLOB,
@@ -24,6 +25,7 @@ use super::WINDOW_MAX;
 use super::error::HandlerError;
 use super::ingest::{Filled, Source};
 use super::job::{self, Desk, JobMetrics};
+use super::keep::{BeginsAnew, Kept};
 use super::progress::Progress;
 
 /// The entry's name, by which a re-executed process will find it.
@@ -39,6 +41,7 @@ const JOB_BUDGET_NS: u64 = 100_000;
 pub fn run(partition: &'static Partition, device: Option<DeviceParts>) -> PartitionExit {
     match start(partition, device) {
         Ok(devices) => run_until_stopped(partition, devices),
+        Err(error) if error.blames_device() => PartitionExit::device_fault(format_args!("{error}")),
         Err(error) => PartitionExit::failed(1, format_args!("{error}")),
     }
 }
@@ -51,15 +54,28 @@ fn start(
     let job = FeedJob::parse(partition.args()).map_err(HandlerError::Arguments)?;
     let parts = device.ok_or(HandlerError::NoDevice)?;
     let depth = u16::try_from(job.queue_depth).unwrap_or(u16::MAX);
-    let config = ControllerConfig {
-        io_queues: IO_QUEUES,
-        queue_depth: depth,
-        // Every chunk of the window at once, however few commands the queue holds.
-        requests: depth.saturating_mul(2).max(u16::try_from(WINDOW_MAX).unwrap_or(u16::MAX)),
-        max_transfer_bytes: job.max_transfer_bytes,
-        latency_sampling: 1,
-        ..ControllerConfig::default()
+    // Before the loop, where a walk through large books keeps nobody waiting.
+    let kept = match job.has(JOB_REPLAY) {
+        true => Kept::open(partition, &job)?.map(|(kept, why)| {
+            if let Some(why) = why.filter(|_| job.sent_events != 0) {
+                say_anew(partition, &job, why);
+            }
+            kept
+        }),
+        false => None,
     };
+    let config = deadlines(
+        &job,
+        ControllerConfig {
+            io_queues: IO_QUEUES,
+            queue_depth: depth,
+            // Every chunk of the window at once, however few commands the queue holds.
+            requests: depth.saturating_mul(2).max(u16::try_from(WINDOW_MAX).unwrap_or(u16::MAX)),
+            max_transfer_bytes: job.max_transfer_bytes,
+            latency_sampling: 1,
+            ..ControllerConfig::default()
+        },
+    );
     let device = Device::open(parts, partition.bump(), config)?;
     device.record_latencies_into(LatencyHistograms::of(partition.metrics()));
     let bump = partition.bump();
@@ -69,27 +85,56 @@ fn start(
     let desk = Desk { partition, device, metrics, progress };
     let options = TaskOptions::normal("job").budget_ns(JOB_BUDGET_NS);
     let handle = partition.spawner().spawn(options, async move {
-        let exit = work(desk, job).await;
+        let exit = work(desk, job, kept).await;
         partition.finish(exit);
     })?;
     handle.detach();
     Ok(Driven(desk))
 }
 
+/// Tells the host that work is done twice.
+fn say_anew(partition: &'static Partition, job: &FeedJob, why: BeginsAnew) {
+    partition.alert(
+        Severity::WARNING,
+        1,
+        format_args!("begins anew, and leaves out {} that were told: {why}", job.sent_events),
+    );
+}
+
+/// Deadlines as the job wants them: all of them in proportion to a command's.
+fn deadlines(job: &FeedJob, config: ControllerConfig) -> ControllerConfig {
+    if job.io_timeout_ms == 0 {
+        return config;
+    }
+    let deadline_ns = u64::from(job.io_timeout_ms) * 1_000_000;
+    ControllerConfig {
+        deadline_ns,
+        abort_grace_ns: config.abort_grace_ns.min(deadline_ns),
+        admin_deadline_ns: config.admin_deadline_ns.min(deadline_ns),
+        drain_ns: config.drain_ns.min(deadline_ns),
+        ..config
+    }
+}
+
 /// The job, from bring-up to shutdown.
-async fn work(desk: Desk, job: FeedJob) -> PartitionExit {
-    let outcome = phases(desk, &job).await;
+async fn work(desk: Desk, job: FeedJob, kept: Option<Kept>) -> PartitionExit {
+    let outcome = phases(desk, (&job, kept)).await;
+    // What failed for good fails every command; and some fail one in ways of their own.
+    let failed = desk.device.failure().is_some();
     let off = desk.device.shutdown().await;
     match (outcome, off) {
+        (Err(error), _) if failed || error.blames_device() => {
+            PartitionExit::device_fault(format_args!("{error}"))
+        }
         (Err(error), _) => PartitionExit::failed(1, format_args!("{error}")),
         (Ok(()), Err(error)) => {
-            PartitionExit::failed(1, format_args!("shutdown of the controller: {error}"))
+            PartitionExit::device_fault(format_args!("shutdown of the controller: {error}"))
         }
         (Ok(()), Ok(())) => PartitionExit::done(),
     }
 }
 
-async fn phases(desk: Desk, job: &FeedJob) -> Result<(), HandlerError> {
+async fn phases(desk: Desk, (job, kept): (&FeedJob, Option<Kept>)) -> Result<(), HandlerError> {
     desk.device.ready().await?;
     // What the host drives has nothing of the kind.
     if let Some(controller) = desk.device.controller()
@@ -109,7 +154,7 @@ async fn phases(desk: Desk, job: &FeedJob) -> Result<(), HandlerError> {
     }
     let block = pick(desk.device, job.nsid)?;
     let mut source = RingSource { partition: desk.partition };
-    job::run(desk, block, job, &mut source).await
+    job::run(desk, block, (job, kept), &mut source).await
 }
 
 /// The namespace asked for, or the first that can be used; of a bridge, what is behind it.

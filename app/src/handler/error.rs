@@ -2,12 +2,14 @@
 
 use core_runtime::mem::{DmaError, OutOfMemory};
 use core_runtime::metrics::MetricsError;
+use core_runtime::partition::StateError;
 use core_runtime::task::SpawnError;
 use hybrid_abi::AbiError;
 use nvme_driver::spec::Nsid;
 use nvme_driver::{ControllerError, IoError, Refusal};
 use thiserror::Error;
 
+use super::keep::BeginsAnew;
 use crate::book::StorageError;
 use crate::error::{BookError, Fault, FeedError};
 
@@ -159,12 +161,50 @@ pub enum HandlerError {
     /// The host gave the feed up.
     #[error("the host ended the feed before its end")]
     SourceFailed,
+    /// The state memory cannot be used.
+    #[error("state memory: {0}")]
+    State(StateError),
+    /// It is too small: the host's mistake.
+    #[error("the state memory is too small for the books")]
+    NoState,
+    /// What was found whole when the partition started is not any more.
+    #[error("the state memory has changed: {0}")]
+    BadState(BeginsAnew),
+    /// Another feed than before.
+    #[error(
+        "the device carries another feed than the one of which {sent} changes, trades and states \
+         were told already; --fallback must name the same blocks"
+    )]
+    OtherFeed {
+        /// So many.
+        sent: u64,
+    },
     /// The host asked to stop.
     #[error("interrupted")]
     Interrupted,
     /// The host no longer reads the event ring.
     #[error("the event ring is closed")]
     RingClosed,
+}
+
+impl HandlerError {
+    /// Whether the device is at fault, and not what it carries or what was asked of it.
+    #[must_use]
+    pub const fn blames_device(&self) -> bool {
+        match self {
+            Self::Controller(error) => !matches!(
+                error,
+                ControllerError::Config(_)
+                    | ControllerError::NoMemory(_)
+                    | ControllerError::NotAController
+            ),
+            Self::Chunk { error, .. } | Self::Device { error, .. } => matches!(
+                error,
+                IoError::TimedOut | IoError::Reset(_) | IoError::Gone | IoError::NotReady
+            ),
+            _ => false,
+        }
+    }
 }
 
 /// What to do about a feed that is wrong, where something can be done.

@@ -19,6 +19,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 use super::error::HandlerError;
 use super::ingest::{IngestJob, Source, ingest};
 use super::journal::{self, JournalDesk};
+use super::keep::{Begun, Keeper, Kept, Making, NAMES_BYTES, Place};
 use super::probe::{BUFFERS, Probed, probe};
 use super::progress::Progress;
 use super::replay::{ReplayJob, replay};
@@ -87,7 +88,7 @@ pub struct Desk {
 pub async fn run<S: Source>(
     desk: Desk,
     block: BlockDevice,
-    job: &FeedJob,
+    (job, kept): (&FeedJob, Option<Kept>),
     source: &mut S,
 ) -> Result<(), HandlerError> {
     let store = Store { block, arena: desk.partition.arena() };
@@ -100,7 +101,7 @@ pub async fn run<S: Source>(
             Some(superblock) => superblock,
             None => store.open().await?,
         };
-        run_replay(desk, store, job, &superblock).await?;
+        run_replay(desk, store, (job, kept), &superblock).await?;
     }
     Ok(())
 }
@@ -123,8 +124,8 @@ pub async fn run_journal(
         return outcome;
     }
     let store = Store { block, arena: desk.partition.arena() };
-    tell(desk, &started(desk, store, JOB_REPLAY, None)).await;
-    let (mut pipeline, mut sink) = make_books(desk, job, u64::MAX)?;
+    tell(desk, &started(desk, store, JOB_REPLAY)).await;
+    let Begun { mut pipeline, mut sink, .. } = new_books(desk, job, u64::MAX)?;
     let begin = desk.partition.clock().now();
     let outcome = journal::replay(here, job, (&mut pipeline, &mut sink), &mut figures).await;
     sink.publish();
@@ -142,7 +143,7 @@ async fn run_ingest<S: Source>(
     job: &FeedJob,
     source: &mut S,
 ) -> Result<Superblock, HandlerError> {
-    tell(desk, &started(desk, store, JOB_INGEST, None)).await;
+    tell(desk, &started(desk, store, JOB_INGEST)).await;
     let begin = desk.partition.clock().now();
     let ingest_job = IngestJob {
         name: job.feed_name.as_str(),
@@ -165,19 +166,29 @@ async fn run_ingest<S: Source>(
 async fn run_replay(
     desk: Desk,
     store: Store,
-    job: &FeedJob,
+    (job, kept): (&FeedJob, Option<Kept>),
     superblock: &Superblock,
 ) -> Result<(), HandlerError> {
-    tell(desk, &started(desk, store, JOB_REPLAY, Some(superblock))).await;
-    let (mut pipeline, mut sink) = make_books(desk, job, superblock.feed_bytes)?;
-    let begin = desk.partition.clock().now();
-    let replay_job = ReplayJob { window: job.queue_depth as usize };
+    let clock = desk.partition.clock();
+    let Begun { mut pipeline, mut sink, keeper, place: from, ticks_before } =
+        make_books(desk, (job, kept), superblock)?;
+    let started = FeedStarted {
+        feed_bytes: superblock.feed_bytes,
+        feed_messages: superblock.message_count,
+        feed_name: superblock.feed_name,
+        resumed_bytes: desk.progress.bytes_read.get(),
+        ..started(desk, store, JOB_REPLAY)
+    };
+    tell(desk, &started).await;
+    let begin = clock.now();
+    let replay_job = ReplayJob { window: job.queue_depth as usize, from, keeper: &keeper, clock };
     let spawner = desk.partition.spawner();
     let outcome =
         replay(store, superblock, replay_job, &mut pipeline, &mut sink, spawner, desk.progress)
             .await;
     sink.publish();
     let mut figures = figures(desk, JOB_REPLAY, begin);
+    figures.ticks = figures.ticks.saturating_add(ticks_before);
     let probed = match outcome {
         Ok(_) if !job.has(JOB_NO_PROBE) => run_probe(desk, store).await,
         Ok(_) => Ok(Probed::default()),
@@ -230,45 +241,64 @@ pub fn capacity(feed_bytes: u64, orders_max: u32) -> Capacity {
     Capacity { orders, levels, ..feed }
 }
 
-/// Private memory that books of [`capacity`] and the sink take, in bytes.
+/// Memory that books of [`capacity`] and the sink take, in bytes: state memory, or private memory
+/// where there is none.
 #[must_use]
 pub fn books_bytes(feed_bytes: u64, orders_max: u32) -> usize {
-    capacity(feed_bytes, orders_max).bytes() + LOCATES * 8 + 4096
+    capacity(feed_bytes, orders_max).bytes() + NAMES_BYTES + 4096
 }
 
+/// Books, where an earlier incarnation left them, or new ones.
 fn make_books(
     desk: Desk,
-    job: &FeedJob,
-    feed_bytes: u64,
-) -> Result<(Pipeline<'static>, EventSink), HandlerError> {
+    (job, kept): (&FeedJob, Option<Kept>),
+    superblock: &Superblock,
+) -> Result<Begun, HandlerError> {
+    let Some(kept) = kept else { return new_books(desk, job, superblock.feed_bytes) };
+    let Desk { partition, progress, .. } = desk;
+    let capacity = capacity(superblock.feed_bytes, job.orders_max);
+    let (begin, config) = (partition.clock().now(), books_config(desk, job)?);
+    let making = Making { partition, superblock, capacity, config, begin };
+    kept.begin(making, progress, job)
+}
+
+/// Books in private memory, which nobody keeps.
+fn new_books(desk: Desk, job: &FeedJob, feed_bytes: u64) -> Result<Begun, HandlerError> {
     let bump = desk.partition.bump();
     let capacity = capacity(feed_bytes, job.orders_max);
     let lines = capacity.bytes().div_ceil(size_of::<Line>());
     let memory = bump.slice_with(lines, |_| Line([0; 128])).map_err(HandlerError::NoMemory)?;
     let storage = BookStorage::carve(memory.as_mut_bytes(), capacity)?;
-    let wanted = job.symbols();
-    let symbols = bump
-        .slice_with(wanted.len(), |i| Symbol(wanted.get(i).copied().unwrap_or([b' '; 8])))
-        .map_err(HandlerError::NoMemory)?;
-    let config = PipelineConfig {
-        policy: if job.has(JOB_LENIENT) { Policy::Lenient } else { Policy::Strict },
-        symbols,
-    };
     let names = bump.slice_with(LOCATES, |_| [b' '; 8]).map_err(HandlerError::NoMemory)?;
-    let sink = EventSink::new(desk.partition.events(), names);
-    Ok((Pipeline::new(storage, config), sink))
+    let sink = EventSink::new(desk.partition.events(), names).leaving_out(job.sent_events);
+    let pipeline = Pipeline::new(storage, books_config(desk, job)?);
+    let (keeper, place) = (Keeper::none(), Place::default());
+    Ok(Begun { pipeline, sink, keeper, place, ticks_before: 0 })
 }
 
-fn started(desk: Desk, store: Store, phase: u32, superblock: Option<&Superblock>) -> FeedStarted {
+/// Policy and symbols of a job.
+fn books_config(desk: Desk, job: &FeedJob) -> Result<PipelineConfig<'static>, HandlerError> {
+    let wanted = job.symbols();
+    let symbols = desk
+        .partition
+        .bump()
+        .slice_with(wanted.len(), |i| Symbol(wanted.get(i).copied().unwrap_or([b' '; 8])))
+        .map_err(HandlerError::NoMemory)?;
+    let policy = if job.has(JOB_LENIENT) { Policy::Lenient } else { Policy::Strict };
+    Ok(PipelineConfig { policy, symbols })
+}
+
+fn started(desk: Desk, store: Store, phase: u32) -> FeedStarted {
     FeedStarted {
         phase,
         lba_bytes: store.block.lba_bytes(),
         blocks: store.block.blocks(),
         max_transfer_bytes: store.block.max_transfer_bytes(),
         queue_depth: desk.device.queue_depth().into(),
-        feed_bytes: superblock.map_or(0, |superblock| superblock.feed_bytes),
-        feed_messages: superblock.map_or(0, |superblock| superblock.message_count),
-        feed_name: superblock.map_or(hybrid_abi::Name::EMPTY, |superblock| superblock.feed_name),
+        feed_bytes: 0,
+        feed_messages: 0,
+        feed_name: hybrid_abi::Name::EMPTY,
+        resumed_bytes: 0,
     }
 }
 

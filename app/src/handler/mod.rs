@@ -18,6 +18,7 @@ pub mod error;
 pub mod ingest;
 pub mod job;
 pub mod journal;
+pub mod keep;
 pub mod probe;
 mod probes;
 pub mod progress;

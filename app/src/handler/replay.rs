@@ -5,6 +5,7 @@
 //! slices the task looks at its budget and at the room in the event ring, so that completions are
 //! reaped while it works and no event is dropped.
 
+use core_runtime::clock::Clock;
 use core_runtime::crc::crc32c;
 use core_runtime::task::Spawner;
 use heapless::Deque;
@@ -14,6 +15,7 @@ use nvme_driver::spec::Lba;
 
 use super::WINDOW_MAX;
 use super::error::HandlerError;
+use super::keep::{Keeper, Place};
 use super::probes;
 use super::progress::Progress;
 use super::sink::EventSink;
@@ -25,9 +27,15 @@ pub const SLICE_BYTES: usize = 2048;
 
 /// What is to be read.
 #[derive(Clone, Copy, Debug)]
-pub struct ReplayJob {
+pub struct ReplayJob<'a> {
     /// Reads in flight, at most [`WINDOW_MAX`].
     pub window: usize,
+    /// Where it begins.
+    pub from: Place,
+    /// What it leaves to the next incarnation.
+    pub keeper: &'a Keeper,
+    /// For the time that it takes.
+    pub clock: Clock,
 }
 
 /// What was read.
@@ -46,14 +54,16 @@ pub struct Replayed {
 pub async fn replay(
     store: Store,
     superblock: &Superblock,
-    job: ReplayJob,
+    job: ReplayJob<'_>,
     pipeline: &mut Pipeline<'static>,
     sink: &mut EventSink,
     spawner: Spawner,
     progress: &Progress,
 ) -> Result<Replayed, HandlerError> {
     progress.bytes_total.set(superblock.feed_bytes);
-    let mut reader = ChunkReader::start(store, superblock, job.window)?;
+    let ReplayJob { window, from, keeper, clock } = job;
+    let mut reader = ChunkReader::start(store, superblock, window, from.chunk)?;
+    let mut offset = usize::try_from(from.offset).unwrap_or(usize::MAX);
     while let Some((sequence, read)) = reader.next() {
         let buf = read.await.map_err(|failed| HandlerError::Chunk {
             what: "read",
@@ -65,15 +75,26 @@ pub async fn replay(
         let payload = checked_payload(buf.as_slice(), superblock, sequence)?;
         let bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         probes::CHECKED.emit(probes, bytes, sequence, 0);
-        for slice in payload.chunks(SLICE_BYTES) {
-            wait_for_room(sink, slice.len(), spawner, progress).await?;
+        for slice in payload.get(offset..).unwrap_or_default().chunks(SLICE_BYTES) {
+            if sink.has_room(slice.len()) != Some(true) {
+                let place = Place { chunk: sequence, offset: offset as u64 };
+                keeper.seal(place, (pipeline, sink), (progress, clock.now()));
+                wait_for_room(sink, slice.len(), spawner, progress).await?;
+            }
+            keeper.open();
             pipeline.feed(slice, sink)?;
             sink.publish();
+            offset += slice.len();
+            Progress::add(&progress.bytes_read, slice.len() as u64);
             if spawner.budget().exceeded() {
+                let place = Place { chunk: sequence, offset: offset as u64 };
+                keeper.seal(place, (pipeline, sink), (progress, clock.now()));
                 spawner.yield_now().await;
             }
         }
-        Progress::add(&progress.bytes_read, payload.len() as u64);
+        offset = 0;
+        let place = Place { chunk: sequence + 1, offset: 0 };
+        keeper.seal(place, (pipeline, sink), (progress, clock.now()));
         progress.messages.set(pipeline.messages());
         probes::DECODED.emit(probes, 0, sequence, pipeline.messages());
         if progress.stop.get() {
@@ -146,10 +167,13 @@ impl<'s> ChunkReader<'s> {
         store: Store,
         superblock: &'s Superblock,
         window: usize,
+        first: u64,
     ) -> Result<Self, HandlerError> {
-        let mut reader = Self { store, superblock, wanted: 0, oldest: 0, in_flight: Deque::new() };
+        let in_flight = Deque::new();
+        let mut reader = Self { store, superblock, wanted: first, oldest: first, in_flight };
         let window = window.clamp(1, WINDOW_MAX);
-        for _ in 0..superblock.chunk_count.min(window as u64) {
+        let left = superblock.chunk_count.saturating_sub(first);
+        for _ in 0..left.min(window as u64) {
             let chunk_bytes = superblock.chunk_bytes as usize;
             let buf = store
                 .arena
@@ -162,7 +186,7 @@ impl<'s> ChunkReader<'s> {
 
     /// Asks for the next chunk, if there is one; otherwise the buffer goes back to the arena.
     fn post(&mut self, buf: core_runtime::mem::DmaBuf) {
-        if self.wanted == self.superblock.chunk_count {
+        if self.wanted >= self.superblock.chunk_count {
             return;
         }
         let slba = Lba(self.superblock.shape().lba_of(self.wanted));

@@ -31,13 +31,28 @@ pub struct EventSink {
     pub dropped: u64,
     /// Trading states told.
     pub states: u64,
+    /// Events, the first ones, that the host has had of an earlier incarnation.
+    left_out: u64,
 }
 
 impl EventSink {
     /// A sink into `ring`; `symbols` has [`LOCATES`] entries.
     #[must_use]
     pub fn new(ring: &'static RecordProducer, symbols: &'static mut [[u8; 8]]) -> Self {
-        Self { ring, symbols, events: 0, dropped: 0, states: 0 }
+        Self { ring, symbols, events: 0, dropped: 0, states: 0, left_out: 0 }
+    }
+
+    /// Counts the first `events` and sends none of them.
+    #[must_use]
+    pub const fn leaving_out(mut self, events: u64) -> Self {
+        self.left_out = events;
+        self
+    }
+
+    /// Whether the host has had more than was counted so far.
+    #[must_use]
+    pub const fn is_behind(&self) -> bool {
+        self.events < self.left_out
     }
 
     /// Whether the events of `feed_bytes` bytes of feed surely fit; `None` if the ring is closed.
@@ -53,6 +68,10 @@ impl EventSink {
 
     #[inline(always)]
     fn stage<R: Record + IntoBytes>(&mut self, record: &R) {
+        if self.is_behind() {
+            self.events += 1;
+            return;
+        }
         match self.ring.stage(R::KIND, 0, record.as_bytes()) {
             Ok(()) => self.events += 1,
             Err(_) => self.dropped += 1,

@@ -56,12 +56,13 @@ fn symbols_and_days_beyond_what_is_possible_are_refused_with_what_is_allowed() {
 }
 
 /// Every option, and the test that shows what it does. A new one needs a line here and a test.
-const OPTIONS: [(&str, &str); 61] = [
+const OPTIONS: [(&str, &str); 65] = [
     ("--allow-writes", "bad_device::a_device_that_carries_something_else_is_..."),
     ("--bbo", "real_data"),
     ("--check-silence", "silence"),
     ("--core", "options::the_partition_runs_on_the_core_that_was_named"),
     ("--device", "images, bad_device"),
+    ("--fallback", "fallback::a_replay_whose_device_fails_at_random_points_ends_with_..."),
     ("--from-start", "live::a_whole_session_gives_the_books_of_a_replay"),
     ("--group", "live::silence_ends_it_and_an_address_..."),
     ("--dump-dir", "supervision"),
@@ -71,7 +72,9 @@ const OPTIONS: [(&str, &str); 61] = [
     ("--give-back", "in the guest, which has a drive to give back"),
     ("--heartbeat-timeout", "supervision::a_partition_that_is_stopped_and_let_go_on_survives"),
     ("--help", "command_line"),
+    ("--helper", "host-bridge's backend::vfio::bind_back"),
     ("--idle", "live::silence_ends_it_and_an_address_..."),
+    ("--io-timeout", "fallback::a_replay_whose_device_fails_at_random_points_ends_with_..."),
     ("--isolation", "silence"),
     ("--json", "json"),
     ("--lenient", "bad_feed"),
@@ -98,6 +101,7 @@ const OPTIONS: [(&str, &str); 61] = [
     ("--seed", "images::the_same_seed_makes_the_same_day_and_..."),
     ("--spin", "live::what_is_lost_or_comes_twice_is_told_..."),
     ("--spare", "supervision::a_partition_that_is_killed_leaves_a_dump_and_..."),
+    ("--storage", "fallback::storage_is_picked_by_hand_and_contradictions_are_refused"),
     ("--stocks", "options::a_day_is_as_long_and_as_wide_as_was_asked_for"),
     ("--symbols", "symbols"),
     ("--uring-buffered", "uring::an_image_is_the_same_for_the_model_and_for_the_kernel"),

@@ -12,6 +12,7 @@ mod bad_feed;
 mod bad_machine;
 mod bad_output;
 mod command_line;
+mod fallback;
 mod feeds;
 mod images;
 mod journal;

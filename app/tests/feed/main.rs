@@ -9,6 +9,7 @@ mod oracle;
 mod orders;
 mod peer;
 mod real_data;
+mod resume;
 mod slicing;
 mod support;
 mod wild;

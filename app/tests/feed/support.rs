@@ -22,6 +22,12 @@ impl Memory {
         Self::new(Capacity::for_feed(feed.len() as u64))
     }
 
+    /// Changes one word, which `number` picks and changes.
+    pub(crate) fn spoil(&mut self, number: u64) {
+        let at = usize::try_from(number >> 20).expect("64 bits") % self.words.len();
+        self.words[at] ^= number << 44 | number >> 60 | 1;
+    }
+
     pub(crate) fn storage(&mut self) -> BookStorage<'_> {
         let bytes = zerocopy::IntoBytes::as_mut_bytes(self.words.as_mut_slice());
         let skew = bytes.as_ptr().align_offset(128);

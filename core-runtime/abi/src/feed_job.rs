@@ -75,17 +75,20 @@ pub struct FeedJob {
     pub symbol_count: u32,
     /// Largest transfer of one command in bytes; the controller's MDTS may make it less.
     pub max_transfer_bytes: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// A command older than so many milliseconds is aborted; 0 for the driver's own deadline.
+    pub io_timeout_ms: u32,
     /// Name of the feed to be ingested.
     pub feed_name: Name<64>,
     /// Symbols whose books are kept.
     pub symbols: [[u8; 8]; JOB_SYMBOLS_MAX],
     /// Bytes of the feed to be ingested, where that is known before; else 0.
     pub feed_bytes: u64,
+    /// Changes, trades and states that the host has had of earlier incarnations: the replay goes on
+    /// behind them.
+    pub sent_events: u64,
 }
 
-const _: () = assert!(size_of::<FeedJob>() == 632 && align_of::<FeedJob>() == 8);
+const _: () = assert!(size_of::<FeedJob>() == 640 && align_of::<FeedJob>() == 8);
 const _: () = assert!(offset_of!(FeedJob, queue_depth) == 24);
 const _: () = assert!(offset_of!(FeedJob, feed_name) == 48 && offset_of!(FeedJob, symbols) == 112);
 
@@ -103,10 +106,11 @@ impl FeedJob {
             nsid: 0,
             symbol_count: 0,
             max_transfer_bytes: 512 << 10,
-            reserved: 0,
+            io_timeout_ms: 0,
             feed_name: Name::EMPTY,
             symbols: [[b' '; 8]; JOB_SYMBOLS_MAX],
             feed_bytes: 0,
+            sent_events: 0,
         }
     }
 
@@ -196,9 +200,11 @@ pub struct FeedStarted {
     pub feed_messages: u64,
     /// Name of the feed.
     pub feed_name: Name<64>,
+    /// Bytes of the feed that earlier incarnations have decoded, and that are not read again.
+    pub resumed_bytes: u64,
 }
 
-const _: () = assert!(size_of::<FeedStarted>() == 104 && align_of::<FeedStarted>() == 8);
+const _: () = assert!(size_of::<FeedStarted>() == 112 && align_of::<FeedStarted>() == 8);
 const _: () = assert!(offset_of!(FeedStarted, feed_name) == 40);
 
 impl Record for FeedStarted {
@@ -307,7 +313,7 @@ mod tests {
             let error = FeedJob::parse(job.as_bytes()).expect_err(words).to_string();
             assert!(error.contains(words), "{error}");
         }
-        assert!(FeedJob::parse(&good.as_bytes()[..623]).is_err());
+        assert!(FeedJob::parse(&good.as_bytes()[..639]).is_err());
     }
 
     #[test]

@@ -167,6 +167,8 @@ impl FileRole {
     pub const MESH_PEER: Self = Self(9);
     /// A read-only table; sealed. They come in the order of their names.
     pub const TABLE: Self = Self(10);
+    /// What the partition keeps for its next incarnation: mapped by one of them at a time.
+    pub const STATE: Self = Self(11);
 }
 
 /// One inherited descriptor.

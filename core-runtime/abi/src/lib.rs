@@ -35,6 +35,7 @@ pub mod record;
 pub mod region;
 pub mod ring;
 pub mod state;
+pub mod state_memory;
 pub mod tasks;
 pub mod view;
 

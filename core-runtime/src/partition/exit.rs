@@ -11,6 +11,9 @@ use crate::metrics::MetricsError;
 use crate::region::RegionError;
 use crate::ring::RingError;
 
+/// Code of an exit that blames the device; a process that is a partition ends with it.
+pub const DEVICE_FAULT: u32 = 71;
+
 /// What an entry returns: the final state, a code that the entry defines, and a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionExit {
@@ -39,6 +42,13 @@ impl PartitionExit {
     #[must_use]
     pub fn needs_reset(code: u32, line: fmt::Arguments<'_>) -> Self {
         Self { state: PartitionState::NeedsReset, ..Self::failed(code, line) }
+    }
+
+    /// The device is at fault, and another start on it would not help: the host may go on with
+    /// other storage. Its code is [`DEVICE_FAULT`].
+    #[must_use]
+    pub fn device_fault(line: fmt::Arguments<'_>) -> Self {
+        Self::failed(DEVICE_FAULT, line)
     }
 
     /// Whether it ended in order.

@@ -27,6 +27,7 @@
 
 mod alerts;
 mod exit;
+mod kept;
 mod parts;
 mod run;
 pub mod state;
@@ -46,7 +47,8 @@ use hybrid_abi::event::Pong;
 use hybrid_abi::{Record, RecordHeader};
 use hybrid_shm::Word32;
 
-pub use exit::{PartitionError, PartitionExit};
+pub use exit::{DEVICE_FAULT, PartitionError, PartitionExit};
+pub use kept::{Seal, StateError, StateMemory};
 pub use parts::{
     COMMAND_BYTES, COMMANDS_RING, CRASH_PART, EVENTS_RING, HostParts, METRICS_PART,
     PROBE_CONTROL_PART, PROBE_REGISTERS_PART, PROBES_PART, PartitionConfig, PartitionParts,
@@ -103,6 +105,7 @@ pub struct Partition {
     facts: RegionFacts,
     mesh: OnceCell<&'static Mesh>,
     tables: tables::Tables,
+    kept: Cell<Option<StateMemory>>,
     state: state::StateWriter,
     crash: CrashPart,
     stop: state::StopWord,

@@ -261,6 +261,7 @@ impl PartitionParts {
             facts: self.facts,
             mesh: OnceCell::new(),
             tables: super::tables::Tables::new(),
+            kept: core::cell::Cell::new(None),
             state,
             crash,
             stop,

@@ -220,6 +220,12 @@ pub enum BackendError {
 }
 
 impl BackendError {
+    /// Whether the device itself is why, and not what a run needs beside it.
+    #[must_use]
+    pub const fn blames_device(&self) -> bool {
+        matches!(self, Self::Vfio(_) | Self::VfioUser { .. })
+    }
+
     /// 3 where a backend is missing, 1 otherwise.
     #[must_use]
     pub const fn exit(&self) -> Exit {

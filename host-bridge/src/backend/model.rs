@@ -18,7 +18,10 @@ use nvme_model::{Model, ModelThread, ThreadError, ThreadOptions};
 use nvme_spec::registers::{Cc, Csts, Register};
 
 // What a caller needs to describe a model, without depending on it.
-pub use nvme_model::{Backing, Idle, LatencyModel, ModelConfig, ModelGauges, NamespaceConfig};
+pub use nvme_model::{
+    Backing, ControllerFault, FaultAction, FaultPlan, FaultRule, Idle, LatencyModel, ModelConfig,
+    ModelGauges, NamespaceConfig, OnQueue, When,
+};
 
 use super::{
     Attached, AttachedFile, Backend, BackendError, Detached, DeviceIngredients, DeviceKeeper,

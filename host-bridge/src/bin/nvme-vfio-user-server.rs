@@ -11,15 +11,21 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use host_bridge::affinity::{confine_to, pin_to};
 use host_bridge::backend::model::{
-    Backing, Idle, LatencyModel, ModelConfig, ModelGauges, NamespaceConfig,
+    Backing, ControllerFault, FaultAction, FaultPlan, FaultRule, Idle, LatencyModel, ModelConfig,
+    ModelGauges, NamespaceConfig, OnQueue, When,
 };
 use host_bridge::sys::signals::StopSignals;
 use host_bridge::topology::Topology;
 use host_bridge::vfio_user_server::{ServerOptions, VfioUserServer};
 use hybrid_conventions::{Bytes, Count, Exit, HumanBytes, Nanos, TimeUnit};
+use nvme_spec::AdminOpcode;
+use rustix::process::{Signal, getpid, kill_process};
 
 /// How often signals are looked for.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// The same where a fault waits for its command.
+const DRILL_LOOK: Duration = Duration::from_micros(50);
 
 /// Empty polls before the thread begins to give way with `--idle yield`: about 100 us.
 const YIELD_AFTER_STEPS: u32 = 2_000;
@@ -80,12 +86,59 @@ struct Cli {
     /// CPU of the controller's thread [default: any that the process may use]
     #[arg(long, value_name = "CPU")]
     core: Option<u32>,
+    /// For drills, from the Nth I/O command on: `dies@N` kills this process, `fatal@N` sets
+    /// CSTS.CFS, `silent@N` answers no command any more, aborts included
+    #[arg(long, value_name = "FAULT@N", value_parser = parse_fault)]
+    fault: Option<Fault>,
     /// What the controller's thread does without work
     #[arg(long, value_name = "HOW", value_enum, default_value_t = IdleArg::Yield)]
     idle: IdleArg,
     /// No lines about start and end on stderr; errors still
     #[arg(short, long)]
     quiet: bool,
+}
+
+/// `--fault`: what happens, and from which I/O command on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    Dies(u64),
+    Fatal(u64),
+    Silent(u64),
+}
+
+fn parse_fault(text: &str) -> Result<Fault, String> {
+    let allowed = || format!("`{text}` is no fault: dies@N, fatal@N and silent@N are allowed");
+    let (kind, number) = text.split_once('@').ok_or_else(allowed)?;
+    let number = number.parse().ok().filter(|number| *number != 0).ok_or_else(allowed)?;
+    match kind {
+        "dies" => Ok(Fault::Dies(number)),
+        "fatal" => Ok(Fault::Fatal(number)),
+        "silent" => Ok(Fault::Silent(number)),
+        _ => Err(allowed()),
+    }
+}
+
+impl Fault {
+    /// What the controller does of it.
+    fn plan(self) -> FaultPlan {
+        let io =
+            |number: u64, action| FaultRule::on(OnQueue::Io, action).when(When::After(number - 1));
+        match self {
+            Self::Dies(_) => FaultPlan::none(),
+            Self::Fatal(number) => {
+                let fatal = FaultAction::Controller(ControllerFault::Fatal);
+                FaultPlan::none().with(io(number, fatal))
+            }
+            // Nothing but what follows silence is left unanswered from the start.
+            Self::Silent(number) => {
+                [AdminOpcode::ABORT, AdminOpcode::DELETE_SQ, AdminOpcode::DELETE_CQ]
+                    .into_iter()
+                    .map(|opcode| FaultRule::admin(opcode, FaultAction::Drop))
+                    .chain([io(number, FaultAction::Drop)])
+                    .fold(FaultPlan::none(), FaultPlan::with)
+            }
+        }
+    }
 }
 
 /// `--idle`.
@@ -163,7 +216,8 @@ fn run(cli: &Cli) -> Result<Exit, Failure> {
     let cpu = cli.core.map(check_core).transpose()?;
     let signals = StopSignals::install().map_err(failed)?;
     let (model, what) = model(cli)?;
-    let options = ServerOptions { model, idle, cpu, gauges: ModelGauges::default() };
+    let gauges = ModelGauges::default();
+    let options = ServerOptions { model, idle, cpu, gauges: gauges.clone() };
     let server = VfioUserServer::start(&cli.socket, options).map_err(failed)?;
     if !cli.quiet {
         let socket = cli.socket.display();
@@ -172,7 +226,12 @@ fn run(cli: &Cli) -> Result<Exit, Failure> {
     let signal = loop {
         match signals.pending() {
             Some(signal) => break signal,
-            None => std::thread::sleep(LOOK),
+            None => std::thread::sleep(if cli.fault.is_some() { DRILL_LOOK } else { LOOK }),
+        }
+        if let Some(Fault::Dies(number)) = cli.fault
+            && gauges.completions() >= number
+        {
+            let _ = kill_process(getpid(), Signal::KILL);
         }
     };
     let clients = Count(server.clients());
@@ -242,6 +301,9 @@ fn model(cli: &Cli) -> Result<(ModelConfig, String), Failure> {
     if cli.latency != 0 {
         config.latency = LatencyModel::FixedNs(cli.latency);
     }
+    if let Some(fault) = cli.fault {
+        config.faults = fault.plan();
+    }
     if let Some(seed) = cli.out_of_order {
         config.out_of_order = true;
         config.seed = seed;
@@ -259,6 +321,14 @@ mod tests {
     #[test]
     fn the_command_line_does_not_contradict_itself() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn faults_have_a_kind_and_a_command() {
+        assert_eq!(parse_fault("fatal@7"), Ok(Fault::Fatal(7)));
+        for text in ["", "fatal", "fatal@0", "fatal@x", "sulks@1"] {
+            assert!(parse_fault(text).is_err_and(|line| line.contains("silent@N")), "{text}");
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::sys::memfd::PageSize;
 use crate::sys::partition_memory::PartitionMemory;
 use crate::sys::realtime::RtPriority;
 use crate::sys::spawn::spawn;
+use crate::sys::state_memory::StateFile;
 use crate::vfio_user::socket::timespec;
 use crate::warnings::Warnings;
 
@@ -46,6 +47,7 @@ pub(crate) struct Launching<'a> {
     pub(crate) node: Option<u32>,
     pub(crate) place: Option<&'a MeshPlace>,
     pub(crate) tables: &'a [crate::runtime::Table],
+    pub(crate) state: Option<&'a StateFile>,
     pub(crate) device: Option<(&'a DeviceIngredients, &'a [AttachedFile])>,
     pub(crate) warnings: &'a Warnings,
     /// How long it may take to be ready.
@@ -75,6 +77,9 @@ pub(crate) enum NotLaunched {
     /// It said why.
     #[error("{line}")]
     Refused { exit: Exit, line: String },
+    /// It said that its device cannot be had.
+    #[error("{line}")]
+    NoDevice { exit: Exit, line: String },
     /// It ended without a word.
     #[error("its process {}", ended_how(.0))]
     Ended(Death),
@@ -142,6 +147,9 @@ fn table<'a>(launching: &Launching<'a>) -> Table<'a> {
     }
     for table in launching.tables {
         add(&table.memory().writer.memfd, FileRole::TABLE, None);
+    }
+    if let Some(file) = launching.state.and_then(StateFile::file) {
+        add(file, FileRole::STATE, None);
     }
     for file in launching.device.map_or(&[][..], |(_, files)| files) {
         let len = file.seen.as_ref().map_or(0, hybrid_shm::ReadSpan::len);
@@ -229,6 +237,9 @@ impl Apart {
                 Some(Word::Warning(kind, line)) => launching.warnings.say(kind, || line),
                 Some(Word::Ready(ready)) => return Ok(ready),
                 Some(Word::Refused(exit, line)) => return Err(NotLaunched::Refused { exit, line }),
+                Some(Word::NoDevice(exit, line)) => {
+                    return Err(NotLaunched::NoDevice { exit, line });
+                }
                 // Its end of the socket is closed: it has ended, or is about to.
                 None => return Err(self.ended()),
             }

@@ -11,7 +11,9 @@ use std::process::ExitCode;
 use core_runtime::clock::Clock;
 use core_runtime::mem::{DmaRegion, Iova};
 use core_runtime::mesh::{MESH_MAX, MeshSeat, MeshShape};
-use core_runtime::partition::{Partition, PartitionExit, PartitionParts, PartitionState};
+use core_runtime::partition::{
+    DEVICE_FAULT, Partition, PartitionExit, PartitionParts, PartitionState, StateMemory,
+};
 use hybrid_abi::handoff::{DeviceKind, FileRole, HANDOFF_NO_NODE, Handoff, HandoffFile, Place};
 use hybrid_conventions::Exit;
 use hybrid_shm::Span;
@@ -35,6 +37,7 @@ use crate::sys::realtime::RtPriority;
 use crate::sys::resident::{STACK_BYTES, lock_this_process, prepare_heap};
 use crate::sys::sandbox;
 use crate::sys::spawn::{Inherited, close_standard_streams};
+use crate::sys::state_memory;
 use crate::sys::usage::ThreadUsage;
 use crate::sys::window::Window;
 use crate::warnings::Warnings;
@@ -162,7 +165,10 @@ fn make(
         iova: Iova(head.device.iova),
         page_bytes: memory.dma.mapped.page().bytes(),
     };
-    let device = memory.device(head, dma, &source)?;
+    let device = memory.device(head, dma, &source);
+    // The first word counts: who hears this one may go on with another device.
+    let told = |Refused(exit, why): &Refused| line.say(&Word::NoDevice(*exit, why.clone()));
+    let device = device.inspect_err(told)?;
     let parts = PartitionParts {
         cpu: head.cpu,
         facts: facts(head),
@@ -180,6 +186,9 @@ fn make(
     })?;
     if let Some(seat) = memory.beside.seat(head)? {
         partition.join_mesh(&seat)?;
+    }
+    if let Some(state) = memory.beside.state.take() {
+        partition.give_state_memory(state);
     }
     for (name, table) in head.tables.iter().zip(&memory.beside.tables) {
         partition.add_table(name.as_str(), *table)?;
@@ -210,13 +219,14 @@ enum View {
     ReadOnly,
 }
 
-/// What it shares with other partitions: the regions of a mesh, its own and by number the others',
-/// and tables.
+/// What it shares with other partitions, and with its own next incarnation: the regions of a mesh,
+/// its own and by number the others', tables, state memory.
 #[derive(Default)]
 struct Beside {
     own: Option<Span<'static>>,
     all: Vec<Option<hybrid_shm::ReadSpan<'static>>>,
     tables: Vec<hybrid_shm::ReadSpan<'static>>,
+    state: Option<StateMemory>,
 }
 
 impl Beside {
@@ -230,6 +240,7 @@ impl Beside {
             FileRole::MESH_PEER => {
                 self.all.push(Some(Mapped::read_only_end(memfd)?.read_span()));
             }
+            FileRole::STATE => self.state = Some(state_memory::map(memfd)?),
             _ => self.tables.push(Mapped::read_only(memfd)?.read_span()),
         }
         Ok(())
@@ -330,7 +341,7 @@ impl Memory {
                     notices.push(fd);
                     View::ReadOnly
                 }
-                FileRole::MESH_OWN | FileRole::MESH_PEER | FileRole::TABLE => {
+                FileRole::MESH_OWN | FileRole::MESH_PEER | FileRole::TABLE | FileRole::STATE => {
                     let memfd = Memfd::adopt(fd, len, page)?;
                     beside.map(file.role, &memfd)?;
                     kept.push(memfd.into_fd());
@@ -450,6 +461,7 @@ fn enter((partition, entry, device): (&'static Partition, Entry, Option<DeviceIn
     dying::end(match exit.state {
         PartitionState::Stopped => code::DONE,
         PartitionState::NeedsReset => code::NEEDS_RESET,
+        _ if exit.code == DEVICE_FAULT => code::DEVICE_GONE,
         _ => code::FAILED,
     })
 }

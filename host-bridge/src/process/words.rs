@@ -25,6 +25,8 @@ pub(super) enum Word {
     Ready(Ready),
     /// It cannot be; the line and the exit code for the user.
     Refused(Exit, String),
+    /// It cannot be, because its device cannot be had.
+    NoDevice(Exit, String),
 }
 
 /// What is known of a partition that is assembled.
@@ -133,6 +135,10 @@ impl Word {
                 let exit = number(EXITS.iter().position(|known| known == exit));
                 [&[b'E', exit], line.as_bytes()].concat()
             }
+            Self::NoDevice(exit, line) => {
+                let exit = number(EXITS.iter().position(|known| known == exit));
+                [&[b'D', exit], line.as_bytes()].concat()
+            }
             Self::Ready(ready) => {
                 let flags = u8::from(ready.landlock) | u8::from(ready.guarded) << 1;
                 let ThreadUsage {
@@ -161,6 +167,7 @@ impl Word {
         match letter {
             b'W' => Some(Self::Warning(*KINDS.get(usize::from(*kind))?, line())),
             b'E' => Some(Self::Refused(*EXITS.get(usize::from(*kind))?, line())),
+            b'D' => Some(Self::NoDevice(*EXITS.get(usize::from(*kind))?, line())),
             b'R' => {
                 let mut numbers = rest
                     .chunks_exact(8)
@@ -202,6 +209,7 @@ mod tests {
         for word in [
             Word::Warning(WarningKind::Unlocked, "memory is not locked".to_owned()),
             Word::Refused(Exit::Missing, "no such group".to_owned()),
+            Word::NoDevice(Exit::Error, "it is busy".to_owned()),
             Word::Ready(ready),
         ] {
             partition.say(&word);

@@ -32,8 +32,10 @@ use super::table::Table;
 use crate::affinity::{PinError, pin_to};
 use crate::backend::DeviceIngredients;
 use crate::sys::alloc_guard::{AllocReport, unwatch_this_thread, watch_this_thread};
+use crate::sys::memfd::MemoryRefused;
 use crate::sys::realtime::{RtPriority, RtRefused};
 use crate::sys::resident::LockedStack;
+use crate::sys::state_memory::{self, StateFile};
 use crate::sys::syscall_guard::{Arming, GuardUnavailable};
 use crate::sys::usage::ThreadUsage;
 
@@ -47,6 +49,7 @@ pub(super) struct Launch {
     pub(super) rt_priority: Option<RtPriority>,
     pub(super) seat: Option<MeshSeat>,
     pub(super) tables: Vec<Table>,
+    pub(super) state: Option<StateFile>,
     pub(super) ready: SyncSender<Result<Ready, NotReady>>,
     pub(super) go: Receiver<Go>,
 }
@@ -65,6 +68,7 @@ pub(super) enum NotReady {
     Realtime(RtRefused),
     Mesh(MeshError),
     Table(TableError),
+    State(MemoryRefused),
     Assembly(PartitionError),
 }
 
@@ -84,7 +88,8 @@ pub(super) struct Ended {
 
 /// The thread's body; `None` if it never ran because the host gave up or was told why not.
 pub(super) fn run(launch: Launch) -> Option<Ended> {
-    let Launch { parts, args, entry, device, cpu, rt_priority, seat, tables, ready, go } = launch;
+    let Launch { parts, args, entry, device, cpu, rt_priority, seat, tables, state, ready, go } =
+        launch;
     if let Err(error) = pin_to(cpu) {
         let _ = ready.send(Err(NotReady::Pin(error)));
         return None;
@@ -110,6 +115,14 @@ pub(super) fn run(launch: Launch) -> Option<Ended> {
     if let Err(error) = added {
         let _ = ready.send(Err(NotReady::Table(error)));
         return None;
+    }
+    match state.as_ref().and_then(StateFile::file).map(state_memory::map) {
+        Some(Ok(state)) => partition.give_state_memory(state),
+        Some(Err(refused)) => {
+            let _ = ready.send(Err(NotReady::State(refused)));
+            return None;
+        }
+        None => {}
     }
     let state_word = partition.state_word();
     ready.send(Ok(Ready { stack_unlocked: stack.as_ref().err().copied(), state_word })).ok()?;

@@ -69,6 +69,7 @@ use crate::sys::mapping::ALIGNMENT;
 use crate::sys::partition_memory::MemorySizes;
 use crate::sys::realtime::throttles;
 use crate::sys::resident::read_program_in;
+use crate::sys::state_memory::StateFile;
 use crate::telemetry::Telemetry;
 use crate::topology::Topology;
 use crate::warnings::{WarningKind, Warnings};
@@ -214,6 +215,9 @@ impl Runtime {
             Some(memory) => memory,
             None => need.make(&now)?,
         };
+        if let Some(state) = &spec.state {
+            state.prepare(&now)?;
+        }
         let facts = self.region_facts(&spec, core.cpu());
         let plan = Plan { runtime: self, spec, core, rings, facts, source: &now };
         let started = plan.start(memory)?;
@@ -290,6 +294,8 @@ fn sizes_of(spec: &PartitionSpec) -> (RingSizes, MemorySizes, usize) {
     };
     // The device takes a page for its doorbells.
     let whole = sizes.rounded(spec.page).saturating_add(spec.page.bytes());
+    let state = spec.state.as_ref().map_or(0, StateFile::bytes);
+    let whole = whole.saturating_add(spec.page.round_up(state).unwrap_or(usize::MAX));
     (rings, sizes, whole)
 }
 

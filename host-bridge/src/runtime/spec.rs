@@ -15,6 +15,7 @@ use crate::supervisor::spare::Spares;
 use crate::sys::memfd::PageSize;
 use crate::sys::partition_memory::KeepsNothing;
 use crate::sys::realtime::RtPriority;
+use crate::sys::state_memory::StateFile;
 
 /// A partition's program: runs on its core, from assembled partition to exit.
 ///
@@ -165,6 +166,8 @@ pub struct PartitionSpec {
     pub place: Option<MeshPlace>,
     /// Tables that it reads, at most 8. Default: none.
     pub tables: Vec<Table>,
+    /// What it keeps for its next incarnation. Default: nothing.
+    pub state: Option<StateFile>,
     /// Who hears of its alerts. Default: each is a line among the runtime's warnings.
     pub on_alert: Option<AlertSink>,
     /// Bytes of heap that the program may use while it runs. Default: 0, nothing: an allocation
@@ -211,6 +214,7 @@ impl PartitionSpec {
             rt_priority: None,
             place: None,
             tables: Vec::new(),
+            state: None,
             on_alert: None,
             heap_bytes: 0,
             probes: ProbeWishes::default(),

@@ -38,7 +38,7 @@ use crate::backend::{
     Attached, AttachedFile, BackendError, DeviceIngredients, DeviceKeeper, DeviceSeat,
 };
 use crate::error::RuntimeError;
-use crate::memory::MemorySource;
+use crate::memory::{MemoryError, MemorySource};
 use crate::probes::{Keeper, Keeping, Origin, ProbeSwitch};
 use crate::sys::partition_memory::PartitionMemory;
 use crate::sys::resident::STACK_BYTES;
@@ -347,6 +347,7 @@ impl Plan<'_> {
             rt_priority: self.spec.rt_priority,
             seat: self.spec.place.as_ref().and_then(MeshPlace::seat),
             tables: self.spec.tables.clone(),
+            state: self.spec.state.clone(),
             ready,
             go: start,
         };
@@ -377,6 +378,7 @@ impl Plan<'_> {
             Ok(Err(NotReady::Realtime(error))) => Err(error.into()),
             Ok(Err(NotReady::Mesh(error))) => Err(error.into()),
             Ok(Err(NotReady::Table(error))) => Err(error.into()),
+            Ok(Err(NotReady::State(refused))) => Err(MemoryError::Refused(refused).into()),
             Ok(Err(NotReady::Assembly(source))) => Err(self.not_assembled(source)),
             Err(RecvTimeoutError::Disconnected) => {
                 Err(self.not_started("its thread ended without a word"))

@@ -31,6 +31,7 @@ impl Plan<'_> {
             rt_priority: spec.rt_priority,
             place: spec.place.as_ref(),
             tables: &spec.tables,
+            state: spec.state.as_ref(),
             device: prepared.ingredients.as_ref().map(|device| (device, &prepared.files[..])),
             warnings: self.source.warnings(),
             limit: ASSEMBLY_LIMIT,
@@ -50,6 +51,7 @@ impl Plan<'_> {
     fn not_launched(&self, error: NotLaunched) -> RuntimeError {
         match error {
             NotLaunched::Refused { exit, line } => RuntimeError::Refused { exit, line },
+            NotLaunched::NoDevice { exit, line } => RuntimeError::NoDevice { exit, line },
             error => RuntimeError::NotLaunched {
                 name: self.spec.name.clone(),
                 reason: error.to_string(),

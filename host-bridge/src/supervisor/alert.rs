@@ -27,6 +27,8 @@ pub enum AlertKind {
     Asked,
     /// It runs again.
     Restarted,
+    /// Its device is at fault, and it runs on other storage from now on.
+    FellBack,
     /// It will not be started again.
     GaveUp,
     /// The partition itself said that something is critically wrong, and goes on.
@@ -48,6 +50,7 @@ impl AlertKind {
             Self::Restarted => "restarted",
             Self::GaveUp => "gave-up",
             Self::Critical => "critical",
+            Self::FellBack => "fallback",
             Self::Trouble => "trouble",
         }
     }
@@ -56,9 +59,12 @@ impl AlertKind {
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
-            Self::Alarm | Self::Escalated | Self::Crashed | Self::Critical | Self::GaveUp => {
-                "alert"
-            }
+            Self::Alarm
+            | Self::Escalated
+            | Self::Crashed
+            | Self::Critical
+            | Self::FellBack
+            | Self::GaveUp => "alert",
             Self::Asked | Self::Clear | Self::Restarted => "note",
             Self::Trouble => "warning",
         }
@@ -121,7 +127,7 @@ impl Alerts {
         Self { sink: Arc::new(sink), hook: None, notify: true }
     }
 
-    /// Runs a command too, for each crash and for the end of supervision.
+    /// Runs a command too, for each crash, for a change of storage and for the end of supervision.
     ///
     /// # Errors
     /// If there is no thread to be had.
@@ -149,7 +155,9 @@ impl Alerts {
             // Nobody there is the usual case; a manager that does not listen is its own business.
             let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Status(&alert.line)]);
         }
-        if let (Some(hook), AlertKind::Crashed | AlertKind::GaveUp) = (&self.hook, alert.kind) {
+        let runs =
+            matches!(alert.kind, AlertKind::Crashed | AlertKind::FellBack | AlertKind::GaveUp);
+        if let Some(hook) = self.hook.as_ref().filter(|_| runs) {
             hook.run(alert);
         }
     }

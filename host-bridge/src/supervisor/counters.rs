@@ -32,6 +32,7 @@ struct Figures {
     starts: AtomicU64,
     restarts: AtomicU64,
     gave_up: AtomicU64,
+    fell_back: AtomicU64,
     /// By cause, then: stopped, does not die.
     alarms: [AtomicU64; Cause::ALL.len() + 2],
     dump_requests: [AtomicU64; Cause::ALL.len()],
@@ -99,6 +100,11 @@ impl Counters {
         add(&self.0.gave_up);
     }
 
+    /// A partition goes on with other storage than its device.
+    pub fn fell_back(&self) {
+        add(&self.0.fell_back);
+    }
+
     pub(super) fn alarm(&self, alarm: Alarm) {
         let index = match alarm {
             Alarm::Accused(cause) => index_of(&Cause::ALL, &cause),
@@ -146,6 +152,12 @@ impl Counters {
         self.0.restarts.load(Ordering::Relaxed)
     }
 
+    /// Changes of storage so far.
+    #[must_use]
+    pub fn fallbacks(&self) -> u64 {
+        self.0.fell_back.load(Ordering::Relaxed)
+    }
+
     /// Starts so far that found their memory made.
     #[must_use]
     pub fn spare_hits(&self) -> u64 {
@@ -170,6 +182,7 @@ impl Counters {
         one("hybrid_partition_starts_total", "partitions started", None, &all.starts);
         one("hybrid_partition_restarts_total", "of these, after an end", None, &all.restarts);
         one("hybrid_partition_gave_up_total", "supervisions that ended", None, &all.gave_up);
+        one("hybrid_storage_fallbacks_total", "changes of storage", None, &all.fell_back);
         for (index, count) in all.alarms.iter().enumerate() {
             let label = Some(("kind", alarm_word(index)));
             one("hybrid_partition_alarms_total", "alarms raised", label, count);

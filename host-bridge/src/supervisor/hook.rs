@@ -12,7 +12,7 @@
 //! | `HYBRID_INCARNATION` | its number, from 1 |
 //! | `HYBRID_PID` | its process; empty for a thread |
 //! | `HYBRID_REASON` | why, in a word: `panic`, `fault`, `killed`, ... |
-//! | `HYBRID_EVENT` | `crash`, or `gave-up` when nothing is started again |
+//! | `HYBRID_EVENT` | `crash`; `fallback`: it goes on with other storage; `gave-up`: it does not |
 //! | `HYBRID_LINE` | the alert's line |
 //! | stdin, stdout | nothing; the host's stderr |
 
@@ -121,7 +121,11 @@ impl Runner {
     fn run(&self, alert: &Alert) -> Result<(), String> {
         let dump = alert.dump.as_deref().map(|path| path.as_os_str().to_owned());
         let dump = dump.unwrap_or_default();
-        let event = if alert.kind == AlertKind::GaveUp { "gave-up" } else { "crash" };
+        let event = match alert.kind {
+            AlertKind::GaveUp => "gave-up",
+            AlertKind::FellBack => "fallback",
+            _ => "crash",
+        };
         let mut command = Command::new("/bin/sh");
         command
             .args(["-c", &self.options.command, "on-crash"])

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hybrid_conventions::HumanNanos;
 
+use super::fallback::Fallback;
 use super::incarnation::Evidence;
 use super::policy::{Alarm, Cause, Ending, Limits, Over};
 
@@ -140,6 +141,15 @@ pub(super) fn next_start(delay: Duration, recent: u32, limit: u32) -> String {
         u32::MAX => format!("; started again {when}"),
         limit => format!("; started again {when} (crash {recent}, {limit} are allowed)"),
     }
+}
+
+/// What it runs on now, behind why it left its device; how long that took, and the fence of it.
+pub(super) fn storage(fallback: &Fallback, took: Option<(Duration, Duration)>) -> String {
+    let took = took.map(|(fence, whole)| {
+        format!(" ({} from its end to this start, {} of it the fence)", time(whole), time(fence))
+    });
+    let took = took.unwrap_or_default();
+    format!("; it goes on with {fallback}{took}, until it is started anew")
 }
 
 pub(super) fn over(over: Over, window: Duration) -> String {

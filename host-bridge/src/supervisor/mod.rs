@@ -13,6 +13,7 @@
 //! | [`incarnation`] | what is watched, as a trait |
 //! | [`store`] | the directory of dumps |
 //! | [`alert`], [`hook`] | the line, systemd's status, the user's command |
+//! | [`fallback`] | other storage for when the device is at fault |
 //! | [`spare`] | memory for the next incarnation, made in the background |
 //! | [`counters`] | figures for metrics |
 //! | [`options`] | what a user may say |
@@ -20,6 +21,7 @@
 pub mod alert;
 pub mod counters;
 mod evidence;
+pub mod fallback;
 pub mod hook;
 pub mod incarnation;
 mod lines;
@@ -212,6 +214,7 @@ impl<'a, I: Incarnation> Supervisor<'a, I> {
         }
         for _ in 0..ACTIONS_A_POLL {
             let seen = self.see();
+            self.policy.fallback(self.options.fallback.is_ready());
             let action = self.policy.step(&seen);
             match action {
                 Action::Wait => break,
@@ -350,6 +353,10 @@ impl<'a, I: Incarnation> Supervisor<'a, I> {
             self.pending = None;
             return;
         }
+        if self.ending.blames_device() && self.options.fallback.is_ready() {
+            // Told together with what takes over.
+            return;
+        }
         let next = lines::next_start(delay, self.policy.recent_crashes(), limit);
         self.tell_pending(AlertKind::Crashed, &next);
     }
@@ -386,10 +393,11 @@ impl<'a, I: Incarnation> Supervisor<'a, I> {
                     timing.started = Some(Instant::now());
                 }
                 self.policy.started(self.begun.elapsed(), true);
-                let line = format!("{} runs", self.who());
-                self.raise(AlertKind::Restarted, "", line, None);
+                self.tell_started();
             }
             Err(error) => {
+                // Why the one before ended, if that was not told yet.
+                self.tell_pending(AlertKind::Crashed, "");
                 self.counters.ended(Ending::NotStarted);
                 let line = format!("the partition could not be started again: {error}");
                 let kind = AlertKind::Crashed;
@@ -401,6 +409,21 @@ impl<'a, I: Incarnation> Supervisor<'a, I> {
                 }
             }
         }
+    }
+
+    /// It runs again; with what is told where that is not what it was.
+    fn tell_started(&mut self) {
+        if self.pending.is_some() {
+            self.counters.fell_back();
+            let took = self.timing.and_then(|timing| {
+                let since = |at: Instant| at.saturating_duration_since(timing.noticed);
+                Some((since(timing.fenced?), since(timing.started?)))
+            });
+            let storage = lines::storage(&self.options.fallback, took);
+            return self.tell_pending(AlertKind::FellBack, &storage);
+        }
+        let line = format!("{} runs", self.who());
+        self.raise(AlertKind::Restarted, "", line, None);
     }
 
     fn alarm(&mut self, what: Alarm, lasted: Duration) {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::alert::Alerts;
 use super::counters::Counters;
+use super::fallback::Fallback;
 use super::hook::HookOptions;
 use super::policy::Limits;
 use super::restart::{BackOff, CrashLimit, RestartPolicy, Restarts};
@@ -37,6 +38,8 @@ pub struct SupervisionOptions {
     pub criticals: Criticals,
     /// What the control socket asks: see [`Requests`].
     pub requests: Requests,
+    /// `--storage auto`: what takes over when the device is at fault.
+    pub fallback: Fallback,
 }
 
 /// Critical alerts on their way from who reads the events to the supervisor, which treats each as

@@ -32,6 +32,8 @@
 //! 2. A stopped process (state T, or stopped by a tracer) is never escalated, whatever is pending.
 //! 3. A look that comes late accuses nobody: silence counts only once it was seen at several looks.
 //! 4. A partition that is a thread can only be accused: nothing follows its alarm.
+//! 5. An end that blames the device is answered with a start on other storage, where there is some,
+//!    once.
 
 mod watch;
 mod words;
@@ -76,6 +78,8 @@ pub struct Policy {
     /// Somebody wants it to be started again when it has ended.
     restart_asked: bool,
     ending: Ending,
+    /// There is other storage for when the device is at fault.
+    fallback: bool,
 }
 
 impl Policy {
@@ -92,6 +96,7 @@ impl Policy {
             critical: false,
             restart_asked: false,
             ending: Ending::Killed,
+            fallback: false,
         }
     }
 
@@ -111,6 +116,11 @@ impl Policy {
     #[must_use]
     pub const fn was_asked_to_restart(&self) -> bool {
         self.restart_asked && matches!(self.ending, Ending::Done | Ending::Failed)
+    }
+
+    /// Whether there is other storage for when the device is at fault.
+    pub const fn fallback(&mut self, ready: bool) {
+        self.fallback = ready;
     }
 
     /// The deadlines.
@@ -298,6 +308,12 @@ impl Policy {
     fn decide(&mut self, now: Duration) -> Action {
         if self.stop_asked {
             return self.end(Over::Ended(self.ending));
+        }
+        // On another device: no policy and no limit is about that.
+        if self.fallback && self.ending.blames_device() {
+            self.fallback = false;
+            self.state = State::Delayed(now);
+            return Action::Delay(Duration::ZERO);
         }
         if self.was_asked_to_restart() {
             self.state = State::Delayed(now);

@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
-use core_runtime::partition::{PartitionState, StopReason};
+use core_runtime::partition::{DEVICE_FAULT, PartitionState, StopReason};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use super::incarnation::{Evidence, Fence, Incarnation, Look};
@@ -114,6 +114,7 @@ pub(super) fn ending(death: Death, state: PartitionState, exit: u32) -> Ending {
         Death::Thread => match state {
             PartitionState::Stopped => Ending::Done,
             PartitionState::NeedsReset => Ending::NeedsReset,
+            PartitionState::Failed if exit == DEVICE_FAULT => Ending::DeviceGone,
             PartitionState::Failed if exit != code::PANIC.unsigned_abs() => Ending::Failed,
             _ => Ending::Crashed,
         },
@@ -145,6 +146,7 @@ mod tests {
         let thread = |state, code| ending(Death::Thread, state, code);
         assert_eq!(thread(PartitionState::Stopped, 0), Ending::Done);
         assert_eq!(thread(PartitionState::Failed, 101), Ending::Crashed);
+        assert_eq!(thread(PartitionState::Failed, 71), Ending::DeviceGone);
         assert_eq!(thread(PartitionState::Failed, 1), Ending::Failed);
         assert_eq!(thread(PartitionState::NeedsReset, 1), Ending::NeedsReset);
         assert_eq!(thread(PartitionState::Running, 0), Ending::Crashed);

@@ -5,6 +5,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
+use super::fallback::Fallback;
 use super::policy::{Limits, Phase, Polled};
 use super::restart::{BackOff, RestartPolicy};
 use super::*;
@@ -19,6 +20,8 @@ enum Script {
     Hang,
     /// Makes no pass, and hears nothing.
     Deaf,
+    /// Blames its device at its third look.
+    Blames,
     /// Ends in order.
     Done,
     /// Runs on; ends when asked for a dump.
@@ -60,7 +63,8 @@ impl Incarnation for Actor {
     fn look(&mut self) -> Look {
         self.looks += 1;
         let moves = !matches!(self.script, Script::Hang | Script::Deaf);
-        let dies = matches!(self.script, Script::Crash | Script::Done) && self.looks > 3;
+        let dies = matches!(self.script, Script::Crash | Script::Blames | Script::Done);
+        let dies = dies && self.looks > 3;
         self.ended |= dies;
         let task = (!moves).then_some(Polled { number: 2, age: Duration::from_secs(5) });
         let passes = if moves { self.looks * 100 } else { 0 };
@@ -102,9 +106,13 @@ impl Incarnation for Actor {
 
     fn evidence(&mut self, fenced: bool, killed: Option<Cause>) -> Evidence {
         self.told.borrow_mut().push(if fenced { "read" } else { "read the region" });
-        let ending = if self.is_well() { Ending::Done } else { Ending::Crashed };
+        let ending = match self.script {
+            _ if self.is_well() => Ending::Done,
+            Script::Blames => Ending::DeviceGone,
+            _ => Ending::Crashed,
+        };
         let reason = killed.map_or("panic", Cause::word).to_owned();
-        let dump = (ending != Ending::Done).then(|| b"HYDUMP".to_vec());
+        let dump = (ending == Ending::Crashed).then(|| b"HYDUMP".to_vec());
         Evidence { ending, reason, what: "index 9 of 8".to_owned(), task: None, dump }
     }
 }
@@ -128,12 +136,24 @@ impl Stage {
 
     /// Plays the scripts, one an incarnation, until supervision is over or `Fine` runs.
     fn play(&self, scripts: &[Script], held: u32, options: SupervisionOptions) -> Status {
+        self.play_with(scripts, held, options, |_| {})
+    }
+
+    /// As [`Stage::play`]; `each` sees what every start comes after.
+    fn play_with(
+        &self,
+        scripts: &[Script],
+        held: u32,
+        options: SupervisionOptions,
+        each: impl Fn(Option<&Next<Actor>>),
+    ) -> Status {
         let lines = Arc::clone(&self.lines);
         let alerts = Alerts::to(move |alert| lines.lock().expect("lock").push(alert.to_string()));
         let (mut next, told) = (scripts.iter(), Rc::clone(&self.told));
         let mut number = 0;
         let starter = Box::new(move |before: Option<Next<Actor>>| {
             assert_eq!(before.is_some(), number > 0, "the one before comes along");
+            each(before.as_ref());
             number += 1;
             told.borrow_mut().push("start");
             let script = *next.next().expect("a script");
@@ -334,4 +354,54 @@ fn without_a_directory_no_dump_is_kept_and_never_is_never() {
         lines,
         ["alert: partition feed (pid 100, incarnation 1) died: index 9 of 8; not started again"]
     );
+}
+
+#[test]
+fn a_device_at_fault_is_replaced_once_whatever_the_restart_policy_says() {
+    for policy in [RestartPolicy::Never, RestartPolicy::OnAbnormal, RestartPolicy::Always] {
+        let stage = Stage::new();
+        let fallback = Fallback::to("model:a", "uring:a");
+        let options = SupervisionOptions {
+            restart: policy,
+            limit: "0/1m".parse().expect("a limit"),
+            fallback: fallback.clone(),
+            ..SupervisionOptions::default()
+        };
+        let taken = fallback.clone();
+        let status = stage.play_with(&[Script::Blames, Script::Fine], 0, options, move |next| {
+            if next.is_some_and(|next| next.ending.blames_device()) {
+                assert!(taken.take(), "once");
+            }
+        });
+        assert_eq!(status, Status::Alive, "{policy}");
+        assert!(fallback.is_taken());
+        assert_eq!((stage.counters.fallbacks(), stage.counters.restarts()), (1, 1));
+        let lines = stage.lines.lock().expect("lock");
+        let [line] = &lines[..] else { panic!("not one line: {lines:?}") };
+        let (begin, end) =
+            line.split_once(" (").and_then(|(_, rest)| rest.split_once(" (")).expect(line);
+        assert_eq!(
+            begin,
+            "pid 100, incarnation 1) lost its device: index 9 of 8; it goes on with uring:a \
+             instead of model:a"
+        );
+        assert!(end.ends_with(" of it the fence), until it is started anew"), "{line}");
+    }
+}
+
+#[test]
+fn what_was_taken_is_not_there_a_second_time() {
+    let stage = Stage::new();
+    let fallback = Fallback::to("model:a", "uring:a");
+    let options =
+        SupervisionOptions { fallback: fallback.clone(), ..SupervisionOptions::default() };
+    let options = SupervisionOptions { restart: RestartPolicy::OnAbnormal, ..options };
+    let scripts = [Script::Blames, Script::Blames];
+    let status = stage.play_with(&scripts, 0, options, move |next| {
+        assert_eq!(next.is_some(), next.is_some() && fallback.take());
+    });
+    assert_eq!(status, Status::Over(Over::Ended(Ending::DeviceGone)));
+    assert_eq!(stage.counters.fallbacks(), 1);
+    let lines = stage.lines.lock().expect("lock");
+    assert!(lines[1].ends_with("; not started again"), "{lines:?}");
 }

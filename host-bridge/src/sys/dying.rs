@@ -57,8 +57,9 @@ pub mod code {
     pub const FAILED: i32 = 1;
     /// The device needs what only the next incarnation can do.
     pub const NEEDS_RESET: i32 = 70;
-    /// The device's registers are not there any more.
+    /// The device's registers are not there any more, or the entry blames the device.
     pub const DEVICE_GONE: i32 = 71;
+    const _: () = assert!(DEVICE_GONE as u32 == core_runtime::partition::DEVICE_FAULT);
     /// The partition could not be made; the host was told why.
     pub const NOT_STARTED: i32 = 72;
     /// The program allocated, resized or freed memory while it ran.

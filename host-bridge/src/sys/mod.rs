@@ -21,6 +21,7 @@ pub mod resident;
 pub mod sandbox;
 pub mod signals;
 pub mod spawn;
+pub mod state_memory;
 pub mod syscall_guard;
 pub mod syscall_names;
 pub mod uring;

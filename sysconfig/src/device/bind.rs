@@ -35,6 +35,8 @@ const SCANNED: Duration = Duration::from_secs(5);
 const DRIVERCTL: &[&str] = &["/usr/sbin/driverctl", "/sbin/driverctl", "/usr/bin/driverctl"];
 const MODPROBE: &[&str] = &["/usr/sbin/modprobe", "/sbin/modprobe", "/usr/bin/modprobe"];
 
+const UDEVADM: &[&str] = &["/usr/bin/udevadm", "/bin/udevadm", "/sbin/udevadm"];
+
 /// Why a function was not bound or not given back.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BindError {
@@ -231,6 +233,23 @@ pub(crate) fn unbind(tree: &dyn Tree, bdf: Bdf) -> Result<String, BindError> {
     }
     rebind(tree, bdf, None)?;
     wait_for_driver(tree, bdf, "nvme").map(|()| "nvme".to_owned())
+}
+
+/// The nodes that the kernel's driver makes of a drive, once it has looked at it: `/dev/nvme0n1`,
+/// `/dev/ng0n1`. Empty if it shows none in time.
+pub(crate) fn kernel_nodes(tree: &dyn Tree, bdf: Bdf) -> Vec<String> {
+    let there = || in_use::is_scanned(tree, bdf);
+    if !wait(tree, SCANNED, there) {
+        return Vec::new();
+    }
+    // What udev does with new nodes it has done then; where there is no udev nothing is waited for.
+    run_first(tree, UDEVADM, &["settle", "--timeout=5"]);
+    let disks = in_use::namespaces(tree, bdf);
+    let both = |disk: &String| {
+        let generic = disk.strip_prefix("nvme").map(|rest| format!("/dev/ng{rest}"));
+        [Some(format!("/dev/{disk}")), generic].into_iter().flatten()
+    };
+    disks.iter().flat_map(both).filter(|node| tree.exists(node)).collect()
 }
 
 /// Puts back what [`Bound::before`] says.

@@ -57,6 +57,8 @@ pub(crate) enum Verb {
     Bind,
     /// Give it back to the kernel's driver.
     Unbind,
+    /// Then give what the kernel makes of it, `/dev/nvmeXnY` and `/dev/ngXnY`, to the group.
+    Nodes,
 }
 
 /// A device that the file lists.
@@ -180,7 +182,7 @@ mod tests {
         let config = Config::parse(&root, EXAMPLE).expect("it is what we print");
         assert_eq!((config.uids, config.gid, config.mode), (vec![990], Some(980), 0o660));
         assert_eq!(config.devices.len(), 1);
-        assert_eq!(config.devices[0].verbs, [Verb::Bind, Verb::Unbind]);
+        assert_eq!(config.devices[0].verbs, [Verb::Bind, Verb::Unbind, Verb::Nodes]);
         assert_eq!(config.irq_cpus, "0-1".parse().expect("a set"));
     }
 

@@ -139,7 +139,8 @@ fn call(tree: &dyn Tree, config: &Config, request: &Request) -> Result<Value, Rp
         "device_unbind" => {
             let bdf = listed(config, &request.params, Verb::Unbind)?;
             let driver = bind::unbind(tree, bdf)?;
-            Ok(json!({ "bdf": bdf.to_string(), "driver": driver }))
+            let nodes = give_nodes(tree, config, bdf)?;
+            Ok(json!({ "bdf": bdf.to_string(), "driver": driver, "nodes": nodes }))
         }
         "irq_set_affinity" => irq_set_affinity(tree, config, &request.params),
         _ => Err(RpcError::new(
@@ -164,6 +165,7 @@ fn listed(config: &Config, given: &Value, verb: Verb) -> Result<Bdf, RpcError> {
     let word = match verb {
         Verb::Bind => "bind",
         Verb::Unbind => "unbind",
+        Verb::Nodes => "nodes",
     };
     let message = || format!("{bdf} is not listed for {word} in the helper's config");
     if allowed { Ok(bdf) } else { Err(RpcError::new(NOT_LISTED, message())) }
@@ -181,6 +183,7 @@ fn device_list(tree: &dyn Tree, config: &Config) -> Value {
             "iommu_group": group,
             "bind": listed.verbs.contains(&Verb::Bind),
             "unbind": listed.verbs.contains(&Verb::Unbind),
+            "nodes": listed.verbs.contains(&Verb::Nodes),
         })
     });
     Value::Array(rows.collect())
@@ -202,6 +205,21 @@ fn device_bind(tree: &dyn Tree, config: &Config, bdf: Bdf) -> Result<Value, RpcE
         "iommu_group": bound.group,
         "nodes": bound.nodes,
     }))
+}
+
+/// Gives what the kernel has made of a drive to the config's group, where the config says so, for
+/// programs that go on with it there. Which nodes were given.
+fn give_nodes(tree: &dyn Tree, config: &Config, bdf: Bdf) -> Result<Vec<String>, RpcError> {
+    let listed = config.devices.iter().find(|listed| listed.bdf == bdf);
+    let wanted = listed.is_some_and(|listed| listed.verbs.contains(&Verb::Nodes));
+    let Some(gid) = config.gid.filter(|_| wanted) else { return Ok(Vec::new()) };
+    let nodes = bind::kernel_nodes(tree, bdf);
+    for node in &nodes {
+        tree.give_to_group(node, gid).map_err(|error| {
+            RpcError::new(FAILED, format!("{node} cannot be given to group {gid}: {error}"))
+        })?;
+    }
+    Ok(nodes)
 }
 
 /// Moves an interrupt. A managed one cannot be moved: that is an answer, not a failure.
@@ -280,6 +298,23 @@ mod tests {
         assert_eq!(said["result"][0]["driver"], "vfio-pci");
         let said = ask(&kernel, &config, &request("device_unbind", bdf));
         assert_eq!(said["result"]["driver"], "nvme");
+        assert_eq!(said["result"]["nodes"], json!([]), "nobody asked for them");
+    }
+
+    #[test]
+    fn what_the_kernel_makes_of_a_drive_goes_to_the_group_where_the_config_says_so() {
+        let kernel = FakeKernel::with_drive();
+        let config = config(&[Verb::Bind, Verb::Unbind, Verb::Nodes]);
+        let bdf = json!({ "bdf": "03:00.0" });
+        ask(&kernel, &config, &request("device_bind", bdf.clone()));
+        kernel.file("/dev/nvme0n1", "");
+        kernel.file("/dev/ng0n1", "");
+        let said = ask(&kernel, &config, &request("device_unbind", bdf));
+        assert_eq!(said["result"]["nodes"], json!(["/dev/nvme0n1", "/dev/ng0n1"]), "{said}");
+        let writes = kernel.writes.borrow();
+        for node in ["/dev/nvme0n1", "/dev/ng0n1"] {
+            assert!(writes.contains(&format!("{node} = group 980")), "{writes:?}");
+        }
     }
 
     #[test]

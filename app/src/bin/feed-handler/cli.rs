@@ -15,6 +15,7 @@ use host_bridge::sys::realtime::RtPriority;
 use host_bridge::telemetry::log::LogFormat;
 
 use crate::probes::ProbeArgs;
+use crate::storage::StorageArgs;
 use crate::supervise::SupervisionArgs;
 use crate::telemetry::TelemetryArgs;
 use crate::values::{
@@ -289,6 +290,8 @@ pub(crate) struct MachineArgs {
     #[arg(short, long, help_heading = "Output")]
     pub(crate) quiet: bool,
     #[command(flatten)]
+    pub(crate) storage: StorageArgs,
+    #[command(flatten)]
     pub(crate) supervision: SupervisionArgs,
     #[command(flatten)]
     pub(crate) probes: ProbeArgs,
@@ -340,9 +343,9 @@ pub(crate) struct VfioUserArgs {
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_message_time)]
     pub(crate) vfio_user_timeout: Duration,
     /// How long another server is waited for at the same socket when one dies, up to 1h; 0 does not
-    /// wait
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_reconnect_time)]
-    pub(crate) vfio_user_reconnect: Duration,
+    /// wait [default: 10s; 0 with --storage auto]
+    #[arg(long, value_name = "TIME", value_parser = parse_reconnect_time)]
+    pub(crate) vfio_user_reconnect: Option<Duration>,
 }
 
 /// What goes with a PCI address.

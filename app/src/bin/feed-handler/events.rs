@@ -37,7 +37,7 @@ pub(crate) struct Events {
     pub(crate) ingested: Option<FeedFigures>,
     pub(crate) replayed: Option<FeedFigures>,
     pub(crate) journal: Option<JournalFigures>,
-    /// BBO changes, trades and states heard.
+    /// BBO changes, trades and states heard, of all incarnations: the output's sequence.
     pub(crate) heard: u64,
     /// Records that were none.
     pub(crate) bad: u64,
@@ -52,6 +52,17 @@ impl Events {
             None => Failure::error(error),
         })?;
         Ok(Self { bbo, ..Self::default() })
+    }
+
+    /// The partition was started again, and its replay goes on behind what was heard.
+    pub(crate) fn go_on(&mut self) {
+        self.replayed = None;
+        self.blobs.clear();
+    }
+
+    /// Whether a replay has begun: what it reads is on the device, whole.
+    pub(crate) fn has_feed(&self) -> bool {
+        self.started.is_some_and(|started| started.phase == JOB_REPLAY)
     }
 
     /// Forgets everything: the partition was started again, and the job begins anew.

@@ -10,17 +10,19 @@ use hybrid_conventions::Exit;
 pub(crate) struct Failure {
     pub(crate) exit: Exit,
     pub(crate) line: String,
+    /// The device is why: other storage may help.
+    pub(crate) device: bool,
 }
 
 impl Failure {
     /// An error, exit code 1.
     pub(crate) fn error(line: impl Display) -> Self {
-        Self { exit: Exit::Error, line: line.to_string() }
+        Self { exit: Exit::Error, line: line.to_string(), device: false }
     }
 
     /// Something is missing, exit code 3.
     pub(crate) fn missing(line: impl Display) -> Self {
-        Self { exit: Exit::Missing, line: line.to_string() }
+        Self { exit: Exit::Missing, ..Self::error(line) }
     }
 
     /// A file that cannot be used.
@@ -31,6 +33,6 @@ impl Failure {
 
 impl From<host_bridge::RuntimeError> for Failure {
     fn from(error: host_bridge::RuntimeError) -> Self {
-        Self { exit: error.exit(), line: error.to_string() }
+        Self { exit: error.exit(), line: error.to_string(), device: error.blames_device() }
     }
 }

@@ -152,7 +152,7 @@ pub(crate) fn live(args: &LiveArgs) -> Result<Exit, Failure> {
 }
 
 pub(crate) fn uring(error: UringError) -> Failure {
-    Failure { exit: error.exit(), line: error.to_string() }
+    Failure { exit: error.exit(), ..Failure::error(error) }
 }
 
 /// A bound socket, in its multicast group if there is one.

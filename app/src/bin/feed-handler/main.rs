@@ -22,6 +22,7 @@ mod progress;
 mod record;
 mod report;
 mod run;
+mod storage;
 mod summary;
 mod supervise;
 mod telemetry;
@@ -66,7 +67,7 @@ fn host() -> ExitCode {
     };
     match outcome {
         Ok(exit) => ExitCode::from(exit.code()),
-        Err(Failure { exit, line }) => {
+        Err(Failure { exit, line, .. }) => {
             output::note(format_args!("feed-handler: {line}"));
             ExitCode::from(exit.code())
         }

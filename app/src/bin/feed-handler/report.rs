@@ -32,6 +32,7 @@ pub(crate) struct Report {
     pub(crate) ring: Ring,
     pub(crate) core: Core,
     pub(crate) silence: Silence,
+    pub(crate) starts: Starts,
     /// Whether a signal ended the run before its work was done.
     pub(crate) interrupted: bool,
 }
@@ -67,6 +68,8 @@ pub(crate) struct Machine {
     pub(crate) dma_bytes: u64,
     pub(crate) page_bytes: u64,
     pub(crate) private_used_bytes: u64,
+    /// What it keeps for a next start: its books.
+    pub(crate) state_bytes: u64,
 }
 
 /// A stretch of work.
@@ -161,6 +164,17 @@ pub(crate) struct Core {
     pub(crate) gap_max_ns: u64,
     pub(crate) stolen_ns: u64,
     pub(crate) stolen_gaps: u64,
+}
+
+/// What became of the partition's starts.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Starts {
+    /// Starts after an end.
+    pub(crate) restarts: u64,
+    /// Changes from the device to other storage.
+    pub(crate) fallbacks: u64,
+    /// Bytes of the feed that the last start did not decode again.
+    pub(crate) resumed_bytes: u64,
 }
 
 /// What the partition did that it must not do while it runs.

@@ -18,25 +18,27 @@ use host_bridge::topology::Topology;
 use host_bridge::warnings::Warnings;
 use host_bridge::{
     Entry, Isolation, PartitionHandle, PartitionReport, PartitionSpec, Runtime, RuntimeError,
+    StateFile,
 };
 use hybrid_abi::Name;
 use hybrid_abi::feed_job::{
     FeedJob, JOB_IDENTIFY, JOB_INGEST, JOB_LENIENT, JOB_NO_PROBE, JOB_OVERWRITE, JOB_REPLAY,
     JOB_SYMBOLS_MAX, JOB_SYNTHETIC,
 };
-use hybrid_abi::feed_journal::JournalJob;
+use hybrid_abi::feed_journal::{JOB_JOURNAL, JOB_RECORD, JournalJob};
 use hybrid_conventions::{Count, CpuSet, Exit};
 use zerocopy::IntoBytes;
 
 use crate::cli::{DayArgs, IngestArgs, MachineArgs, ReplayArgs};
 use crate::course::{Course, Distribution};
-use crate::device::{self, Need};
+use crate::device::Need;
 use crate::events::Events;
 use crate::failure::Failure;
 use crate::feed::{Feed, refuse_same_file};
 use crate::output;
 use crate::page::Shown;
 use crate::progress::Progress;
+use crate::storage::{Storage, image_of, not_started};
 use crate::summary;
 use crate::supervise::Supervision;
 
@@ -72,6 +74,20 @@ pub(crate) struct Outcome {
     pub(crate) isolation: Isolation,
     /// For `--report`.
     pub(crate) shown: Option<Shown>,
+    pub(crate) starts: Starts,
+}
+
+/// What became of the partition's starts.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Starts {
+    /// The device in use at the end.
+    pub(crate) device: String,
+    /// Starts after an end.
+    pub(crate) restarts: u64,
+    /// Changes of storage.
+    pub(crate) fallbacks: u64,
+    /// Memory that is kept for a next start.
+    pub(crate) state_bytes: u64,
 }
 
 /// What is to be run.
@@ -175,11 +191,12 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
 
 /// The image must not be the feed: it would be overwritten while it is read.
 fn refuse_image_of(feed: &Path, machine: &MachineArgs) -> Result<(), Failure> {
-    let image = ["model:", "uring:"].iter().find_map(|form| machine.device.strip_prefix(form));
-    match image {
-        Some(image) => refuse_same_file(feed, "image", Path::new(image)),
+    let fallback = machine.storage.fallback.as_deref();
+    let mut names = [Some(machine.device.as_str()), fallback].into_iter().flatten();
+    names.try_for_each(|name| match image_of(name) {
+        Some(image) => refuse_same_file(feed, "image", image),
         None => Ok(()),
-    }
+    })
 }
 
 /// A job with what every run has.
@@ -187,6 +204,7 @@ pub(crate) fn new_job(machine: &MachineArgs, flags: u32, feed: Option<&Feed>) ->
     let mut job = FeedJob::new(flags | JOB_IDENTIFY);
     job.queue_depth = machine.queue_depth.into();
     job.max_transfer_bytes = machine.max_transfer;
+    job.io_timeout_ms = u32::try_from(machine.storage.io_timeout.as_millis()).unwrap_or(u32::MAX);
     if machine.allow_writes {
         job.flags |= JOB_OVERWRITE;
     }
@@ -205,36 +223,44 @@ pub(crate) fn new_job(machine: &MachineArgs, flags: u32, feed: Option<&Feed>) ->
 /// Starts the partition, serves and supervises it to its end.
 pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
     let Plan { machine, job, feed, need, events, journal } = plan;
-    let backend = device::backend(machine, need)?;
+    let mut storage = Storage::new(machine, need)?;
     let signals = install_signals()?;
     let runtime = runtime_of(machine)?;
-    let Supervision { options, alerts, counters, spares } = machine.supervision.supervision()?;
+    let Supervision { options, alerts, counters, spares } =
+        machine.supervision.supervision(storage.fallback())?;
     runtime.telemetry().add_counters(&counters);
     runtime.telemetry().add_requests(ENTRY_NAME, &options.requests);
     let exports = machine.telemetry.start(&runtime, machine.quiet)?;
+    storage.tell(alerts.clone(), counters.clone());
+    let mut backend = Some(storage.backend()?);
     let progress = Progress::new(machine.quiet, feed.as_ref().map_or(0, Feed::expected));
     let course = machine.report.as_ref().map(|_| Course::new());
-    let work = RefCell::new(Work { feed, events, progress, course, signal: None, error: None });
+    let state = state(&job, feed.as_ref());
+    let work = Work { feed, events, progress, course, job, storage, signal: None, error: None };
+    let work = RefCell::new(work);
     let criticals = options.criticals.clone();
-    let mut first = Some(backend);
     let starter = |next: Option<Next<PartitionHandle>>| {
         let mut work = work.borrow_mut();
-        let backend = match (next, first.take()) {
-            (Some(next), _) => again(machine, need, next.before, &mut work)?,
+        let backend = match (next, backend.take()) {
+            (Some(next), _) => again(next, &mut work)?,
             (None, Some(backend)) => backend,
             // The one before could not be started; what it had of the device is gone with it.
-            (None, None) => device::backend(machine, need).map_err(not_again)?,
+            (None, None) => work.storage.backend().map_err(|error| not_started(&error))?,
         };
-        let mut spec = spec(&job, journal, work.feed.as_ref()).with_device(backend);
-        machine.probes.apply(&mut spec);
-        spec.check_syscalls = machine.check_silence;
-        spec.rt_priority = machine.rt_priority;
-        spec.isolation = machine.isolation;
-        spec.spares.clone_from(&spares);
-        spec.on_alert = Some(criticals.sink(runtime.warnings()));
-        runtime.spawn(spec)
+        let spawn = |work: &Work<'_>, backend| {
+            let mut spec = spec(machine, &work.job, journal).with_device(backend);
+            machine.probes.apply(&mut spec);
+            spec.spares.clone_from(&spares);
+            spec.state.clone_from(&state);
+            spec.on_alert = Some(criticals.sink(runtime.warnings()));
+            runtime.spawn(spec)
+        };
+        spawn(&work, backend).or_else(|error| {
+            let backend = work.storage.instead(error)?;
+            spawn(&work, backend)
+        })
     };
-    let mut supervisor = Supervisor::start(options, alerts, counters, Box::new(starter))?;
+    let mut supervisor = Supervisor::start(options, alerts, counters.clone(), Box::new(starter))?;
     while let Status::Alive | Status::Between = supervisor.poll() {
         let mut work = work.borrow_mut();
         if let Some(partition) = supervisor.current() {
@@ -247,7 +273,7 @@ pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
         supervisor.wait(LOOK_EVERY);
     }
     let partition = supervisor.into_current();
-    let Work { feed: _, mut events, progress, course, signal, error } = work.into_inner();
+    let Work { mut events, progress, course, storage, signal, error, .. } = work.into_inner();
     progress.clear();
     let mut partition = partition.ok_or_else(|| {
         Failure::error("the partition could not be started again; the lines above say why")
@@ -257,15 +283,24 @@ pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
     let shown = course.map(|course| shown(course, &partition));
     let report = partition.join();
     drop(exports);
-    let notes = report.device.iter().flat_map(|device| &device.notes);
-    if !machine.quiet {
-        notes.for_each(|note| output::note(format_args!("warning: {note}")));
-    }
+    tell_notes(machine, &report);
     if let Some(error) = error {
         return Err(Failure::error(format_args!("the feed could not be read to its end: {error}")));
     }
     let isolation = machine.isolation;
-    Ok(Outcome { runtime, figures, report, events, signal, isolation, shown })
+    let device = storage.current().to_owned();
+    let (restarts, fallbacks) = (counters.restarts(), counters.fallbacks());
+    let state_bytes = state.as_ref().map_or(0, StateFile::bytes) as u64;
+    let starts = Starts { device, restarts, fallbacks, state_bytes };
+    Ok(Outcome { runtime, figures, report, events, signal, isolation, shown, starts })
+}
+
+/// What the device had to say at its end.
+fn tell_notes(machine: &MachineArgs, report: &PartitionReport) {
+    let notes = report.device.iter().flat_map(|device| &device.notes);
+    if !machine.quiet {
+        notes.for_each(|note| output::note(format_args!("warning: {note}")));
+    }
 }
 
 /// Signals that end the run in order.
@@ -287,16 +322,30 @@ fn runtime_of(machine: &MachineArgs) -> Result<Runtime, Failure> {
 }
 
 /// What the host does for the partition that runs.
-struct Work {
+struct Work<'a> {
     feed: Option<Feed>,
     events: Events,
     progress: Progress,
     course: Option<Course>,
+    job: FeedJob,
+    storage: Storage<'a>,
     signal: Option<StopSignal>,
     error: Option<String>,
 }
 
-impl Work {
+impl Work<'_> {
+    /// Sets the job to what is left of it: an ingest begins anew, a replay goes on.
+    fn begin_behind(&mut self) -> Result<(), Failure> {
+        if self.events.has_feed() && !self.job.has(JOB_JOURNAL) && !self.job.has(JOB_RECORD) {
+            self.job.flags &= !JOB_INGEST;
+            self.job.sent_events = self.events.heard;
+            self.events.go_on();
+            return Ok(());
+        }
+        self.events.begin_anew();
+        self.feed.as_mut().map_or(Ok(()), Feed::rewind)
+    }
+
     fn serve(&mut self, partition: &mut PartitionHandle, signals: &StopSignals) {
         if let Some(Err(error)) = self.feed.as_mut().map(|feed| feed.push(partition)) {
             self.error.get_or_insert(error.to_string());
@@ -333,25 +382,30 @@ fn shown(mut course: Course, partition: &PartitionHandle) -> Shown {
     }
 }
 
-/// The device once more, and the job from its beginning.
+/// The device once more, or what takes over from it; the job behind what was heard of it.
 fn again(
-    machine: &MachineArgs,
-    need: Need,
-    before: PartitionHandle,
-    work: &mut Work,
+    next: Next<PartitionHandle>,
+    work: &mut Work<'_>,
 ) -> Result<Box<dyn Backend>, RuntimeError> {
+    let Next { mut before, ending } = next;
+    // What it said last: the next one goes on behind exactly that.
+    take_events(&mut before, &mut work.events);
+    let started = work.events.started;
     let device = before.join().device;
-    work.events.begin_anew();
-    work.feed.as_mut().map_or(Ok(()), Feed::rewind).map_err(not_again)?;
+    work.begin_behind().map_err(|failure| not_started(&failure))?;
+    if ending.blames_device() && work.storage.fallback().is_ready() {
+        // Whoever served the device has ended, with the partition: its blocks are nobody's now.
+        drop(device);
+        if let Some(started) = started {
+            work.storage.has_blocks_of(started.lba_bytes);
+        }
+        return work.storage.take_over(None).map_err(|failure| not_started(&failure));
+    }
     match device.and_then(|device| device.model) {
         // With everything that it holds.
         Some(model) => Ok(Box::new(ModelBackend::again(model))),
-        None => device::backend(machine, need).map_err(not_again),
+        None => work.storage.backend().map_err(|failure| not_started(&failure)),
     }
-}
-
-fn not_again(failure: Failure) -> RuntimeError {
-    RuntimeError::NotStarted { name: ENTRY_NAME.to_owned(), reason: failure.line }
 }
 
 /// Takes what has come.
@@ -360,17 +414,27 @@ fn take_events(partition: &mut PartitionHandle, events: &mut Events) {
     let _ = partition.poll_events(EVENTS_A_LOOK, |header, payload| events.take(header, payload));
 }
 
+/// What a replay keeps for its next incarnation.
+fn state(job: &FeedJob, feed: Option<&Feed>) -> Option<StateFile> {
+    // Without a file the feed's length is known only to the partition: room for the most.
+    let feed_bytes = feed.map_or(u64::MAX, Feed::bytes);
+    // What comes out of a journal is begun anew: its books stay where they were.
+    let keeps = job.has(JOB_REPLAY) && !job.has(JOB_JOURNAL);
+    keeps.then(|| StateFile::new(books_bytes(feed_bytes, job.orders_max)))
+}
+
 /// The partition of a job.
-fn spec(job: &FeedJob, journal: Option<JournalJob>, feed: Option<&Feed>) -> PartitionSpec {
+fn spec(machine: &MachineArgs, job: &FeedJob, journal: Option<JournalJob>) -> PartitionSpec {
     let mut spec = PartitionSpec::new(ENTRY_NAME, ENTRY);
+    spec.check_syscalls = machine.check_silence;
+    spec.rt_priority = machine.rt_priority;
+    spec.isolation = machine.isolation;
     spec.args = job.as_bytes().to_vec();
     spec.args.extend(journal.iter().flat_map(|journal| journal.as_bytes()));
     spec.command_ring_bytes = COMMAND_RING_BYTES;
     spec.private_bytes = PRIVATE_BYTES;
-    if job.has(JOB_REPLAY) {
-        // Without a file the feed's length is known only to the partition: room for the most.
-        let feed_bytes = feed.map_or(u64::MAX, Feed::bytes);
-        spec.private_bytes += books_bytes(feed_bytes, job.orders_max);
+    if job.has(JOB_REPLAY) && job.has(JOB_JOURNAL) {
+        spec.private_bytes += books_bytes(u64::MAX, job.orders_max);
     }
     spec.dma_bytes = DMA_BYTES + (job.queue_depth as usize).min(256) * (64 << 10);
     // The feed comes through the command ring, which the job reads itself.

@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::output;
 use crate::page;
 use crate::report::{
-    Core, Device, Driver, Feed, Latency, Machine, Phase, Report, Ring, SCHEMA, Silence,
+    Core, Device, Driver, Feed, Latency, Machine, Phase, Report, Ring, SCHEMA, Silence, Starts,
 };
 use crate::run::Outcome;
 
@@ -116,7 +116,7 @@ pub(crate) fn check_silence(
     }
     let resident = if machine.check_silence { report.check_resident() } else { Ok(()) };
     let checked = report.check_silence().and(resident);
-    checked.map_err(|line| Failure { exit: Exit::Threshold, line })
+    checked.map_err(|line| Failure { exit: Exit::Threshold, ..Failure::error(line) })
 }
 
 /// Prints the report; an outcome that was no success is told after it.
@@ -125,7 +125,7 @@ pub(crate) fn print(title: &str, machine: &MachineArgs, outcome: Outcome) -> Res
     // Without a phase there is nothing to report but the error.
     let worked = outcome.events.ingested.is_some() || outcome.events.replayed.is_some();
     if worked && (checked.is_ok() || outcome.signal.is_some()) {
-        let report = report(title, machine, &outcome);
+        let report = report(title, &outcome);
         if let (Some(path), Some(shown)) = (&machine.report, &outcome.shown) {
             page::write(path, &report, shown)?;
         }
@@ -141,7 +141,7 @@ pub(crate) fn print(title: &str, machine: &MachineArgs, outcome: Outcome) -> Res
     }
 }
 
-fn report(title: &str, machine: &MachineArgs, outcome: &Outcome) -> Report {
+fn report(title: &str, outcome: &Outcome) -> Report {
     let Outcome { runtime, figures, report, events, signal, .. } = outcome;
     let clock = runtime.clock();
     let ns = |ticks: u64| clock.ticks_to_ns(core_runtime::clock::Ticks::new(ticks));
@@ -151,7 +151,7 @@ fn report(title: &str, machine: &MachineArgs, outcome: &Outcome) -> Report {
     Report {
         schema: SCHEMA,
         title: title.to_owned(),
-        device: device(machine, outcome),
+        device: device(outcome),
         machine: facts(outcome),
         ingest: events.ingested.as_ref().map(phase),
         replay: events.replayed.as_ref().map(phase),
@@ -183,6 +183,11 @@ fn report(title: &str, machine: &MachineArgs, outcome: &Outcome) -> Report {
             page_faults: report.usage.minor_faults + report.usage.major_faults,
             involuntary_switches: report.usage.involuntary_switches,
         },
+        starts: Starts {
+            restarts: outcome.starts.restarts,
+            fallbacks: outcome.starts.fallbacks,
+            resumed_bytes: events.started.map_or(0, |started| started.resumed_bytes),
+        },
         interrupted: signal.is_some(),
     }
 }
@@ -196,7 +201,7 @@ fn within(seen: Latency, events: &Events) -> Latency {
 /// Bytes of the event ring that `PartitionSpec` gives by default.
 const EVENT_RING_BYTES: u64 = 4 << 20;
 
-fn device(machine: &MachineArgs, outcome: &Outcome) -> Device {
+fn device(outcome: &Outcome) -> Device {
     let events = &outcome.events;
     let identify = events.blobs.iter().find(|blob| blob.what == BLOB_IDENTIFY_CONTROLLER);
     let identify = identify
@@ -206,8 +211,8 @@ fn device(machine: &MachineArgs, outcome: &Outcome) -> Device {
         |field: fn(&IdentifyController) -> &str| identify.as_ref().map_or("", field).to_owned();
     let number = |field: fn(&FeedStarted) -> u64| events.started.as_ref().map_or(0, field);
     Device {
-        name: machine.device.clone(),
-        is_model: machine.device.starts_with("model"),
+        name: outcome.starts.device.clone(),
+        is_model: outcome.starts.device.starts_with("model"),
         backend: outcome.report.device.as_ref().map_or_else(String::new, |d| d.description.clone()),
         model_number: text(|identify| fixed_text(&identify.mn)),
         firmware: text(|identify| fixed_text(&identify.fr)),
@@ -234,6 +239,7 @@ fn facts(outcome: &Outcome) -> Machine {
         dma_bytes: measured.dma_bytes,
         page_bytes: measured.page_bytes,
         private_used_bytes: measured.private_used_bytes,
+        state_bytes: outcome.starts.state_bytes,
     }
 }
 

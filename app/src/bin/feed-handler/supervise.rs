@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use host_bridge::supervisor::alert::{AlertKind, Alerts};
 use host_bridge::supervisor::counters::Counters;
+use host_bridge::supervisor::fallback::Fallback;
 use host_bridge::supervisor::hook::HookOptions;
 use host_bridge::supervisor::options::SupervisionOptions;
 use host_bridge::supervisor::policy::{Ending, Limits};
@@ -21,7 +22,7 @@ use crate::values::{parse_limit, parse_policy, parse_size, parse_some_wait, pars
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Supervision")]
 pub(crate) struct SupervisionArgs {
-    /// After which ends the partition is started again, with the job from its beginning: `never`,
+    /// After which ends the partition is started again, to go on where it was: `never`,
     /// `on-abnormal` (crashed, killed, or needs a reset), `on-failure` (errors too), `always`
     #[arg(long, value_name = "POLICY", default_value = "on-abnormal", value_parser = parse_policy)]
     pub(crate) restart: RestartPolicy,
@@ -87,7 +88,7 @@ impl SupervisionArgs {
     }
 
     /// All of it. Alerts are shown even to who wants no notes: they are errors.
-    pub(crate) fn supervision(&self) -> Result<Supervision, Failure> {
+    pub(crate) fn supervision(&self, fallback: Fallback) -> Result<Supervision, Failure> {
         let limits = Limits {
             heartbeat: self.heartbeat_timeout,
             escalate: self.heartbeat_timeout,
@@ -107,11 +108,14 @@ impl SupervisionArgs {
             store: self.store(),
             hook: hook.map(|command| HookOptions { command, timeout }),
             spares: spares.clone(),
+            fallback,
             ..SupervisionOptions::default()
         };
         let alerts = Alerts::to(|alert| {
             // An error that it came to in order is the program's own to tell.
-            if !(alert.kind == AlertKind::GaveUp && alert.reason == Ending::Failed.word()) {
+            let own = [Ending::Failed.word(), Ending::DeviceGone.word()];
+            let own = own.contains(&alert.reason.as_str()) && alert.dump.is_none();
+            if !(alert.kind == AlertKind::GaveUp && own) {
                 output::alert(alert);
             }
         });

@@ -74,6 +74,11 @@ pub(crate) fn parse_message_time(text: &str) -> Result<Duration, String> {
     parse_time(text, Nanos(1_000_000), Nanos(60_000_000_000))
 }
 
+/// How long a command may take.
+pub(crate) fn parse_io_time(text: &str) -> Result<Duration, String> {
+    parse_time(text, Nanos(10_000_000), Nanos(60_000_000_000))
+}
+
 /// How long a server is waited for.
 pub(crate) fn parse_reconnect_time(text: &str) -> Result<Duration, String> {
     parse_time(text, Nanos(0), Nanos(3_600_000_000_000))

@@ -17,11 +17,13 @@
 //! | `keeper` | hears of removals and errors, stops the device at the end |
 //! | `faults` | what the IOMMU stopped, from the kernel's log |
 //! | `give_back` | back to the kernel's driver, on request |
+//! | `bind_back` | the same while the program goes on, by the privileged helper; the nodes there |
 //!
 //! The hot path knows nothing of all that: queues and doorbells are plain mapped memory.
 
 pub(crate) mod apart;
 pub mod bar;
+pub mod bind_back;
 pub mod config_space;
 pub mod device;
 pub mod error;

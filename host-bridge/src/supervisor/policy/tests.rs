@@ -504,3 +504,24 @@ fn no_walk_breaks_the_order_of_kill_fence_save_and_start() {
         assert!(walk % 3 > 0 || starts == 0, "never is never");
     }
 }
+
+#[test]
+fn a_device_at_fault_is_answered_at_once_where_there_is_other_storage() {
+    for policy in [RestartPolicy::Never, RestartPolicy::OnAbnormal, RestartPolicy::OnFailure] {
+        for ending in Ending::ALL {
+            let mut rig = Rig::with(policy, "0/10s");
+            rig.policy.fallback(true);
+            rig.seen.ended = true;
+            assert_eq!(rig.look(), Action::Fence);
+            rig.policy.fenced(true, ending);
+            assert_eq!(rig.look(), Action::Save { fenced: true });
+            let answer = rig.policy.saved(rig.seen.now, None);
+            if ending.blames_device() {
+                assert_eq!(answer, Action::Delay(Duration::ZERO), "{policy}");
+                assert_eq!(rig.look(), Action::Start);
+            } else {
+                assert!(matches!(answer, Action::Over(_)), "{policy} {ending:?}: {answer:?}");
+            }
+        }
+    }
+}

@@ -7,7 +7,7 @@ use std::fmt::Display;
 
 use hybrid_conventions::{Count, HumanBytes, HumanNanos, Si};
 
-use super::{Core, Device, Driver, Feed, Latency, Machine, Phase, Report, Ring, Silence};
+use super::{Core, Device, Driver, Feed, Latency, Machine, Phase, Report, Ring, Silence, Starts};
 
 /// Columns of the screen.
 pub(super) const COLUMNS: usize = 100;
@@ -34,6 +34,7 @@ pub(super) fn of(report: &Report) -> String {
     ring(&mut screen, &report.ring);
     core(&mut screen, &report.core);
     silence(&mut screen, &report.silence);
+    starts(&mut screen, &report.starts);
     screen.text
 }
 
@@ -123,13 +124,30 @@ fn machine(screen: &mut Screen, machine: &Machine) {
                 machine.partition_cpu, machine.isolation
             ),
             format!(
-                "{} DMA and {} private memory in {} pages",
+                "{} DMA, {} private and {} state memory in {} pages",
                 HumanBytes(machine.dma_bytes),
                 HumanBytes(machine.private_used_bytes),
+                HumanBytes(machine.state_bytes),
                 HumanBytes(machine.page_bytes),
             ),
         ],
     );
+}
+
+/// Of a partition that was started once there is nothing to say.
+fn starts(screen: &mut Screen, starts: &Starts) {
+    let Starts { restarts, fallbacks, resumed_bytes } = *starts;
+    if restarts == 0 && fallbacks == 0 {
+        return;
+    }
+    let mut items = vec![format!("started again {}", many(restarts, "time"))];
+    if fallbacks != 0 {
+        items.push("went on with other storage than its device".to_owned());
+    }
+    if resumed_bytes != 0 {
+        items.push(format!("behind {} of the feed", HumanBytes(resumed_bytes)));
+    }
+    screen.items("starts", &items);
 }
 
 fn phases(screen: &mut Screen, report: &Report) {

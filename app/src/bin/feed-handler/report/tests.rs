@@ -40,7 +40,8 @@ fn whole() -> Report {
             isolation: "process".to_owned(),
             dma_bytes: 18 << 20,
             page_bytes: 4096,
-            private_used_bytes: 80 << 20,
+            private_used_bytes: 8 << 20,
+            state_bytes: 72 << 20,
         },
         ingest: Some(Phase::new(6_000_000, 185_000_000, 410_000_000)),
         replay: Some(Phase::new(6_000_000, 185_000_000, 880_000_000)),
@@ -94,6 +95,7 @@ fn whole() -> Report {
             page_faults: 1,
             involuntary_switches: 88,
         },
+        starts: Starts::default(),
         interrupted: false,
     }
 }
@@ -109,6 +111,7 @@ fn interrupted() -> Report {
         single_reads: None,
         driver: Driver { commands: 1, ..Driver::default() },
         silence: Silence { heap_allocations: None, system_calls: None, ..whole().silence },
+        starts: Starts { restarts: 2, fallbacks: 1, resumed_bytes: 11 << 20 },
         interrupted: true,
         ..whole()
     }
