@@ -1,8 +1,8 @@
 //! Reports as pages: one file that holds everything it shows, light and dark, readable on a phone.
 //!
 //! Used by programs of the host's side (`feed-handler --report`, `storage-bench --report`). It
-//! knows charts ([`svg`]), the frame of a page, and the percentile files of HdrHistogram, and nothing of
-//! what is measured. Nothing is loaded from anywhere.
+//! knows charts ([`svg`]), the frame of a page, and the percentile files of HdrHistogram, and
+//! nothing of what is measured. Nothing is loaded from anywhere.
 
 pub mod svg;
 

@@ -12,6 +12,7 @@ use feed_handler::handler::entry::{self, ENTRY_NAME};
 use feed_handler::handler::job::books_bytes;
 use feed_handler::synth::SynthConfig;
 use host_bridge::backend::{Backend, ModelBackend};
+use host_bridge::supervisor::counters::Counters;
 use host_bridge::supervisor::{Next, Status, Supervisor};
 use host_bridge::sys::signals::{StopSignal, StopSignals};
 use host_bridge::topology::Topology;
@@ -88,6 +89,17 @@ pub(crate) struct Starts {
     pub(crate) fallbacks: u64,
     /// Memory that is kept for a next start.
     pub(crate) state_bytes: u64,
+}
+
+impl Starts {
+    fn of(storage: &Storage<'_>, counters: &Counters, state: Option<&StateFile>) -> Self {
+        Self {
+            device: storage.current().to_owned(),
+            restarts: counters.restarts(),
+            fallbacks: counters.fallbacks(),
+            state_bytes: state.map_or(0, StateFile::bytes) as u64,
+        }
+    }
 }
 
 /// What is to be run.
@@ -288,10 +300,7 @@ pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
         return Err(Failure::error(format_args!("the feed could not be read to its end: {error}")));
     }
     let isolation = machine.isolation;
-    let device = storage.current().to_owned();
-    let (restarts, fallbacks) = (counters.restarts(), counters.fallbacks());
-    let state_bytes = state.as_ref().map_or(0, StateFile::bytes) as u64;
-    let starts = Starts { device, restarts, fallbacks, state_bytes };
+    let starts = Starts::of(&storage, &counters, state.as_ref());
     Ok(Outcome { runtime, figures, report, events, signal, isolation, shown, starts })
 }
 
