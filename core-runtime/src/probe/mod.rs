@@ -49,7 +49,7 @@ pub use registers::{Register, RegisterSpec, Registers};
 use crate::clock::{Clock, Instant, Ticks};
 
 /// Defines events, each as a constant: name, group, level, what it says, and up to three fields (of
-/// 32, 64 and 64 bits) with a [`FieldKind`] and a [`MetricUnit`](hybrid_abi::metrics::MetricUnit).
+/// 32, 64 and 64 bits) with a [`FieldKind`] and a [`MetricUnit`].
 ///
 /// ```
 /// use core_runtime::clock::{Clock, ManualClock};

@@ -8,7 +8,7 @@ use std::fmt::{self, Write as _};
 
 use super::families::{Families, Labels, Value};
 
-/// The content type of what [`write`] writes.
+/// The content type of what [`write()`] writes.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// All families as text.

@@ -16,7 +16,7 @@ use crate::cli::Cli;
 /// Operations of one child: some ten seconds, and a few hundred MiB.
 const CHILD_OPS: u64 = 2_000_000;
 
-/// Prints totals so that [`Lines::take`] reads them.
+/// Prints totals so that `Lines::take` reads them.
 pub(crate) fn print_lines(total: &Total) {
     for (name, count) in [
         ("runs", total.runs),
