@@ -39,7 +39,7 @@ use crate::feed::{Feed, refuse_same_file};
 use crate::output;
 use crate::page::Shown;
 use crate::progress::Progress;
-use crate::storage::{Storage, image_of, not_started};
+use crate::storage::{Choice, Storage, image_of, not_started};
 use crate::summary;
 use crate::supervise::Supervision;
 
@@ -293,8 +293,9 @@ pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
     take_events(&mut partition, &mut events);
     let figures = summary::Measured::read(&partition);
     let shown = course.map(|course| shown(course, &partition));
-    let report = partition.join();
+    let mut report = partition.join();
     drop(exports);
+    forgive(machine, need, &mut report);
     tell_notes(machine, &report);
     if let Some(error) = error {
         return Err(Failure::error(format_args!("the feed could not be read to its end: {error}")));
@@ -302,6 +303,19 @@ pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
     let isolation = machine.isolation;
     let starts = Starts::of(&storage, &counters, state.as_ref());
     Ok(Outcome { runtime, figures, report, events, signal, isolation, shown, starts })
+}
+
+/// A device that is lost behind the last read of a replay has done its work: with other storage at
+/// hand that is worth a line, and no error.
+fn forgive(machine: &MachineArgs, need: Need, report: &mut PartitionReport) {
+    let auto = machine.storage.storage == Some(Choice::Auto);
+    if auto && matches!(need, Need::Read) && report.exit.is_done() {
+        let device = report.device.as_mut();
+        let problem = device.and_then(|device| device.problem.take());
+        if let Some(problem) = problem.filter(|_| !machine.quiet) {
+            output::note(format_args!("warning: at its end, the work being done: {problem}"));
+        }
+    }
 }
 
 /// What the device had to say at its end.
