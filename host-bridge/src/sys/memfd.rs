@@ -131,8 +131,10 @@ impl Memfd {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | huge;
         let fd = rustix::fs::memfd_create(name, flags).map_err(refused("memfd_create"))?;
         rustix::fs::ftruncate(&fd, len as u64).map_err(refused("ftruncate"))?;
-        rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, len as u64)
-            .map_err(refused("reservation"))?;
+        // A ring of io_uring that was just closed leaves work for this thread, which the kernel
+        // takes for a signal.
+        let all = || rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, len as u64);
+        rustix::io::retry_on_intr(all).map_err(refused("reservation"))?;
         Ok(Self { fd, len, page })
     }
 

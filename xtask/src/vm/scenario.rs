@@ -65,7 +65,12 @@ pub(crate) const BOOTS: &[Boot] = &[
     },
     Boot { name: "devices", machine: main, alone: false, parts: &[SYSCONFIG_DEVICES] },
     Boot { name: "fresh-drives", machine: fresh_drives, alone: false, parts: &[CONFORMANCE] },
-    Boot { name: "vfio", machine: shared_group, alone: true, parts: &[VFIO, VFIO_ENDS] },
+    Boot {
+        name: "vfio",
+        machine: shared_group,
+        alone: true,
+        parts: &[VFIO, VFIO_ENDS, VFIO_FALLBACK],
+    },
     Boot { name: "crashes", machine: shared_group, alone: false, parts: &[CRASHES] },
     Boot { name: "polled", machine: polled, alone: false, parts: &[URING] },
     Boot { name: "two-nodes", machine: two_nodes, alone: false, parts: &[PARTITIONS] },
@@ -283,6 +288,22 @@ const VFIO_ENDS: Part = Part {
         "vfio_ends::a_bus_reset_behind_our_back_ends_every_read_with_gone",
         "vfio_ends::after_a_bus_reset_the_drive_is_driven_again",
         "vfio_ends::a_function_removed_under_load_is_let_go_and_found_again",
+    ],
+    printed: &[],
+    limit_s: 180,
+};
+
+const VFIO_FALLBACK: Part = Part {
+    name: "vfio-fallback",
+    script: include_str!("guest/suite/vfio-fallback"),
+    programs: &["feed-handler", "sysconfig"],
+    tests: &[
+        "vfio_fallback::a_long_feed_is_on_the_drive",
+        "vfio_fallback::a_reset_in_the_middle_of_a_replay_ends_with_exact_quotes",
+        "vfio_fallback::the_switch_is_one_line_and_the_kernel_has_the_drive",
+        "vfio_fallback::a_drive_of_the_kernels_is_read_there_from_the_start",
+        "vfio_fallback::going_back_is_a_bind_and_a_start_by_hand",
+        "vfio_fallback::without_a_helper_the_error_says_who_could",
     ],
     printed: &[],
     limit_s: 180,
