@@ -274,7 +274,8 @@ fn a_host_stands_whatever_a_partition_writes() {
         seen.drains,
         seen.crashes,
     ];
-    assert!(both.iter().flatten().all(|count| *count > 100), "{seen:?}");
+    // A larger region is hit in its directory less often.
+    assert!(both.iter().flatten().all(|count| *count > 50), "{seen:?}");
 }
 
 #[test]
