@@ -56,7 +56,7 @@ fn symbols_and_days_beyond_what_is_possible_are_refused_with_what_is_allowed() {
 }
 
 /// Every option, and the test that shows what it does. A new one needs a line here and a test.
-const OPTIONS: [(&str, &str); 65] = [
+const OPTIONS: [(&str, &str); 77] = [
     ("--allow-writes", "bad_device::a_device_that_carries_something_else_is_..."),
     ("--bbo", "real_data"),
     ("--check-silence", "silence"),
@@ -122,6 +122,24 @@ const OPTIONS: [(&str, &str); 65] = [
     ("--no-control", "telemetry::a_place_that_cannot_be_had_is_one_line_with_what_to_change"),
     ("--report", "telemetry::a_report_is_a_page_that_holds_everything_it_shows"),
     ("--run-dir", "telemetry::figures_are_served_while_it_runs"),
+    ("--freeze-budget-over", "host-bridge's probes::tests"),
+    ("--freeze-dir", "host-bridge's probes::tests"),
+    ("--freeze-most", "host-bridge's probes::tests"),
+    ("--freeze-over", "host-bridge's probes::tests"),
+    ("--freeze-stolen-over", "host-bridge's probes::tests"),
+    ("--probe-ring", "host-bridge's probes::tests"),
+    ("--probes", "host-bridge's probes::tests"),
+    ("--trace", "host-bridge's probes::tests"),
+    ("--from", "journal::a_session_out_of_order_and_twice_is_replayed_exactly_and_from_anywhere"),
+    ("--journal", "journal"),
+    (
+        "--original-speed",
+        "journal::a_session_out_of_order_and_twice_is_replayed_exactly_and_from_anywhere",
+    ),
+    (
+        "--save-snapshot",
+        "journal::a_session_out_of_order_and_twice_is_replayed_exactly_and_from_anywhere",
+    ),
 ];
 
 #[test]

@@ -295,8 +295,7 @@ pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
     let shown = course.map(|course| shown(course, &partition));
     let mut report = partition.join();
     drop(exports);
-    forgive(machine, need, &mut report);
-    tell_notes(machine, &report);
+    tell_notes(machine, need, &mut report);
     if let Some(error) = error {
         return Err(Failure::error(format_args!("the feed could not be read to its end: {error}")));
     }
@@ -319,7 +318,8 @@ fn forgive(machine: &MachineArgs, need: Need, report: &mut PartitionReport) {
 }
 
 /// What the device had to say at its end.
-fn tell_notes(machine: &MachineArgs, report: &PartitionReport) {
+fn tell_notes(machine: &MachineArgs, need: Need, report: &mut PartitionReport) {
+    forgive(machine, need, report);
     let notes = report.device.iter().flat_map(|device| &device.notes);
     if !machine.quiet {
         notes.for_each(|note| output::note(format_args!("warning: {note}")));
