@@ -298,7 +298,9 @@ mod tests {
     #[test]
     fn parts_that_lie_give_errors_and_never_more() {
         let good = part(&[1]);
-        for at in 0..good.len().min(300) {
+        // An interpreter takes seconds for each.
+        let every = if cfg!(miri) { 37 } else { 1 };
+        for at in (0..good.len().min(300)).step_by(every) {
             for value in [0, 1, 0x7F, 0xFF] {
                 let mut part = good.clone();
                 part[at] = value;
@@ -308,7 +310,7 @@ mod tests {
                 }
             }
         }
-        for len in 0..good.len().min(300) {
+        for len in (0..good.len().min(300)).step_by(every) {
             assert!(MetricsView::parse(&good[..len]).is_err(), "{len}");
         }
     }
