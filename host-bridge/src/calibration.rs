@@ -20,9 +20,9 @@ use crate::warnings::{WarningKind, Warnings};
 /// ns is then uncertain by 7 ppm of half of it, the distance of the readings that are compared.
 pub const SPREAD: Duration = Duration::from_millis(12);
 
-/// Tries before a disturbed machine is an error: 12, 24, 48 ms and so on up to 1.5 s, which even an
-/// emulator on a crowded machine gets through.
-const ATTEMPTS: u32 = 8;
+/// Tries before a disturbed machine is an error: 12, 24, 48 ms and so on up to 6 s, in which the
+/// gaps of an emulator on a crowded machine (some 10 ms) are below the error that is allowed.
+const ATTEMPTS: u32 = 10;
 
 /// Measures the time-stamp counter against `CLOCK_MONOTONIC_RAW`.
 ///
