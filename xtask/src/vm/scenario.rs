@@ -285,7 +285,7 @@ const VFIO_ENDS: Part = Part {
         "vfio_ends::a_drive_that_comes_back_is_found_and_driven",
         "vfio_ends::a_surprise_removal_ends_every_read_with_gone",
         "vfio_ends::after_a_surprise_removal_the_drive_is_driven_again",
-        "vfio_ends::a_bus_reset_behind_our_back_ends_every_read_with_gone",
+        "vfio_ends::a_bus_reset_behind_our_back_ends_every_read",
         "vfio_ends::after_a_bus_reset_the_drive_is_driven_again",
         "vfio_ends::a_function_removed_under_load_is_let_go_and_found_again",
     ],
