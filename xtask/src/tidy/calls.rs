@@ -118,15 +118,15 @@ mod tests {
     #[test]
     fn leftovers_are_caught_in_code_and_in_comments() {
         let [fix, three, later] = [0, 1, 2].map(|index| LEFTOVER_WORDS[index]);
-        // Planted: strings that the rule must catch, none of them code of this file.
+        // In halves, so that nobody who searches the tree takes them for leftovers of this file.
         for text in [
-            "fn a() { todo!() }".to_owned(),
-            "fn a() { unimplemented!(\"b\") }".to_owned(),
-            "dbg!(a);".to_owned(),
-            "#[ignore]\nfn a() {}".to_owned(),
-            "#[ignore = \"slow\"]\nfn a() {}".to_owned(),
-            "#[allow(dead_code)]".to_owned(),
-            "#![allow(dead_code)]".to_owned(),
+            concat!("fn a() { to", "do!() }").to_owned(),
+            concat!("fn a() { unimpl", "emented!(\"b\") }").to_owned(),
+            concat!("db", "g!(a);").to_owned(),
+            concat!("#[ign", "ore]\nfn a() {}").to_owned(),
+            concat!("#[ign", "ore = \"slow\"]\nfn a() {}").to_owned(),
+            concat!("#[al", "low(dead_code)]").to_owned(),
+            concat!("#![al", "low(dead_code)]").to_owned(),
             format!("// {fix}: later"),
             format!("/* {three} */"),
             format!("a(); // {later} b"),

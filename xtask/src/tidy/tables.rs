@@ -17,7 +17,6 @@ pub(super) const UNSAFE_ROOMS: &[(&str, &str)] = &[
     ("conformance/src/bin/", "what a partition of the suite promises, and ways to die on purpose"),
     ("sysconfig/src/sys", "system calls"),
     ("host-bridge/tests/", "system calls that check the host's own"),
-    ("probe-util/tests/", "the promise of a partition of its tests"),
     ("app/src/bin/", "the counting allocator"),
     ("app/tests/", "the proof that a partition makes no system call and no allocation"),
 ];
@@ -113,15 +112,14 @@ pub(super) const CALLS: &[(&str, Where, &str)] = &[
     ("#![feature(", Where::Everywhere, "stable Rust"),
 ];
 
-/// Leftovers in code, with what to do about each. These are the words that the rule looks for, in
-/// strings; nothing here is left over or allowed.
+/// Leftovers in code, with what to do about each. In halves: nothing here is left over itself.
 pub(super) const LEFTOVER_CODE: &[(&str, &str)] = &[
-    ("todo!", "write it, or return a named error"),
-    ("unimplemented!", "write it, or return a named error"),
-    ("dbg!", "take it out"),
-    ("#[ignore", "skip with a reason: hybrid_conventions::testing::skipped"),
-    ("#[allow(", "use `expect` with a reason"),
-    ("#![allow(", "use `expect` with a reason"),
+    (concat!("to", "do!"), "write it, or return a named error"),
+    (concat!("unimpl", "emented!"), "write it, or return a named error"),
+    (concat!("db", "g!"), "take it out"),
+    (concat!("#[ign", "ore"), "skip with a reason: hybrid_conventions::testing::skipped"),
+    (concat!("#[al", "low("), "use `expect` with a reason"),
+    (concat!("#![al", "low("), "use `expect` with a reason"),
 ];
 
 /// Leftovers in comments, as words.
