@@ -3,9 +3,9 @@
 
 use hybrid_conventions::testing;
 use journal::layout::{BatchHeader, JournalSuperblock};
-use journal::{From, JournalError, Promise, ReadError, Seek, recover};
+use journal::{From, JournalError, Promise, ReadError, Recovered, Seek, recover};
 
-use crate::disk::{LBA, Wreck, now};
+use crate::disk::{Disk, LBA, now};
 use crate::rng::Rng;
 use crate::world::{Sent, World, examine, read_all};
 
@@ -54,22 +54,49 @@ fn overlaps(sent: &Sent, changed: &[usize]) -> bool {
     changed.iter().any(|at| (sent.at..end).contains(at))
 }
 
+/// A superblock was hit. One that is unreadable is stood in for; one that is readable all the same
+/// (an old one, or the other one again) is not told from a good one: everything is there, or
+/// somebody says what is missing.
+fn judge_superblock(
+    world: &World,
+    image: &mut Vec<u8>,
+    open: Result<Recovered, JournalError>,
+    seen: &mut Seen,
+) {
+    let is_whole = |slot: &&usize| {
+        let slot = **slot * 65_536;
+        JournalSuperblock::parse(&image[slot..slot + 512], hybrid_abi::crc::crc32c).is_ok()
+    };
+    let both_readable = [0, 1].iter().filter(is_whole).count() == 2;
+    match open {
+        Ok(found) => {
+            let acked = world.engine.acknowledged().sequence;
+            assert!(found.tail.sequence >= acked, "{} of {acked}", found.tail.sequence);
+            assert_eq!(found.damaged_slot.is_some(), !both_readable);
+            match read_all(image, world.disk.promise, &world.history, &found, Seek::Front) {
+                Ok(_) => seen.stood_in += 1,
+                Err(error) => {
+                    assert!(
+                        both_readable,
+                        "a superblock that is unreadable is stood in for: {error}"
+                    );
+                    seen.loud_at_read += 1;
+                }
+            }
+        }
+        Err(error) => {
+            assert!(both_readable, "a superblock that is unreadable is stood in for: {error}");
+            seen.loud_at_open += 1;
+        }
+    }
+}
+
 /// Compares what a damage led to with what the batches that are left can prove.
 fn judge(world: &World, image: &mut Vec<u8>, changed: &[usize], seen: &mut Seen) {
     let (promise, history) = (world.disk.promise, &world.history);
-    let open = examine(image, promise, history, 0, From::Checkpoint);
+    let open = examine(image, world, 0, From::Checkpoint);
     if changed.iter().any(|at| *at < 131_072) {
-        // A superblock. The other one knows the log, or somebody says what is missing.
-        match open.and_then(|found| {
-            let read = read_all(image, promise, history, &found, Seek::Front);
-            read.map_err(|_| JournalError::Empty).map(|_| found)
-        }) {
-            Ok(found) => {
-                assert!(found.tail.sequence >= world.engine.acknowledged().sequence);
-                seen.stood_in += 1;
-            }
-            Err(_) => seen.loud_at_open += 1,
-        }
+        judge_superblock(world, image, open, seen);
         return;
     }
     // The newest superblock on the image may be one that is not durable yet.
@@ -87,7 +114,7 @@ fn judge(world: &World, image: &mut Vec<u8>, changed: &[usize], seen: &mut Seen)
             Ok(found) => {
                 let read = read_all(image, promise, history, &found, Seek::Front);
                 assert!(matches!(read, Err(ReadError::Lost { .. })), "{read:?}");
-                let whole = now(recover(&mut Wreck { image, promise }, From::Front));
+                let whole = Disk::look(image, promise, |disk| now(recover(disk, From::Front)));
                 assert!(matches!(whole, Err(JournalError::Lost { .. })), "{whole:?}");
                 seen.loud_at_read += 1;
             }
@@ -138,6 +165,13 @@ fn run(seed: u64, promise: Promise, budget: u64) -> Seen {
     for round in 0..budget {
         for _ in 0..3 {
             world.event();
+        }
+        if world.rng.one_in(300) {
+            let mask = world.rng.next();
+            let mut disk = world.disk.crashed(|index, _| mask >> (index & 63) & 1 == 1);
+            let acked = world.engine.acknowledged().sequence;
+            let found = examine(&mut disk.seen, &world, acked, From::Front).expect("a crash");
+            world.reopen(disk, &found);
         }
         let mut image = world.disk.seen.clone();
         if round % 40 == 0 {

@@ -26,11 +26,13 @@ pub(crate) struct Loose {
 #[derive(Clone, Debug)]
 pub(crate) struct Disk {
     pub(crate) seen: Vec<u8>,
+    /// As long as `seen`, or empty: then it is only looked at.
     pub(crate) durable: Vec<u8>,
     pub(crate) loose: Vec<Loose>,
     pub(crate) promise: Promise,
+    /// After so many more writes and flushes of a [`Medium`] the power is gone.
+    pub(crate) power: u64,
     next_id: u64,
-    read: Vec<u8>,
 }
 
 /// Runs a future that never waits.
@@ -44,13 +46,30 @@ pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
 impl Disk {
     pub(crate) fn new(bytes: u64, promise: Promise) -> Self {
         let bytes = usize::try_from(bytes).expect("a small disk");
-        let empty = vec![0; bytes];
-        let (durable, read) = (empty.clone(), Vec::new());
-        Self { seen: empty, durable, loose: Vec::new(), promise, next_id: 0, read }
+        Self { durable: vec![0; bytes], ..Self::only_seen(vec![0; bytes], promise) }
+    }
+
+    fn only_seen(seen: Vec<u8>, promise: Promise) -> Self {
+        let (durable, loose) = (Vec::new(), Vec::new());
+        Self { seen, durable, loose, promise, power: u64::MAX, next_id: 0 }
+    }
+
+    /// Looks at `image` as at a disk, and does not copy it: what costs the time of a million crash
+    /// points is what is copied.
+    pub(crate) fn look<T>(
+        image: &mut Vec<u8>,
+        promise: Promise,
+        look: impl FnOnce(&mut Self) -> T,
+    ) -> T {
+        let mut disk = Self::only_seen(std::mem::take(image), promise);
+        let outcome = look(&mut disk);
+        *image = disk.seen;
+        outcome
     }
 
     /// Submits a write; what is seen until it ends is the new state, which is as good as any.
     pub(crate) fn submit(&mut self, lba: u64, bytes: &[u8]) -> u64 {
+        assert_eq!(self.durable.len(), self.seen.len(), "who only looks writes nothing");
         let at = usize::try_from(lba).expect("an address") * LBA;
         self.seen[at..at + bytes.len()].copy_from_slice(bytes);
         self.next_id += 1;
@@ -109,15 +128,19 @@ impl Disk {
                 }
             }
         }
-        let (durable, read) = (seen.clone(), Vec::new());
-        Self {
-            seen,
-            durable,
-            loose: Vec::new(),
-            promise: self.promise,
-            next_id: self.next_id,
-            read,
-        }
+        Self { durable: seen.clone(), ..Self::only_seen(seen, self.promise) }
+    }
+
+    /// A byte decays.
+    pub(crate) fn flip(&mut self, at: usize) {
+        self.seen[at] ^= 0x10;
+        self.durable[at] ^= 0x10;
+    }
+
+    /// One more write or flush, while there is power.
+    fn work(&mut self) -> Result<(), IoError> {
+        self.power = self.power.checked_sub(1).ok_or(IoError::Gone)?;
+        Ok(())
     }
 }
 
@@ -140,9 +163,7 @@ impl Medium for Disk {
 
     async fn read(&mut self, lba: u64, bytes: usize) -> Result<&[u8], IoError> {
         let at = usize::try_from(lba).expect("an address") * LBA;
-        self.read.clear();
-        self.read.extend_from_slice(&self.seen[at..at + bytes]);
-        ready(Ok(self.read.as_slice())).await
+        ready(Ok(&self.seen[at..at + bytes])).await
     }
 
     async fn write(
@@ -151,6 +172,7 @@ impl Medium for Disk {
         bytes: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), IoError> {
+        self.work()?;
         let mut buf = vec![0xEE; bytes];
         fill(&mut buf);
         let id = self.submit(lba, &buf);
@@ -159,57 +181,14 @@ impl Medium for Disk {
     }
 
     async fn write_back(&mut self, lba: u64, bytes: usize) -> Result<(), IoError> {
-        let buf = self.read[..bytes].to_vec();
-        let id = self.submit(lba, &buf);
-        self.complete(id);
-        Ok(())
+        let read = self.read(lba, bytes).await?.to_vec();
+        self.write(lba, bytes, |buf| buf.copy_from_slice(&read)).await
     }
 
     async fn flush(&mut self) -> Result<(), IoError> {
+        self.work()?;
         let ids = self.flushable();
         self.flushed(&ids);
         Ok(())
-    }
-}
-
-/// A crashed disk without a copy of it: the loose blocks that are kept lie over the durable ones.
-/// What costs the time of a million crash points is what is copied, and this copies nothing.
-pub(crate) struct Wreck<'a> {
-    pub(crate) image: &'a mut Vec<u8>,
-    pub(crate) promise: Promise,
-}
-
-impl Medium for Wreck<'_> {
-    fn lba_bytes(&self) -> u32 {
-        512
-    }
-
-    fn blocks(&self) -> u64 {
-        (self.image.len() / LBA) as u64
-    }
-
-    fn promise(&self) -> Promise {
-        self.promise
-    }
-
-    fn chunk_bytes(&self) -> usize {
-        6144
-    }
-
-    async fn read(&mut self, lba: u64, bytes: usize) -> Result<&[u8], IoError> {
-        let at = usize::try_from(lba).expect("an address") * LBA;
-        ready(Ok(&self.image[at..at + bytes])).await
-    }
-
-    async fn write(&mut self, _: u64, _: usize, _: impl FnOnce(&mut [u8])) -> Result<(), IoError> {
-        panic!("an examination writes nothing")
-    }
-
-    async fn write_back(&mut self, _: u64, _: usize) -> Result<(), IoError> {
-        panic!("an examination writes nothing")
-    }
-
-    async fn flush(&mut self) -> Result<(), IoError> {
-        panic!("an examination writes nothing")
     }
 }

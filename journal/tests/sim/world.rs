@@ -6,9 +6,9 @@ use journal::{
     Promise, Recovered, Seek, format, recover, take_over,
 };
 use nvme_driver::{IoError, spec::Status};
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
-use crate::disk::{Disk, LBA, Wreck, now};
+use crate::disk::{Disk, LBA, now};
 use crate::rng::Rng;
 
 /// What was appended: the record and its payload follow from `salt`, sequence number and nothing
@@ -45,6 +45,8 @@ pub(crate) struct World {
     pub(crate) engine: Engine,
     pub(crate) history: History,
     pub(crate) sent: Vec<Sent>,
+    /// Records below were given up.
+    pub(crate) front: u64,
     bufs: Vec<Option<Vec<u8>>>,
     /// Slot or superblock (`None`), and the disk's number of the write.
     writes: Vec<(Option<usize>, u64)>,
@@ -82,6 +84,7 @@ impl World {
             engine: Engine::new(superblock, limits, promise).expect("an engine"),
             history: History { salts: Vec::new() },
             sent: Vec::new(),
+            front: 0,
             bufs: (0..6).map(|_| Some(vec![0x5A; 2048])).collect(),
             writes: Vec::new(),
             flush: None,
@@ -104,21 +107,29 @@ impl World {
 
     fn append(&mut self) {
         for _ in 0..=self.rng.below(4) {
-            let sequence = self.engine.next_sequence();
             let salt = self.rng.next();
-            let payload = History::payload(salt, sequence);
-            let time = 1000 * sequence;
-            let taken = self.engine.append(&mut self.bufs, Priority::High, (7, time), &payload);
-            match taken {
-                Ok(given) => {
-                    assert_eq!(given, sequence);
-                    self.history.salts.truncate(usize::try_from(sequence).expect("small"));
-                    self.history.salts.push(salt);
-                    assert_eq!(self.history.len(), sequence + 1);
-                }
-                Err(AppendError::TooLarge { .. }) => panic!("a payload fits"),
-                Err(_) => return,
+            if !self.append_one(salt) {
+                return;
             }
+        }
+    }
+
+    /// Appends a record; says whether it was taken.
+    fn append_one(&mut self, salt: u64) -> bool {
+        let sequence = self.engine.next_sequence();
+        let payload = History::payload(salt, sequence);
+        let time = 1000 * sequence;
+        let taken = self.engine.append(&mut self.bufs, Priority::High, (7, time), &payload);
+        match taken {
+            Ok(given) => {
+                assert_eq!(given, sequence);
+                self.history.salts.truncate(usize::try_from(sequence).expect("small"));
+                self.history.salts.push(salt);
+                assert_eq!(self.history.len(), sequence + 1);
+                true
+            }
+            Err(AppendError::TooLarge { .. }) => panic!("a payload fits"),
+            Err(_) => false,
         }
     }
 
@@ -183,39 +194,72 @@ impl World {
         };
         if let Some(sent) = self.sent.iter().rev().find(holds) {
             self.engine.truncate(sent.header.position, sequence);
+            self.front = self.front.max(sequence);
         }
     }
 
-    /// The log is opened again on `disk`.
-    pub(crate) fn reopen(&mut self, mut disk: Disk, found: &Recovered) {
+    /// The log is opened again on `disk`, and whoever appended what was cut off may do it again:
+    /// the same records in the same batches, some of them. What of the rest is still on the disk
+    /// fits behind them in all but its epoch. Returns how many batches were written again.
+    pub(crate) fn reopen(&mut self, disk: Disk, found: &Recovered) -> u64 {
+        let tail = usize::try_from(found.tail.sequence).expect("small");
+        let salts = self.history.salts.split_off(tail);
+        let cut_off = |sent: &&Sent| sent.header.position >= found.tail.position;
+        let cut_off: Vec<Sent> = self.sent.iter().filter(cut_off).copied().collect();
+        self.open(disk, found);
+        let again = self.rng.index(cut_off.len().min(3) + 1);
+        for sent in cut_off.iter().take(again) {
+            let header = &sent.header;
+            assert_eq!(header.first_sequence, self.engine.next_sequence(), "nothing is between");
+            for sequence in header.first_sequence..header.end_sequence() {
+                let at = usize::try_from(sequence).expect("small") - tail;
+                if !self.append_one(salts[at]) {
+                    return 0;
+                }
+            }
+            self.act();
+        }
+        again as u64
+    }
+
+    fn open(&mut self, mut disk: Disk, found: &Recovered) {
         let superblock = now(take_over(&mut disk, found)).expect("a new epoch");
         self.engine = Engine::new(superblock, self.limits, disk.promise).expect("an engine");
         self.disk = disk;
         self.writes.clear();
         self.flush = None;
-        self.history.salts.truncate(usize::try_from(found.tail.sequence).expect("small"));
+        self.front = found.superblock.front_sequence;
         let tail = found.tail.position;
         self.sent.retain(|sent| sent.header.position < tail);
     }
+
+    /// Batches of this epoch from `position` on whose headers are on `image`.
+    pub(crate) fn headers_behind(&self, image: &[u8], position: u64) -> u64 {
+        let newest = self.sent.iter().rev();
+        let behind = newest.take_while(|sent| sent.header.position >= position);
+        let is_there = |sent: &&Sent| image[sent.at..].starts_with(sent.header.as_bytes());
+        behind.filter(is_there).count() as u64
+    }
 }
 
-/// What a log on `image` has to be: its records those of the history, `acked` of them at least.
+/// What a log on `image` has to be: its records those of the history, `acked` of them at least,
+/// and behind them what was on its way and nothing else.
 pub(crate) fn examine(
     image: &mut Vec<u8>,
-    promise: Promise,
-    history: &History,
+    world: &World,
     acked: u64,
     from: From,
 ) -> Result<Recovered, JournalError> {
-    let mut wreck = Wreck { image, promise };
-    let found = now(recover(&mut wreck, from))?;
+    let found = Disk::look(image, world.disk.promise, |disk| now(recover(disk, from)))?;
+    let (tail, front) = (found.tail.sequence, found.superblock.front_sequence);
+    let why = found.stopped_by;
+    assert!(tail >= acked, "{tail} of {acked} acknowledged records are there, stopped by {why}");
+    assert!(tail <= world.history.len(), "records that were never appended");
     assert!(
-        found.tail.sequence >= acked,
-        "{} of {acked} acknowledged records are there, stopped by {}",
-        found.tail.sequence,
-        found.stopped_by
+        front <= world.front,
+        "it begins with {front}, given up were those below {}",
+        world.front
     );
-    assert!(found.tail.sequence <= history.len(), "records that were never appended");
     Ok(found)
 }
 
@@ -227,8 +271,16 @@ pub(crate) fn read_all(
     found: &Recovered,
     seek: Seek,
 ) -> Result<u64, journal::ReadError> {
-    let mut wreck = Wreck { image, promise };
-    let mut cursor = now(Cursor::open(&mut wreck, found, seek))?;
+    Disk::look(image, promise, |disk| read(disk, history, found, seek))
+}
+
+fn read(
+    disk: &mut Disk,
+    history: &History,
+    found: &Recovered,
+    seek: Seek,
+) -> Result<u64, journal::ReadError> {
+    let mut cursor = now(Cursor::open(disk, found, seek))?;
     let mut next = match seek {
         Seek::Front => found.superblock.front_sequence,
         Seek::Sequence(sequence) => sequence,
@@ -236,7 +288,7 @@ pub(crate) fn read_all(
         Seek::Time(time) => time.div_ceil(1000).max(found.superblock.front_sequence),
     };
     let first = next;
-    while now(cursor.advance(&mut wreck, |record| {
+    while now(cursor.advance(disk, |record| {
         assert_eq!(record.header.sequence, next, "records in order");
         let salt = history.salts[usize::try_from(next).expect("small")];
         assert!(record.payload == History::payload(salt, next), "record {next} is another one");
