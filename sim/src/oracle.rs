@@ -324,10 +324,12 @@ impl Oracle {
     ) -> Result<Option<Cand>, String> {
         self.seen.blocks += 1;
         let block = &mut self.blocks[at];
-        let now = block.cands.iter().find(|cand| cand.is(CURRENT) && cand.shows(content));
-        let Some(&shown) = now else {
+        // Zeros do not say whose they are: of several the one that ended last is believed, which
+        // the rules below allow the most.
+        let now = block.cands.iter().filter(|cand| cand.is(CURRENT) && cand.shows(content));
+        let Some(&shown) = now.max_by_key(|cand| cand.end) else {
             let was = |(cand, until): &&(Cand, u64)| cand.shows(content) && *until > token.start;
-            if let Some((cand, _)) = block.gone.iter().find(was) {
+            if let Some((cand, _)) = block.gone.iter().filter(was).max_by_key(|(c, _)| c.end) {
                 return Ok(Some(*cand));
             }
             if excused || block.damaged != 0 || block.mended > token.start {

@@ -130,6 +130,22 @@ fn an_atomic_write_is_seen_whole() {
 }
 
 #[test]
+fn zeros_may_be_those_of_any_write_of_zeros() {
+    let mut oracle = Oracle::new(8, 2, 1);
+    let zero = |oracle: &mut Oracle, version| oracle.write_begin((0, 1), version, true, true);
+    let first = zero(&mut oracle, 1);
+    oracle.write_end(first, End::Acked);
+    let _in_flight = oracle.write_begin((0, 2), 2, false, true);
+    read(&mut oracle, 0, &[0, 2]).expect_err("torn: no zeros are newer");
+    let mut again = Oracle::new(8, 2, 1);
+    let _in_flight = again.write_begin((0, 2), 2, false, true);
+    let late = zero(&mut again, 3);
+    read(&mut again, 0, &[0, 2]).expect("the zeros of the one in flight");
+    again.write_end(late, End::Acked);
+    read(&mut again, 0, &[0, 2]).expect("and still so once it has ended");
+}
+
+#[test]
 fn damage_excuses_until_a_write_after_it() {
     let mut oracle = Oracle::new(8, 1, 1);
     write(&mut oracle, (0, 1), 1, End::Acked);
