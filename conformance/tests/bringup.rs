@@ -236,13 +236,87 @@ fn absurd_timeouts_have_a_floor_and_a_ceiling() {
 
 #[test]
 fn a_queue_that_cannot_be_created_once_is_created_at_the_next_attempt() {
-    let refuse = FaultAction::Status(StatusCode::INTERNAL_ERROR.status());
+    let refuse = FaultAction::Status(StatusCode::INTERNAL_ERROR.do_not_retry());
     for opcode in [AdminOpcode::CREATE_CQ, AdminOpcode::CREATE_SQ] {
         let rig = rig(with_rule(FaultRule::admin(opcode, refuse).when(When::Nth(1))), config());
         rig.bring_up().expect("ready");
         assert_eq!(rig.controller.stats().bringup_failures, 1);
         works(&rig);
     }
+}
+
+#[test]
+fn a_step_of_bring_up_that_fails_without_dnr_is_tried_again_after_the_delay_asked_for() {
+    // CRDT1 is 3 units of 100 ms; three tries after the first.
+    let busy = StatusCode::INTERNAL_ERROR.status();
+    for (status, tries, least_ns) in
+        [(busy, 3, 0), (busy.with_crd(1), 1, 300_000_000), (busy.with_crd(1), 3, 900_000_000)]
+    {
+        for opcode in [
+            AdminOpcode::IDENTIFY,
+            AdminOpcode::SET_FEATURES,
+            AdminOpcode::CREATE_CQ,
+            AdminOpcode::CREATE_SQ,
+        ] {
+            let fault = FaultAction::Status(status);
+            let mut m = with_rule(FaultRule::admin(opcode, fault).when(When::First(tries)));
+            m.retry_delays_100ms = [3, 0, 0];
+            let rig = rig(m, config());
+            let clock = rig.backend.parts().clock();
+            let begun = rig.backend.now();
+            rig.bring_up().expect("ready");
+            assert_eq!(rig.controller.stats().bringup_failures, 0, "{opcode:?} {tries}");
+            // The first Identify fails before the delays are known.
+            if opcode != AdminOpcode::IDENTIFY {
+                let took_ns = clock.ticks_to_ns(rig.backend.now().since(begun));
+                assert!(took_ns >= least_ns, "{opcode:?} {tries}: {took_ns} ns");
+            }
+            works(&rig);
+        }
+    }
+}
+
+#[test]
+fn a_namespace_that_a_reset_could_not_look_at_is_not_lost() {
+    // More failures than tries: the reset's first attempt fails, the second one sees it.
+    let fault = FaultAction::Status(StatusCode::INTERNAL_ERROR.status());
+    for (failures, bringup_failures) in [(1, 0), (4, 1), (12, 2)] {
+        let rig = quick(model(), config());
+        rig.backend.with_model(|model| {
+            model.reconfigure(|config| {
+                let rule = FaultRule::admin(AdminOpcode::IDENTIFY, fault).nsid(1);
+                config.faults = FaultPlan::none().with(rule.when(When::First(failures)));
+            });
+        });
+        rig.controller.request_reset();
+        rig.until(|c| c.stats().resets == 1 && c.state() == ControllerState::Ready);
+        assert_eq!(rig.controller.stats().bringup_failures, bringup_failures, "{failures}");
+        assert_eq!(rig.ns().refusal(), None, "{failures}");
+        rig.finish();
+    }
+    // Both Identify commands of it, four times in each attempt: it is refused, and back after the
+    // next reset.
+    let rig = quick(model(), config());
+    rig.backend.with_model(|model| {
+        model.reconfigure(|config| {
+            let rule = FaultRule::admin(AdminOpcode::IDENTIFY, fault).nsid(1);
+            config.faults = FaultPlan::none().with(rule.when(When::First(3 * 8)));
+        });
+    });
+    let ns = rig.ns();
+    rig.controller.request_reset();
+    rig.until(|c| c.stats().resets == 1 && c.state() == ControllerState::Ready);
+    assert!(matches!(ns.refusal(), Some(Refusal::Unidentified(_))), "{:?}", ns.refusal());
+    let failed = rig.run(ns.read(Lba(0), rig.filled(512, 0))).expect_err("refused");
+    assert_eq!(failed.error, IoError::NamespaceChanged(Nsid(1)));
+    assert!(failed.buf.is_some());
+    rig.backend.with_model(|model| {
+        model.reconfigure(|config| config.faults = FaultPlan::none());
+    });
+    rig.controller.request_reset();
+    rig.until(|c| c.stats().resets == 2 && c.state() == ControllerState::Ready);
+    assert_eq!(ns.refusal(), None);
+    rig.finish();
 }
 
 #[test]

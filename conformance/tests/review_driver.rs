@@ -382,7 +382,7 @@ fn nothing_is_posted_once_a_shutdown_was_asked_for() {
 fn what_was_checked_before_a_reset_is_not_posted_to_another_shape_after_it() {
     // Descriptors, Identify Namespace, the rest of the list; then, after the reset, descriptors
     // again, and Identify Namespace fails.
-    let internal = FaultAction::Status(StatusCode::INTERNAL_ERROR.status());
+    let internal = FaultAction::Status(StatusCode::INTERNAL_ERROR.do_not_retry());
     let rule = FaultRule::admin(AdminOpcode::IDENTIFY, internal).nsid(1).when(When::Nth(5));
     let mut m = with_rules([rule]);
     m.namespaces.push(NamespaceConfig::memory(7, 4096).lba_bytes(512));
@@ -415,7 +415,7 @@ fn what_was_checked_before_a_reset_is_not_posted_to_another_shape_after_it() {
 
 #[test]
 fn an_identify_that_fails_refuses_its_namespace_alone() {
-    let status = StatusCode::INTERNAL_ERROR.status();
+    let status = StatusCode::INTERNAL_ERROR.do_not_retry();
     let fault = FaultAction::Status(status);
     // Its descriptors, then itself.
     for nth in [1, 2] {
@@ -455,7 +455,7 @@ fn a_controller_without_descriptors_has_the_nvm_command_set() {
 #[test]
 fn a_list_that_fails_is_not_replaced_by_counting_unless_it_is_unknown() {
     for (code, attempts) in [(StatusCode::INVALID_FIELD, 0), (StatusCode::INTERNAL_ERROR, 1)] {
-        let fault = FaultAction::Status(code.status());
+        let fault = FaultAction::Status(code.do_not_retry());
         // The list from 0 is the only one that asks with NSID 0 after Identify Controller.
         let rule = FaultRule::admin(AdminOpcode::IDENTIFY, fault).nsid(0).when(When::Nth(2));
         let rig = quick(with_rules([rule]), config());

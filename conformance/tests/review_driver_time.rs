@@ -315,6 +315,39 @@ fn an_event_that_asks_for_a_reset_is_served_by_the_reset_that_comes_first() {
     rig.finish();
 }
 
+#[test]
+fn a_log_page_that_could_not_be_read_is_read_again() {
+    for (failures, read) in [(1, true), (3, true), (4, false)] {
+        let fault = status(StatusCode::INTERNAL_ERROR);
+        let rule = FaultRule::admin(AdminOpcode::GET_LOG_PAGE, fault).when(When::First(failures));
+        let rig = quick(with_rules([rule]), config());
+        rig.wait_ns(10 * MS);
+        rig.backend.with_model(|m| m.set_critical_warning(1));
+        rig.wait_ns(100 * MS);
+        assert_eq!(rig.controller.critical_warning() == 1, read, "{failures} failures");
+        rig.finish();
+    }
+}
+
+#[test]
+fn an_event_request_that_fails_once_is_sent_again() {
+    let request = AdminOpcode::ASYNC_EVENT_REQUEST;
+    let busy = FaultRule::admin(request, status(StatusCode::INTERNAL_ERROR));
+    let rig = quick(with_rules([busy.when(When::First(9))]), config());
+    rig.wait_ns(2 * S);
+    rig.backend.with_model(|m| m.set_critical_warning(1));
+    rig.until(|c| c.critical_warning() == 1);
+    rig.finish();
+    // One that is told that there are too many, or that never may, asks for fewer.
+    let many = FaultAction::Status(StatusCode::AER_LIMIT_EXCEEDED.status());
+    let rig = quick(with_rules([FaultRule::admin(request, many)]), config());
+    rig.wait_ns(S);
+    let sent = rig.controller.stats().admin.submitted;
+    rig.wait_ns(5 * S);
+    assert_eq!(rig.controller.stats().admin.submitted, sent);
+    rig.finish();
+}
+
 // ---- commands ------------------------------------------------------------------------------
 
 #[test]

@@ -120,9 +120,13 @@ impl AdminFuture {
                 Ok(op) => self.op = Some(op),
                 Err(NotStarted { why, buf }) => match why {
                     PostError::Full => {
-                        self.buf = buf;
-                        self.ticket = admin.waiters().wait(self.ticket, cx.waker());
-                        return Poll::Pending;
+                        return match admin.waiters().wait(self.ticket, cx.waker()) {
+                            Ok(ticket) => {
+                                (self.buf, self.ticket) = (buf, ticket);
+                                Poll::Pending
+                            }
+                            Err(error) => failed(error, buf),
+                        };
                     }
                     PostError::Closed => return failed(IoError::NotReady, buf),
                     PostError::BadBuffer => {

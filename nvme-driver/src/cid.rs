@@ -62,6 +62,24 @@ impl CidLayout {
     }
 }
 
+/// For those who have Kani (`cargo kani -p nvme-driver`): for every depth and every CID.
+#[cfg(kani)]
+mod proofs {
+    use super::*;
+
+    #[kani::proof]
+    fn the_next_cid_names_the_same_slot_and_is_another_one() {
+        let (slots, last) = (kani::any(), kani::any());
+        let Some(layout) = CidLayout::new(slots) else {
+            assert!(slots == 0 || slots > MAX_SLOTS);
+            return;
+        };
+        let next = layout.next(last);
+        assert!(layout.slot(next) == layout.slot(last));
+        assert!(next != last && next != NO_CID);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,6 +2,7 @@
 
 use crate::cid::MAX_SLOTS;
 use crate::quirks::PciId;
+use crate::waiters::MAX_PLACES;
 
 /// Most I/O queue pairs: a partition is one core, and more than a few pairs only serve experiments.
 pub const MAX_IO_QUEUES: u16 = 16;
@@ -22,6 +23,10 @@ pub struct ControllerConfig {
     /// Requests (futures) alive on each I/O queue, waiting to be read included; 0 means twice the
     /// depth, so that a task which is slow to look at results does not idle the device.
     pub requests: u16,
+    /// Futures that may wait for room at once, one for all I/O queues: one a task, as a rule. Who
+    /// comes when so many wait is refused ([`crate::IoError::TooManyWaiters`]). Rounded up to a
+    /// power of two.
+    pub waiters: u16,
     /// Largest transfer of one command in bytes; PRP lists are sized by it. MDTS may make it less.
     pub max_transfer_bytes: u32,
     /// Namespaces kept.
@@ -72,6 +77,8 @@ impl Default for ControllerConfig {
             io_queues: 1,
             queue_depth: 255,
             requests: 0,
+            // As many as a scheduler has tasks by default.
+            waiters: 512,
             // 128 list entries, 1 KiB of list a slot.
             max_transfer_bytes: 512 << 10,
             max_namespaces: 16,
@@ -119,6 +126,9 @@ impl ControllerConfig {
         }
         if self.deadline_ns == 0 || self.admin_deadline_ns == 0 || self.health_ns == 0 {
             return Err("deadlines and the health period must not be 0");
+        }
+        if self.waiters == 0 || self.waiters > MAX_PLACES {
+            return Err("waiters must be 1 to 32768");
         }
         if self.bringup_attempts == 0 {
             return Err("bringup_attempts must be at least 1");

@@ -223,7 +223,7 @@ impl Controller {
         let doorbells = DoorbellRegion { span: parts.doorbells.span, dstrd: cap.dstrd() };
         let no_memory = |what| move |_| ControllerError::NoMemory(what);
         let line = || -> Result<&'static Waiters, ControllerError> {
-            let line = Waiters::new(bump).map_err(no_memory("waiting tasks"))?;
+            let line = Waiters::new(config.waiters, bump).map_err(no_memory("waiting tasks"))?;
             bump.alloc(line).map_err(no_memory("waiting tasks"))
         };
         let (io_line, admin_line) = (line()?, line()?);

@@ -82,6 +82,12 @@ pub enum IoError {
     /// No room in the queue; only from `try_` forms.
     #[error("the queue is full")]
     QueueFull,
+    /// So many futures wait for room already; only from forms that wait.
+    #[error("{places} futures wait for room already, no more have a place (`waiters`)")]
+    TooManyWaiters {
+        /// Places of the line.
+        places: usize,
+    },
     /// The command passed its deadline and was aborted.
     #[error("the command passed its deadline and was aborted")]
     TimedOut,

@@ -9,10 +9,12 @@ use core::cell::{Cell, RefCell};
 
 use nvme_spec::{
     AdminOpcode, AsyncEvent, AsyncEventType, Cid, GetLogPage, LogPageId, Nsid, Sqe, Status,
+    StatusCode,
 };
 
 use crate::admin::AdminToken;
 use crate::controller::Controller;
+use crate::lifecycle::is_unknown;
 use crate::stats::Count;
 
 /// Events kept for the users; older ones give way. They are rare, and their counts are kept.
@@ -39,6 +41,9 @@ pub(crate) struct Events {
     /// Log pages to read, by index in [`LOGS`].
     to_read: Cell<u8>,
     reading: Cell<Option<LogPageId>>,
+    /// How often that reading failed, and when it is tried again, on the driver's clock.
+    log_tries: Cell<u8>,
+    log_at: Cell<u64>,
     warning: Cell<u8>,
     wants_reset: Cell<bool>,
     reset_allowed_at: Cell<u64>,
@@ -57,6 +62,8 @@ impl Events {
             paused: Cell::new(false),
             to_read: Cell::new(0),
             reading: Cell::new(None),
+            log_tries: Cell::new(0),
+            log_at: Cell::new(0),
             warning: Cell::new(0),
             wants_reset: Cell::new(false),
             reset_allowed_at: Cell::new(0),
@@ -70,10 +77,22 @@ impl Events {
     /// A request was answered.
     pub(crate) fn arrived(&self, result: Result<u32, Status>) {
         self.outstanding.set(self.outstanding.get().saturating_sub(1));
-        let Ok(dw0) = result else {
-            // Too many for it, or not supported: ask for fewer from now on.
-            self.limit.set(self.outstanding.get());
-            return;
+        let dw0 = match result {
+            Ok(dw0) => dw0,
+            Err(status)
+                if status.dnr()
+                    || is_unknown(status)
+                    || status.code() == StatusCode::AER_LIMIT_EXCEEDED =>
+            {
+                // Too many for it, or not supported: ask for fewer from now on.
+                self.limit.set(self.outstanding.get());
+                return;
+            }
+            Err(_) => {
+                // Asked for again, as often as there may be events.
+                self.in_window.set(self.in_window.get().saturating_add(1));
+                return;
+            }
         };
         let event = AsyncEvent(dw0);
         self.received.add(1);
@@ -97,6 +116,8 @@ impl Events {
     pub(crate) fn lost(&self) {
         self.outstanding.set(0);
         self.reading.set(None);
+        self.log_tries.set(0);
+        self.log_at.set(0);
         self.to_read.set(0);
         // The reset that it asked for has been, whoever asked for it.
         self.wants_reset.set(false);
@@ -155,7 +176,8 @@ impl Controller {
     fn read_event_log(&self) {
         let events = &self.events;
         let pending = events.to_read.get();
-        if pending == 0 || events.reading.get().is_some() {
+        let waits = self.time() < events.log_at.get();
+        if pending == 0 || waits || events.reading.get().is_some() {
             return;
         }
         let index = pending.trailing_zeros();
@@ -180,6 +202,17 @@ impl Controller {
     /// The log page of an event was read.
     pub(crate) fn event_log_read(&self, result: Result<u32, Status>) {
         let lid = self.events.reading.take();
+        let tries = self.events.log_tries.take();
+        if let Err(status) = result
+            && !status.dnr()
+            && tries < self.config.retries
+            && let Some(i) = LOGS.iter().position(|log| Some(*log) == lid)
+        {
+            // Unread, the event would not come again.
+            self.events.log_tries.set(tries + 1);
+            self.events.log_at.set(self.time_in(self.retry_delay_ns(status.crd())));
+            self.events.to_read.set(self.events.to_read.get() | 1 << i);
+        }
         if lid == Some(LogPageId::SMART) && result.is_ok() {
             let mut first = [0; 4];
             if self.scratch.span().read(0, &mut first).is_ok() {

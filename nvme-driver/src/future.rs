@@ -100,11 +100,13 @@ impl Io {
                         self.stage = running;
                         self.poll(cx)
                     }
-                    Err((IoError::QueueFull, buf)) => {
-                        let ticket = self.hub.wait(ticket, cx.waker());
-                        self.stage = Stage::Waiting { request, buf, ticket, generation };
-                        Poll::Pending
-                    }
+                    Err((IoError::QueueFull, buf)) => match self.hub.wait(ticket, cx.waker()) {
+                        Ok(ticket) => {
+                            self.stage = Stage::Waiting { request, buf, ticket, generation };
+                            Poll::Pending
+                        }
+                        Err(error) => Poll::Ready(Ended { result: Err(error), buf }),
+                    },
                     Err((error, buf)) => Poll::Ready(Ended { result: Err(error), buf }),
                 }
             }

@@ -136,7 +136,7 @@ impl Hub {
         ticket != Ticket::NONE && !self.line.holds(ticket)
     }
 
-    pub(crate) fn wait(&self, ticket: Ticket, waker: &Waker) -> Ticket {
+    pub(crate) fn wait(&self, ticket: Ticket, waker: &Waker) -> Result<Ticket, IoError> {
         self.line.wait(ticket, waker)
     }
 

@@ -153,6 +153,9 @@ pub(crate) struct Life {
     limit_ns: Cell<u64>,
     /// Answer to the admin command of the phase.
     answer: Cell<Option<Result<u32, Status>>>,
+    /// How often that command was tried again, and when it is, on the driver's clock.
+    tries: Cell<u8>,
+    again_at: Cell<Option<u64>>,
     /// What the commands in flight are told when the device is fenced.
     reason: Cell<ResetReason>,
     attempts: Cell<u8>,
@@ -182,6 +185,8 @@ impl Life {
             until: Cell::new(0),
             limit_ns: Cell::new(0),
             answer: Cell::new(None),
+            tries: Cell::new(0),
+            again_at: Cell::new(None),
             reason: Cell::new(ResetReason::Requested),
             attempts: Cell::new(0),
             rest_until: Cell::new(0),
@@ -239,7 +244,7 @@ impl Life {
 }
 
 /// Whether a status says that the controller does not know the command, or not in this form.
-fn is_unknown(status: Status) -> bool {
+pub(crate) fn is_unknown(status: Status) -> bool {
     matches!(status.code(), StatusCode::INVALID_FIELD | StatusCode::INVALID_OPCODE)
 }
 
@@ -520,12 +525,30 @@ impl Controller {
 
     /// Sends the admin command of a step and waits for it.
     fn ask(&self, ask: Ask) {
+        self.life.tries.set(0);
+        self.ask_again(ask);
+    }
+
+    fn ask_again(&self, ask: Ask) {
         self.send(ask);
         self.enter_for(Phase::Admin(ask), self.config.admin_deadline_ns);
     }
 
+    /// Whether a step whose command failed is to be tried again, after the delay that was asked
+    /// for: NVMe Base 2.0, figure 92 (CRD, DNR). A command that is not known stays so.
+    fn wants_again(&self, status: Status) -> bool {
+        let tries = self.life.tries.get();
+        if status.dnr() || is_unknown(status) || tries >= self.config.retries {
+            return false;
+        }
+        self.life.tries.set(tries + 1);
+        self.life.again_at.set(Some(self.time_in(self.retry_delay_ns(status.crd()))));
+        true
+    }
+
     fn send(&self, ask: Ask) {
         self.life.answer.set(None);
+        self.life.again_at.set(None);
         // No room cannot be: one command at a time, and a ring of 32. The deadline covers it.
         self.post_admin(AdminToken::Step, self.command(ask));
         self.admin.qp().ring();
@@ -600,11 +623,23 @@ impl Controller {
             if csts.cfs() || !csts.rdy() {
                 return Err(ControllerError::FatalStatus(ask.step()));
             }
+            if let Some(at) = self.life.again_at.get() {
+                // Nothing is in flight: the wait is bounded by the longest delay.
+                if self.time() >= at {
+                    self.ask_again(ask);
+                }
+                return Ok(());
+            }
             return match self.is_over() {
                 true => Err(self.timed_out(ask.step())),
                 false => Ok(()),
             };
         };
+        if let Err(status) = answer
+            && self.wants_again(status)
+        {
+            return Ok(());
+        }
         let refused = |status| ControllerError::Refused { step: ask.step(), status };
         match (ask, answer) {
             (Ask::Controller, answer) => {
@@ -629,7 +664,7 @@ impl Controller {
                 self.list_after(nsid);
             }
             (Ask::Scan(nsid), answer) => {
-                self.take_scanned(nsid, answer.is_ok())?;
+                self.take_scanned(nsid, answer.err())?;
             }
             // Not every controller takes it, and nothing depends on it.
             (Ask::EventConfig, _) => self.offer_shadows(),

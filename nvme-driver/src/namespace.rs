@@ -12,7 +12,7 @@ use bitflags::bitflags;
 use core_runtime::mem::{DmaBuf, Iova};
 use nvme_spec::{
     Cdw12Io, Cid, DsmAttributes, DsmRange, IdentifyNamespace, Lba, MAX_DSM_RANGES, Nsid, NvmOpcode,
-    OptionalNvmCommands, Sqe,
+    OptionalNvmCommands, Sqe, Status,
 };
 use zerocopy::IntoBytes;
 
@@ -48,6 +48,9 @@ pub(crate) enum Standing {
     Vacant,
     /// Usable.
     Usable(Shape),
+    /// Was usable with this shape, and Identify failed with this status since: usable again once
+    /// it says the same as before.
+    Unknown(Shape, Status),
     /// Known and refused.
     Refused(Refusal),
 }
@@ -80,15 +83,26 @@ impl Namespace {
             Ok(shape) => Standing::Usable(shape),
             Err(refusal) => Standing::Refused(refusal),
         };
-        let next = match self.standing.get() {
-            Standing::Usable(before)
+        let next = match (self.standing.get(), now) {
+            (
+                before @ (Standing::Usable(shape) | Standing::Unknown(shape, _)),
+                Standing::Refused(Refusal::Unidentified(status)),
+            ) => {
+                // Nothing was said of it: what it was stays, for the next bring-up to compare.
+                if before == Standing::Usable(shape) {
+                    self.hub.namespace_changed();
+                }
+                self.standing.set(Standing::Unknown(shape, status));
+                return;
+            }
+            (Standing::Usable(before) | Standing::Unknown(before, _), _)
                 if now != Standing::Usable(before) || !self.is_the_same(raw) =>
             {
                 self.hub.namespace_changed();
                 Standing::Refused(Refusal::Changed)
             }
             // For ever: handles to the old shape are still about.
-            Standing::Refused(Refusal::Changed) => Standing::Refused(Refusal::Changed),
+            (Standing::Refused(Refusal::Changed), _) => Standing::Refused(Refusal::Changed),
             _ => now,
         };
         self.nsid.set(nsid);
@@ -114,6 +128,11 @@ impl Namespace {
         }
     }
 
+    /// It was usable before this bring-up, or might be again.
+    pub(crate) fn was_usable(&self) -> bool {
+        matches!(self.standing.get(), Standing::Usable(_) | Standing::Unknown(..))
+    }
+
     pub(crate) fn standing(&self) -> Standing {
         self.standing.get()
     }
@@ -137,6 +156,7 @@ impl Namespace {
     pub fn refusal(&self) -> Option<Refusal> {
         match self.standing.get() {
             Standing::Refused(refusal) => Some(refusal),
+            Standing::Unknown(_, status) => Some(Refusal::Unidentified(status)),
             Standing::Usable(_) | Standing::Vacant => None,
         }
     }
@@ -449,7 +469,7 @@ mod tests {
 
     fn hub() -> &'static Hub {
         let arena = DmaArena::leak(1 << 20, Iova(0x4000_0000)).expect("arena");
-        let line = Waiters::new(&Bump::leak(16 << 10)).expect("room");
+        let line = Waiters::new(8, &Bump::leak(16 << 10)).expect("room");
         let line = std::boxed::Box::leak(std::boxed::Box::new(line));
         std::boxed::Box::leak(std::boxed::Box::new(Hub::new(Queues::new(), line, arena)))
     }
@@ -469,6 +489,28 @@ mod tests {
         namespace.fill(3, Ok(Shape { blocks: 9, ..shape }), &raw);
         assert_eq!(namespace.refusal(), Some(Refusal::Changed));
         assert_eq!((namespace.blocks(), namespace.lba_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn a_namespace_that_could_not_be_looked_at_is_used_again_if_it_says_the_same() {
+        let shape = Shape { lba_bytes: 512, lba_shift: 9, blocks: 10, max_blocks: 8 };
+        let mut raw = [0; 4096];
+        raw[IDENTITY.start] = 7;
+        let silent = Err(Refusal::Unidentified(Status::from_bits(0x6 << 1)));
+        for (says, usable) in [(Ok(shape), true), (Ok(Shape { blocks: 9, ..shape }), false)] {
+            let hub = hub();
+            let namespace = Namespace::vacant(hub);
+            namespace.fill(3, Ok(shape), &raw);
+            let before = hub.generation.get();
+            namespace.fill(3, silent, &[0; 4096]);
+            namespace.fill(3, silent, &[0; 4096]);
+            assert_eq!(namespace.refusal(), silent.err());
+            assert_eq!(hub.generation.get(), before + 1, "what waits is not posted to it");
+            assert_eq!((namespace.blocks(), namespace.identify_bytes()), (0, raw));
+            namespace.fill(3, says, &raw);
+            assert_eq!(namespace.standing() == Standing::Usable(shape), usable);
+            assert_eq!(namespace.was_usable(), usable);
+        }
     }
 
     #[test]

@@ -104,6 +104,37 @@ const fn per_list_page(page_bytes: u64) -> usize {
     bytes / ENTRY_BYTES
 }
 
+/// For those who have Kani (`cargo kani -p nvme-driver`): for every buffer, not for some.
+#[cfg(kani)]
+mod proofs {
+    use super::*;
+
+    /// PRP1 and what follows it name exactly the pages that the buffer touches.
+    #[kani::proof]
+    fn the_pages_are_those_of_the_buffer() {
+        let (iova, len, page_shift) = (kani::any(), kani::any(), kani::any());
+        kani::assume(page_shift >= 12 && page_shift <= 16);
+        let page = |at: u64| at >> page_shift;
+        let Ok(rest) = rest(Iova(iova), len, page_shift) else {
+            let wraps = len != 0 && iova.checked_add(u64::from(len) - 1).is_none();
+            assert!(len == 0 || iova & 3 != 0 || wraps);
+            return;
+        };
+        let last = iova + (u64::from(len) - 1);
+        let pages = page(last) - page(iova) + 1;
+        match rest {
+            Rest::Nothing => assert!(pages == 1),
+            Rest::Page(second) => {
+                assert!(pages == 2 && second.0 == (page(iova) + 1) << page_shift);
+            }
+            Rest::List { first, pages: listed } => {
+                assert!(pages == u64::from(listed) + 1 && listed >= 2);
+                assert!(first.0 == (page(iova) + 1) << page_shift);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -79,6 +79,25 @@ pub(crate) const fn max_transfer(
     Some(bytes)
 }
 
+/// For those who have Kani (`cargo kani -p nvme-driver`): for every request and every limit.
+#[cfg(kani)]
+mod proofs {
+    use super::*;
+
+    #[kani::proof]
+    fn a_part_lies_in_its_request_and_the_next_one_begins_behind_it() {
+        let split = Split { nlb: kani::any(), max: kani::any() };
+        kani::assume(split.nlb != 0 && split.max != 0);
+        let i: u32 = kani::any();
+        let part = split.part(i);
+        assert!(part.first <= split.nlb && part.nlb <= split.nlb - part.first);
+        assert!(part.nlb <= split.max && (part.nlb == 0) == (i >= split.parts()));
+        if i < u32::MAX {
+            assert!(split.part(i + 1).first == part.first + part.nlb);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,8 +1,10 @@
 //! Those who wait for room in a queue, first come first served.
 //!
 //! One line for all I/O queues ([`crate::hub`]), one for the admin queue; [`crate::requests`] wakes
-//! from its queue's. Fixed capacity: who finds it full is woken at once and asks again,
-//! which costs polls but loses nobody. A waiter that is dropped leaves an empty place.
+//! from its queue's. It has a number of places that was chosen at the start: who finds it full is
+//! refused by name and not woken again and again, which would starve tasks of lower classes, and
+//! one of them may hold the very request that everybody waits for. A waiter that is dropped leaves
+//! an empty place.
 
 use core::cell::Cell;
 use core::task::Waker;
@@ -10,10 +12,10 @@ use core::task::Waker;
 use core_runtime::mem::{Bump, OutOfMemory};
 use core_runtime::task::WakeSlot;
 
-/// Places; a power of two. One a task for as many tasks as a scheduler has by default: who finds
-/// the line full is polled in every pass, which starves tasks of lower classes, and one of them may
-/// hold the very request that everybody waits for.
-const PLACES: usize = 512;
+use crate::error::IoError;
+
+/// Most places of a line.
+pub(crate) const MAX_PLACES: u16 = 1 << 15;
 
 /// A place in the line; 0 is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,9 +36,11 @@ pub(crate) struct Waiters {
 }
 
 impl Waiters {
-    pub(crate) fn new(bump: &Bump) -> Result<Self, OutOfMemory> {
+    /// A line with this many places; as tickets run freely, rounded up to a power of two.
+    pub(crate) fn new(places: u16, bump: &Bump) -> Result<Self, OutOfMemory> {
+        let places = usize::from(places.clamp(1, MAX_PLACES)).next_power_of_two();
         Ok(Self {
-            places: bump.slice_with(PLACES, |_| WakeSlot::new())?,
+            places: bump.slice_with(places, |_| WakeSlot::new())?,
             head: Cell::new(1),
             tail: Cell::new(1),
         })
@@ -54,18 +58,21 @@ impl Waiters {
     }
 
     fn place(&self, ticket: u32) -> Option<&WakeSlot> {
-        self.places.get(ticket as usize % PLACES)
+        self.places.get(ticket as usize & (self.places.len() - 1))
     }
 
     /// Joins the line, or stays in it with another waker.
-    pub(crate) fn wait(&self, ticket: Ticket, waker: &Waker) -> Ticket {
+    ///
+    /// # Errors
+    /// [`IoError::TooManyWaiters`] if there is no place left.
+    pub(crate) fn wait(&self, ticket: Ticket, waker: &Waker) -> Result<Ticket, IoError> {
         let ticket = if self.holds(ticket) {
             ticket
         } else {
+            self.close_gaps();
             let next = self.tail.get();
-            if next.wrapping_sub(self.head.get()) as usize >= PLACES {
-                waker.wake_by_ref();
-                return Ticket::NONE;
+            if next.wrapping_sub(self.head.get()) as usize >= self.places.len() {
+                return Err(IoError::TooManyWaiters { places: self.places.len() });
             }
             // 0 is no ticket: leave its place empty and take the next.
             self.tail.set(next.wrapping_add(1));
@@ -77,7 +84,17 @@ impl Waiters {
         if let Some(place) = self.place(ticket.0) {
             place.register(waker);
         }
-        ticket
+        Ok(ticket)
+    }
+
+    /// Those at the head who left need their places no more.
+    fn close_gaps(&self) {
+        while !self.is_empty()
+            && let head = self.head.get()
+            && !self.place(head).is_some_and(WakeSlot::is_registered)
+        {
+            self.head.set(head.wrapping_add(1));
+        }
     }
 
     /// Leaves the line.
@@ -118,13 +135,15 @@ mod tests {
         }
     }
 
+    const PLACES: u16 = 8;
+
     fn counter() -> (Arc<Counter>, Waker) {
         let counter = Arc::new(Counter(AtomicU32::new(0)));
         (counter.clone(), Waker::from(counter))
     }
 
     fn line(start: u32) -> Waiters {
-        let line = Waiters::new(&Bump::leak(64 << 10)).expect("room");
+        let line = Waiters::new(PLACES, &Bump::leak(64 << 10)).expect("room");
         line.head.set(start);
         line.tail.set(start);
         line
@@ -136,7 +155,7 @@ mod tests {
             let line = line(start);
             let all: std::vec::Vec<_> = (0..5).map(|_| counter()).collect();
             for (_, waker) in &all {
-                line.wait(Ticket::NONE, waker);
+                line.wait(Ticket::NONE, waker).expect("a place");
             }
             line.wake(2);
             let woken: std::vec::Vec<_> =
@@ -153,8 +172,8 @@ mod tests {
         let line = line(1);
         let (a, wake_a) = counter();
         let (b, wake_b) = counter();
-        let ticket = line.wait(Ticket::NONE, &wake_a);
-        line.wait(Ticket::NONE, &wake_b);
+        let ticket = line.wait(Ticket::NONE, &wake_a).expect("a place");
+        line.wait(Ticket::NONE, &wake_b).expect("a place");
         line.leave(ticket);
         line.wake(1);
         assert_eq!(a.0.load(Ordering::Relaxed), 0);
@@ -165,21 +184,44 @@ mod tests {
     fn asking_again_keeps_the_place() {
         let line = line(1);
         let (_, waker) = counter();
-        let first = line.wait(Ticket::NONE, &waker);
-        assert_eq!(line.wait(first, &waker), first);
+        let first = line.wait(Ticket::NONE, &waker).expect("a place");
+        assert_eq!(line.wait(first, &waker), Ok(first));
         line.wake(1);
-        assert_ne!(line.wait(first, &waker), first, "a served ticket is not valid");
+        assert_ne!(line.wait(first, &waker), Ok(first), "a served ticket is not valid");
     }
 
     #[test]
-    fn a_full_line_wakes_at_once() {
-        let line = line(1);
-        let (first, waker) = counter();
-        for _ in 0..PLACES {
-            line.wait(Ticket::NONE, &waker);
+    fn a_full_line_refuses_by_name_and_wakes_nobody() {
+        // Tickets wrap in the middle of it.
+        for start in [1, u32::MAX - 3] {
+            let line = line(start);
+            let (counter, waker) = counter();
+            let join = || line.wait(Ticket::NONE, &waker);
+            let tickets: std::vec::Vec<_> = (1..PLACES).map(|_| join().expect("a place")).collect();
+            // The place of ticket 0 is left empty where tickets wrap.
+            let last = join().is_ok();
+            assert_eq!(last, start == 1);
+            let full = Err(IoError::TooManyWaiters { places: PLACES.into() });
+            assert_eq!(join(), full);
+            assert_eq!(line.wait(tickets[0], &waker), Ok(tickets[0]), "who is in it stays");
+            assert_eq!(counter.0.load(Ordering::Relaxed), 0);
+            line.wake(1);
+            assert!(join().is_ok(), "who was served makes room");
+            assert_eq!(join(), full);
         }
-        assert_eq!(first.0.load(Ordering::Relaxed), 0);
-        assert_eq!(line.wait(Ticket::NONE, &waker), Ticket::NONE);
-        assert_eq!(first.0.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn who_leaves_from_the_head_makes_room() {
+        let line = line(1);
+        let (counter, waker) = counter();
+        let join = || line.wait(Ticket::NONE, &waker);
+        let tickets: std::vec::Vec<_> = (0..PLACES).map(|_| join().expect("a place")).collect();
+        line.leave(tickets[1]);
+        assert!(join().is_err(), "a gap in the middle is closed when its turn comes");
+        line.leave(tickets[0]);
+        assert!(join().is_ok() && join().is_ok());
+        assert!(join().is_err());
+        assert_eq!(counter.0.load(Ordering::Relaxed), 0);
     }
 }

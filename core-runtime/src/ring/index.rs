@@ -296,3 +296,49 @@ impl<I: Index> ConsumerIndex<I> {
         self.usual.set(I::ZERO);
     }
 }
+
+/// For those who have Kani (`cargo kani -p core-runtime`): every index of 32 bits, where the tests go
+/// through all of 8.
+#[cfg(kani)]
+mod proofs {
+    use super::*;
+
+    fn capacity() -> u32 {
+        let shift: u32 = kani::any();
+        kani::assume(shift < 32);
+        1 << shift
+    }
+
+    /// Whatever the consumer claims: what may be written then is free by what it claimed.
+    #[kani::proof]
+    fn a_producer_never_gets_a_slot_that_is_in_use() {
+        let (capacity, first) = (capacity(), kani::any());
+        let producer = ProducerIndex::<u32>::new(capacity, first);
+        let used: u32 = kani::any();
+        kani::assume(used <= capacity);
+        producer.advance(first.wrapping_add(used));
+        let (head, slots): (u32, u32) = (kani::any(), kani::any());
+        let tail = producer.tail();
+        if producer.refresh(head, tail, slots).is_ok() {
+            assert!(head.wrapping_sub(first) <= used);
+            assert!(tail.wrapping_sub(head) <= capacity - slots);
+        }
+        assert!(
+            tail.wrapping_add(producer.room(tail)).wrapping_sub(head) <= capacity
+                || producer.room(tail) == 0
+        );
+    }
+
+    /// Whatever the producer claims: what may be read then was claimed, and is at most a full ring.
+    #[kani::proof]
+    fn a_consumer_never_gets_more_than_a_full_ring() {
+        let (capacity, first) = (capacity(), kani::any());
+        let consumer = ConsumerIndex::<u32>::new(capacity, first);
+        let tail: u32 = kani::any();
+        match consumer.refresh(tail) {
+            Ok(()) => assert!(consumer.ready() == tail.wrapping_sub(first)),
+            Err(_) => assert!(consumer.ready() == 0),
+        }
+        assert!(consumer.ready() <= capacity);
+    }
+}

@@ -94,7 +94,7 @@ impl Bridge {
             completions,
             slots,
             free: Cell::new(0),
-            line: Waiters::new(bump).map_err(no_memory("waiting tasks"))?,
+            line: Waiters::new(config.waiters, bump).map_err(no_memory("waiting tasks"))?,
             clock: parts.clock,
             probes,
             in_flight_now: probes.registers().add(probes::BRIDGE_IN_FLIGHT),
@@ -386,7 +386,7 @@ impl Bridge {
         }
     }
 
-    pub(super) fn wait(&self, ticket: Ticket, waker: &Waker) -> Ticket {
+    pub(super) fn wait(&self, ticket: Ticket, waker: &Waker) -> Result<Ticket, IoError> {
         self.line.wait(ticket, waker)
     }
 

@@ -63,11 +63,13 @@ impl Io {
                         self.stage = Stage::Running { slot };
                         self.poll(cx)
                     }
-                    Err((IoError::QueueFull, buf)) => {
-                        let ticket = self.bridge.wait(ticket, cx.waker());
-                        self.stage = Stage::Waiting { request, buf, ticket };
-                        Poll::Pending
-                    }
+                    Err((IoError::QueueFull, buf)) => match self.bridge.wait(ticket, cx.waker()) {
+                        Ok(ticket) => {
+                            self.stage = Stage::Waiting { request, buf, ticket };
+                            Poll::Pending
+                        }
+                        Err(error) => Poll::Ready((Err(error), buf)),
+                    },
                     Err((error, buf)) => Poll::Ready((Err(error), buf)),
                 }
             }

@@ -4,14 +4,15 @@
 
 use nvme_spec::registers::{Cc, Version};
 use nvme_spec::{
-    IdentifyController, IdentifyNamespace, NamespaceDescriptor, Nsid, NsidList, Status, descriptors,
+    IdentifyController, IdentifyNamespace, NamespaceDescriptor, Nsid, NsidList, Status, StatusCode,
+    descriptors,
 };
 use zerocopy::FromBytes;
 
 use super::{Ask, Outcome};
 use crate::bringup::{self, MAX_EVENT_REQUESTS};
 use crate::controller::Controller;
-use crate::error::ControllerError;
+use crate::error::{ControllerError, Step};
 use crate::hub::Offers;
 use crate::namespace::Namespace;
 use crate::requests::RetryPolicy;
@@ -59,10 +60,7 @@ impl Controller {
         let rtd3e = id.rtd3e_us.get();
         let limit = bringup::shutdown_limit_ns(rtd3e, &self.config, self.quirks);
         self.life.shutdown_limit_ns.set(limit);
-        let delay = |crd| {
-            let ns = u64::from(id.retry_delay_ms(crd)) * 1_000_000;
-            self.clock.ns_to_ticks(ns.min(MAX_RETRY_DELAY_NS))
-        };
+        let delay = |crd| self.clock.ns_to_ticks(self.retry_delay_ns(crd));
         let policy = RetryPolicy {
             retries: self.config.retries,
             delays: [delay(0), delay(1), delay(2), delay(3)],
@@ -72,6 +70,12 @@ impl Controller {
         }
         self.admin.set_policy(policy);
         Ok(())
+    }
+
+    /// The delay before a retry that the controller asks for with this CRD.
+    pub(crate) fn retry_delay_ns(&self, crd: u8) -> u64 {
+        let ms = self.identify().retry_delay_ms(crd);
+        (u64::from(ms) * 1_000_000).min(MAX_RETRY_DELAY_NS)
     }
 
     pub(super) fn first_namespace(&self) -> Ask {
@@ -183,6 +187,18 @@ impl Controller {
         let Some(namespace) = self.place_of(nsid) else {
             return Ok(());
         };
+        let silent = failed.or(match barred {
+            Some(Refusal::Unidentified(status)) => Some(status),
+            _ => None,
+        });
+        if let Some(status) = silent
+            && namespace.was_usable()
+            && !status.dnr()
+            && self.life.attempts.get() + 1 < self.config.bringup_attempts
+        {
+            // Somebody uses it, and the controller has not said that it never will.
+            return Err(ControllerError::Refused { step: Step::IdentifyNamespace, status });
+        }
         let checked = match (failed, barred) {
             (_, Some(refusal)) => Err(refusal),
             // One that cannot be looked at is no reason to do without the others.
@@ -203,11 +219,14 @@ impl Controller {
         }
     }
 
-    pub(super) fn take_scanned(&'static self, nsid: u32, answered: bool) -> Outcome {
-        // An inactive namespace answers with zeros: nothing to keep.
+    pub(super) fn take_scanned(&'static self, nsid: u32, failed: Option<Status>) -> Outcome {
+        // An inactive namespace answers with zeros, or is an invalid one: nothing to keep.
         let mut nsze = [0; 8];
         let read = self.scratch.span().read(0, &mut nsze);
-        if answered && read.is_ok() && nsze != [0; 8] {
+        let gone = failed.is_none_or(|status| status.code() == StatusCode::INVALID_NAMESPACE);
+        if !gone && self.place_of(nsid).is_some_and(|n| n.nsid().0 == nsid) {
+            self.take_namespace(nsid, failed, None)?;
+        } else if failed.is_none() && read.is_ok() && nsze != [0; 8] {
             if self.place_of(nsid).is_some() {
                 self.take_namespace(nsid, None, None)?;
             } else {
