@@ -17,6 +17,9 @@
 //!
 //! Times are a count of what was told; nothing here knows of the driver or of the model.
 
+mod damage;
+mod durability;
+
 use crate::content::{self, Content};
 
 const CURRENT: u8 = 1 << 0;
@@ -327,12 +330,14 @@ impl Oracle {
         // Zeros do not say whose they are: of several the one that ended last is believed, which
         // the rules below allow the most.
         let now = block.cands.iter().filter(|cand| cand.is(CURRENT) && cand.shows(content));
+        let spoilt = excused || block.damaged != 0 || block.mended > token.start;
         let Some(&shown) = now.max_by_key(|cand| cand.end) else {
             let was = |(cand, until): &&(Cand, u64)| cand.shows(content) && *until > token.start;
             if let Some((cand, _)) = block.gone.iter().filter(was).max_by_key(|(c, _)| c.end) {
-                return Ok(Some(*cand));
+                // Where a fault kept a later write away, it says nothing of that one's other blocks.
+                return Ok((!spoilt).then_some(*cand));
             }
-            if excused || block.damaged != 0 || block.mended > token.start {
+            if spoilt {
                 self.seen.caught += 1;
                 return Ok(None);
             }
@@ -341,7 +346,7 @@ impl Oracle {
                 Self::describe(&block.cands)
             ));
         };
-        if excused || block.damaged != 0 || block.mended > token.start {
+        if spoilt {
             return Ok(None);
         }
         let others = block.cands.iter().filter(|c| c.is(CURRENT) && c.version != shown.version);
@@ -410,139 +415,6 @@ impl Oracle {
             (_, false) => format!("version {} (unknown)", cand.version),
         });
         names.collect::<Vec<_>>().join(", ")
-    }
-
-    // ---- durability --------------------------------------------------------------------------
-
-    pub(crate) fn flush_begin(&mut self) -> Token {
-        let start = self.tick(1);
-        Token { first: 0, count: 0, version: 0, start, epoch: self.epoch }
-    }
-
-    pub(crate) fn flush_end(&mut self, token: Token, good: bool) {
-        if token.epoch != self.epoch {
-            return;
-        }
-        self.tick(if good { 2 } else { 3 });
-        let blocks = &mut self.blocks;
-        self.listed.retain(|at| {
-            let block = &mut blocks[*at as usize];
-            if good {
-                let safe = |c: &&Cand| c.is(ACKED) && !c.is(DOUBT) && c.end < token.start;
-                if let Some(start) = block.cands.iter().filter(safe).map(|cand| cand.start).max() {
-                    for cand in &mut block.cands {
-                        if cand.end < start {
-                            cand.flags &= !MEDIA;
-                        }
-                    }
-                    block.cands.retain(|cand| cand.is(CURRENT | MEDIA));
-                    if block.damaged_medium < start {
-                        block.damaged_medium = 0;
-                    }
-                }
-            } else {
-                for cand in block.cands.iter_mut().filter(|cand| cand.is(ACKED)) {
-                    cand.flags |= DOUBT;
-                }
-            }
-            block.listed = block.cands.len() > 1 || block.damaged_medium != 0;
-            block.listed
-        });
-    }
-
-    /// What is not durable may be lost, though it still reads as written: later flushes say nothing
-    /// of it, whatever became of the one that failed.
-    pub(crate) fn doubt(&mut self) {
-        self.tick(9);
-        for at in &self.listed {
-            for cand in &mut self.blocks[*at as usize].cands {
-                cand.flags |= DOUBT;
-            }
-        }
-    }
-
-    /// The device was taken from its owner: what was in flight has ended, and nobody will say how.
-    pub(crate) fn fence(&mut self) {
-        let now = self.tick(4);
-        self.epoch += 1;
-        self.suspect = false;
-        self.abandoned.clear();
-        self.reads.clear();
-        for at in self.spoiling.drain(..) {
-            let block = &mut self.blocks[at as usize];
-            (block.damaged, block.damaged_medium) = (now, now);
-        }
-        for block in &mut self.blocks {
-            block.readers = 0;
-            block.gone.clear();
-            for cand in block.cands.iter_mut().filter(|cand| cand.end == OPEN) {
-                cand.end = now;
-            }
-        }
-    }
-
-    /// The power was cut, after a fence.
-    pub(crate) fn power_cut(&mut self) {
-        self.last_cut = self.tick(5);
-        for block in &mut self.blocks {
-            block.cands.retain(|cand| cand.is(MEDIA));
-            block.damaged = block.damaged.max(block.damaged_medium);
-            for cand in &mut block.cands {
-                // Acknowledged or not, it is one of several that may be there.
-                cand.flags = (cand.flags | CURRENT) & !ACKED;
-            }
-        }
-    }
-
-    // ---- faults that spoil data --------------------------------------------------------------
-
-    /// A fault has spoilt what a command did to these blocks of the medium; the next good write
-    /// mends them.
-    pub(crate) fn damage(&mut self, first: u64, count: u64) {
-        let now = self.tick(6);
-        let end = (first + count).min(self.blocks.len() as u64);
-        for at in first.min(end)..end {
-            self.damage_block(usize::try_from(at).unwrap_or(0), now);
-        }
-    }
-
-    fn damage_block(&mut self, at: usize, until: u64) {
-        let block = &mut self.blocks[at];
-        if block.damaged == OPEN {
-            return;
-        }
-        (block.damaged, block.damaged_medium) = (until, until);
-        let at = u32::try_from(at).unwrap_or(0);
-        if until == OPEN {
-            self.spoiling.push(at);
-        }
-        if !block.listed {
-            block.listed = true;
-            self.listed.push(at);
-        }
-    }
-
-    /// A fault spoilt what a command reads from these blocks.
-    pub(crate) fn excuse_reads(&mut self, first: u64, count: u64) {
-        for (token, bad) in &mut self.reads {
-            let (from, to) = (u64::from(token.first), u64::from(token.first + token.count));
-            *bad |= from < first + count && first < to;
-        }
-    }
-
-    /// Whatever is in flight may be acknowledged before it is carried out, and may then use memory
-    /// of what begins later, until [`Self::settle`] or [`Self::fence`] say that all was.
-    pub(crate) fn suspect_everything(&mut self) {
-        self.tick(7);
-        self.suspect = true;
-        for (_, bad) in &mut self.reads {
-            *bad = true;
-        }
-        for at in 0..self.blocks.len() {
-            if self.blocks[at].cands.iter().any(|cand| cand.end == OPEN) {
-                self.damage_block(at, OPEN);
-            }
-        }
     }
 }
 

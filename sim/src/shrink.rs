@@ -3,9 +3,13 @@
 //! Both are lists of things that can be left out. A part is left out if the run without it is still
 //! wrong, in whatever way; parts of half the size are tried until they are single ones. The classic
 //! algorithm (Zeller and Hildebrandt, "Simplifying and isolating failure-inducing input", 2002),
-//! without its tests of subsets, which rarely pay here.
+//! without its tests of subsets, which rarely pay here. Of the many operations a share at random is
+//! left out before: those that matter are few and far apart, so that a part next to each other
+//! mostly has one of them.
 
 use std::ops::Range;
+
+use nvme_model::Rng;
 
 use crate::plan::Plan;
 use crate::world::{Outcome, Watch, run};
@@ -31,6 +35,7 @@ pub fn shrink(plan: &Plan, most: u32) -> Option<Shrunk> {
     loop {
         let before = (search.best.faults.len(), search.best.kept());
         search.faults();
+        search.thin();
         search.ops();
         if (search.best.faults.len(), search.best.kept()) == before || search.is_over() {
             break;
@@ -39,6 +44,14 @@ pub fn shrink(plan: &Plan, most: u32) -> Option<Shrunk> {
     let Search { best, violation, runs, .. } = search;
     Some(Shrunk { plan: best, violation, runs })
 }
+
+/// Operations that are few enough to be tried one by one.
+const ENOUGH: u64 = 24;
+
+/// One operation in so many is the least that is left out at random, and so many tries in a row
+/// may go wrong before it is fewer.
+const LEAST_SHARE: u64 = 8;
+const MISSES: u32 = 6;
 
 struct Search {
     best: Plan,
@@ -87,6 +100,23 @@ impl Search {
         }
     }
 
+    /// Leaves operations out at random, one in two at first, and fewer where that goes wrong.
+    fn thin(&mut self) {
+        let mut rng = Rng::new(self.best.seed);
+        let (mut one_in, mut misses) = (2, 0);
+        while self.best.kept() > ENOUGH && one_in <= LEAST_SHARE && !self.is_over() {
+            let mut plan = self.best.clone();
+            plan.keep = thinned(&plan.keep, |_| rng.below(one_in) != 0);
+            if self.attempt(plan) {
+                misses = 0;
+            } else if misses == MISSES {
+                (one_in, misses) = (one_in + 1, 0);
+            } else {
+                misses += 1;
+            }
+        }
+    }
+
     fn ops(&mut self) {
         let mut size = self.best.kept().div_ceil(2);
         while size != 0 && !self.is_over() {
@@ -106,6 +136,18 @@ impl Search {
 /// The first `count` of the numbers in `ranges`.
 fn first(ranges: &[Range<u64>], count: u64) -> Vec<Range<u64>> {
     without(ranges, count..u64::MAX)
+}
+
+/// The numbers in `ranges` that `keep` wants.
+fn thinned(ranges: &[Range<u64>], mut keep: impl FnMut(u64) -> bool) -> Vec<Range<u64>> {
+    let mut left: Vec<Range<u64>> = Vec::new();
+    for number in ranges.iter().cloned().flatten().filter(|number| keep(*number)) {
+        match left.last_mut() {
+            Some(last) if last.end == number => last.end += 1,
+            _ => left.push(number..number + 1),
+        }
+    }
+    left
 }
 
 /// The numbers in `ranges` without those at `places`, counted over all of them.
@@ -136,6 +178,8 @@ mod tests {
         assert_eq!(without(&[0..4, 10..14], 3..6), [0..3, 12..14]);
         assert_eq!(without(&[0..4, 10..14], 0..8), Vec::<Range<u64>>::new());
         assert_eq!(first(&[0..4, 10..14], 5), [0..4, 10..11]);
+        assert_eq!(thinned(&[0..4, 10..14], |number| number != 2), [0..2, 3..4, 10..14]);
+        assert_eq!(thinned(&[0..4], |_| false), Vec::<Range<u64>>::new());
     }
 
     #[test]

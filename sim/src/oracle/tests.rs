@@ -157,6 +157,24 @@ fn damage_excuses_until_a_write_after_it() {
 }
 
 #[test]
+fn a_write_that_a_fault_kept_from_some_blocks_is_not_torn() {
+    let half_written = |damaged: bool| {
+        let mut oracle = Oracle::new(8, 2, 1);
+        write(&mut oracle, (0, 2), 1, End::Acked);
+        // A read that began before what it shows was overwritten.
+        let slow = oracle.read_begin(0, 2);
+        let half = oracle.write_begin((0, 2), 2, false, true);
+        if damaged {
+            oracle.damage(0, 2);
+        }
+        oracle.write_end(half, End::Acked);
+        oracle.check(slow, &bytes(0, &[2, 1]), true)
+    };
+    half_written(true).expect("half of the data was lost");
+    half_written(false).expect_err("torn");
+}
+
+#[test]
 fn what_was_begun_before_a_fence_is_told_to_nobody_after_it() {
     let mut oracle = Oracle::new(8, 1, 1);
     let old = oracle.write_begin((0, 1), 1, false, true);
