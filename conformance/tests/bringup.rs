@@ -310,6 +310,7 @@ fn a_namespace_that_a_reset_could_not_look_at_is_not_lost() {
     let failed = rig.run(ns.read(Lba(0), rig.filled(512, 0))).expect_err("refused");
     assert_eq!(failed.error, IoError::NamespaceChanged(Nsid(1)));
     assert!(failed.buf.is_some());
+    drop(failed);
     rig.backend.with_model(|model| {
         model.reconfigure(|config| config.faults = FaultPlan::none());
     });

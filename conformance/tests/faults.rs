@@ -226,8 +226,19 @@ fn retries_are_bounded() {
 
 #[test]
 fn a_media_error_is_told_with_its_block_and_not_retried() {
-    let bad = StatusCode::UNRECOVERED_READ_ERROR.do_not_retry();
-    let rule = FaultRule::io(NvmOpcode::READ, FaultAction::Status(bad)).lbas(700..=700);
+    for code in [
+        StatusCode::UNRECOVERED_READ_ERROR,
+        // Of a namespace with protection information, which we refuse: any status is told alike.
+        StatusCode::GUARD_CHECK,
+        StatusCode::REFTAG_CHECK,
+    ] {
+        a_bad_block_is_told(code);
+    }
+}
+
+fn a_bad_block_is_told(code: StatusCode) {
+    let bad = FaultAction::Status(code.do_not_retry());
+    let rule = FaultRule::io(NvmOpcode::READ, bad).lbas(700..=700);
     let mut m = with_rules([rule]);
     m.mdts = 1;
     let rig = quick(m, config());
@@ -237,7 +248,7 @@ fn a_media_error_is_told_with_its_block_and_not_retried() {
     let IoError::Status { status, slba } = failed.error else {
         panic!("{failed}");
     };
-    assert_eq!(status.code(), StatusCode::UNRECOVERED_READ_ERROR);
+    assert_eq!(status.code(), code);
     assert_eq!(slba, Lba(688));
     assert!(failed.buf.is_some());
     drop(failed);

@@ -129,3 +129,26 @@ fn latencies_reach_the_histogram_in_nanoseconds() {
     assert_eq!(reader.histogram("write_latency_ns").expect("by its name").count(), 0);
     recovers(&rig);
 }
+
+#[test]
+fn queues_that_the_iommu_stops_cost_a_reset_and_io_goes_on() {
+    let rig = quick(ModelConfig { latency: LatencyModel::FixedNs(50_000), ..model() }, config());
+    let running: Vec<_> = (0..9).map(|lba| rig.ns().read(Lba(lba), rig.filled(512, 0))).collect();
+    rig.pass();
+    // The device reaches neither queues nor buffers for a moment.
+    let region = rig.arena.region();
+    rig.backend.with_model(move |model| {
+        model.unmap(region.iova).expect("it was mapped");
+        model.map_dma(region).expect("again");
+        drop(model.take_mistakes());
+    });
+    for read in running {
+        let failed = rig.run(read).expect_err("lost");
+        assert_eq!(failed.error, IoError::Reset(ResetReason::FatalStatus));
+        assert!(failed.buf.is_some(), "the fence was seen");
+    }
+    rig.until(|c| c.state() == ControllerState::Ready);
+    assert_eq!(rig.controller.stats().resets, 1);
+    read(&rig, 3).expect("it goes on");
+    rig.finish();
+}

@@ -16,7 +16,7 @@
 //! 3. What a device says is never an index, and never waited for without a limit.
 //! 4. Everything belongs to one core; nothing is `Send`.
 //!
-//! The faults that other drivers had, and what prevents each here, are in `BUG-CLASSES.md`.
+//! The faults that other drivers had, and what prevents each here, are in `docs/bug-classes.md`.
 #![no_std]
 #![forbid(unsafe_code)]
 

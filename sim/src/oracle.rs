@@ -334,7 +334,7 @@ impl Oracle {
         let Some(&shown) = now.max_by_key(|cand| cand.end) else {
             let was = |(cand, until): &&(Cand, u64)| cand.shows(content) && *until > token.start;
             if let Some((cand, _)) = block.gone.iter().filter(was).max_by_key(|(c, _)| c.end) {
-                // Where a fault kept a later write away, it says nothing of that one's other blocks.
+                // Where a fault kept a later write away, it tells nothing of its other blocks.
                 return Ok((!spoilt).then_some(*cand));
             }
             if spoilt {

@@ -24,8 +24,8 @@ use hybrid_shm::leak_aligned;
 use nvme_driver::ControllerState;
 use nvme_model::Rng;
 
-use crate::catalogue::{Deed, World as Blow};
-use crate::device::{Device, span_ns};
+use crate::catalogue::Deed;
+use crate::device::Device;
 use crate::host::Host;
 use crate::op::{Answer, Op};
 use crate::oracle::{Oracle, Seen};

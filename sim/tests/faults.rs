@@ -1,5 +1,5 @@
-//! `docs/faults.md` against the catalogue and the code: every row, every simulated fault, every
-//! test by its name.
+//! `docs/faults.md` against the catalogue and the code, `docs/bug-classes.md` and
+//! `docs/recovery.md` against the code: every row, every simulated fault, every test by its name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -65,16 +65,66 @@ fn sources(dir: &Path, found: &mut String) {
     }
 }
 
-#[test]
-fn every_test_that_is_named_exists() {
+/// Asserts that each test exists; `vm:` stands before those of the guest's suite, and `tidy` is
+/// one by itself.
+fn assert_tests_exist<'a>(named: impl Iterator<Item = (String, &'a String)>) {
     let mut text = String::new();
     sources(&root(), &mut text);
     let words: BTreeSet<&str> =
         text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
-    for (number, row) in rows() {
-        for name in row.tests {
-            let name = name.strip_prefix("vm:").unwrap_or(&name);
-            assert!(words.contains(name), "row {number}: there is no test {name}");
+    for (row, name) in named {
+        let name = name.strip_prefix("vm:").unwrap_or(name);
+        assert!(words.contains(name), "{row}: there is no test {name}");
+    }
+}
+
+#[test]
+fn every_test_that_is_named_exists() {
+    let rows = rows();
+    let named = rows.iter().flat_map(|(number, row)| {
+        row.tests.iter().map(move |name| (format!("row {number}"), name))
+    });
+    assert_tests_exist(named);
+}
+
+#[test]
+fn every_step_of_the_recovery_ladder_names_a_test_that_exists() {
+    let text = fs::read_to_string(root().join("docs/recovery.md")).expect("the table");
+    let mut steps = Vec::new();
+    for line in text.lines() {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        if let ["", step, .., test, ""] = cells[..]
+            && step != "step"
+            && !step.starts_with("--")
+        {
+            assert!(!names(test).is_empty(), "{step}: which test?");
+            steps.push((step.to_owned(), names(test)));
         }
     }
+    assert!(steps.len() >= 9, "{} steps", steps.len());
+    let named =
+        steps.iter().flat_map(|(step, tests)| tests.iter().map(move |name| (step.clone(), name)));
+    assert_tests_exist(named);
+}
+
+#[test]
+fn every_bug_class_names_a_test_that_exists() {
+    let text = fs::read_to_string(root().join("docs/bug-classes.md")).expect("the tables");
+    let mut classes = Vec::new();
+    for line in text.lines() {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let ["", fault, seen, prevented, test, ""] = cells[..] else { continue };
+        if fault == "Fault" || fault.starts_with("--") {
+            continue;
+        }
+        let tests = names(test);
+        assert!(!seen.is_empty() && !prevented.is_empty(), "{fault}: seen where, prevented how?");
+        assert!(!tests.is_empty() || test == "not here", "{fault}: which test?");
+        classes.push((fault.to_owned(), tests));
+    }
+    assert!(classes.len() > 80, "{} classes", classes.len());
+    let named = classes
+        .iter()
+        .flat_map(|(fault, tests)| tests.iter().map(move |name| (fault.clone(), name)));
+    assert_tests_exist(named);
 }

@@ -50,6 +50,11 @@ impl Run {
         self
     }
 
+    pub(crate) fn args(mut self, args: impl IntoIterator<Item = String>) -> Self {
+        self.argv.extend(args);
+        self
+    }
+
     pub(crate) fn env(mut self, key: &str, value: impl Into<String>) -> Self {
         self.env.push((key.to_owned(), value.into()));
         self

@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask test`, `soak`, `bench`, `sim`, `vm`.
+//! Developer commands: `cargo xtask test`, `soak`, `bench`, `sim`, `mutants`, `fuzz`, `vm`.
 //!
 //! CI calls `cargo xtask test` and nothing else, so what CI checks is what a developer can check.
 
@@ -6,7 +6,9 @@
 
 mod bench;
 mod command;
+mod fuzz;
 mod libtest;
+mod mutants;
 mod project;
 mod runner;
 mod screen;
@@ -59,6 +61,10 @@ enum Command {
         /// Start rounds until so many minutes have passed; one round runs in any case.
         #[arg(long, value_name = "N", default_value_t = 0)]
         minutes: u64,
+        /// For so many hours: simulation, fuzzing, crash storms and the guest's suite in turn, each
+        /// for a while. What fails is kept in target/soak with its seed, and the next one begins.
+        #[arg(long, value_name = "N", conflicts_with_all = ["minutes", "ops"])]
+        hours: Option<u64>,
         /// Operations of each random test, instead of 10^7 (oracle) and 10^8 (allocator).
         #[arg(long, value_name = "N")]
         ops: Option<u64>,
@@ -84,6 +90,27 @@ enum Command {
         /// Options of the simulation.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
         options: Vec<String>,
+    },
+    /// Gives any bytes to everything that reads bytes of others, under libFuzzer (nightly).
+    #[command(after_long_help = FUZZ_HELP)]
+    Fuzz {
+        /// How long each target runs (10s, 5m, 1h).
+        #[arg(long, value_name = "TIME", default_value = "60s")]
+        time: Nanos,
+        /// Only these targets.
+        targets: Vec<String>,
+    },
+    /// Breaks the driver on purpose, one way at a time, and runs the test that must notice.
+    #[command(after_long_help = MUTANTS_HELP)]
+    Mutants {
+        /// Only look whether every mutant of xtask/mutants.txt still applies.
+        #[arg(long)]
+        check: bool,
+        /// Print the mutants with their tests and run none.
+        #[arg(long)]
+        list: bool,
+        /// Only those whose name contains one of these.
+        names: Vec<String>,
     },
     /// Runs a Debian kernel under QEMU, with emulated drives behind an emulated IOMMU.
     #[command(after_long_help = VM_HELP)]
@@ -112,6 +139,20 @@ Tests read their sizes through hybrid_conventions::testing (feature std):
   HYBRID_SOAK_OPS=N     testing::ops(ordinary, soak): operations of a random test
   HYBRID_SEED=N         testing::seed(ordinary): seed of the round, printed before it
 Loom runs with LOOM_MAX_PREEMPTIONS=5. The last line is that of `cargo xtask test`.";
+
+const FUZZ_HELP: &str = "\
+Targets: cqe, identify, ring, region, trace, dump, itch, mold, control. What was learnt stays in
+target/fuzz/corpus; what broke something is in target/fuzz/broken, and belongs into
+fuzz/corpus/TARGET once it is mended. The short form, on any toolchain, is
+`cargo test -p hybrid-fuzz`, which CI runs.
+
+Exit codes: 0 nothing was found, 1 something was, 3 there is no nightly compiler.";
+
+const MUTANTS_HELP: &str = "\
+Works on a copy in target/mutants; logs are in target/xtask-logs/mutant-NAME.log. Each test is first
+run on the copy unbroken. All of them take about half an hour on two cores.
+
+Exit codes: 0 all were caught, 1 one survived, or its text or its test is not as the list says.";
 
 const VM_HELP: &str = "\
 The guest has busybox, our programs, the drives' PCI addresses in $NVME0, $NVME1, ... and $DRIVES,
@@ -152,15 +193,22 @@ fn run(command: Command) -> Result<u8> {
             Exit::Ok
         }
         Command::Test { only, limit, .. } => test::run(&load()?, &only, limit.to_duration())?,
-        Command::Soak { minutes, ops, seed } => {
+        Command::Soak { minutes, hours, ops, seed } => {
+            let minutes = hours.map_or(minutes, |hours| hours.saturating_mul(60));
             let time = Duration::from_secs(minutes.saturating_mul(60));
-            soak::run(&load()?, &soak::Soak { time, ops, seed })?
+            soak::run(&load()?, &soak::Soak { in_turn: hours.is_some(), time, ops, seed })?
         }
         Command::Bench { quick, race_device, filter } => {
             let wanted = bench::Wanted { quick, race_device, filter };
             bench::run(&load()?, &wanted)?
         }
         Command::Sim { options } => return sim::run(&load()?, &options),
+        Command::Fuzz { time, targets } => {
+            fuzz::run(&load()?, &fuzz::Wanted { time: time.to_duration(), targets })?
+        }
+        Command::Mutants { check, list, names } => {
+            mutants::run(&load()?, &mutants::Wanted { check, list, names })?
+        }
         Command::Vm { action } => return vm::run(&load()?, action.as_ref()),
     };
     Ok(exit.code())

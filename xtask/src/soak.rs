@@ -1,11 +1,14 @@
 //! `cargo xtask soak`: the long versions of the random tests, round after round, a new seed each.
 
+use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use hybrid_conventions::{Exit, testing};
 
 use crate::command::Run;
+use crate::fuzz::FUZZ;
 use crate::libtest::Tally;
 use crate::project::Project;
 use crate::runner::Runner;
@@ -25,6 +28,9 @@ const HOSTILE_CASES: u64 = 10_000_000;
 /// Crash points of the journal's simulation in one round: what its acceptance asks for.
 const CRASH_POINTS: u64 = 1_000_000;
 
+/// Inputs of each target of the fuzzer's short form in one round.
+const FUZZ_INPUTS: u64 = 1_000_000;
+
 /// Deaths of a partition in one round.
 const CRASHES: &str = "1000";
 
@@ -37,8 +43,17 @@ const LOOM_PREEMPTIONS: &str = "5";
 /// One command of a soak may take so long; a hang must still end.
 const LIMIT: Duration = Duration::from_secs(12 * 3600);
 
+/// With `--hours`, what one round gives the simulation, and the fuzzer, so that all take turns.
+const TURN: Duration = Duration::from_secs(20 * 60);
+
+/// Targets of the fuzzer share a turn.
+const FUZZ_TARGETS: u32 = 9;
+
 /// How long, and how much in a round.
 pub(crate) struct Soak {
+    /// Rounds in which simulation, fuzzing, crash storms and the guest's suite take turns, instead
+    /// of ones in which each has its full count.
+    pub(crate) in_turn: bool,
     /// Rounds start until this much time has passed; one round runs in any case.
     pub(crate) time: Duration,
     /// Operations of every test, instead of each one's own number.
@@ -56,14 +71,21 @@ pub(crate) fn run(project: &Project, soak: &Soak) -> Result<Exit> {
     for round in 0.. {
         let seed = soak.seed.wrapping_add(round);
         println!("round {} with {}={seed}", round + 1, testing::SEED);
-        let works = round_of(project, soak.ops, seed);
+        let works = round_of(project, soak, seed);
         for (index, (name, work)) in works.iter().enumerate() {
             screen.begin(index, works.len(), name, "a long time");
             let report = runner.run(name, work);
             screen.end(name, &report, &runner.log(name));
+            if report.tally.failed > 0 {
+                keep(project, &runner.log(name), name, seed)?;
+            }
             total.add(report.tally);
+            if soak.in_turn && start.elapsed() >= soak.time {
+                break;
+            }
         }
-        if total.failed > 0 || start.elapsed() >= soak.time {
+        // Hours are spent whatever was found: what failed is kept, and the next seed may find more.
+        if total.failed > 0 && !soak.in_turn || start.elapsed() >= soak.time {
             break;
         }
     }
@@ -71,8 +93,41 @@ pub(crate) fn run(project: &Project, soak: &Soak) -> Result<Exit> {
     Ok(if total.is_good() { Exit::Ok } else { Exit::Error })
 }
 
+/// Keeps the log of what failed, under its seed; bundles of the simulation are in `target/sim`, and
+/// inputs of the fuzzer in `target/fuzz/broken`.
+fn keep(project: &Project, log: &Path, name: &str, seed: u64) -> Result<()> {
+    let dir = project.target.join("soak");
+    fs::create_dir_all(&dir)?;
+    let kept = dir.join(format!("{name}-seed-{seed}.log"));
+    fs::copy(log, &kept).with_context(|| log.display().to_string())?;
+    println!("kept: {}", kept.display());
+    Ok(())
+}
+
 /// The work of one round.
-fn round_of(project: &Project, ops: Option<u64>, seed: u64) -> Vec<(&'static str, Work)> {
+fn round_of(project: &Project, soak: &Soak, seed: u64) -> Vec<(&'static str, Work)> {
+    if soak.in_turn { turns(project, seed) } else { counts(project, soak.ops, seed) }
+}
+
+/// Simulation, fuzzing, crash storms and the guest's suite, each for a while.
+fn turns(project: &Project, seed: u64) -> Vec<(&'static str, Work)> {
+    let own = |words: String| Work::Gates(vec![Run::new(&words).limit(LIMIT)]);
+    let half = TURN.as_secs() / 2;
+    let base = seed.wrapping_mul(1 << 32);
+    let sim = format!("cargo xtask sim --shrink --for {half}s --seed {base}");
+    let swarm = format!("{sim} --swarm --run-ops 20000");
+    let fuzz = format!("cargo xtask fuzz --time {}s", (TURN / FUZZ_TARGETS).as_secs());
+    vec![
+        ("soak-sim", own(sim)),
+        ("soak-swarm", own(swarm)),
+        ("soak-fuzz", own(fuzz)),
+        ("soak-crashes", crashes(project, seed)),
+        ("soak-guest", own("cargo xtask test --only vm".to_owned())),
+    ]
+}
+
+/// Everything that has a count, with its full one.
+fn counts(project: &Project, ops: Option<u64>, seed: u64) -> Vec<(&'static str, Work)> {
     let core = if project.package("core-runtime").is_some() {
         let mut run = Run::new("cargo test --release --no-fail-fast -p core-runtime --lib --tests");
         run.argv.extend(project.std_features(&["core-runtime"]));
@@ -81,15 +136,8 @@ fn round_of(project: &Project, ops: Option<u64>, seed: u64) -> Vec<(&'static str
         Work::Skip("no package core-runtime".to_owned())
     };
     let prolong = |work, own_ops: u64| long(work, ops.unwrap_or(own_ops), seed);
-    let crashes = match project.package(steps::CONFORMANCE) {
-        Some(_) => {
-            let drill = steps::crash_drill().arg("--").arg("--crashes").arg(CRASHES);
-            Work::Tests(vec![drill.env(testing::SEED, seed.to_string()).limit(LIMIT)])
-        }
-        None => Work::Skip(format!("no package {}", steps::CONFORMANCE)),
-    };
     vec![
-        ("soak-crashes", crashes),
+        ("soak-crashes", crashes(project, seed)),
         ("soak-conformance", prolong(steps::conformance(project), ORACLE_OPS)),
         ("soak-core", prolong(core, ALLOC_OPS)),
         ("soak-e2e", prolong(steps::e2e(project), ORACLE_OPS)),
@@ -97,7 +145,29 @@ fn round_of(project: &Project, ops: Option<u64>, seed: u64) -> Vec<(&'static str
         ("soak-sim", sim(project, ops.unwrap_or(SIM_COMMANDS), seed)),
         ("soak-loom", steps::loom_with(project, LOOM_PREEMPTIONS, LIMIT)),
         ("soak-journal", prolong(journal(project), CRASH_POINTS)),
+        ("soak-fuzz", prolong(fuzz(project), FUZZ_INPUTS)),
+        ("soak-mutants", Work::Gates(vec![Run::new("cargo xtask mutants").limit(LIMIT)])),
     ]
+}
+
+/// Deaths of partitions under load.
+fn crashes(project: &Project, seed: u64) -> Work {
+    match project.package(steps::CONFORMANCE) {
+        Some(_) => {
+            let drill = steps::crash_drill().arg("--").arg("--crashes").arg(CRASHES);
+            Work::Tests(vec![drill.env(testing::SEED, seed.to_string()).limit(LIMIT)])
+        }
+        None => Work::Skip(format!("no package {}", steps::CONFORMANCE)),
+    }
+}
+
+/// Mutations of the fuzzer's seeds, without its feedback.
+fn fuzz(project: &Project) -> Work {
+    if project.package(FUZZ).is_none() {
+        return Work::Skip(format!("no package {FUZZ}"));
+    }
+    let run = Run::new("cargo test --release --no-fail-fast --test corpora -p").arg(FUZZ);
+    Work::Tests(vec![run])
 }
 
 /// The log under power failures and decay.
@@ -151,9 +221,24 @@ mod tests {
     use super::*;
     use crate::project::tests::METADATA;
 
+    fn soak(ops: Option<u64>, in_turn: bool) -> Soak {
+        Soak { in_turn, time: Duration::ZERO, ops, seed: 1 }
+    }
+
+    #[test]
+    fn by_the_hour_all_take_turns() {
+        let project = Project::parse(METADATA).expect("metadata");
+        let round = round_of(&project, &soak(None, true), 7);
+        let lines: Vec<_> = round.iter().map(|(_, work)| line(work)).collect();
+        assert_eq!(lines[0], "cargo xtask sim --shrink --for 600s --seed 30064771072");
+        assert_eq!(lines[2], "cargo xtask fuzz --time 133s");
+        assert_eq!(lines[4], "cargo xtask test --only vm");
+        assert_eq!(lines.len(), 5);
+    }
+
     fn line(work: &Work) -> String {
         match work {
-            Work::Tests(runs) => runs[0].line(),
+            Work::Gates(runs) | Work::Tests(runs) => runs[0].line(),
             other => format!("{other:?}"),
         }
     }
@@ -161,7 +246,7 @@ mod tests {
     #[test]
     fn a_round_asks_for_the_large_sizes_and_its_seed() {
         let project = Project::parse(METADATA).expect("metadata");
-        let round = round_of(&project, None, 7);
+        let round = round_of(&project, &soak(None, false), 7);
         let core = line(&round[2].1);
         let env = "HYBRID_SOAK=1 HYBRID_SOAK_OPS=100000000 HYBRID_SEED=7 cargo test --release";
         assert!(core.starts_with(env), "{core}");
@@ -171,7 +256,7 @@ mod tests {
     #[test]
     fn operations_can_be_chosen() {
         let project = Project::parse(METADATA).expect("metadata");
-        let round = round_of(&project, Some(5), 7);
+        let round = round_of(&project, &soak(Some(5), false), 7);
         assert!(line(&round[2].1).contains("HYBRID_SOAK_OPS=5 "));
     }
 }

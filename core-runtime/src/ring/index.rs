@@ -297,8 +297,8 @@ impl<I: Index> ConsumerIndex<I> {
     }
 }
 
-/// For those who have Kani (`cargo kani -p core-runtime`): every index of 32 bits, where the tests go
-/// through all of 8.
+/// For those who have Kani (`cargo kani -p core-runtime`): every index of 32 bits, where the tests
+/// go through all of 8.
 #[cfg(kani)]
 mod proofs {
     use super::*;

@@ -170,6 +170,20 @@ pub(super) const ARROWS: &[(&str, &[&str])] = &[
         "hybrid-sim",
         &["hybrid-abi", "hybrid-shm", "core-runtime", "nvme-spec", "nvme-driver", "nvme-model"],
     ),
+    (
+        "hybrid-fuzz",
+        &[
+            "hybrid-abi",
+            "hybrid-shm",
+            "core-runtime",
+            "nvme-spec",
+            "nvme-driver",
+            "nvme-model",
+            "host-bridge",
+            "hybrid-conformance",
+            "feed-handler",
+        ],
+    ),
     ("probe-util", &["hybrid-abi", "hybrid-shm"]),
     ("sysconfig", &[]),
     (

@@ -77,6 +77,14 @@ struct Host {
     program: Arc<str>,
 }
 
+/// The line that a client gets for a line, without its newline, that it sent: for who has no
+/// socket, such as a test of what any bytes lead to.
+#[must_use]
+pub fn answer(telemetry: &Telemetry, program: &str, request: &[u8]) -> String {
+    let host = Host { telemetry: telemetry.clone(), program: program.into() };
+    session::answer(&host, request).0
+}
+
 impl ControlSocket {
     /// Makes `<run_dir>/<pid>/control.sock` and serves it; directories of processes that are gone
     /// are removed.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::Value;
 
+use super::super::Seen;
 use super::super::stopper::{Stopper, Woken};
 use super::Host;
 use super::methods::{Reply, call};
@@ -44,23 +45,25 @@ pub(super) fn serve(stream: &UnixStream, host: &Host, stop: &Stopper) {
             Ok(None) => return,
             Err(why) => return refuse(stream, &why),
         };
-        let (id, result) = match Request::parse(&request) {
-            Ok(request) => {
-                let result = call(host, &request);
-                (request.id, result)
-            }
-            Err((id, error)) => (id, Err(error)),
-        };
-        let sent = match result {
-            Ok(Reply { value, region: Some(seen) }) => {
-                send(stream, &line(&id, Ok(value)), Some(seen.region()))
-            }
-            Ok(Reply { value, region: None }) => send(stream, &line(&id, Ok(value)), None),
-            Err(error) => send(stream, &line(&id, Err(error)), None),
-        };
-        if sent.is_err() {
+        let (answer, seen) = answer(host, &request);
+        if send(stream, &answer, seen.as_ref().map(Seen::region)).is_err() {
             return;
         }
+    }
+}
+
+/// The answer to a line without its newline, and whose region goes with it.
+pub(super) fn answer(host: &Host, request: &[u8]) -> (String, Option<Seen>) {
+    let (id, result) = match Request::parse(request) {
+        Ok(request) => {
+            let result = call(host, &request);
+            (request.id, result)
+        }
+        Err((id, error)) => (id, Err(error)),
+    };
+    match result {
+        Ok(Reply { value, region }) => (line(&id, Ok(value)), region),
+        Err(error) => (line(&id, Err(error)), None),
     }
 }
 

@@ -1,0 +1,7 @@
+//! The target `trace` of `hybrid_fuzz` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let target = hybrid_fuzz::find("trace").expect("a target");
+    (target.run)(data);
+});

@@ -1,0 +1,108 @@
+//! Headers in shared memory and files of ours that anybody may have written.
+
+use core_runtime::region::RegionReader;
+use core_runtime::ring::{Consumer, Producer, RingSpec, RingStats};
+use hybrid_abi::crash::file::FileHeader;
+use hybrid_abi::crash::{self, metric::MetricRecord};
+use hybrid_abi::probe::file::{Piece, Pieces, TraceHeader, records_of};
+use hybrid_shm::{Span, leak_aligned};
+use std::cell::OnceCell;
+
+/// Memory that is made once: it is never freed.
+macro_rules! leaked {
+    ($bytes:expr, $align:expr) => {{
+        thread_local! {
+            static SPAN: OnceCell<Span<'static>> = const { OnceCell::new() };
+        }
+        SPAN.with(|span| *span.get_or_init(|| leak_aligned($bytes, $align)))
+    }};
+}
+
+/// Fills `span` with the bytes, and zeros behind them.
+fn fill(span: Span<'static>, bytes: &[u8]) {
+    let len = bytes.len().min(span.len());
+    let zeros = vec![0; span.len() - len];
+    span.write(0, bytes.get(..len).unwrap_or_default()).expect("inside");
+    span.write(len, &zeros).expect("inside");
+}
+
+/// A peer's part of a ring, both ways round.
+pub(crate) fn ring(bytes: &[u8]) {
+    let spec = RingSpec::fixed::<u64>(8).expect("a ring");
+    let own_tail = leaked!(spec.producer_bytes(), 128);
+    let own_head = leaked!(spec.consumer_bytes(), 128);
+    let theirs = leaked!(spec.producer_bytes().max(spec.consumer_bytes()), 128);
+    let half = bytes.len() / 2;
+    let (head, tail) = bytes.split_at(half);
+    spec.make_producer_part(own_tail).expect("a part");
+    fill(theirs, head);
+    let _ = RingStats::read(own_tail.read_only(), theirs.read_only());
+    if let Ok(producer) = Producer::<u64>::new(own_tail, theirs.read_only(), spec) {
+        let mut pushed = 0;
+        while pushed <= 64 && producer.try_push(&7).is_ok() {
+            pushed += 1;
+        }
+        assert!(pushed <= 8, "{pushed} items in a ring of 8 that nobody empties");
+    }
+    spec.make_consumer_part(own_head).expect("a part");
+    fill(theirs, tail);
+    if let Ok(consumer) = Consumer::<u64>::new(own_head, theirs.read_only(), spec) {
+        let mut popped = 0;
+        while popped <= 64 && consumer.pop().is_ok() {
+            popped += 1;
+        }
+        assert!(popped <= 8, "{popped} items out of a ring of 8 that nobody fills");
+    }
+}
+
+/// A region: each part that is handed out lies inside.
+pub(crate) fn region(bytes: &[u8]) {
+    let span = leaked!(8192, 4096);
+    fill(span, bytes);
+    let Ok(reader) = RegionReader::new(span.read_only()) else { return };
+    let base = span.as_ptr() as usize;
+    for (_, _, part) in reader.parts() {
+        let start = part.as_ptr() as usize - base;
+        assert!(start + part.len() <= span.len(), "{start} + {}", part.len());
+    }
+}
+
+/// A trace file: every byte behind its header is in exactly one piece, in order.
+pub(crate) fn trace(bytes: &[u8]) {
+    if TraceHeader::parse(bytes).is_err() {
+        return;
+    }
+    let mut end = 0;
+    for piece in Pieces::of(bytes) {
+        let (offset, payload) = match piece {
+            Piece::Chunk { offset, payload, .. } | Piece::Damaged { offset, payload, .. } => {
+                (offset, payload)
+            }
+            Piece::Gap { offset, len } => {
+                assert!(offset >= end && offset + len <= bytes.len() as u64);
+                end = offset + len;
+                continue;
+            }
+        };
+        assert!(offset >= end, "pieces go forward");
+        end = offset + 1;
+        let _ = records_of(payload);
+    }
+}
+
+/// A crash dump, and a partition's crash slots.
+pub(crate) fn dump(bytes: &[u8]) {
+    if let Ok(header) = FileHeader::parse(bytes) {
+        let _ = (header.ticks_to_ns(u64::MAX), header.unix_ns(u64::MAX));
+        for section in header.sections(bytes) {
+            let _ = crash::text(section.payload);
+            let _ = crash::elements::<MetricRecord>(section.payload).count();
+        }
+    }
+    if let Some((index, header)) = crash::newest(bytes) {
+        let slot = crash::slot(bytes, index);
+        for section in header.sections(slot) {
+            assert!(section.payload.len() <= slot.len());
+        }
+    }
+}
