@@ -11,7 +11,7 @@ use core::mem::offset_of;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::Name;
-use crate::crash::program::TASK_NAME_BYTES;
+use crate::crash::program::{TASK_DONE, TASK_NAME_BYTES, TASK_READY, TASK_RUNNING, TASK_WAITING};
 
 /// One task's figures. All zero: nobody was ever there.
 #[derive(
@@ -56,6 +56,18 @@ impl TaskFigures {
             _ => "unknown",
         }
     }
+
+    /// The state's name.
+    #[must_use]
+    pub const fn state_name(&self) -> &'static str {
+        match self.state {
+            TASK_WAITING => "waiting",
+            TASK_READY => "ready",
+            TASK_RUNNING => "running",
+            TASK_DONE => "done",
+            _ => "unknown",
+        }
+    }
 }
 
 /// The places of a part that were ever used, in order. Bytes behind the last whole row are none.
@@ -78,7 +90,6 @@ pub fn name(names: &[u8], task: u32) -> Name<TASK_NAME_BYTES> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crash::program::TASK_WAITING;
 
     #[test]
     fn a_row_has_its_golden_bytes_and_empty_places_are_left_out() {

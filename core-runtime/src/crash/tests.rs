@@ -149,7 +149,7 @@ fn a_record_says_what_was_going_on() {
     let tasks: Vec<TaskRecord> = elements(&tasks[8..]).collect();
     let names: Vec<_> = tasks.iter().map(|task| task.name.as_str().to_string()).collect();
     assert_eq!(names, ["idler", "reader"]);
-    assert_eq!((tasks[0].polls, tasks[1].state), (1, TASK_RUNNING));
+    assert_eq!((tasks[0].figures.polls, tasks[1].figures.state), (1, TASK_RUNNING));
     let metrics: Vec<MetricRecord> = elements(find(&sections, SectionKind::METRICS)).collect();
     let beats = metrics.iter().find(|metric| metric.name.as_str() == "heartbeat").unwrap();
     assert_eq!(beats.value, 1);

@@ -58,22 +58,31 @@ impl Board {
             tsc_hz: 1_000_000_000,
             ..RegionFacts::default()
         };
+        let partition = self.assemble(facts, config, Bump::leak(512 << 10));
+        let mesh = partition.join_mesh(&self.seat(index)).expect("a seat");
+        (partition, mesh)
+    }
+
+    fn assemble(
+        &self,
+        facts: RegionFacts,
+        config: PartitionConfig,
+        bump: Bump,
+    ) -> &'static Partition {
         let host = leak_zeroed(RINGS.host_region_bytes());
         lay_out_host_region(host, facts, RINGS).expect("it fits");
         let parts = PartitionParts {
-            cpu: index,
+            cpu: facts.partition,
             facts,
             clock: Clock::manual(self.clock),
-            bump: Bump::leak(512 << 10),
+            bump,
             dma: DmaRegion::leak(64 << 10, Iova(0x10_0000)),
             region: leak_zeroed(RINGS.region_bytes(&config)),
             host_region: host.read_only(),
             rings: RINGS,
             config,
         };
-        let partition = parts.assemble(&[]).expect("it assembles");
-        let mesh = partition.join_mesh(&self.seat(index)).expect("a seat");
-        (partition, mesh)
+        parts.assemble(&[]).expect("it assembles")
     }
 
     /// One pass of a partition's loop, some time later.
@@ -332,30 +341,15 @@ fn seats_that_do_not_fit_are_refused() {
         (alone, "a peer's region is missing"),
         (short, "does not fit a region"),
     ] {
-        let error = refused(&board, &seat);
+        let error = refused(&seat);
         assert!(error.to_string().contains(words), "{error}");
     }
 }
 
 /// What a fresh partition hears that asks for this seat.
-fn refused(board: &Board, seat: &MeshSeat) -> MeshError {
-    let lonely = Board::new(2, 128);
-    let _ = board;
+fn refused(seat: &MeshSeat) -> MeshError {
     let facts = RegionFacts { incarnation: 1, tsc_hz: 1_000_000_000, ..RegionFacts::default() };
-    let config = PartitionConfig::default();
-    let host = leak_zeroed(RINGS.host_region_bytes());
-    lay_out_host_region(host, facts, RINGS).expect("it fits");
-    let parts = PartitionParts {
-        cpu: 0,
-        facts,
-        clock: Clock::manual(lonely.clock),
-        bump: Bump::leak(4 << 20),
-        dma: DmaRegion::leak(64 << 10, Iova(0x10_0000)),
-        region: leak_zeroed(RINGS.region_bytes(&config)),
-        host_region: host.read_only(),
-        rings: RINGS,
-        config,
-    };
-    let partition = parts.assemble(&[]).expect("it assembles");
+    let lonely = Board::new(2, 128);
+    let partition = lonely.assemble(facts, PartitionConfig::default(), Bump::leak(4 << 20));
     partition.join_mesh(seat).expect_err("no seat")
 }

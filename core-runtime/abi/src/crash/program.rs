@@ -6,6 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::Name;
 use crate::region::BUILD_ID_BYTES;
+use crate::tasks::TaskFigures;
 
 /// Which program it was, and where it lay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -198,51 +199,11 @@ const _: () = assert!(size_of::<TasksHead>() == 8);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct TaskRecord {
-    /// Its number, from 1.
-    pub task: u32,
-    /// 0 latency, 1 normal, 2 background.
-    pub class: u16,
-    /// One of the `TASK_` states.
-    pub state: u16,
-    /// Times it was polled.
-    pub polls: u64,
-    /// Polls that exceeded the budget.
-    pub overruns: u64,
-    /// What one poll may take, ticks.
-    pub budget_ticks: u64,
-    /// Its longest poll, ticks; the one that runs is not in it.
-    pub longest_ticks: u64,
-    /// All its polls together, ticks.
-    pub total_ticks: u64,
+    /// What it has done, as the part of tasks has it.
+    pub figures: TaskFigures,
     /// Its name.
     pub name: Name<TASK_NAME_BYTES>,
 }
 
 const _: () = assert!(size_of::<TaskRecord>() == 96 && align_of::<TaskRecord>() == 8);
-const _: () = assert!(offset_of!(TaskRecord, polls) == 8);
 const _: () = assert!(offset_of!(TaskRecord, name) == 48);
-
-impl TaskRecord {
-    /// The class's name.
-    #[must_use]
-    pub const fn class_name(&self) -> &'static str {
-        match self.class {
-            0 => "latency",
-            1 => "normal",
-            2 => "background",
-            _ => "unknown",
-        }
-    }
-
-    /// The state's name.
-    #[must_use]
-    pub const fn state_name(&self) -> &'static str {
-        match self.state {
-            TASK_WAITING => "waiting",
-            TASK_READY => "ready",
-            TASK_RUNNING => "running",
-            TASK_DONE => "done",
-            _ => "unknown",
-        }
-    }
-}

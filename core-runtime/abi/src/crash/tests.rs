@@ -186,20 +186,22 @@ fn tasks_have_their_golden_bytes() {
     golden.extend(padded(b"reader", 48));
     assert_eq!(current.as_bytes(), golden);
     let task = TaskRecord {
-        task: 1,
-        class: 2,
-        state: TASK_DONE,
-        polls: 5,
-        overruns: 6,
-        budget_ticks: 7,
-        longest_ticks: 8,
-        total_ticks: 9,
+        figures: crate::tasks::TaskFigures {
+            task: 1,
+            class: 2,
+            state: TASK_DONE,
+            polls: 5,
+            overruns: 6,
+            budget_ticks: 7,
+            longest_ticks: 8,
+            total_ticks: 9,
+        },
         name: Name::lossy("writer"),
     };
     let mut golden = le(&[(1, 4), (2, 2), (4, 2), (5, 8), (6, 8), (7, 8), (8, 8), (9, 8)]);
     golden.extend(padded(b"writer", 48));
     assert_eq!(task.as_bytes(), golden);
-    assert_eq!((task.class_name(), task.state_name()), ("background", "done"));
+    assert_eq!((task.figures.class_name(), task.figures.state_name()), ("background", "done"));
 }
 
 #[test]
