@@ -418,11 +418,22 @@ impl QueuePair {
             // Commands in flight only get more between two reaps: here is where they are the most.
             let depth = self.in_flight.get();
             self.in_flight_now.set(depth.into());
-            probes::DOORBELL.emit(self.probes, self.qid.into(), tail.into(), depth.into());
             if depth > self.cold.high_water.get() {
                 self.cold.high_water.set(depth);
             }
+            if probes::DOORBELL.is_on(self.probes) {
+                self.rung();
+            }
         }
+    }
+
+    /// A doorbell that is told to the probes. It looks up itself what there is to say, so that one
+    /// which is not has nothing ready for it.
+    #[cold]
+    #[inline(never)]
+    fn rung(&self) {
+        let (tail, depth) = (self.sq_rung.get(), self.in_flight.get());
+        probes::DOORBELL.emit(self.probes, self.qid.into(), tail.into(), depth.into());
     }
 
     /// Whether commands can be posted and completions come.
@@ -445,28 +456,60 @@ impl QueuePair {
         if !self.open.get() {
             return Reaped::default();
         }
-        let mut taken = 0;
-        let mut delivered = 0;
-        while taken < limit {
+        let entry = self.cq_head.get();
+        let high = self.cq.high(entry);
+        if !self.is_new(high) || limit == 0 {
+            return Reaped::default();
+        }
+        self.look_ahead(entry, limit);
+        // Looked at once: within a reap probes may be frozen, but never come on.
+        if probes::COMPLETE.is_on(self.probes) {
+            self.reap_traced(high, limit, sink)
+        } else {
+            self.reap_from::<false>(high, limit, sink)
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn reap_traced(&self, high: u64, limit: u16, sink: &mut impl Sink) -> Reaped {
+        self.reap_from::<true>(high, limit, sink)
+    }
+
+    /// Takes completions up to the limit, of which the next one is there: `high` is its upper half.
+    #[inline(always)]
+    fn reap_from<const TRACED: bool>(
+        &self,
+        mut high: u64,
+        limit: u16,
+        sink: &mut impl Sink,
+    ) -> Reaped {
+        let mut taken = 0_u16;
+        let mut delivered = 0_u16;
+        loop {
             let entry = self.cq_head.get();
-            let high = self.cq.high(entry);
-            if (high ^ self.phase.get()) & Cqe::PHASE != 0 {
-                break;
-            }
-            if taken == 0 {
-                self.look_ahead(entry, limit);
-            }
             // Both are at most `limit`.
             taken = taken.wrapping_add(1);
             self.advance(entry);
-            delivered = u16::wrapping_add(delivered, self.take(entry, high, sink));
+            delivered = delivered.wrapping_add(self.take::<TRACED>(entry, high, sink));
+            if taken >= limit {
+                break;
+            }
+            high = self.cq.high(self.cq_head.get());
+            if !self.is_new(high) {
+                break;
+            }
         }
-        if taken != 0 {
-            self.last_taken.set(taken);
-            self.completed.add(u64::from(delivered));
-            self.in_flight.set(self.in_flight.get().wrapping_sub(delivered));
-        }
+        self.last_taken.set(taken);
+        self.completed.add(u64::from(delivered));
+        self.in_flight.set(self.in_flight.get().wrapping_sub(delivered));
         Reaped { taken, delivered }
+    }
+
+    /// Whether an entry with this upper half was posted since the ring's last round.
+    #[inline(always)]
+    fn is_new(&self, high: u64) -> bool {
+        (high ^ self.phase.get()) & Cqe::PHASE == 0
     }
 
     /// Asks for the lines of the completions that are likely to be there: as many as last time.
@@ -513,7 +556,7 @@ impl QueuePair {
 
     /// Believes or drops one completion; 1 if it was delivered.
     #[inline(always)]
-    fn take(&self, entry: u16, high: u64, sink: &mut impl Sink) -> u16 {
+    fn take<const TRACED: bool>(&self, entry: u16, high: u64, sink: &mut impl Sink) -> u16 {
         let cqe = Cqe::from_words(0, high);
         let cid = cqe.cid().0;
         let index = self.layout.slot(cid);
@@ -525,8 +568,10 @@ impl QueuePair {
             }
         };
         self.check_sqhd(cqe.sqhd());
-        let status = u64::from(cqe.status().code().0);
-        probes::COMPLETE.emit(self.probes, self.command(cid), status, entry.into());
+        if TRACED {
+            let status = u64::from(cqe.status().code().0);
+            probes::COMPLETE.emit(self.probes, self.command(cid), status, entry.into());
+        }
         if slot.word().tag() & STAMPED != 0 {
             self.sample(index);
         }

@@ -13,13 +13,15 @@ use core_runtime::metrics::{MetricsWriter, part_bytes};
 use core_runtime::ring::{RingSpec, pair};
 use core_runtime::task::{Scheduler, SchedulerConfig, TaskOptions};
 use hybrid_abi::metrics::MetricUnit;
+use hybrid_abi::probe::MASK_ALL;
+use hybrid_benches::probed::{STEP, probes};
 use hybrid_shm::{leak_aligned, leak_zeroed};
 
 use crate::counted;
 use crate::rig::Rig;
 
 /// In the order of a read's way.
-pub(crate) const NAMES: [&str; 13] = [
+pub(crate) const NAMES: [&str; 15] = [
     "raw-submit-1",
     "raw-submit-32",
     "raw-reap-1",
@@ -29,6 +31,8 @@ pub(crate) const NAMES: [&str; 13] = [
     "future-read-32",
     "task-wake",
     "task-poll",
+    "probe-off",
+    "probe-stamped",
     "ring-push-pop",
     "histogram-record",
     "dma-alloc-free",
@@ -53,6 +57,8 @@ pub(crate) fn run(part: &str) -> Result<u32> {
         "future-read-32" => Rig::new()?.futures(TASKS, OPS),
         "task-wake" => tasks(true),
         "task-poll" => tasks(false),
+        "probe-off" => events(0),
+        "probe-stamped" => events(MASK_ALL),
         "ring-push-pop" => ring(),
         "histogram-record" => histogram(),
         "dma-alloc-free" => arena(),
@@ -97,6 +103,18 @@ fn tasks(wake: bool) -> Result<u32> {
         };
     }
     Ok(OPS)
+}
+
+/// Events of a probe, all of which are written or none; the loop around them is counted too.
+fn events(mask: u64) -> Result<u32> {
+    let probes = probes(clock().0, mask)?;
+    counted(&mut || {
+        for n in 0..OPS {
+            STEP.emit_stamped(black_box(probes), n, n.into(), n.into());
+        }
+    });
+    let expected = if mask == 0 { 0 } else { OPS };
+    (probes.written() == u64::from(expected)).then_some(OPS).context("other events were written")
 }
 
 fn ring() -> Result<u32> {

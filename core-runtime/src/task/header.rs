@@ -249,6 +249,12 @@ impl TaskRef {
         self.set_tag();
     }
 
+    /// Its number, as probes and figures have it: its place in the table, counted from 1.
+    #[inline(always)]
+    pub(super) fn number(self) -> u32 {
+        self.header().id.get().0.wrapping_add(1)
+    }
+
     /// Puts the task at the end of its run queue unless it is in it. Owning core only.
     #[inline(always)]
     pub(super) fn enqueue(self) {

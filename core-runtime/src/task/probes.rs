@@ -28,13 +28,13 @@ crate::probe! {
         (count: NUMBER COUNT, left: NUMBER COUNT);
 }
 
-/// A wake in a queue that is traced.
+/// A wake in a queue that is traced. It looks up itself what there is to say, so that a wake which
+/// is not traced has nothing ready for it.
 #[cold]
 #[inline(never)]
-pub(super) fn woken(task: TaskRef, ready: u32) {
-    let header = task.header();
-    if let Some(scheduler) = header.scheduler.get() {
-        let id = header.id.get().0.wrapping_add(1);
-        WAKE.emit_stamped(scheduler.probes(), id, ready.into(), 0);
+pub(super) fn woken(task: TaskRef) {
+    if let Some(scheduler) = task.header().scheduler.get() {
+        let ready = scheduler.ready(task.header().meter.class.get());
+        WAKE.emit_stamped(scheduler.probes(), task.number(), ready.into(), 0);
     }
 }

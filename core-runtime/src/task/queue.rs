@@ -70,7 +70,7 @@ impl RunQueue {
         self.tail.set(at);
         self.len.set(self.len.get().wrapping_add(1));
         if self.traced.get() {
-            woken(task, self.len.get());
+            woken(task);
         }
     }
 

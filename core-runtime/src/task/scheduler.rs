@@ -302,7 +302,12 @@ impl Scheduler {
             probes::TIMER.emit_at(&self.probes, now, tick.timers_fired, left.into(), 0);
         }
         if self.has_ready() {
-            self.run_ready(now, &mut tick);
+            // Looked at once: within a tick probes may be frozen, but never come on.
+            if probes::POLL.is_on(&self.probes) {
+                self.run_ready::<true>(now, &mut tick);
+            } else {
+                self.run_ready::<false>(now, &mut tick);
+            }
         }
         tick.ready_left = self.queues.iter().map(RunQueue::len).sum();
         self.add_up(&tick);
@@ -358,19 +363,20 @@ impl Scheduler {
 
     /// Polls ready tasks by class. Timestamps chain: one poll's end is the next one's beginning.
     /// The first one begins here and not at `now`: what the loop did in between is not the task's.
-    fn run_ready(&'static self, now: Instant, tick: &mut Tick) {
+    /// `TRACED`: polls are told to the probes; where they are not, nothing is left of it.
+    fn run_ready<const TRACED: bool>(&'static self, now: Instant, tick: &mut Tick) {
         for queue in &self.queues {
             queue.note_depth();
         }
         self.poll_began.set(self.stamp(now));
         let [latency, normal, background] = &self.queues;
-        self.run_latency(tick);
+        self.run_latency::<TRACED>(tick);
         for _ in 0..normal.len().min(self.config.normal_polls) {
             let Some(task) = normal.pop() else { break };
-            let polled = self.run(task, tick);
+            let polled = self.run::<TRACED>(task, tick);
             tick.polled_normal += u32::from(polled);
             if !latency.is_empty() {
-                self.run_latency(tick);
+                self.run_latency::<TRACED>(tick);
             }
         }
         for _ in 0..background.len().min(self.config.background_polls) {
@@ -378,7 +384,7 @@ impl Scheduler {
                 break;
             }
             let Some(task) = background.pop() else { break };
-            let polled = self.run(task, tick);
+            let polled = self.run::<TRACED>(task, tick);
             tick.polled_background += u32::from(polled);
         }
         self.current.set(None);
@@ -391,19 +397,19 @@ impl Scheduler {
     }
 
     /// Polls the latency tasks that are ready now, as far as the tick's share goes.
-    fn run_latency(&'static self, tick: &mut Tick) {
+    fn run_latency<const TRACED: bool>(&'static self, tick: &mut Tick) {
         let latency = &self.queues[Class::Latency.index()];
         let share = self.config.latency_polls.saturating_sub(tick.polled_latency);
         for _ in 0..latency.len().min(share) {
             let Some(task) = latency.pop() else { break };
-            let polled = self.run(task, tick);
+            let polled = self.run::<TRACED>(task, tick);
             tick.polled_latency += u32::from(polled);
         }
     }
 
     /// Does what a task that was just taken from its queue needs; returns whether it was polled.
     #[inline(always)]
-    fn run(&'static self, task: TaskRef, tick: &mut Tick) -> bool {
+    fn run<const TRACED: bool>(&'static self, task: TaskRef, tick: &mut Tick) -> bool {
         let header = task.header();
         if header.state.get() != State::Live {
             self.bury(task, tick);
@@ -413,9 +419,10 @@ impl Scheduler {
         if let Some(words) = self.published.get() {
             words.set(header.id.get(), self.poll_began.get());
         }
-        let began = self.poll_began.get();
-        let id = header.id.get().0.wrapping_add(1);
-        probes::POLL.emit_at(&self.probes, began, id, header.meter.class.get().index() as u64, 0);
+        if TRACED {
+            let class = header.meter.class.get().index() as u64;
+            probes::POLL.emit_at(&self.probes, self.poll_began.get(), task.number(), class, 0);
+        }
         let waker = waker_of(task);
         let mut context = Context::from_waker(&waker);
         // SAFETY: invariant 4: the task is live, and `in_tick` keeps polls from nesting.
@@ -424,7 +431,10 @@ impl Scheduler {
         if self.config.time_polls {
             self.charge(task, tick);
         }
-        probes::POLLED.emit_at(&self.probes, self.poll_began.get(), id, done.into(), 0);
+        if TRACED {
+            let ended = self.poll_began.get();
+            probes::POLLED.emit_at(&self.probes, ended, task.number(), done.into(), 0);
+        }
         if done {
             tick.completed += 1;
             self.finish(task);
@@ -449,11 +459,9 @@ impl Scheduler {
     #[inline(never)]
     fn overrun(&self, task: TaskRef, ended: Instant, by: Ticks) {
         self.exceeded.record(by);
-        let header = task.header();
-        let id = header.id.get().0.wrapping_add(1);
-        let budget = header.meter.budget.get().get();
-        probes::OVERRUN.emit_at(&self.probes, ended, id, by.get(), budget);
-        self.probes.check_budget(id, by);
+        let budget = task.header().meter.budget.get().get();
+        probes::OVERRUN.emit_at(&self.probes, ended, task.number(), by.get(), budget);
+        self.probes.check_budget(task.number(), by);
     }
 
     /// Drops the future of a cancelled task, or frees one that was done while it was queued.
@@ -488,7 +496,7 @@ impl Scheduler {
 
     fn end(&'static self, task: TaskRef) {
         let header = task.header();
-        probes::END.emit_stamped(&self.probes, header.id.get().0.wrapping_add(1), 0, 0);
+        probes::END.emit_stamped(&self.probes, task.number(), 0, 0);
         task.close();
         header.state.set(State::Done);
         self.counters.live.set(self.counters.live.get() - 1);
@@ -545,8 +553,8 @@ impl Scheduler {
         task.open(self, (&raw const self.remote).cast_mut());
         compiler_fence(Ordering::Release);
         header.state.set(State::Live);
-        let id = header.id.get().0.wrapping_add(1);
-        probes::SPAWN.emit_stamped(&self.probes, id, options.class.index() as u64, 0);
+        let class = options.class.index() as u64;
+        probes::SPAWN.emit_stamped(&self.probes, task.number(), class, 0);
         task.enqueue();
         bump(&counters.spawned);
         counters.live.set(counters.live.get() + 1);
