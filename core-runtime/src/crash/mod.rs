@@ -39,7 +39,7 @@ use hybrid_shm::{OutOfBounds, ReadSpan, Span};
 
 pub use backtrace::{Frame, StackRange, here, load_base, walk};
 pub use recorder::{RecordHead, Recorder, SectionWriter, Store};
-pub use sections::metrics_section;
+pub use sections::{metrics_section, probes_section};
 pub use sources::{CrashSource, CrashSources, MAX_SOURCES};
 
 use crate::partition::Partition;
@@ -224,6 +224,9 @@ impl CrashPart {
         sections::cause(&mut recorder, cause, &self.program);
         sections::message(&mut recorder, cause);
         sections::current_task(&mut recorder, partition);
+        if let Some(ring) = partition.probes().ring() {
+            probes_section(&mut recorder, ring);
+        }
         self.sources.each(|number, source| source.record(number, &mut recorder));
         sections::tasks(&mut recorder, partition.scheduler());
         self.sources.each(|number, source| source.record_commands(number, &mut recorder));

@@ -6,20 +6,25 @@ use hybrid_abi::Name;
 use hybrid_abi::crash::SectionKind;
 use hybrid_abi::crash::metric::MetricRecord;
 use hybrid_abi::crash::program::{
-    BACKTRACE_MAX, BacktraceHead, CurrentTask, Location, Program, TASK_DONE, TASK_READY,
-    TASK_RUNNING, TASK_WAITING, TaskRecord, TasksHead,
+    BACKTRACE_MAX, BacktraceHead, CurrentTask, Location, Program, TaskRecord, TasksHead,
 };
+use hybrid_abi::probe::ProbeRecord;
+use hybrid_abi::probe::view::RingView;
 use hybrid_shm::ReadSpan;
 
 use super::{Cause, Recorder, walk};
 use crate::metrics::{Metric, MetricValue, MetricsReader};
 use crate::partition::Partition;
-use crate::task::{Scheduler, TaskState, TaskStats};
+use crate::task::Scheduler;
 
 /// Longest message that is kept: what a person reads.
 const MESSAGE_BYTES: usize = 4096;
 /// Longest path of a source file.
 const LOCATION_BYTES: usize = 1024;
+/// Probe events: some 25 commands from submission to poll.
+const PROBES_MOST: usize = 128;
+/// How many of them are copied at once: the handler's stack is small.
+const PROBES_BATCH: usize = 16;
 /// Tasks get at most 128 records, so that commands and metrics have theirs.
 const TASKS_BYTES: usize = size_of::<TasksHead>() + 128 * size_of::<TaskRecord>();
 
@@ -88,30 +93,12 @@ pub(super) fn tasks(recorder: &mut Recorder<'_>, scheduler: &Scheduler) {
     recorder.section(SectionKind::TASKS, TASKS_BYTES, |section| {
         section.head(&TasksHead { total, reserved: 0 });
         for task in scheduler.tasks() {
-            if !section.element(&task_record(&task)) {
+            let figures = scheduler.task_figures(task.id.0 as usize).unwrap_or_default();
+            if !section.element(&TaskRecord { figures, name: Name::lossy(task.name) }) {
                 break;
             }
         }
     });
-}
-
-fn task_record(task: &TaskStats) -> TaskRecord {
-    TaskRecord {
-        task: task.id.0.saturating_add(1),
-        class: u16::try_from(task.class.index()).unwrap_or(u16::MAX),
-        state: match task.state {
-            TaskState::Waiting => TASK_WAITING,
-            TaskState::Ready => TASK_READY,
-            TaskState::Running => TASK_RUNNING,
-            TaskState::Done => TASK_DONE,
-        },
-        polls: task.polls,
-        overruns: task.overruns,
-        budget_ticks: task.budget.get(),
-        longest_ticks: task.longest.get(),
-        total_ticks: task.total.get(),
-        name: Name::lossy(task.name),
-    }
 }
 
 /// The metrics part as it was last published, histograms as their figures. What is no metrics part
@@ -122,6 +109,26 @@ pub fn metrics_section(recorder: &mut Recorder<'_>, part: ReadSpan<'static>) {
         for metric in reader.iter().flatten() {
             if metric_record(&metric).is_some_and(|record| !section.element(&record)) {
                 break;
+            }
+        }
+    });
+}
+
+/// The newest events of a probe ring, the oldest of them first. What is no ring, or one to which
+/// nothing was ever written, leaves the section out.
+pub fn probes_section(recorder: &mut Recorder<'_>, ring: ReadSpan<'static>) {
+    let Ok(view) = RingView::new(&ring, ring.len() as u64) else { return };
+    if view.head(&ring) == 0 {
+        return;
+    }
+    let bytes = PROBES_MOST * size_of::<ProbeRecord>();
+    recorder.section(SectionKind::PROBE, bytes, |section| {
+        let mut cursor = view.last(&ring, PROBES_MOST as u64);
+        let mut records = [ProbeRecord::default(); PROBES_BATCH];
+        for _ in 0..PROBES_MOST / PROBES_BATCH {
+            let seen = view.read(&ring, &mut cursor, &mut records);
+            for record in records.iter().take(seen.count) {
+                section.element(record);
             }
         }
     });

@@ -37,7 +37,7 @@ use core::sync::atomic::{AtomicU64, Ordering, fence};
 pub use hybrid_abi::metrics::MetricUnit;
 use hybrid_abi::probe::{
     CONTROL_BYTES, FREEZE_ASKED, FREEZE_BUDGET, FREEZE_LATENCY, FREEZE_STOLEN, POLICY_DROP,
-    ProbeControl, ProbeHeader, ProbeRecord, ProbeWords, RECORD_BYTES, RECORDS_OFFSET, WORDS_OFFSET,
+    ProbeControl, ProbeHeader, ProbeWords, RECORD_BYTES, RECORDS_OFFSET, WORDS_OFFSET,
 };
 #[doc(hidden)]
 pub use hybrid_abi::probe::{FieldKind, Group, Level, ProbeEntry, ProbeField, bit_of, dictionary};
@@ -379,9 +379,9 @@ impl Probes {
         let Some(wiring) = self.wiring.get() else { return false };
         let taken = wiring.control.load64(offset_of!(ProbeControl, taken)).unwrap_or(0);
         // What the host says is its own affair, but not a way out of the ring: more than was
-        // written counts as all of it.
-        let capacity = self.index_mask.get().wrapping_add(1);
-        let limit = taken.min(head).saturating_add(capacity);
+        // written counts as all of it. One place stays free: a reader takes the oldest record of a
+        // full ring for one that is being overwritten.
+        let limit = taken.min(head).saturating_add(self.index_mask.get());
         self.limit.set(limit);
         if head < limit {
             return true;
@@ -469,19 +469,10 @@ impl Probes {
         }
     }
 
-    /// Calls `each` with the newest records, at most `most`, the oldest of them first. For the
-    /// partition's own crash record.
-    pub fn newest(&self, most: u64, mut each: impl FnMut(&ProbeRecord)) {
-        let Some(wiring) = self.wiring.get() else { return };
-        let head = self.head.get();
-        let most = most.min(self.index_mask.get().wrapping_add(1));
-        for number in head.saturating_sub(most)..head {
-            let place = self.place_of(number);
-            let mut bytes = [0; RECORD_BYTES];
-            if wiring.part.read(RECORDS_OFFSET + place * RECORD_BYTES, &mut bytes).is_ok() {
-                each(&zerocopy::transmute!(bytes));
-            }
-        }
+    /// The ring, to be read; `None` before there is one.
+    #[must_use]
+    pub fn ring(&self) -> Option<ReadSpan<'static>> {
+        self.wiring.get().map(|wiring| wiring.part.read_only())
     }
 }
 

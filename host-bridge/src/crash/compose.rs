@@ -7,9 +7,9 @@
 use std::cell::Cell;
 use std::fmt::Write;
 
-use core_runtime::crash::{RecordHead, Recorder, metrics_section};
-use core_runtime::partition::STATE_PART;
+use core_runtime::crash::{RecordHead, Recorder, metrics_section, probes_section};
 use core_runtime::partition::state::StateReader;
+use core_runtime::partition::{PROBES_PART, STATE_PART};
 use core_runtime::region::{RegionError, RegionReader};
 use hybrid_abi::Name;
 use hybrid_abi::crash::device::{
@@ -91,6 +91,9 @@ fn sections(
         }
     }
     missing(recorder, format_args!("registers, backtrace, tasks: known to the partition alone"));
+    if let Ok(ring) = region.part(PartKind::PROBE, PROBES_PART) {
+        probes_section(recorder, ring);
+    }
     device(recorder, from, queues);
     if let Some(part) = super::metrics_of(region) {
         metrics_section(recorder, part);

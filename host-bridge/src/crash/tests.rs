@@ -15,6 +15,7 @@ use core_runtime::task::{SchedulerConfig, TaskOptions};
 use hybrid_abi::crash::device::{COMMAND_AGE_UNKNOWN, COMMAND_BLOCKS, CommandRecord, CommandsHead};
 use hybrid_abi::crash::file::{END_SIGNALLED, HOST_FENCED};
 use hybrid_abi::crash::{CRASH_MAGIC, CRASH_WRITING, REASON_KILLED, REASON_PANIC, elements};
+use hybrid_abi::probe::{ProbeRecord, parse_groups, probe_id};
 use hybrid_shm::{Span, leak_zeroed};
 use nvme_driver::{Controller, ControllerConfig, ControllerParts, ControllerState, Lba};
 use nvme_model::{FaultAction, FaultPlan, FaultRule, Model, ModelConfig, NamespaceConfig};
@@ -23,6 +24,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::backend::SteppedRegs;
+use crate::probes::ProbeSwitch;
 
 const RINGS: RingSizes = RingSizes { events: 4096, commands: 4096 };
 
@@ -50,7 +52,9 @@ fn rig() -> Rig {
         ..PartitionConfig::default()
     };
     let host_region = leak_zeroed(RINGS.host_region_bytes());
-    lay_out_host_region(host_region, facts, RINGS).unwrap();
+    let host = lay_out_host_region(host_region, facts, RINGS).unwrap();
+    let switch = ProbeSwitch::new(host.probes, Clock::manual(clock));
+    switch.set_mask(parse_groups("driver,sched").unwrap());
     let region = leak_zeroed(RINGS.region_bytes(&config));
     let dma = DmaRegion::leak(4 << 20, Iova(0x12_3400_0000));
     let parts = PartitionParts {
@@ -184,6 +188,16 @@ fn commands_of(record: &[(SectionKind, Vec<u8>)]) -> (u32, Vec<CommandRecord>) {
     (total, elements(rest).collect())
 }
 
+/// First blocks of the submissions among the events of a record, which are in order.
+fn submitted(record: &[(SectionKind, Vec<u8>)]) -> Vec<u64> {
+    let [events] = of_kind(record, SectionKind::PROBE)[..] else { panic!("one section") };
+    let events: Vec<ProbeRecord> = elements(events).collect();
+    assert!(events.is_sorted_by_key(|event| event.tsc), "{events:?}");
+    let submit = probe_id("driver.submit");
+    let last = events.iter().filter(|event| event.id == submit && event.a >> 16 == 1);
+    last.map(|event| event.b).collect()
+}
+
 #[test]
 fn a_record_that_the_partition_wrote_is_taken_as_it_is() {
     let rig = rig();
@@ -207,6 +221,7 @@ fn a_record_that_the_partition_wrote_is_taken_as_it_is() {
     let reads: Vec<_> = commands.iter().filter(|c| c.qid == 1).map(|c| c.slba).collect();
     assert_eq!(reads, [100, 101]);
     assert_eq!(total as usize, commands.len());
+    assert_eq!(submitted(&record), [100, 101]);
     let sections = file_sections(&file);
     let host = of_kind(&sections, SectionKind::HOST)[0];
     assert!(host.ends_with(b"the heartbeat stood still for 1.2 s"));
@@ -266,6 +281,7 @@ fn a_killed_partitions_unanswered_commands_are_found_in_its_rings() {
         assert_eq!((read.opcode, read.nlb(), read.nsid), (2, 1, 1));
         assert_eq!(read.flags, COMMAND_AGE_UNKNOWN | COMMAND_BLOCKS);
     }
+    assert!(submitted(&record).ends_with(&[200, 5, 201, 300, 400]), "it was a ring of many more");
     let current = of_kind(&record, SectionKind::CURRENT_TASK);
     assert_eq!(current.len(), 1);
     assert!(!of_kind(&record, SectionKind::METRICS).is_empty());
