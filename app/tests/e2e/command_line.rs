@@ -130,6 +130,7 @@ const OPTIONS: [(&str, &str); 77] = [
     ("--probe-ring", "host-bridge's probes::tests"),
     ("--probes", "host-bridge's probes::tests"),
     ("--trace", "host-bridge's probes::tests"),
+    ("--trace-drop", "host-bridge's probes::tests"),
     ("--from", "journal::a_session_out_of_order_and_twice_is_replayed_exactly_and_from_anywhere"),
     ("--journal", "journal"),
     (

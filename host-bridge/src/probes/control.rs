@@ -75,7 +75,10 @@ impl Methods for std::sync::Arc<ProbeMethods> {
                 switch.set_mask(mask);
                 return Ok(json!({ "mask": mask, "before": before }));
             }
-            "probe_freeze" => switch.freeze(),
+            "probe_freeze" => switch.freeze().map_err(|no| {
+                let how = "start it with --trace FILE or one of the --freeze options";
+                RpcError::failed(format!("{no}; {how}"))
+            })?,
             _ => {}
         }
         Ok(json!({ "mask": switch.mask() }))

@@ -51,10 +51,13 @@ impl Keeper {
         let builder = std::thread::Builder::new().name("probe-keeper".into());
         let thread = with_signals_blocked(|| {
             builder.spawn(move || {
-                let warnings = keeping.warnings.clone();
-                if let Err(error) = keeping.run(&theirs) {
+                keeping.switch.keep(true);
+                let ended = keeping.run(&theirs);
+                keeping.switch.keep(false);
+                if let Err(error) = ended {
+                    keeping.let_go();
                     let line = || format!("probes are kept no longer: {error}");
-                    warnings.say_each(WarningKind::Probes, line);
+                    keeping.warnings.say_each(WarningKind::Probes, line);
                 }
             })
         })?;
@@ -87,6 +90,9 @@ impl Keeping {
                 let seen = view.read(&self.ring, &mut cursor, &mut records);
                 idle = seen.count == 0;
                 trace.records(seen, &records)?;
+                if self.wishes.drops {
+                    self.switch.take(cursor.next);
+                }
             }
             let words = view.words(&self.ring).filter(|words| words.frozen > saved);
             if let Some(words) = words {
@@ -105,6 +111,16 @@ impl Keeping {
             trace.end(words.map_or(0, |words| words.dropped), 0)?;
         }
         Ok(())
+    }
+
+    /// Nobody saves and thaws the ring any more: it is not to be frozen, nor to be full.
+    fn let_go(&self) {
+        let nothing = ProbeWishes { mask: self.switch.mask(), ..ProbeWishes::default() };
+        self.switch.apply(&nothing);
+        let view = RingView::new(&self.ring, self.ring.len() as u64).ok();
+        if let Some(words) = view.and_then(|view| view.words(&self.ring)) {
+            self.switch.thaw(words.frozen);
+        }
     }
 
     fn header(&self) -> TraceHeader {

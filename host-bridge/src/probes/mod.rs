@@ -5,21 +5,27 @@
 //! of the host that follows the ring into a file, saves it when it was frozen ([`file`](self)), and
 //! thaws it again. `control` puts the switch on the control socket. See `docs/probes.md`.
 
+#[cfg(feature = "cli")]
+mod cli;
 mod control;
 mod file;
 mod keeper;
 #[cfg(test)]
 mod tests;
 
+use std::mem::offset_of;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use core_runtime::clock::{Clock, Ticks};
-use hybrid_abi::probe::ProbeControl;
+use hybrid_abi::probe::{POLICY_DROP, POLICY_OVERWRITE, ProbeControl};
 use hybrid_shm::Span;
 use zerocopy::IntoBytes;
 
+#[cfg(feature = "cli")]
+pub use cli::ProbeArgs;
 pub(crate) use control::ProbeMethods;
 pub use file::{Origin, TraceFile};
 pub(crate) use keeper::{Keeper, Keeping};
@@ -56,6 +62,9 @@ pub struct ProbeWishes {
     pub flights: u32,
     /// Follows the ring into this file; a later incarnation's has its number before the extension.
     pub trace: Option<PathBuf>,
+    /// What the trace has no room for yet is dropped and counted, instead of overwriting what it
+    /// has not read. Only with `trace`: nobody else says what was read.
+    pub drops: bool,
 }
 
 impl ProbeWishes {
@@ -72,13 +81,20 @@ pub struct ProbeSwitch {
     clock: Clock,
     part: Span<'static>,
     wishes: Arc<Mutex<ProbeControl>>,
+    /// Somebody saves a frozen ring and thaws it.
+    kept: Arc<AtomicBool>,
 }
+
+/// A ring that nobody would save and thaw is not frozen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("nobody would save the ring and thaw it: it is neither traced nor are freezes saved")]
+pub struct NotKept;
 
 impl ProbeSwitch {
     /// Over a zeroed control part of the host's region.
     #[must_use]
     pub fn new(part: Span<'static>, clock: Clock) -> Self {
-        Self { clock, part, wishes: Arc::default() }
+        Self { clock, part, wishes: Arc::default(), kept: Arc::default() }
     }
 
     /// Changes something, and shows it to the partition, which sees it at its next pass.
@@ -98,7 +114,11 @@ impl ProbeSwitch {
 
     /// Everything that is asked for from the start.
     pub fn apply(&self, wishes: &ProbeWishes) {
-        self.change(|control| control.mask = wishes.mask);
+        self.change(|control| {
+            control.mask = wishes.mask;
+            let drops = wishes.drops && wishes.trace.is_some();
+            control.policy = if drops { POLICY_DROP } else { POLICY_OVERWRITE };
+        });
         self.freeze_over(wishes.freeze_over);
     }
 
@@ -129,8 +149,29 @@ impl ProbeSwitch {
     }
 
     /// Freezes the ring now; nothing if no probe is on.
-    pub fn freeze(&self) {
+    ///
+    /// # Errors
+    /// [`NotKept`] if it would stay frozen.
+    pub fn freeze(&self) -> Result<(), NotKept> {
+        if !self.kept.load(Ordering::Acquire) {
+            return Err(NotKept);
+        }
         self.change(|control| control.freezes = control.freezes.wrapping_add(1));
+        Ok(())
+    }
+
+    /// From now on somebody keeps what is in the ring, or nobody does.
+    fn keep(&self, kept: bool) {
+        self.kept.store(kept, Ordering::Release);
+    }
+
+    /// So many records were read: their places may be used again where the ring drops.
+    fn take(&self, records: u64) {
+        let mut wishes = self.wishes.lock().unwrap_or_else(PoisonError::into_inner);
+        wishes.taken = records;
+        if let Ok(word) = self.part.word64(offset_of!(ProbeControl, taken)) {
+            word.store_release(records);
+        }
     }
 
     /// Lets the ring be written again, after so many freezes.

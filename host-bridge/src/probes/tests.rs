@@ -37,6 +37,7 @@ fn a_frozen_ring_is_saved_and_thawed_and_a_trace_holds_everything() {
         flight_dir: Some(dir.path().join("flights")),
         flights: 1,
         trace: Some(dir.path().join("all.hytrace")),
+        drops: false,
     };
     switch.apply(&wishes);
     let bank = leak_aligned(BANK_BYTES, 128);
@@ -83,6 +84,69 @@ fn a_frozen_ring_is_saved_and_thawed_and_a_trace_holds_everything() {
     assert_eq!(all.1.len(), 14);
     assert_eq!(all.1[11].0, probe_id("trace.thaw"));
     assert_eq!(all.1[12..], [(step, 10), (step, 11)]);
+}
+
+#[test]
+fn a_ring_that_drops_loses_nothing_that_it_took_and_one_that_nobody_keeps_is_not_frozen() {
+    let dir = TempDir::new("probe-drops");
+    let clock: &'static ManualClock = Box::leak(Box::new(ManualClock::new(1000)));
+    let clock = Clock::manual(clock);
+    let probes: &'static Probes = Box::leak(Box::new(Probes::off(clock)));
+    let ring = leak_aligned(ProbeHeader::part_bytes(16), 128);
+    let control = leak_aligned(CONTROL_BYTES, 128);
+    let switch = ProbeSwitch::new(control, clock);
+    let path = dir.path().join("all.hytrace");
+    let wishes = ProbeWishes {
+        mask: parse_groups("app").expect("a group"),
+        trace: Some(path.clone()),
+        drops: true,
+        ..ProbeWishes::default()
+    };
+    switch.apply(&wishes);
+    probes.attach(ring, leak_aligned(BANK_BYTES, 128), control.read_only(), 16).expect("it fits");
+    for number in 0..20 {
+        STEP.emit(probes, number, 0, 0);
+    }
+    assert_eq!((probes.written(), probes.dropped()), (15, 5));
+    assert_eq!(switch.freeze(), Err(NotKept));
+    let keeper = Keeper::start(Keeping {
+        ring: ring.read_only(),
+        task_names: None,
+        origin: Origin {
+            name: "p".into(),
+            region: RegionHeader::blank(WRITER_PARTITION),
+            program: "/proc/self/exe".into(),
+        },
+        switch: switch.clone(),
+        wishes,
+        warnings: Warnings::to(|_| {}),
+    })
+    .expect("a thread");
+    // What it has read makes room: as many again go in, sooner or later.
+    let begun = Instant::now();
+    let mut tries = 0;
+    while probes.written() < 15 + 1000 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "nobody says what was read");
+        STEP.emit(probes, 100, 0, 0);
+        tries += 1;
+    }
+    assert_eq!(probes.written() + probes.dropped(), 20 + tries);
+    let before = probes.written();
+    assert_eq!(switch.freeze(), Ok(()));
+    probes.begin_pass(clock.now());
+    while probes.mask() == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "nobody thaws it");
+        std::thread::yield_now();
+        probes.begin_pass(clock.now());
+    }
+    keeper.finish();
+    assert_eq!(switch.freeze(), Err(NotKept));
+    let (header, records) = read(&path);
+    assert_eq!(header.name.as_str(), "p");
+    let step = probe_id("test.step");
+    let steps: Vec<u32> = records.iter().filter(|(id, _)| *id == step).map(|(_, n)| *n).collect();
+    assert_eq!(steps[..15], (0..15).collect::<Vec<_>>());
+    assert_eq!(steps.len() as u64, before, "everything that was written was read");
 }
 
 /// Header, and identifier and first field of each record.

@@ -11,10 +11,10 @@ use clap::{Args, Parser, Subcommand};
 use feed_handler::synth::MAX_STOCKS;
 use host_bridge::Isolation;
 use host_bridge::backend::SqPollChoice;
+use host_bridge::probes::ProbeArgs;
 use host_bridge::sys::realtime::RtPriority;
 use host_bridge::telemetry::log::LogFormat;
 
-use crate::probes::ProbeArgs;
 use crate::storage::StorageArgs;
 use crate::supervise::SupervisionArgs;
 use crate::telemetry::TelemetryArgs;

@@ -17,7 +17,6 @@ mod live;
 mod nvme_text;
 mod output;
 mod page;
-mod probes;
 mod progress;
 mod record;
 mod report;
