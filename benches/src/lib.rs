@@ -12,6 +12,7 @@ pub mod figures;
 pub mod hist;
 pub mod one_core;
 pub mod pick;
+pub mod probed;
 pub mod race;
 pub mod report;
 pub mod rng;

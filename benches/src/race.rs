@@ -32,6 +32,8 @@ pub struct Measured {
     pub report: Report,
     /// Ticks a second.
     pub hz: u64,
+    /// Ticks of an operation of ours, by the part's name.
+    pub ticks: Vec<(&'static str, Option<f64>)>,
     /// Of the first ring: p99 of a message to the other core, in nanoseconds, if it was wanted and
     /// there are two cores.
     pub message_p99_ns: Option<Option<f64>>,
@@ -75,7 +77,8 @@ pub fn run(
         None if cross => report.line("across cores: not measured, this process may use one cpu"),
         _ => {}
     }
-    Ok(Measured { report, hz, message_p99_ns })
+    let ticks = bench.rows.iter().map(|row| (row.what, row.ours.median())).collect();
+    Ok(Measured { report, hz, ticks, message_p99_ns })
 }
 
 /// One line of the sheet, over all repetitions.

@@ -53,7 +53,7 @@ fn the_runtime_bench_does_the_same_work_each_time() {
     let program = env!("CARGO_BIN_EXE_runtime");
     let text = quick(program, &["--quick"]);
     assert_eq!(checksum(&text), checksum(&quick(program, &["--quick"])));
-    for row in ["ring: push + pop of a u64", "task: wake + poll", "arena:", "crc32c"] {
+    for row in ["ring: push + pop of a u64", "task: wake + poll", "probe: on", "arena:", "crc32c"] {
         assert!(text.contains(row), "no {row} in:\n{text}");
     }
 }

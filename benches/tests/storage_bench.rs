@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+use hybrid_abi::probe::file::{ChunkKind, Piece, Pieces, TraceHeader, records_of};
+use hybrid_abi::probe::{FREEZE_LATENCY, ProbeRecord, RECORD_BYTES, probe_id};
 use hybrid_conventions::testing::skipped;
 use serde_json::Value;
+use zerocopy::FromBytes as _;
 
 /// Tiny, but long enough for a clean window on a machine that is busy.
 const SMALL: &str = "-t 60ms --repetitions 2 -a 2ms";
@@ -347,6 +350,42 @@ fn the_proposals_table_says_pass_or_fail() {
     }
     assert!(text.contains("fio reads") || text.contains("no baseline: "), "{text}");
     assert!(!file.exists(), "what was made for fio is removed");
+}
+
+/// Header of a trace, and which probes are in it.
+fn traced(path: &PathBuf) -> (TraceHeader, Vec<u32>) {
+    let file = std::fs::read(path).expect("a trace");
+    let mut ids = Vec::new();
+    for piece in Pieces::of(&file) {
+        let Piece::Chunk { kind, payload, .. } = piece else { panic!("it is damaged") };
+        if kind == ChunkKind::RECORDS {
+            let (_, records) = records_of(payload).expect("a head");
+            let records = records.chunks_exact(RECORD_BYTES);
+            ids.extend(records.filter_map(|r| Some(ProbeRecord::read_from_bytes(r).ok()?.id)));
+        }
+    }
+    (TraceHeader::parse(&file).expect("a header"), ids)
+}
+
+#[test]
+fn probes_are_followed_into_a_file_and_a_slow_command_freezes_them() {
+    if !two_cpus("probes of a run") {
+        return;
+    }
+    let (trace, flights) = (scratch("bench.hytrace"), scratch("flights"));
+    let _ = std::fs::remove_dir_all(&flights);
+    let (to, dir) = (trace.display(), flights.display());
+    small(&format!("--trace {to} --freeze-over 1ns --freeze-dir {dir} --freeze-most 1 --futures"));
+    let (header, ids) = traced(&trace);
+    assert_eq!((header.name.as_str(), header.freeze_reason), ("bench", 0));
+    for name in ["sched.poll", "driver.submit", "driver.doorbell", "driver.complete"] {
+        assert!(ids.contains(&probe_id(name)), "{name}");
+    }
+    let saved: Vec<_> = std::fs::read_dir(&flights).expect("a directory").flatten().collect();
+    let [saved] = &saved[..] else { panic!("one is saved: {saved:?}") };
+    let (header, ids) = traced(&saved.path());
+    assert_eq!(header.freeze_reason, FREEZE_LATENCY);
+    assert!(ids.contains(&probe_id("driver.latency")) && ids.contains(&probe_id("trace.freeze")));
 }
 
 #[test]

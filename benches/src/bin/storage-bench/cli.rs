@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use host_bridge::Isolation;
 use host_bridge::backend::SqPollChoice;
+use host_bridge::probes::ProbeArgs;
 
 use crate::values::{Arrivals, Dist, Fault, Rate, Workload, block_size, long_size, seconds, size};
 
@@ -100,6 +101,8 @@ pub(crate) struct RunArgs {
     pub(crate) mode: ModeArgs,
     #[command(flatten)]
     pub(crate) machine: MachineArgs,
+    #[command(flatten)]
+    pub(crate) probes: ProbeArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

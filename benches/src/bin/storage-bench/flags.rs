@@ -139,7 +139,7 @@ const ALL: &[Mode] = &[
 type Row = (&'static str, &'static [Mode]);
 
 /// In the order of `--help`.
-const TABLE: [Row; 44] = [
+const TABLE: [Row; 53] = [
     ("depth", DEEP),
     ("bytes", CLIMBS),
     ("workload", CLIMBS),
@@ -177,6 +177,15 @@ const TABLE: [Row; 44] = [
     ("uring_iopoll", DEVICES),
     ("uring_buffered", DEVICES),
     ("uring_no_fixed", DEVICES),
+    ("probes", DEVICES),
+    ("trace", DEVICES),
+    ("trace_drop", DEVICES),
+    ("freeze_over", DEVICES),
+    ("freeze_budget_over", DEVICES),
+    ("freeze_stolen_over", DEVICES),
+    ("freeze_dir", DEVICES),
+    ("freeze_most", DEVICES),
+    ("probe_ring", DEVICES),
     ("latency", TIMED),
     ("json", ALL),
     ("fio_json", SINGLE),
@@ -258,6 +267,7 @@ fn written(id: &str) -> String {
 #[cfg(test)]
 mod tests {
     use clap::{CommandFactory as _, FromArgMatches as _};
+    use host_bridge::PartitionSpec;
 
     use super::*;
     use crate::cli::Cli;
@@ -317,6 +327,15 @@ mod tests {
             "uring_iopoll" => &["--uring-iopoll", "--device", "uring:/nothing"],
             "uring_buffered" => &["--uring-buffered", "--device", "uring:/nothing"],
             "uring_no_fixed" => &["--uring-no-fixed", "--device", "uring:/nothing"],
+            "probes" => &["--probes", "driver"],
+            "trace" => &["--trace", "o.hytrace"],
+            "trace_drop" => &["--trace-drop", "--trace", "o.hytrace"],
+            "freeze_over" => &["--freeze-over", "1ms"],
+            "freeze_budget_over" => &["--freeze-budget-over", "1ms"],
+            "freeze_stolen_over" => &["--freeze-stolen-over", "1ms"],
+            "freeze_dir" => &["--freeze-dir", "flights", "--freeze-over", "1ms"],
+            "freeze_most" => &["--freeze-most", "3", "--freeze-over", "1ms"],
+            "probe_ring" => &["--probe-ring", "1M"],
             "latency" => &["-LL"],
             "json" => &["--json"],
             "fio_json" => &["--fio-json"],
@@ -380,7 +399,11 @@ mod tests {
         let device = crate::device::options(machine).map(|(options, on, _)| {
             let uring = options.uring;
             let crate::cli::MachineArgs { device, isolation, .. } = machine;
-            format!("{on:?} {device} {isolation} {:?} {uring:?}", options.model.config)
+            let model = options.model.config;
+            let mut spec = PartitionSpec::new("bench", crate::launch::ENTRY);
+            args.probes.apply(&mut spec);
+            let probes = (&spec.probes, spec.config.probe_records);
+            format!("{on:?} {device} {isolation} {model:?} {uring:?} {probes:?}")
         });
         let device = device.expect("a device");
         match mode {
@@ -425,6 +448,11 @@ mod tests {
                     if matches!(mode, Mode::Open | Mode::Batch) {
                         continue;
                     }
+                }
+                match id {
+                    "trace_drop" => base.extend(["--trace", "o.hytrace"]),
+                    "freeze_dir" | "freeze_most" => base.extend(["--freeze-over", "1ms"]),
+                    _ => {}
                 }
                 if id == "model_lba" {
                     // What it changes is the namespace.

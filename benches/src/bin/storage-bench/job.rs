@@ -57,10 +57,12 @@ pub(crate) fn setup(args: &RunArgs) -> Result<(Setup, usize), Failure> {
     phases.iter_mut().for_each(|phase| phase.gap_ns = device.gap_ns);
     plan.fill = (device.fill && !verifies).into();
     plan.null_pattern = device.null_pattern;
+    plan.latency_sampling = args.probes.wants_latencies().into();
     let (core, quiet) = (args.machine.core, args.output.quiet);
     let isolation = args.machine.isolation;
     let check_syscalls = false;
-    Ok((Setup { device, core, isolation, plan, phases, quiet, check_syscalls }, about))
+    let probes = args.probes.clone();
+    Ok((Setup { device, core, isolation, plan, phases, probes, quiet, check_syscalls }, about))
 }
 
 /// What is done, but for what depends on the device.

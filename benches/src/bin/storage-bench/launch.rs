@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use core_runtime::clock::Clock;
 use core_runtime::partition::StopReason;
 use host_bridge::facts::MachineFacts;
+use host_bridge::probes::ProbeArgs;
 use host_bridge::sys::alloc_guard::{self, AllocReport};
 use host_bridge::sys::perf::{Counter, Readings, ThreadCounters};
 use host_bridge::sys::signals::{StopSignal, StopSignals};
@@ -47,6 +48,7 @@ pub(crate) struct Setup {
     pub(crate) isolation: Isolation,
     pub(crate) plan: Plan,
     pub(crate) phases: Vec<Phase>,
+    pub(crate) probes: ProbeArgs,
     pub(crate) quiet: bool,
     /// The kernel reports each system call of the partition.
     pub(crate) check_syscalls: bool,
@@ -116,6 +118,7 @@ pub(crate) fn run(setup: Setup) -> Result<Ran, Failure> {
     spec.dma_bytes = dma_bytes(&setup.plan, &setup.phases);
     spec.private_bytes = PRIVATE_BYTES;
     spec.check_syscalls = setup.check_syscalls;
+    setup.probes.apply(&mut spec);
     let on = setup.device.on;
     let device = setup.device.backend.describe();
     let signals = StopSignals::install().map_err(Failure::error)?;

@@ -65,9 +65,11 @@ pub(crate) fn setup(args: &RunArgs) -> Result<Setup, Failure> {
     phases.iter_mut().for_each(|phase| phase.gap_ns = device.gap_ns);
     plan.fill = device.fill.into();
     plan.null_pattern = device.null_pattern;
+    plan.latency_sampling = args.probes.wants_latencies().into();
     let (core, isolation) = (machine.core, machine.isolation);
     let quiet = args.output.quiet;
-    Ok(Setup { core, isolation, plan, device, phases, quiet, check_syscalls: false })
+    let probes = args.probes.clone();
+    Ok(Setup { core, isolation, plan, device, phases, probes, quiet, check_syscalls: false })
 }
 
 /// What is done, but for what depends on the device.

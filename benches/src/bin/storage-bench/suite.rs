@@ -5,6 +5,7 @@
 //! server, and over what `--race-device` names. Then driver and model on one core; between them a
 //! bare cache line there and back, the floor of anything that crosses cores.
 
+use host_bridge::probes::ProbeArgs;
 use host_bridge::topology::Topology;
 use hybrid_benches::report::{Cell, Report};
 use serde_json::{Value, json};
@@ -269,10 +270,11 @@ fn setup(args: &SuiteArgs, place: Place<'_>, own: Option<&OwnServer>) -> Result<
             fill: device.fill.into(),
             watch_allocations: cfg!(feature = "allocation-tracking").into(),
             null_pattern: device.null_pattern,
-            blocks: 0,
+            ..Plan::default()
         },
         device,
         phases,
+        probes: ProbeArgs::default(),
         quiet: false,
     })
 }

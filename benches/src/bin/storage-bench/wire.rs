@@ -73,6 +73,9 @@ pub(crate) struct Plan {
     pub(crate) watch_allocations: u32,
     /// The null namespace's pattern: some blocks are read and compared with it first. 0: none.
     pub(crate) null_pattern: u32,
+    /// The latency of every so many-th command is taken for the probes; 0: of none.
+    pub(crate) latency_sampling: u32,
+    pub(crate) reserved: u32,
     /// Blocks to stay within, 0 for all.
     pub(crate) blocks: u64,
 }

@@ -70,7 +70,7 @@ fn start(partition: &'static Partition, device: Option<DeviceParts>) -> Result<D
         io_queues: u16::try_from(plan.queues + 1).unwrap_or(1).min(nvme_driver::MAX_IO_QUEUES),
         queue_depth: u16::try_from(plan.slots).unwrap_or(u16::MAX).clamp(255, 1023),
         max_transfer_bytes: plan.buffer_bytes.max(128 << 10),
-        latency_sampling: 0,
+        latency_sampling: plan.latency_sampling,
         deadline_ns: DEADLINE_NS,
         ..ControllerConfig::default()
     };
