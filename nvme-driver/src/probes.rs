@@ -41,6 +41,9 @@ core_runtime::probe! {
     /// The state machine moved.
     pub(crate) PHASE = "watchdog.phase", WATCHDOG, INFO, "the controller's life went on"
         (phase: NUMBER COUNT);
+    /// The fallback: this partition's storage is what the host's kernel drives.
+    pub(crate) BRIDGE_OPEN = "bridge.open", BRIDGE, INFO, "storage is the host's kernel's now"
+        (depth: NUMBER COUNT);
     /// A request over the bridge.
     pub(crate) BRIDGE_SUBMIT = "bridge.submit", BRIDGE, DEBUG, "a request was sent to the host"
         (request: HEX COUNT, slba: NUMBER COUNT, operation: OPERATION COUNT);

@@ -87,6 +87,7 @@ impl Bridge {
         let ticks = |ns| parts.clock.ns_to_ticks(ns);
         let probes = probes::or_off(parts.probes, parts.clock, bump);
         let probes = probes.map_err(no_memory("probes"))?;
+        probes::BRIDGE_OPEN.emit(probes, depth.into(), 0, 0);
         bump.alloc(Self {
             shape: shape_of(&info),
             info,
