@@ -18,12 +18,13 @@ use super::loaded::{Loaded, Record};
 use super::names;
 use super::symbols::{Frame, Symbols};
 use super::verdict::Verdict;
+use crate::trace::dictionary::Dictionary;
 
 /// The whole dump, with a line's end.
 ///
 /// # Errors
 /// None that is known.
-pub(super) fn print(loaded: &Loaded, symbols: &Symbols) -> Result<String> {
+pub(super) fn print(loaded: &Loaded, symbols: &Symbols, names: &Dictionary) -> Result<String> {
     let problems: Vec<_> = loaded
         .problems
         .iter()
@@ -37,7 +38,7 @@ pub(super) fn print(loaded: &Loaded, symbols: &Symbols) -> Result<String> {
         "problems": problems,
     });
     if let (Some(record), Some(object)) = (&loaded.record, value.as_object_mut()) {
-        for (name, part) in parts(loaded, record, symbols) {
+        for (name, part) in parts(loaded, record, symbols, names) {
             object.insert(name.to_owned(), part);
         }
     }
@@ -78,7 +79,12 @@ fn host(loaded: &Loaded) -> Value {
     })
 }
 
-fn parts(loaded: &Loaded, record: &Record, symbols: &Symbols) -> Vec<(&'static str, Value)> {
+fn parts(
+    loaded: &Loaded,
+    record: &Record,
+    symbols: &Symbols,
+    names: &Dictionary,
+) -> Vec<(&'static str, Value)> {
     let header = &record.header;
     let state = match header.state {
         CRASH_COMPLETE => "complete",
@@ -121,6 +127,7 @@ fn parts(loaded: &Loaded, record: &Record, symbols: &Symbols) -> Vec<(&'static s
         ("controllers", record.controllers.iter().map(controller).collect()),
         ("queues", record.queues.iter().map(queue).collect()),
         ("metrics", record.metrics.iter().map(metric).collect()),
+        ("events", super::events::json(loaded, record, names)),
         ("missing", json!(record.missing)),
     ]
 }
@@ -168,16 +175,17 @@ fn registers(registers: &Registers) -> Value {
 }
 
 fn task(loaded: &Loaded, task: &TaskRecord) -> Value {
+    let figures = &task.figures;
     json!({
-        "task": task.task,
+        "task": figures.task,
         "name": task.name.as_str(),
-        "class": task.class_name(),
-        "state": task.state_name(),
-        "polls": task.polls,
-        "overruns": task.overruns,
-        "budget_ns": loaded.ns(task.budget_ticks),
-        "longest_ns": loaded.ns(task.longest_ticks),
-        "total_ns": loaded.ns(task.total_ticks),
+        "class": figures.class_name(),
+        "state": figures.state_name(),
+        "polls": figures.polls,
+        "overruns": figures.overruns,
+        "budget_ns": loaded.ns(figures.budget_ticks),
+        "longest_ns": loaded.ns(figures.longest_ticks),
+        "total_ns": loaded.ns(figures.total_ticks),
     })
 }
 

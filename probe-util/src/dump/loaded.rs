@@ -12,6 +12,7 @@ use hybrid_abi::crash::program::{
     BacktraceHead, CurrentTask, Location, Program, Registers, TaskRecord, TasksHead,
 };
 use hybrid_abi::crash::{CRASH_MAGIC, CrashHeader, Section, SectionKind, Sections, elements, text};
+use hybrid_abi::probe::ProbeRecord;
 use hybrid_abi::state::PartitionState;
 use hybrid_abi::{AbiError, LINE_BYTES};
 
@@ -52,6 +53,8 @@ pub(crate) struct Record {
     pub(crate) commands: Vec<(CommandsHead, Vec<CommandRecord>)>,
     pub(crate) metrics: Vec<MetricRecord>,
     pub(crate) missing: Vec<String>,
+    /// The newest, the oldest of them first.
+    pub(crate) probes: Vec<ProbeRecord>,
 }
 
 impl Loaded {
@@ -177,6 +180,7 @@ impl Loaded {
         match section.header.kind {
             SectionKind::MESSAGE => record.message = Some(owned(payload)),
             SectionKind::MISSING => record.missing.push(owned(payload)),
+            SectionKind::PROBE => record.probes.extend(elements::<ProbeRecord>(payload)),
             SectionKind::METRICS => record.metrics.extend(elements::<MetricRecord>(payload)),
             SectionKind::QUEUES => record.queues.extend(elements::<QueueRecord>(payload)),
             SectionKind::LOCATION => {
@@ -238,6 +242,7 @@ impl Record {
             commands: Vec::new(),
             metrics: Vec::new(),
             missing: Vec::new(),
+            probes: Vec::new(),
         }
     }
 }
@@ -269,8 +274,9 @@ mod tests {
     fn printed(file: &[u8]) -> Option<Loaded> {
         let loaded = Loaded::parse(file).ok()?;
         let symbols = Symbols::None(String::new());
-        assert!(printer::print(&loaded, &symbols).contains(" died"));
-        json::print(&loaded, &symbols).expect("json");
+        let names = crate::trace::dictionary::Dictionary::new();
+        assert!(printer::print(&loaded, &symbols, &names).contains(" died"));
+        json::print(&loaded, &symbols, &names).expect("json");
         Some(loaded)
     }
 

@@ -2,9 +2,11 @@
 //!
 //! [`loaded`] takes the file apart and believes only what its checksums confirm; [`symbols`] turns
 //! addresses into functions, if the program at hand is the very one that died; [`text`] and
-//! [`json`] print. A damaged file is printed as far as it goes, with an error for each place that
+//! [`json`] print, [`core`] writes for gdb. A damaged file is printed as far as it goes, with an error for each place that
 //! is not.
 
+mod core;
+mod events;
 mod json;
 mod loaded;
 mod names;
@@ -27,6 +29,7 @@ use symbols::Symbols;
 #[command(after_help = "Examples:
   probe-util dump /var/lib/hybrid-runtime/20261126T002614.764Z-feed-1-panic.hycrash
   probe-util dump FILE --binary target/release/feed-handler
+  probe-util dump FILE --core dead.core && gdb PROGRAM dead.core
   probe-util dump FILE --json | jq '.commands[] | select(.verdict == \"never answered\")'
 
 Exit codes: 0 ok, 1 error; a damaged file is printed as far as it goes and ends with 1.")]
@@ -36,6 +39,9 @@ pub(crate) struct Args {
     /// Print JSON, schema crash-dump/1
     #[arg(long)]
     json: bool,
+    /// Write an ELF core instead, with the registers and the backtrace's frames, for gdb
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    core: Option<PathBuf>,
     /// The program that died, for its symbols; the dump says where it was
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
@@ -54,11 +60,16 @@ pub(crate) fn command(args: &Args) -> Result<Exit> {
     let bytes = std::fs::read(&args.file).with_context(|| format!("reading {shown}"))?;
     let loaded = Loaded::parse(&bytes).with_context(|| format!("{shown} is no crash dump"))?;
     let symbols = Symbols::find(&loaded, args.binary.as_deref())?;
-    let printed = match args.json {
-        true => json::print(&loaded, &symbols)?,
-        false => text::print(&loaded, &symbols),
-    };
-    std::io::stdout().lock().write_all(printed.as_bytes()).context("writing the dump")?;
+    let names = events::dictionary(&loaded, args.binary.as_deref());
+    if let Some(path) = &args.core {
+        core::write(&loaded, &symbols, path)?;
+    } else {
+        let printed = match args.json {
+            true => json::print(&loaded, &symbols, &names)?,
+            false => text::print(&loaded, &symbols, &names),
+        };
+        std::io::stdout().lock().write_all(printed.as_bytes()).context("writing the dump")?;
+    }
     let mut err = std::io::stderr().lock();
     for problem in &loaded.problems {
         let (at, what) = (problem.offset, &problem.what);

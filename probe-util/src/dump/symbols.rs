@@ -25,6 +25,9 @@ pub(crate) struct Found {
     loader: Loader,
     /// What is added to an address of the record to get one of the file.
     slide: u64,
+    /// Where it was, and where its file says that it begins to run.
+    pub(crate) path: PathBuf,
+    pub(crate) entry: u64,
 }
 
 /// One function at an address; several where functions were inlined, the innermost first.
@@ -113,7 +116,13 @@ impl Found {
         let first = object.segments().find(|segment| segment.file_range().0 == 0);
         let first = first.map_or(0, |segment| segment.address());
         let loader = Loader::new(path).ok().with_context(|| format!("{shown}: its symbols"))?;
-        Ok(Ok(Self { loader, slide: first.wrapping_sub(load_base) }))
+        let slide = first.wrapping_sub(load_base);
+        Ok(Ok(Self { loader, slide, path: path.to_owned(), entry: object.entry() }))
+    }
+
+    /// Where in the memory of the dead an address of the file was.
+    pub(crate) const fn in_memory(&self, address: u64) -> u64 {
+        address.wrapping_sub(self.slide)
     }
 
     fn at(&self, address: u64, is_return: bool) -> Vec<Frame> {

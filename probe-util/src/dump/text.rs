@@ -22,9 +22,10 @@ use super::loaded::{Loaded, Record};
 use super::names;
 use super::symbols::Symbols;
 use super::verdict::Verdict;
+use crate::trace::dictionary::Dictionary;
 
 /// The whole dump.
-pub(super) fn print(loaded: &Loaded, symbols: &Symbols) -> String {
+pub(super) fn print(loaded: &Loaded, symbols: &Symbols, names: &Dictionary) -> String {
     let mut out = String::new();
     // A String takes everything.
     let _ = head(&mut out, loaded);
@@ -35,6 +36,7 @@ pub(super) fn print(loaded: &Loaded, symbols: &Symbols) -> String {
         let _ = registers(&mut out, record);
         let _ = controllers(&mut out, loaded, record);
         let _ = metrics(&mut out, record);
+        let _ = super::events::print(&mut out, loaded, record, names);
         let _ = missing(&mut out, record);
     }
     out
@@ -213,15 +215,16 @@ fn tasks(out: &mut String, loaded: &Loaded, record: &Record) -> std::fmt::Result
     let rows: Vec<[String; 8]> = tasks
         .iter()
         .map(|task| {
+            let figures = &task.figures;
             [
-                task.task.to_string(),
+                figures.task.to_string(),
                 task.name.as_str().to_owned(),
-                task.class_name().to_owned(),
-                task.state_name().to_owned(),
-                Count(task.polls).to_string(),
-                Count(task.overruns).to_string(),
-                time(loaded, task.longest_ticks),
-                time(loaded, task.total_ticks),
+                figures.class_name().to_owned(),
+                figures.state_name().to_owned(),
+                Count(figures.polls).to_string(),
+                Count(figures.overruns).to_string(),
+                time(loaded, figures.longest_ticks),
+                time(loaded, figures.total_ticks),
             ]
         })
         .collect();

@@ -13,7 +13,7 @@ use object::{Object as _, ReadCache};
 use super::loaded::Loaded;
 
 /// By identifier.
-pub(super) type Dictionary = HashMap<u32, ProbeEntry>;
+pub(crate) type Dictionary = HashMap<u32, ProbeEntry>;
 
 /// Longest section that is believed.
 const SECTION_MAX: u64 = 1 << 20;
@@ -22,7 +22,7 @@ const SECTION_MAX: u64 = 1 << 20;
 ///
 /// # Errors
 /// If the file can't be read, or has no dictionary.
-pub(super) fn section(program: &Path) -> Result<Vec<u8>> {
+pub(crate) fn section(program: &Path) -> Result<Vec<u8>> {
     let shown = program.display();
     let file = File::open(program).with_context(|| format!("reading {shown}"))?;
     let mut read = |at: u64, into: &mut [u8]| file.read_exact_at(into, at).is_ok();
@@ -56,6 +56,17 @@ pub(super) fn is_build(id: &[u8], padded: &[u8]) -> bool {
 /// In hexadecimal.
 pub(super) fn hex(id: &[u8]) -> String {
     id.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The dictionary of a program, if it is that build.
+///
+/// # Errors
+/// If it can't be read, or is another build.
+pub(crate) fn of_build(program: &Path, wanted: &[u8]) -> Result<Dictionary> {
+    if !is_build(&build_id(program)?, wanted) {
+        bail!("{} is another build", program.display());
+    }
+    Ok(entries(&section(program)?).map(|entry| (entry.id, entry)).collect())
 }
 
 /// The dictionary of the program that wrote a trace.
