@@ -107,6 +107,26 @@ fn percent(partition: &Value, task: &str) -> f64 {
     found.and_then(|row| row["percent"].as_f64()).unwrap_or_else(|| panic!("{task}: {partition}"))
 }
 
+/// Its polls are followed and recorded, and its probes are off again afterwards.
+fn traces(run_dir: &Path, task: &str) {
+    let follow = |more: &[&str]| {
+        let args = ["trace", "follow", "--json", "--for", "40ms"];
+        probe_util(run_dir, &[&args[..], more].concat())
+    };
+    let followed = follow(&["--groups", "sched:debug", "--name", "sched.poll"]);
+    let polls: Vec<Value> =
+        followed.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert!(polls.iter().any(|poll| poll["task"] == task), "{followed}");
+    assert_eq!(follow(&[]), "", "they are off again");
+    let file = run_dir.join("polls.hytrace");
+    let file = file.to_str().expect("a path");
+    probe_util(run_dir, &["trace", "record", "--groups", "sched", "--for", "40ms", "-o", file]);
+    let show = ["trace", "show", file, "--task", task, "--name", "sched.poll"];
+    let shown = Command::new(env!("CARGO_BIN_EXE_probe-util")).args(show).output();
+    let shown = String::from_utf8(shown.expect("it starts").stdout).expect("text");
+    assert!(shown.contains(&format!("sched.poll         task={task} ")), "{shown}");
+}
+
 /// A partition by name, what it runs, and what share of its core each of its tasks takes.
 type Load = (&'static str, EntryFn, &'static [(&'static str, f64)]);
 
@@ -156,6 +176,7 @@ fn known_loads_are_shown_within_two_points() {
         assert!(metrics.contains("useful_ns") && metrics.contains(tasks[0].0), "{metrics}");
         let jitter = probe_util(&run_dir.0, &["jitter"]);
         assert!(jitter.contains("pass to pass") && jitter.contains("stolen"), "{jitter}");
+        traces(&run_dir.0, tasks[0].0);
         partition.request_stop(StopReason::Finished);
         assert_eq!(partition.join().exit.state, PartitionState::Stopped);
     }

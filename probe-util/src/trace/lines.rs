@@ -2,14 +2,12 @@
 
 use std::io::{Result, Write};
 
-use hybrid_abi::metrics::MetricUnit;
-use hybrid_abi::probe::dictionary::FieldKind;
 use hybrid_abi::probe::freeze_name;
-use hybrid_abi::probe::{Group, Level};
 use serde_json::{Map, Value, json};
 
 use super::dictionary::hex;
-use super::loaded::{Event, Loaded, fields};
+use super::event;
+use super::loaded::{Event, Loaded, Then};
 
 /// Prints them.
 pub(super) fn print(loaded: &Loaded, events: &[Event], out: &mut impl Write) -> Result<()> {
@@ -33,32 +31,19 @@ pub(super) fn print(loaded: &Loaded, events: &[Event], out: &mut impl Write) -> 
         "frozen": frozen,
     });
     writeln!(out, "{head}")?;
-    for event in events {
-        writeln!(out, "{}", Value::Object(object(loaded, event)))?;
-    }
-    Ok(())
+    events.iter().try_for_each(|event| line(loaded, event, out))
+}
+
+/// Prints one event.
+pub(super) fn line(loaded: &Loaded, event: &Event, out: &mut impl Write) -> Result<()> {
+    writeln!(out, "{}", Value::Object(object(loaded, event)))
 }
 
 fn object(loaded: &Loaded, event: &Event) -> Map<String, Value> {
     let mut map = Map::new();
     map.insert("unix_ns".into(), loaded.unix_ns(event.record.tsc).into());
     map.insert("tsc".into(), event.record.tsc.into());
-    let Some(entry) = loaded.dictionary.get(&event.record.id) else {
-        map.insert("id".into(), event.record.id.into());
-        return map;
-    };
-    map.insert("probe".into(), entry.name.as_str().into());
-    map.insert("group".into(), Group(entry.group).name().into());
-    map.insert("level".into(), Level(entry.level).name().into());
-    for (field, value) in fields(entry, &event.record) {
-        let name = field.name.as_str();
-        let (name, value) = match field.kind {
-            FieldKind::TASK => (name.to_owned(), loaded.task_name(event, value).into()),
-            FieldKind::FLAG => (name.to_owned(), Value::from(value != 0)),
-            _ if field.unit == MetricUnit::TICKS => (format!("{name}_ns"), loaded.ns(value).into()),
-            _ => (name.to_owned(), value.into()),
-        };
-        map.insert(name, value);
-    }
+    let entry = loaded.dictionary.get(&event.record.id);
+    event::json(entry, &event.record, &Then(loaded, event), &mut map);
     map
 }

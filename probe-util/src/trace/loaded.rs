@@ -10,10 +10,11 @@ use anyhow::Result;
 use hybrid_abi::Name;
 use hybrid_abi::crash::program::TASK_NAME_BYTES;
 use hybrid_abi::probe::file::{ChunkKind, Piece, Pieces, TraceEnd, TraceHeader, records_of};
-use hybrid_abi::probe::{FieldKind, ProbeEntry, ProbeField, ProbeRecord, RECORD_BYTES, entries};
+use hybrid_abi::probe::{FieldKind, ProbeRecord, RECORD_BYTES, entries};
 use zerocopy::FromBytes as _;
 
 use super::dictionary::Dictionary;
+use super::event::{Setting, fields};
 
 /// Something that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,24 +46,24 @@ pub(super) struct Loaded {
     pub(super) problems: Vec<Problem>,
 }
 
-/// Fields of an event, with what they are.
-pub(super) fn fields<'a>(
-    entry: &'a ProbeEntry,
-    record: &ProbeRecord,
-) -> impl Iterator<Item = (&'a ProbeField, u64)> + use<'a> {
-    let values = [u64::from(record.a), record.b, record.c];
-    let fields = entry.fields.iter().zip(values);
-    fields.filter(|(field, _)| field.is_some() && field.name.as_str() != "none")
+/// An event, and what its trace says of that moment.
+pub(super) struct Then<'a>(pub(super) &'a Loaded, pub(super) &'a Event);
+
+impl Setting for Then<'_> {
+    fn task_name(&self, task: u64) -> String {
+        self.0.task_name(self.1, task)
+    }
+
+    fn ns(&self, ticks: u64) -> u64 {
+        self.0.ns(ticks)
+    }
 }
 
 impl Loaded {
-    /// Takes `file` apart.
-    ///
-    /// # Errors
-    /// If its header is none, or of a newer version.
-    pub(super) fn parse(file: &[u8]) -> Result<Self> {
-        let mut loaded = Self {
-            header: TraceHeader::parse(file)?,
+    /// A trace of which nothing but the header is known yet.
+    pub(super) fn of(header: TraceHeader) -> Self {
+        Self {
+            header,
             dictionary: HashMap::new(),
             program: None,
             names: vec![Vec::new()],
@@ -70,7 +71,15 @@ impl Loaded {
             end: None,
             lost: 0,
             problems: Vec::new(),
-        };
+        }
+    }
+
+    /// Takes `file` apart.
+    ///
+    /// # Errors
+    /// If its header is none, or of a newer version.
+    pub(super) fn parse(file: &[u8]) -> Result<Self> {
+        let mut loaded = Self::of(TraceHeader::parse(file)?);
         for piece in Pieces::of(file) {
             match piece {
                 Piece::Chunk { offset, kind, payload } => loaded.take(offset, kind, payload),
@@ -108,13 +117,7 @@ impl Loaded {
             ChunkKind::PROGRAM_PATH => {
                 self.program = Some(String::from_utf8_lossy(payload).into_owned());
             }
-            ChunkKind::TASK_NAMES => {
-                let names = payload.chunks_exact(TASK_NAME_BYTES).map(|bytes| {
-                    let name = Name::<TASK_NAME_BYTES>::read_from_bytes(bytes);
-                    name.map_or_else(|_| String::new(), |name| name.as_str().to_owned())
-                });
-                self.names.push(names.collect());
-            }
+            ChunkKind::TASK_NAMES => self.take_names(payload),
             ChunkKind::RECORDS => match records_of(payload) {
                 Some((head, records)) => {
                     self.lost = self.lost.saturating_add(head.lost);
@@ -130,6 +133,15 @@ impl Loaded {
             // Of a newer writer.
             _ => {}
         }
+    }
+
+    /// What the tasks are called from now on.
+    pub(super) fn take_names(&mut self, names: &[u8]) {
+        let names = names.chunks_exact(TASK_NAME_BYTES).map(|bytes| {
+            let name = Name::<TASK_NAME_BYTES>::read_from_bytes(bytes);
+            name.map_or_else(|_| String::new(), |name| name.as_str().to_owned())
+        });
+        self.names.push(names.collect());
     }
 
     /// Nanoseconds from the trace's anchor: what a person calls the time.

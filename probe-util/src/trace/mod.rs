@@ -1,21 +1,25 @@
 //! `probe-util trace`: records what a partition's probes write, and shows it.
 //!
-//! [`record`] follows a ring from outside; [`loaded`] takes a file apart and believes only what its
+//! [`source`] follows a ring from outside, into a file ([`record`]) or onto the screen
+//! ([`follow`]); [`loaded`] takes a file apart and believes only what its
 //! checksums confirm; [`text`], [`lines`] and [`perfetto`] tell it. A damaged file is told as far
 //! as it goes, with an error for each place that is not.
 
-mod dictionary;
+pub(crate) mod dictionary;
+pub(crate) mod event;
+mod follow;
 mod lines;
 mod loaded;
 mod perfetto;
 mod proto;
 mod record;
+mod source;
 #[cfg(test)]
 mod tests;
 mod text;
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,6 +41,8 @@ pub(crate) struct Args {
 enum Command {
     /// Follow a running partition's probes into a file, until Ctrl-C or --for
     Record(record::Args),
+    /// Print what a running partition's probes write, as it happens
+    Follow(follow::Args),
     /// Print a trace as text, or as JSON lines
     Show(ShowArgs),
     /// Write a trace as a Perfetto file, for ui.perfetto.dev
@@ -51,6 +57,16 @@ struct Wanted {
     /// Only the last so much of it: `100ms`, `2s`
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     last: Option<Duration>,
+    #[command(flatten)]
+    filter: Filter,
+    /// Take the dictionary from this program instead; its build id must be the trace's
+    #[arg(long, value_name = "PATH")]
+    binary: Option<PathBuf>,
+}
+
+/// Which events are shown.
+#[derive(Debug, clap::Args)]
+struct Filter {
     /// Only probes of these groups: `driver,sched`
     #[arg(long, value_name = "GROUPS", value_delimiter = ',', value_parser = parse_group)]
     group: Vec<Group>,
@@ -60,9 +76,6 @@ struct Wanted {
     /// Only events that name this task
     #[arg(long, value_name = "TASK")]
     task: Option<String>,
-    /// Take the dictionary from this program instead; its build id must be the trace's
-    #[arg(long, value_name = "PATH")]
-    binary: Option<PathBuf>,
 }
 
 /// Arguments of `probe-util trace show`.
@@ -115,6 +128,7 @@ fn parse_group(text: &str) -> Result<Group, String> {
 pub(crate) fn command(args: &Args) -> Result<Exit> {
     match &args.command {
         Command::Record(args) => record::command(args),
+        Command::Follow(args) => follow::command(args),
         Command::Show(args) => show(args),
         Command::Export(args) => export(args),
     }
@@ -128,7 +142,11 @@ fn show(args: &ShowArgs) -> Result<Exit> {
         true => lines::print(&loaded, &events, &mut out),
         false => text::print(&loaded, &events, &mut out),
     };
-    printed.and_then(|()| out.flush()).context("writing the trace")?;
+    match printed.and_then(|()| out.flush()) {
+        // Whoever reads it, `head` for instance, has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+        printed => printed.context("writing the trace")?,
+    }
     tell_problems(&loaded, &args.wanted.file)
 }
 
@@ -179,10 +197,12 @@ impl Wanted {
             Some(last) => newest.saturating_sub(loaded.ticks(last)),
             None => 0,
         };
-        events.retain(|event| event.record.tsc >= from && self.wants(loaded, event));
+        events.retain(|event| event.record.tsc >= from && self.filter.wants(loaded, event));
         events
     }
+}
 
+impl Filter {
     fn wants(&self, loaded: &Loaded, event: &Event) -> bool {
         let Some(entry) = loaded.dictionary.get(&event.record.id) else {
             return self.group.is_empty() && self.name.is_empty() && self.task.is_none();

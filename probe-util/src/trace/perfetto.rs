@@ -13,9 +13,9 @@ use std::io::{Result, Write};
 
 use hybrid_abi::probe::{Group, ProbeEntry};
 
-use super::loaded::{Event, Loaded, fields};
+use super::event::named;
+use super::loaded::{Event, Loaded, Then};
 use super::proto::Message;
-use super::text::shown;
 
 /// `Trace.packet`.
 const PACKET: u32 = 1;
@@ -173,10 +173,10 @@ impl<W: Write> Writer<'_, W> {
                     message.fixed64(LAST_FLOWS, *flow);
                 }
                 let Some((event, entry)) = event else { return };
-                for (field, value) in fields(entry, &event.record) {
+                for (name, value) in named(entry, &event.record, &Then(loaded, event)) {
                     message.nested(ANNOTATION, |note| {
-                        note.bytes(10, field.name.as_str().as_bytes());
-                        note.bytes(6, shown(loaded, event, field, value).as_bytes());
+                        note.bytes(10, name.as_bytes());
+                        note.bytes(6, value.as_bytes());
                     });
                 }
             });

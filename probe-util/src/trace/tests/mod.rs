@@ -1,5 +1,7 @@
 //! Traces that are made here: one read through all its steps, damage, and a million events.
 
+mod proto;
+
 use std::collections::HashMap;
 
 use hybrid_abi::Name;
@@ -10,6 +12,7 @@ use hybrid_abi::probe::{Group, Level, ProbeEntry, ProbeField, ProbeRecord, probe
 use proptest::prelude::*;
 use zerocopy::IntoBytes as _;
 
+use self::proto::{Parsed, Schema, Value};
 use super::loaded::{Event, Loaded};
 use super::{lines, perfetto, text};
 
@@ -108,96 +111,24 @@ fn events(loaded: &Loaded) -> Vec<Event> {
     events
 }
 
-/// A message of protocol buffers: fields by number, nested ones as bytes.
-#[derive(Debug, Default)]
-struct Parsed(HashMap<u32, Vec<Value>>);
-
-#[derive(Clone, Debug, PartialEq)]
-enum Value {
-    Number(u64),
-    Bytes(Vec<u8>),
-}
-
-impl Parsed {
-    fn of(mut bytes: &[u8]) -> Self {
-        let varint = |bytes: &mut &[u8]| {
-            let (mut value, mut shift) = (0, 0);
-            loop {
-                let (byte, rest) = bytes.split_first().expect("a byte");
-                *bytes = rest;
-                value |= u64::from(byte & 0x7F) << shift;
-                shift += 7;
-                if byte & 0x80 == 0 {
-                    return value;
-                }
-            }
-        };
-        let mut parsed = Self::default();
-        while !bytes.is_empty() {
-            let tag = varint(&mut bytes);
-            let field = u32::try_from(tag >> 3).expect("a field");
-            let value = match tag & 7 {
-                0 => Value::Number(varint(&mut bytes)),
-                1 => {
-                    let (word, rest) = bytes.split_first_chunk().expect("a word");
-                    bytes = rest;
-                    Value::Number(u64::from_le_bytes(*word))
-                }
-                2 => {
-                    let len = usize::try_from(varint(&mut bytes)).expect("a length");
-                    let (inner, rest) = bytes.split_at(len);
-                    bytes = rest;
-                    Value::Bytes(inner.to_vec())
-                }
-                wire => panic!("wire type {wire}"),
-            };
-            parsed.0.entry(field).or_default().push(value);
-        }
-        parsed
-    }
-
-    fn all(&self, field: u32) -> impl Iterator<Item = &Value> {
-        self.0.get(&field).into_iter().flatten()
-    }
-
-    fn messages(&self, field: u32) -> impl Iterator<Item = Self> {
-        self.all(field).map(move |value| match value {
-            Value::Bytes(bytes) => Self::of(bytes),
-            Value::Number(_) => panic!("field {field} is a number"),
-        })
-    }
-
-    fn number(&self, field: u32) -> Option<u64> {
-        self.all(field).next().map(|value| match value {
-            Value::Number(number) => *number,
-            Value::Bytes(_) => panic!("field {field} is no number"),
-        })
-    }
-
-    fn text(&self, field: u32) -> Option<String> {
-        self.all(field).next().map(|value| match value {
-            Value::Bytes(bytes) => String::from_utf8(bytes.clone()).expect("text"),
-            Value::Number(_) => panic!("field {field} is no text"),
-        })
-    }
-}
-
 /// Time, type, track, name, and flows of a track event.
 type Drawn = (u64, u64, u64, String, Vec<u64>);
 
-/// Each track event of a trace.
-fn exported(records: &[ProbeRecord]) -> (Parsed, Vec<Drawn>) {
-    let loaded = Loaded::parse(&file(records)).expect("a trace");
+/// Each track event of a trace, which is as Google's definitions want it.
+fn exported(file: &[u8]) -> (Parsed, Vec<Drawn>) {
+    let loaded = Loaded::parse(file).expect("a trace");
     let mut out = Vec::new();
     perfetto::write(&loaded, &events(&loaded), &mut out).expect("memory");
+    let packets = 1 + loaded.events.len();
+    assert!(Schema::of_google().check("Trace", &out) > packets, "a packet an event, at least");
     let trace = Parsed::of(&out);
     let mut all = Vec::new();
     for packet in trace.messages(1) {
         for event in packet.messages(11) {
             let numbers = |field| {
                 event.all(field).map(|value| match value {
-                    Value::Number(number) => *number,
-                    Value::Bytes(_) => panic!("a flow is a number"),
+                    Value::Word(flow) => *flow,
+                    _ => panic!("a flow is a word"),
                 })
             };
             let flows = numbers(47).chain(numbers(48)).collect();
@@ -215,7 +146,7 @@ fn exported(records: &[ProbeRecord]) -> (Parsed, Vec<Drawn>) {
 
 #[test]
 fn one_read_is_a_flow_through_all_its_steps() {
-    let (_, all) = exported(&two_reads());
+    let (_, all) = exported(&file(&two_reads()));
     let flow_of = |at: u64| {
         let found = all.iter().find(|(time, .., name, _)| *time == at && name == "driver.submit");
         let flows = &found.expect("a submission").4;
@@ -246,9 +177,27 @@ fn one_read_is_a_flow_through_all_its_steps() {
     assert_eq!(steps(two), expected);
 }
 
+/// A ring that a replay left, frozen by a slow read: of a real driver and a real scheduler.
+#[test]
+fn saved_reads_are_flows_through_all_their_steps_as_far_as_they_went() {
+    let (_, all) = exported(include_bytes!("../../../tests/traces/flight.hytrace"));
+    let mut whole = 0;
+    let submissions = all.iter().filter(|(.., name, _)| name == "driver.submit");
+    for (.., flows) in submissions {
+        let [flow] = flows[..] else { panic!("a submission begins one flow: {flows:?}") };
+        let with: Vec<&Drawn> = all.iter().filter(|(.., flows)| flows.contains(&flow)).collect();
+        assert!(with.is_sorted_by_key(|(time, ..)| *time), "{with:?}");
+        let steps: Vec<_> = with.iter().map(|(.., name, _)| name.as_str()).collect();
+        let every = ["driver.submit", "driver.doorbell", "driver.complete", "sched.wake", "job"];
+        assert!(every.starts_with(&steps), "{steps:?}");
+        whole += usize::from(steps.len() == every.len());
+    }
+    assert_eq!(whole, 18, "reads that were answered, and whose task was polled");
+}
+
 #[test]
 fn tracks_slices_and_counters_are_what_they_should_be() {
-    let (trace, all) = exported(&two_reads());
+    let (trace, all) = exported(&file(&two_reads()));
     let tracks: Vec<Parsed> =
         trace.messages(1).flat_map(|p| p.messages(60).collect::<Vec<_>>()).collect();
     let names: Vec<String> = tracks.iter().filter_map(|track| track.text(2)).collect();
