@@ -427,15 +427,6 @@ impl QueuePair {
         }
     }
 
-    /// A doorbell that is told to the probes. It looks up itself what there is to say, so that one
-    /// which is not has nothing ready for it.
-    #[cold]
-    #[inline(never)]
-    fn rung(&self) {
-        let (tail, depth) = (self.sq_rung.get(), self.in_flight.get());
-        probes::DOORBELL.emit(self.probes, self.qid.into(), tail.into(), depth.into());
-    }
-
     /// Whether commands can be posted and completions come.
     #[inline(always)]
     pub(crate) fn is_open(&self) -> bool {
@@ -649,22 +640,6 @@ impl QueuePair {
             Some(_) => ignored.free_slot += 1,
         }
         self.cold.ignored.set(ignored);
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn sample(&self, index: u16) {
-        if let Some(stamp) = self.stamps.get(usize::from(index)) {
-            let stamp = stamp.get();
-            let ticks = self.clock.now().since(stamp.at());
-            self.cold.latency.set(self.cold.latency.get().record(ticks.get()));
-            let cid = self.slots.get(usize::from(index)).map_or(0, |slot| slot.word().last());
-            probes::LATENCY.emit(self.probes, self.command(cid), ticks.get(), 0);
-            self.probes.check_latency(ticks);
-            if let Some(histograms) = self.histograms.get() {
-                histograms.record(stamp.kind(), self.clock.ticks_to_ns(ticks));
-            }
-        }
     }
 
     /// The result (dword 0) of the completion at `entry`, while it is being delivered.

@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use core_runtime::clock::Ticks;
 use core_runtime::partition::{
@@ -117,7 +118,11 @@ fn traces(run_dir: &Path, task: &str) {
     let polls: Vec<Value> =
         followed.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert!(polls.iter().any(|poll| poll["task"] == task), "{followed}");
-    assert_eq!(follow(&[]), "", "they are off again");
+    // They are off again at the partition's next pass, which a crowded machine may put off.
+    let begun = Instant::now();
+    while !follow(&[]).is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "they stay on");
+    }
     let file = run_dir.join("polls.hytrace");
     let file = file.to_str().expect("a path");
     probe_util(run_dir, &["trace", "record", "--groups", "sched", "--for", "40ms", "-o", file]);

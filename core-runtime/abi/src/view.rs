@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn parts_that_lie_give_errors_and_never_more() {
-        // Each look walks all buckets, twice, and there are 1200: an interpreter gets fewer of both.
+        // Each look walks all buckets, twice, and there are 1200: fewer of both when interpreted.
         let (good, step) =
             if cfg!(miri) { (shaped(&[1], SUB_BITS_MIN), 3) } else { (part(&[1]), 1) };
         for at in (0..good.len().min(300)).step_by(step) {

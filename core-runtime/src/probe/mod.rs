@@ -100,6 +100,10 @@ crate::probe! {
         (freezes: NUMBER COUNT, frozen_for: TICKS TICKS);
 }
 
+/// Records are found by a shift.
+const RECORD_SHIFT: u32 = RECORD_BYTES.trailing_zeros();
+const _: () = assert!(RECORD_BYTES == 1 << RECORD_SHIFT);
+
 registers::register! {
     /// Groups that are on.
     MASK = "trace.mask", "probes that are on, a bit each", COUNT;
@@ -346,16 +350,16 @@ impl Probes {
         if head >= self.limit.get() && !self.make_room(head) {
             return;
         }
-        let place = self.place_of(head) * (RECORD_BYTES / 8);
+        // SAFETY: invariant 1: the mask keeps the place inside of the ring; the limit is 0 before
+        // there is one.
+        let record = unsafe { self.records.get().byte_add(self.place_of(head) << RECORD_SHIFT) };
         let words = [at, u64::from(id) | u64::from(a) << 32, b, c];
         // SYNC probe-ring: the head that says "this place is being overwritten" is stored before
         // the place is.
         fence(Ordering::Release);
         for (offset, word) in words.into_iter().enumerate() {
-            // SAFETY: invariant 1: the mask keeps the place inside of the ring; the limit is 0
-            // before there is one.
-            unsafe { self.records.get().add(place + offset).as_ref() }
-                .store(word, Ordering::Relaxed);
+            // SAFETY: invariant 1: one of its four words.
+            unsafe { record.add(offset).as_ref() }.store(word, Ordering::Relaxed);
         }
         let next = head.wrapping_add(1);
         self.head.set(next);

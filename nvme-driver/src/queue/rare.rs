@@ -5,6 +5,7 @@ use nvme_spec::{Cqe, QueueId};
 
 use super::{EPOCHS_PER_DEADLINE, Mode, PostError, QueuePair};
 use crate::latency::LatencyHistograms;
+use crate::probes;
 use crate::prp::{self, Rest};
 use crate::slot::{NO_SLOT, SlotState};
 use crate::stats::QueueStats;
@@ -237,6 +238,32 @@ impl QueuePair {
             full: self.cold.full.get(),
             retries: self.cold.retries.get(),
             latency: self.cold.latency.get(),
+        }
+    }
+
+    /// A doorbell that is told to the probes. It looks up itself what there is to say, so that one
+    /// which is not has nothing ready for it.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn rung(&self) {
+        let (tail, depth) = (self.sq_rung.get(), self.in_flight.get());
+        probes::DOORBELL.emit(self.probes, self.qid.into(), tail.into(), depth.into());
+    }
+
+    /// A sampled command was answered.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn sample(&self, index: u16) {
+        if let Some(stamp) = self.stamps.get(usize::from(index)) {
+            let stamp = stamp.get();
+            let ticks = self.clock.now().since(stamp.at());
+            self.cold.latency.set(self.cold.latency.get().record(ticks.get()));
+            let cid = self.slots.get(usize::from(index)).map_or(0, |slot| slot.word().last());
+            probes::LATENCY.emit(self.probes, self.command(cid), ticks.get(), 0);
+            self.probes.check_latency(ticks);
+            if let Some(histograms) = self.histograms.get() {
+                histograms.record(stamp.kind(), self.clock.ticks_to_ns(ticks));
+            }
         }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! [`loaded`] takes the file apart and believes only what its checksums confirm; [`symbols`] turns
 //! addresses into functions, if the program at hand is the very one that died; [`text`] and
-//! [`json`] print, [`core`] writes for gdb. A damaged file is printed as far as it goes, with an error for each place that
-//! is not.
+//! [`json`] print, [`core`] writes for gdb. A damaged file is printed as far as it goes, with an
+//! error for each place that is not.
 
 mod core;
 mod events;

@@ -57,6 +57,7 @@ pub(super) fn write(loaded: &Loaded, events: &[Event], out: &mut impl Write) -> 
         flights: Flights { next: u64::from(loaded.header.partition) << 40, ..Flights::default() },
         running: 0,
         open: false,
+        ready: 0,
     };
     writer.tracks()?;
     for event in events {
@@ -101,6 +102,8 @@ struct Writer<'a, W> {
     running: u64,
     /// A slice is open on the core's track.
     open: bool,
+    /// Tasks that wait to be polled, of the class that was woken last.
+    ready: u64,
 }
 
 impl<W: Write> Writer<'_, W> {
@@ -234,11 +237,13 @@ impl<W: Write> Writer<'_, W> {
                 last.extend(self.flights.answered.remove(&a.into()).unwrap_or_default());
                 let task = self.loaded.task_name(event, a.into());
                 let (name, category) = (task.as_str(), "task");
-                self.draw(
-                    tsc,
-                    &Drawn { kind: BEGIN, name, category, last_flows: &last, ..instant },
-                    at,
-                )
+                let drawn = Drawn { kind: BEGIN, name, category, last_flows: &last, ..instant };
+                self.draw(tsc, &drawn, at)?;
+                // The one that is polled waits no more; the next wake counts them all again.
+                match self.ready.checked_sub(1) {
+                    Some(left) => self.ready(tsc, left),
+                    None => Ok(()),
+                }
             }
             "sched.polled" => {
                 self.running = 0;
@@ -266,11 +271,16 @@ impl<W: Write> Writer<'_, W> {
                 let flows = self.flights.answered.remove(&a.into()).unwrap_or_default();
                 self.draw(tsc, &Drawn { flows: &flows, ..instant }, at)?;
                 self.flights.woken.entry(a.into()).or_default().extend(flows);
-                self.count(tsc, "tasks ready", b)
+                self.ready(tsc, b)
             }
             "ring.depth" => self.count(tsc, "event ring, bytes", b),
             _ => self.draw(tsc, &instant, at),
         }
+    }
+
+    fn ready(&mut self, tsc: u64, tasks: u64) -> Result<()> {
+        self.ready = tasks;
+        self.count(tsc, "tasks ready", tasks)
     }
 
     /// Time over budget, or taken by others: a slice that ended now, on a track of its own.

@@ -50,7 +50,7 @@ fn bench(args: &Args) -> Result<Report> {
         }
     }
     for (what, most) in PROBES_MOST {
-        // A few cycles are no matter for a build that is not optimized, which the tests run quickly.
+        // A few cycles are no matter for a build that is not optimized: the tests' quick one.
         if args.wants(what) && !args.quick {
             let reached = ticks.iter().find(|(part, _)| *part == what).and_then(|(_, of)| *of);
             report.goal_most(format!("ticks, {what}"), reached, most);
