@@ -482,6 +482,38 @@ fn an_age_is_counted_in_epochs_and_exempt_commands_never_expire() {
 }
 
 #[test]
+fn an_age_counts_from_the_epoch_of_posting_and_the_grace_behind_it() {
+    // The count of epochs wraps in the middle of the last ones.
+    for before in [0, 5, 200, 250, 255] {
+        let rig = Rig::new(4, 0);
+        for _ in 0..before {
+            rig.qp.next_epoch(1, |_, _| panic!("nothing is in flight"));
+        }
+        rig.post(1).expect("room");
+        let mut late = 0;
+        let mut stuck = Vec::new();
+        for epoch in 1..=11 {
+            let is_stuck = rig.qp.next_epoch(2, |_, _| {
+                late = epoch;
+                true
+            });
+            if is_stuck {
+                stuck.push(epoch);
+            }
+        }
+        assert_eq!(late, 9, "posted {before} epochs after the start");
+        assert_eq!(stuck, [11], "posted {before} epochs after the start");
+    }
+}
+
+#[test]
+fn lists_longer_than_a_page_begin_on_one() {
+    for (entries, want) in [(0, 0), (1, 1), (3, 4), (512, 512), (513, 1024), (1500, 1536)] {
+        assert_eq!(stride(entries, 4096), want, "{entries} entries");
+    }
+}
+
+#[test]
 fn sampling_stamps_one_command_in_so_many() {
     for (every, want) in [(0, 0), (1, 100), (4, 25), (64, 1)] {
         let mut rig = Rig::new(8, 0);
