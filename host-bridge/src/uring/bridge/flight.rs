@@ -22,6 +22,9 @@ const MOST_ZEROES: u64 = 1 << 16;
 /// Blocks of one range of Dataset Management.
 const MOST_RANGE: u64 = u32::MAX as u64;
 
+/// Bytes of a page of the kernel's cache.
+const PAGE_BYTES: u32 = 4096;
+
 /// Memory for the ranges of Dataset Management: one for each slot, because a drive reads it at
 /// whatever time until the slot's command is over.
 #[derive(Clone, Copy, Debug)]
@@ -185,6 +188,20 @@ impl Road {
     /// Whether a write carries its durability itself.
     pub(super) const fn fua_by_command(&self) -> bool {
         matches!(self.way, Way::Passthrough { .. })
+    }
+
+    /// Whether what is written may lie in the page cache. Of a file past it, so do zeros that cover
+    /// a part of a page.
+    pub(super) const fn is_cached(&self) -> bool {
+        let limits = &self.limits;
+        match self.way {
+            Way::Buffered => true,
+            Way::Direct => {
+                let zeroes = limits.zeroes.is_some() || limits.discard.is_some();
+                zeroes && limits.lba_bytes < PAGE_BYTES
+            }
+            Way::Block | Way::Passthrough { .. } => false,
+        }
     }
 
     /// The next operation; a sync behind it only where the ring `links`.

@@ -217,6 +217,58 @@ fn a_sync_that_went_well_beside_one_that_failed_is_not_believed() {
 }
 
 #[test]
+fn behind_the_page_cache_one_sync_is_in_flight_at_a_time() {
+    for (first, second, third) in [
+        (0, 0, (BRIDGE_DONE, 0)),
+        (0, -libc::EIO, (BRIDGE_UNFLUSHED, 0)),
+        (-libc::EIO, 0, (BRIDGE_UNFLUSHED, 0)),
+    ] {
+        let mut forged = Forged::new(Way::Buffered);
+        forged.ask(BRIDGE_FLUSH, 0, (1, 0, 0));
+        forged.ask(BRIDGE_FLUSH, 0, (2, 0, 0));
+        assert_eq!(forged.queued(), 1, "the second waits");
+        // A durable write goes, and its sync waits behind both.
+        forged.ask(BRIDGE_WRITE, BRIDGE_FUA, (3, 0, 1));
+        assert_eq!(forged.queued(), 2, "no sync is linked behind it");
+        forged.land(3, DATA, i32::try_from(BLOCK).expect("small"));
+        // Reads do not wait.
+        forged.ask(BRIDGE_READ, 0, (4, 0, 1));
+        assert_eq!((forged.answer(), forged.queued()), (None, 3));
+        forged.land(1, DATA, first);
+        if first != 0 {
+            let (kind, errno) = failure(first);
+            assert_eq!(forged.answer(), Some((1, kind, errno)));
+            assert_eq!(forged.answer(), Some((2, BRIDGE_UNFLUSHED, 0)));
+            assert_eq!((forged.answer(), forged.queued()), (Some((3, third.0, third.1)), 3));
+            continue;
+        }
+        assert_eq!(forged.answer(), Some((1, BRIDGE_DONE, 0)));
+        assert_eq!(forged.queued(), 4, "the second's turn, and not the third's");
+        forged.land(2, DATA, second);
+        assert_eq!(forged.answer().map(|(cid, ..)| cid), Some(2));
+        if second == 0 {
+            assert_eq!((forged.answer(), forged.queued()), (None, 5), "the third's turn");
+            forged.land(3, DATA, 0);
+        }
+        assert_eq!(forged.answer(), Some((3, third.0, third.1)));
+        assert_eq!(forged.flush(), (third.0, third.0 == BRIDGE_DONE), "and for good");
+    }
+}
+
+#[test]
+fn a_sync_that_waits_for_its_turn_is_cancelled_at_once_and_is_no_failed_one() {
+    let mut forged = Forged::new(Way::Buffered);
+    forged.ask(BRIDGE_FLUSH, 0, (1, 0, 0));
+    forged.ask(BRIDGE_FLUSH, 0, (2, 0, 0));
+    forged.ask(BRIDGE_CANCEL, 0, (0, 2, 0));
+    assert_eq!(forged.answer(), Some((2, BRIDGE_CANCELLED, 0)));
+    assert_eq!(forged.queued(), 1, "the kernel knows nothing of it");
+    forged.land(1, DATA, 0);
+    assert_eq!(forged.answer(), Some((1, BRIDGE_DONE, 0)));
+    assert_eq!(forged.flush(), (BRIDGE_DONE, true));
+}
+
+#[test]
 fn a_drive_that_refuses_a_flush_makes_every_later_one_fail() {
     let mut forged = Forged::new(Way::Passthrough { nsid: 1 });
     forged.ask(BRIDGE_FLUSH, 0, (1, 0, 0));

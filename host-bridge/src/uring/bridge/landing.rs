@@ -30,6 +30,7 @@ impl BridgeServer {
         let by_command = self.road.fua_by_command();
         let Some(flight) = self.flight(slot) else { return };
         flight.outstanding = flight.outstanding.saturating_sub(1);
+        let sync_over = step == SYNC || flight.syncing;
         match (step, cqe.result) {
             (SYNC, result) => sync_landed(flight, result),
             (_, result) if result < 0 => self.failed(slot, result),
@@ -39,7 +40,11 @@ impl BridgeServer {
             _ if flight.syncing => flight.durability = Durability::Done,
             (_, result) => moved(flight, by_command, result, lba_bytes),
         }
+        self.syncs -= u32::from(sync_over);
         self.settle(slot, desk);
+        if sync_over {
+            self.sync_over(desk);
+        }
     }
 
     /// An operation ended with an error of the kernel.

@@ -15,7 +15,9 @@
 //! 4. After a sync that was begun and has no good answer, whatever the reason, every later flush
 //!    and FUA write fails too, and so do those that were under way: what was written since the last
 //!    good one is unknown, and no retry makes it known.
-//! 5. Memory that the kernel was given for a slot's operation is not written before that operation
+//! 5. On storage behind the page cache one sync is in flight at a time: Linux tells an error of its
+//!    write-back to one of the syncs that wait for it, and another could be answered well before.
+//! 6. Memory that the kernel was given for a slot's operation is not written before that operation
 //!    is over: a range of Dataset Management is the slot's own.
 
 mod check;
@@ -27,6 +29,7 @@ mod landing;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::fmt;
 
 use hybrid_abi::bridge::{
@@ -94,6 +97,10 @@ pub struct BridgeServer {
     flush_failed: bool,
     stopping: bool,
     parked: u32,
+    /// Syncs that the kernel has.
+    syncs: u32,
+    /// Slots that wait for their turn to sync: invariant 5.
+    sync_queue: VecDeque<u16>,
     /// Cancellations that found no room.
     cancels_waiting: u32,
     tell: Box<dyn Fn(String) + Send>,
@@ -127,6 +134,8 @@ impl BridgeServer {
             flush_failed: false,
             stopping: false,
             parked: 0,
+            syncs: 0,
+            sync_queue: VecDeque::with_capacity(info.depth as usize),
             cancels_waiting: 0,
             tell,
             stats: BridgeStats::default(),
@@ -204,20 +213,25 @@ impl BridgeServer {
     /// Gives the kernel the next operation of a request, or ends it.
     fn issue(&mut self, slot: u16, desk: &mut Desk<'_>) {
         let (road, polled, failed) = (self.road, self.polled, self.flush_failed);
+        // Invariant 5.
+        let sync_waits = self.syncs != 0 && road.is_cached();
         let Some(flight) = self.flight(slot) else { return };
         if failed && flight.durable() {
             flight.end((BRIDGE_UNFLUSHED, 0));
             return self.finish(slot);
         }
-        let Some(next) = road.next(flight, desk.links()) else {
+        let Some(next) = road.next(flight, desk.links() && !sync_waits) else {
             flight.end(landing::errno(-libc::EINVAL));
             return self.finish(slot);
         };
+        if sync_waits && next.syncs {
+            return self.queue_sync(slot);
+        }
         let which = match next.sync {
             None if polled && next.op.is_transfer() => Which::Poll,
             _ => Which::Main,
         };
-        // Nothing is written before it is sure that the operation goes: invariant 5.
+        // Nothing is written before it is sure that the operation goes: invariant 6.
         if desk.room(which) < ENTRIES {
             return self.park(slot);
         }
@@ -239,12 +253,31 @@ impl BridgeServer {
         flight.fixed = next.is_fixed();
         flight.syncing = next.syncs;
         flight.outstanding = 1 + u8::from(next.sync.is_some());
-        if next.syncs || next.sync.is_some() {
+        let begins_sync = next.syncs || next.sync.is_some();
+        if begins_sync {
             flight.durability = Durability::Begun;
         }
         let was_parked = std::mem::replace(&mut flight.parked, false);
         self.parked -= u32::from(was_parked);
+        self.syncs += u32::from(begins_sync);
         self.stats.operations += 1;
+    }
+
+    /// It waits until the sync in flight is over.
+    fn queue_sync(&mut self, slot: u16) {
+        let Some(flight) = self.flight(slot) else { return };
+        let was_parked = std::mem::replace(&mut flight.parked, false);
+        self.parked -= u32::from(was_parked);
+        self.sync_queue.push_back(slot);
+    }
+
+    /// A sync is over: the next one's turn, or, if it failed, the end of all that wait.
+    fn sync_over(&mut self, desk: &mut Desk<'_>) {
+        while self.syncs == 0
+            && let Some(slot) = self.sync_queue.pop_front()
+        {
+            self.issue(slot, desk);
+        }
     }
 
     /// Its operation found no room: tried again in the next turn.
@@ -323,8 +356,10 @@ impl BridgeServer {
         if std::mem::replace(&mut flight.cancelled, true) {
             return;
         }
-        if flight.parked {
+        // Nothing of it is with the kernel: parked, or waiting for its turn to sync.
+        if flight.outstanding == 0 {
             flight.end((BRIDGE_CANCELLED, 0));
+            self.sync_queue.retain(|waits| *waits != slot);
             return self.finish(slot);
         }
         self.push_cancel(slot, desk);
