@@ -3,29 +3,11 @@
 use hybrid_abi::metrics::{MetricKind, MetricUnit};
 use hybrid_abi::view::{HistogramView, MetricView};
 use hybrid_conventions::{Count, HumanBytes, HumanNanos};
-use serde_json::{Map, Value, json};
-
-/// The percentiles that are told, in millionths.
-pub(crate) const PERCENTILES: [(&str, u32); 6] = [
-    ("p50", 500_000),
-    ("p90", 900_000),
-    ("p99", 990_000),
-    ("p99_9", 999_000),
-    ("p99_99", 999_900),
-    ("p99_999", 999_990),
-];
+use serde_json::{Value, json};
 
 /// Count, mean, percentiles and the greatest.
 pub(crate) fn distribution(histogram: &HistogramView<'_>) -> Value {
-    let count = histogram.count();
-    let mut told = Map::new();
-    told.insert("count".to_owned(), json!(count));
-    told.insert("mean".to_owned(), json!(histogram.sum().checked_div(count).unwrap_or(0)));
-    for (name, ppm) in PERCENTILES {
-        told.insert(name.to_owned(), json!(histogram.quantile(ppm)));
-    }
-    told.insert("max".to_owned(), json!(histogram.max()));
-    Value::Object(told)
+    histogram.told().map(|(name, value)| (name.to_owned(), json!(value))).collect()
 }
 
 /// A number in the words of its unit.

@@ -9,10 +9,11 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use hybrid_abi::view::PERCENTILES;
 use hybrid_conventions::{Column, Count, Exit, HumanNanos, Nanos, Table};
 use serde_json::{Value, json};
 
-use crate::figures::{PERCENTILES, distribution};
+use crate::figures::distribution;
 use crate::hosts::{Target, Which};
 use crate::look::{Between, Look};
 use crate::stop::Stop;

@@ -150,6 +150,16 @@ impl<'a> MetricView<'a> {
     }
 }
 
+/// The percentiles that are told of every distribution, in millionths.
+pub const PERCENTILES: [(&str, u32); 6] = [
+    ("p50", 500_000),
+    ("p90", 900_000),
+    ("p99", 990_000),
+    ("p99_9", 999_000),
+    ("p99_99", 999_900),
+    ("p99_999", 999_990),
+];
+
 /// A distribution: all of it, or what came since an earlier look.
 #[derive(Clone, Copy, Debug)]
 pub struct HistogramView<'a> {
@@ -226,6 +236,15 @@ impl<'a> HistogramView<'a> {
             }
         }
         0
+    }
+
+    /// What is told of it, by name: count, mean, [`PERCENTILES`] and the greatest value.
+    pub fn told(self) -> impl Iterator<Item = (&'static str, u64)> + use<'a> {
+        let count = self.count();
+        let first = [("count", count), ("mean", self.sum().checked_div(count).unwrap_or(0))];
+        let percentiles =
+            PERCENTILES.into_iter().map(move |(name, ppm)| (name, self.quantile(ppm)));
+        first.into_iter().chain(percentiles).chain([("max", self.max())])
     }
 }
 

@@ -13,16 +13,6 @@ use core_runtime::partition::PartitionState;
 use super::Identity;
 use super::look::Look;
 
-/// The percentiles that are told, in millionths.
-const PERCENTILES: [(&str, u32); 6] = [
-    ("p50", 500_000),
-    ("p90", 900_000),
-    ("p99", 990_000),
-    ("p99_9", 999_000),
-    ("p99_99", 999_900),
-    ("p99_999", 999_990),
-];
-
 /// Who it is and how it is.
 #[must_use]
 pub fn partition(identity: &Identity, look: Option<&Look>) -> Value {
@@ -85,15 +75,6 @@ fn one(metric: &MetricView<'_>, before: Option<&MetricsView<'_>>) -> (String, Va
 }
 
 /// Count, mean, percentiles and the greatest.
-#[must_use]
-pub fn distribution(histogram: &HistogramView<'_>) -> Value {
-    let count = histogram.count();
-    let mut told = Map::new();
-    told.insert("count".to_owned(), json!(count));
-    told.insert("mean".to_owned(), json!(histogram.sum().checked_div(count).unwrap_or(0)));
-    for (name, ppm) in PERCENTILES {
-        told.insert(name.to_owned(), json!(histogram.quantile(ppm)));
-    }
-    told.insert("max".to_owned(), json!(histogram.max()));
-    Value::Object(told)
+fn distribution(histogram: &HistogramView<'_>) -> Value {
+    histogram.told().map(|(name, value)| (name.to_owned(), json!(value))).collect()
 }
