@@ -22,7 +22,7 @@ use host_bridge::affinity::{allowed, pin_to};
 use host_bridge::facts::MachineFacts;
 use host_bridge::sys::usage::ThreadUsage;
 use host_bridge::topology::Topology;
-use hybrid_conventions::{Column, Exit, Table};
+use hybrid_conventions::{Column, Exit, Table, not_started};
 use serde_json::{Value, json};
 use zerocopy::IntoBytes;
 
@@ -259,11 +259,7 @@ fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             ExitCode::from(Exit::Error.code())
         }),
-        Err(error) => {
-            let _ = error.print();
-            let exit = if error.use_stderr() { Exit::Error } else { Exit::Ok };
-            ExitCode::from(exit.code())
-        }
+        Err(error) => not_started(&error),
     }
 }
 

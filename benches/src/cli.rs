@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use hybrid_conventions::Exit;
+use hybrid_conventions::{Exit, not_started};
 
 use crate::report::Report;
 
@@ -57,11 +57,7 @@ impl Args {
 pub fn main(bench: impl FnOnce(&Args) -> anyhow::Result<Report>) -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
-        Err(error) => {
-            let _ = error.print();
-            let exit = if error.use_stderr() { Exit::Error } else { Exit::Ok };
-            return ExitCode::from(exit.code());
-        }
+        Err(error) => return not_started(&error),
     };
     let exit = match bench(&args) {
         Ok(report) => {

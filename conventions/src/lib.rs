@@ -1,8 +1,8 @@
 //! CPU sets, BDFs, sizes, times, devices and exit codes, parsed and printed one way everywhere.
 //!
 //! Every binary of the project calls this at its edges: command lines, sysfs files, reports. It
-//! does no I/O, allocates nothing and knows no other crate of ours; it only turns text into types
-//! that cannot be wrong, and types into text.
+//! does no I/O (but for what the feature `command-line` prints), allocates nothing and knows no
+//! other crate of ours; it only turns text into types that cannot be wrong, and types into text.
 //!
 //! Invariants:
 //! 1. What [`core::fmt::Display`] prints, [`core::str::FromStr`] (or `parse`) reads back.
@@ -13,11 +13,13 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
-#[cfg(all(feature = "std", not(test)))]
+#[cfg(all(any(feature = "std", feature = "command-line"), not(test)))]
 extern crate std;
 
 mod bdf;
 mod bytes;
+#[cfg(feature = "command-line")]
+mod command_line;
 mod cpu_set;
 mod device;
 mod exit;
@@ -31,6 +33,8 @@ pub mod testing;
 
 pub use bdf::{Bdf, BdfError, BdfPattern};
 pub use bytes::{Bytes, BytesError};
+#[cfg(feature = "command-line")]
+pub use command_line::not_started;
 pub use cpu_set::{CpuSet, CpuSetError, Cpus, KernelMask};
 pub use device::{DeviceSpec, DeviceSpecError};
 pub use exit::{Exit, UnknownExit};

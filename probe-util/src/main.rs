@@ -20,7 +20,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use hybrid_conventions::Exit;
+use hybrid_conventions::{Exit, not_started};
 
 /// Look at the partitions of hybrid-runtime, and read what they leave behind
 #[derive(Debug, Parser)]
@@ -56,12 +56,7 @@ enum Command {
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are no errors; the stream is clap's choice.
-            let _ = error.print();
-            let exit = if error.use_stderr() { Exit::Error } else { Exit::Ok };
-            return ExitCode::from(exit.code());
-        }
+        Err(error) => return not_started(&error),
     };
     let outcome = match &cli.command {
         Command::Dump(args) => dump::command(args),

@@ -31,7 +31,7 @@ mod wish;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use hybrid_conventions::Exit;
+use hybrid_conventions::not_started;
 
 use failure::Failure;
 use root::Root;
@@ -108,12 +108,7 @@ fn main() -> ExitCode {
     let parsed = with_settings(Cli::command()).try_get_matches();
     let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are no errors; the stream is clap's choice.
-            let _ = error.print();
-            let exit = if error.use_stderr() { Exit::Error } else { Exit::Ok };
-            return ExitCode::from(exit.code());
-        }
+        Err(error) => return not_started(&error),
     };
     let root = Root::at("/");
     let outcome = match &cli.command {

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use hybrid_conventions::{Exit, Nanos};
+use hybrid_conventions::{Exit, Nanos, not_started};
 
 use crate::project::Project;
 
@@ -164,11 +164,7 @@ Exit codes: that of the command in the guest; 1 if there was none, 3 if somethin
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            let exit = if error.use_stderr() { Exit::Error } else { Exit::Ok };
-            return ExitCode::from(exit.code());
-        }
+        Err(error) => return not_started(&error),
     };
     let code = run(cli.command).unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -21,7 +21,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
-use hybrid_conventions::{Column, Exit, Table};
+use hybrid_conventions::{Column, Exit, Table, not_started};
 
 /// A count that is more than this many hundredths of the baseline has got worse.
 const LIMIT: f64 = 110.0;
@@ -54,11 +54,7 @@ struct Args {
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
-        Err(error) => {
-            let _ = error.print();
-            let exit = if error.use_stderr() { Exit::Error } else { Exit::Ok };
-            return ExitCode::from(exit.code());
-        }
+        Err(error) => return not_started(&error),
     };
     let exit = run(&args).unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -17,7 +17,7 @@ use host_bridge::backend::model::{
 use host_bridge::sys::signals::StopSignals;
 use host_bridge::topology::Topology;
 use host_bridge::vfio_user_server::{ServerOptions, VfioUserServer};
-use hybrid_conventions::{Bytes, Count, Exit, HumanBytes, Nanos, TimeUnit};
+use hybrid_conventions::{Bytes, Count, Exit, HumanBytes, Nanos, TimeUnit, not_started};
 use nvme_spec::AdminOpcode;
 use rustix::process::{Signal, getpid, kill_process};
 
@@ -185,12 +185,7 @@ type Failure = (Exit, String);
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are no errors; the stream is clap's choice.
-            let _ = error.print();
-            let exit = if error.use_stderr() { Exit::Error } else { Exit::Ok };
-            return ExitCode::from(exit.code());
-        }
+        Err(error) => return not_started(&error),
     };
     let exit = run(&cli).unwrap_or_else(|(exit, line)| {
         note(&line);

@@ -30,7 +30,7 @@ mod values;
 use std::process::ExitCode;
 
 use clap::Parser;
-use hybrid_conventions::Exit;
+use hybrid_conventions::not_started;
 
 use cli::{Cli, Command};
 use failure::Failure;
@@ -44,12 +44,7 @@ host_bridge::partition_main! {
 fn host() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are no errors; the stream is clap's choice.
-            let _ = error.print();
-            let exit = if error.use_stderr() { Exit::Error } else { Exit::Ok };
-            return ExitCode::from(exit.code());
-        }
+        Err(error) => return not_started(&error),
     };
     output::log_as(cli.log_format());
     let outcome = match &cli.command {

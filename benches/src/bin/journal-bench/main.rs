@@ -14,7 +14,7 @@ mod wire;
 use std::process::ExitCode;
 
 use clap::Parser;
-use hybrid_conventions::Exit;
+use hybrid_conventions::{Exit, not_started};
 use serde_json::{Value, json};
 
 use cli::Cli;
@@ -31,12 +31,7 @@ host_bridge::partition_main! {
 fn host() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are no errors; the stream is clap's choice.
-            let _ = error.print();
-            let exit = if error.use_stderr() { Exit::Error } else { Exit::Ok };
-            return ExitCode::from(exit.code());
-        }
+        Err(error) => return not_started(&error),
     };
     match measure(&cli) {
         Ok(exit) => ExitCode::from(exit.code()),

@@ -33,7 +33,7 @@ mod wire;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
-use hybrid_conventions::Exit;
+use hybrid_conventions::{Exit, not_started};
 
 use cli::{Cli, Command, OutputArgs, RunArgs};
 use failure::{Failure, check_folders, write_file};

@@ -15,7 +15,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use hybrid_conventions::Exit;
+use hybrid_conventions::{Exit, not_started};
 
 use cli::Cli;
 
@@ -39,12 +39,7 @@ impl Failure {
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are no errors; the stream is clap's choice.
-            let _ = error.print();
-            let exit = if error.use_stderr() { Exit::Error } else { Exit::Ok };
-            return ExitCode::from(exit.code());
-        }
+        Err(error) => return not_started(&error),
     };
     let exit = run::all(&cli).unwrap_or_else(|Failure { exit, line }| {
         let _ = writeln!(std::io::stderr(), "conformance: {line}");

@@ -28,7 +28,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use host_bridge::topology::Topology;
 use host_bridge::{Entry, Runtime};
-use hybrid_conventions::{CpuSet, DeviceSpec, Exit};
+use hybrid_conventions::{CpuSet, DeviceSpec, Exit, not_started};
 
 use crate::kind::Kind;
 use crate::rounds::{Options, Outcome};
@@ -92,12 +92,7 @@ fn parse_time(text: &str) -> Result<std::time::Duration, String> {
 fn host() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are results.
-            let exit = if error.use_stderr() { Exit::Error } else { Exit::Ok };
-            let _ = error.print();
-            return exit.code().into();
-        }
+        Err(error) => return not_started(&error),
     };
     match drill(&cli) {
         Ok(exit) => exit.code().into(),

@@ -14,7 +14,7 @@ use clap::Parser;
 use host_bridge::Runtime;
 use host_bridge::topology::Topology;
 use host_bridge::warnings::Warnings;
-use hybrid_conventions::{CpuSet, Exit};
+use hybrid_conventions::{CpuSet, Exit, not_started};
 
 /// Several partitions on cores of their own: their rings, their memory's places, and how long a
 /// record takes from one core to another.
@@ -102,11 +102,10 @@ host_bridge::partition_main! {
 }
 
 fn host() -> ExitCode {
-    let cli = Cli::try_parse().unwrap_or_else(|error| {
-        let _ = error.print();
-        let exit = if error.use_stderr() { Exit::Error } else { Exit::Ok };
-        std::process::exit(exit.code().into())
-    });
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return not_started(&error),
+    };
     let exit = run(cli).unwrap_or_else(|error| {
         eprintln!("error: {error}");
         Exit::Error

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use hybrid_conventions::{DeviceSpec, Exit};
+use hybrid_conventions::{DeviceSpec, Exit, not_started};
 
 /// Drills for a drive behind VFIO, and for whoever drives it.
 #[derive(Debug, Parser)]
@@ -90,12 +90,7 @@ fn parse_address(text: &str) -> Result<u64, String> {
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are results.
-            let exit = if error.use_stderr() { Exit::Error } else { Exit::Ok };
-            let _ = error.print();
-            return exit.code().into();
-        }
+        Err(error) => return not_started(&error),
     };
     let result = DeviceSpec::parse(&cli.device)
         .map_err(|error| (Exit::Error, error.to_string()))

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser as _;
-use hybrid_conventions::Exit;
+use hybrid_conventions::{Exit, not_started};
 use hybrid_sim::{
     CATALOGUE, HEADING, Limit, Outcome, Plan, Shape, Total, Watch, campaign, run, shrink,
 };
@@ -25,11 +25,7 @@ const SHRINK_RUNS: u32 = 4_000;
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            let exit = if error.use_stderr() { Exit::Error } else { Exit::Ok };
-            return ExitCode::from(exit.code());
-        }
+        Err(error) => return not_started(&error),
     };
     let exit = act(&cli).unwrap_or_else(|error| {
         eprintln!("error: {error}");
