@@ -121,6 +121,7 @@ const OPTIONS: [(&str, &str); 78] = [
     ("--metrics-textfile", "telemetry::a_client_restarts_and_drains_the_partition_..."),
     ("--no-control", "telemetry::a_place_that_cannot_be_had_is_one_line_with_what_to_change"),
     ("--report", "telemetry::a_report_is_a_page_that_holds_everything_it_shows"),
+    ("--report-beside", "telemetry::a_report_is_a_page_that_holds_everything_it_shows"),
     ("--run-dir", "telemetry::figures_are_served_while_it_runs"),
     ("--freeze-budget-over", "host-bridge's probes::tests"),
     ("--freeze-dir", "host-bridge's probes::tests"),

@@ -4,8 +4,10 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use hybrid_conventions::testing::skipped;
 use serde_json::{Value, json};
 
 use crate::machine::Machine;
@@ -171,8 +173,80 @@ fn a_report_is_a_page_that_holds_everything_it_shows() {
         let hgrm = std::fs::read_to_string(path).expect("percentiles");
         assert!(hgrm.contains("Percentile TotalCount") && hgrm.contains("#[Max     ="), "{hgrm}");
     }
+    // What the first run measured, on the second one's axes.
+    let (again, reads) = (dir.path("again.html"), page.with_extension("reads.hgrm"));
+    let beside = ["--report-beside", text(&reads)];
+    let args = [&["--messages", "10k", "--no-control", "--report", text(&again)][..], &beside];
+    machine.run(&args.concat()).ok();
+    let html = std::fs::read_to_string(&again).expect("the page");
+    assert_eq!(html.matches("<polyline class=\"line beside1\"").count(), 2, "both charts");
+    assert!(html.contains("<span class=\"key beside1\">out.reads</span>"), "it has a name");
+
     let nowhere = dir.path("no/out.html");
-    let run = machine.run(&["--messages", "10k", "--no-control", "--report", text(&nowhere)]);
-    assert_eq!(run.code(), Some(1), "{run:?}");
-    assert!(run.stderr.contains("--report: ") && run.stderr.contains("is not written"), "{run:?}");
+    let args = ["--messages", "10k", "--no-control", "--report", text(&nowhere)];
+    machine.run(&args).refused(1, &["--report: ", "is not written", "a folder that is there"]);
+    let args = [&args[..4], &[text(&again), "--report-beside", text(&again)]].concat();
+    machine.run(&args).refused(1, &["--report-beside: ", "again.html: line 1: "]);
+}
+
+/// A browser that runs without a screen, if there is one.
+fn browser() -> Option<&'static str> {
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    names.into_iter().find(|name| Command::new(name).arg("--version").output().is_ok())
+}
+
+/// What a browser makes of the page in a window of that width: its own width, its background, its
+/// charts and tables that are broader than the window, and the least height of a chart's letters.
+fn rendered(browser: &str, dir: &TempDir, html: &str, width: u32, dark: bool) -> String {
+    let (framed, profile) = (dir.path("framed.html"), dir.path("profile"));
+    let page = html.replace('&', "&amp;").replace('"', "&quot;");
+    let script = "onload = () => { const d = f.contentDocument, w = d.documentElement.clientWidth; \
+         const all = [...d.querySelectorAll('svg, section, .tile')]; \
+         const broad = all.filter(e => e.getBoundingClientRect().right > w).length; \
+         const letters = [...d.querySelectorAll('svg text')].map(e => \
+             parseFloat(getComputedStyle(e).fontSize) * e.getScreenCTM().a); \
+         seen.textContent = [d.documentElement.scrollWidth, \
+             getComputedStyle(d.body).backgroundColor.replaceAll(' ', ''), broad, \
+             Math.min(...letters).toFixed(1), d.querySelectorAll('svg').length].join(' '); }";
+    let text = format!(
+        "<body><iframe id=f width={width} height=900 style=\"border:0\" srcdoc=\"{page}\"></iframe>\
+         <pre id=seen></pre><script>{script}</script>"
+    );
+    std::fs::write(&framed, text).expect("written");
+    let mut command = Command::new(browser);
+    command.args(["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]);
+    command.arg(format!("--user-data-dir={}", profile.display()));
+    if dark {
+        command.arg("--force-dark-mode");
+    }
+    let output = command.arg(format!("file://{}", framed.display())).output().expect("it runs");
+    let dom = String::from_utf8_lossy(&output.stdout).into_owned();
+    let seen = dom.split("<pre id=\"seen\">").nth(1).and_then(|rest| rest.split('<').next());
+    seen.unwrap_or_else(|| panic!("{output:?}")).to_owned()
+}
+
+#[test]
+fn a_report_is_readable_on_a_phone_and_in_the_dark() {
+    let name = "a_report_is_readable_on_a_phone_and_in_the_dark";
+    let Some(machine) = Machine::of(name) else { return };
+    let Some(browser) = browser() else {
+        return skipped(name, "it needs a browser (apt-get install chromium)");
+    };
+    let dir = TempDir::new();
+    let page = dir.path("out.html");
+    machine.run(&["--messages", "10k", "--no-control", "--report", text(&page)]).ok();
+    let html = std::fs::read_to_string(&page).expect("the page");
+    let mut grounds = Vec::new();
+    for (width, dark) in [(390, false), (390, true), (1000, false)] {
+        let seen = rendered(browser, &dir, &html, width, dark);
+        let words: Vec<_> = seen.split(' ').collect();
+        let [wide, ground, broad, letters, charts] = words[..] else { panic!("{seen}") };
+        assert_eq!(wide, width.to_string(), "nothing has to be pushed aside: {seen}");
+        assert_eq!(broad, "0", "{seen}");
+        assert!(letters.parse::<f64>().is_ok_and(|height| height >= 9.0), "{seen}");
+        assert_eq!(charts, html.matches("<svg ").count().to_string(), "{seen}");
+        grounds.push(ground.to_owned());
+    }
+    assert_ne!(grounds[0], grounds[1], "light and dark");
+    assert_eq!(grounds[0], grounds[2]);
 }

@@ -3,6 +3,8 @@
 
 use std::fmt::Write as _;
 
+use super::escape;
+
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 340.0;
 const LEFT: f64 = 104.0;
@@ -113,9 +115,10 @@ impl Chart {
         for (x, y, tip) in points {
             let _ = writeln!(
                 self.body,
-                "<circle class=\"dot {class}\" cx={:.1} cy={:.1} r=4><title>{tip}</title></circle>",
+                "<circle class=\"dot {class}\" cx={:.1} cy={:.1} r=4><title>{}</title></circle>",
                 self.at_x(*x),
                 self.at_y(*y),
+                escape(tip),
             );
         }
     }

@@ -286,6 +286,10 @@ pub(crate) struct MachineArgs {
     /// Write a page with charts of the run; beside it .csv and .hgrm files with what they show
     #[arg(long, value_name = "FILE.html", help_heading = "Output")]
     pub(crate) report: Option<PathBuf>,
+    /// Draw another run's or program's latencies on the page's axes: a percentile file of
+    /// HdrHistogram's, in microseconds; up to four times
+    #[arg(long, value_name = "FILE.hgrm", requires = "report", help_heading = "Output")]
+    pub(crate) report_beside: Vec<PathBuf>,
     /// No progress and no notes on stderr; errors still
     #[arg(short, long, help_heading = "Output")]
     pub(crate) quiet: bool,

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use core_runtime::metrics::MetricsReader;
+use host_bridge::page::Distribution;
 
 /// Time between two looks at first.
 const EVERY: Duration = Duration::from_millis(10);
@@ -37,14 +38,6 @@ pub(crate) struct Piece {
     pub(crate) io_bytes: u64,
     pub(crate) stolen_ns: u64,
     pub(crate) latency: Buckets,
-}
-
-/// A distribution as it was at the end.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Distribution {
-    pub(crate) buckets: Vec<(u64, u64)>,
-    pub(crate) sum_ns: u64,
-    pub(crate) max_ns: u64,
 }
 
 /// All of it.
@@ -169,31 +162,11 @@ fn buckets(metrics: &MetricsReader, name: &str) -> Buckets {
     all.filter(|(_, count)| *count != 0).collect()
 }
 
-impl Distribution {
-    /// What stands there now.
-    pub(crate) fn read(metrics: &MetricsReader, name: &str) -> Self {
-        let Some(histogram) = metrics.histogram(name) else { return Self::default() };
-        Self {
-            buckets: histogram.buckets().filter(|(_, count)| *count != 0).collect(),
-            sum_ns: histogram.sum(),
-            max_ns: histogram.max(),
-        }
-    }
-
-    pub(crate) fn count(&self) -> u64 {
-        self.buckets.iter().map(|(_, count)| count).sum()
-    }
-
-    /// The value that so many do not exceed; 0 without any.
-    pub(crate) fn quantile(&self, parts_per_million: u64) -> u64 {
-        let rank = (u128::from(self.count()) * u128::from(parts_per_million)).div_ceil(1_000_000);
-        let mut seen = 0_u128;
-        let found = self.buckets.iter().find(|(_, count)| {
-            seen += u128::from(*count);
-            seen >= rank.max(1)
-        });
-        found.map_or(0, |(upper, _)| (*upper).min(self.max_ns))
-    }
+/// The distribution that stands there now.
+pub(crate) fn distribution(metrics: &MetricsReader, name: &str) -> Distribution {
+    metrics.histogram(name).map_or_else(Distribution::default, |histogram| {
+        Distribution::new(histogram.buckets(), histogram.sum(), histogram.max())
+    })
 }
 
 #[cfg(test)]

@@ -3,20 +3,15 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use host_bridge::page::svg::{Chart, Scale, decades};
-use host_bridge::page::{begin, end, hgrm, section, table, tiles};
+use host_bridge::page::latency::{self, Curve, by_percentile, over_time, tail, us};
+use host_bridge::page::svg::Scale;
+use host_bridge::page::{Beside, Distribution, begin, end, section, table, tiles};
 use hybrid_conventions::{Count, HumanBytes, HumanNanos, Si};
 
-use crate::course::{Course, Distribution, Piece};
+use crate::cli::MachineArgs;
+use crate::course::{Course, Piece};
 use crate::failure::Failure;
 use crate::report::Report;
-
-/// Quantiles of the percentile plot, in millionths.
-const CURVE: [u64; 22] = [
-    10_000, 50_000, 100_000, 200_000, 300_000, 400_000, 500_000, 600_000, 700_000, 800_000,
-    850_000, 900_000, 950_000, 975_000, 990_000, 995_000, 998_000, 999_000, 999_500, 999_900,
-    999_950, 999_990,
-];
 
 /// What the charts show beside the report.
 #[derive(Debug)]
@@ -28,10 +23,9 @@ pub(crate) struct Shown {
     pub(crate) passes: Distribution,
     pub(crate) stolen: Distribution,
     pub(crate) exceeded: Distribution,
+    /// What others measured.
+    pub(crate) beside: Vec<Beside>,
 }
-
-/// A curve: its class in the style sheet, its name, its values.
-type Curve<'a> = (&'static str, &'static str, &'a Distribution);
 
 /// A value of a piece, and the class of its line.
 type Line = (&'static str, fn(&Piece) -> Option<f64>);
@@ -43,8 +37,27 @@ impl Shown {
             ("p99", "writes in the window", &self.writes),
             ("all", "single reads", &self.singles),
         ];
-        all.into_iter().filter(|(_, _, values)| values.count() != 0).collect()
+        let own = all.into_iter().map(|(class, name, values)| Curve { class, name, values });
+        let own = own.filter(|curve| curve.values.count() != 0);
+        own.chain(self.beside.iter().map(Beside::curve)).collect()
     }
+}
+
+/// What a page is made from, if one is asked for: whether it can be written is known before
+/// anything runs for it.
+pub(crate) fn prepare(machine: &MachineArgs) -> Result<(Option<Course>, Vec<Beside>), Failure> {
+    if let Some(path) = &machine.report {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if folder.is_some_and(|folder| !folder.is_dir()) || path.is_dir() {
+            return Err(Failure::error(format_args!(
+                "--report: {} is not written: it has to be a file in a folder that is there",
+                path.display()
+            )));
+        }
+    }
+    let beside = Beside::read(&machine.report_beside)
+        .map_err(|why| Failure::error(format_args!("--report-beside: {why}")))?;
+    Ok((machine.report.as_ref().map(|_| Course::new()), beside))
 }
 
 /// Writes the page, `.csv` with its pieces, and `.reads.hgrm` and `.writes.hgrm`.
@@ -58,8 +71,7 @@ pub(crate) fn write(path: &Path, report: &Report, shown: &Shown) -> Result<(), F
     put(&path.with_extension("csv"), &csv(shown.course.pieces()))?;
     for (name, values) in [("reads", &shown.reads), ("writes", &shown.writes)] {
         if values.count() != 0 {
-            let text = hgrm(&values.buckets, values.sum_ns, values.max_ns);
-            put(&path.with_extension(format!("{name}.hgrm")), &text)?;
+            put(&path.with_extension(format!("{name}.hgrm")), &values.hgrm())?;
         }
     }
     Ok(())
@@ -75,15 +87,15 @@ fn page(report: &Report, shown: &Shown) -> String {
     out.push_str(&top_tiles(report, shown));
     let curves = shown.curves();
     if !curves.is_empty() {
-        let keys: Vec<_> = curves.iter().map(|(class, name, _)| (*class, *name)).collect();
-        let words = "Each step to the right is ten times rarer. A percentile beyond the last \
-                     sample is not drawn.";
-        out.push_str(&section("Latency by percentile", &keys, &percentiles(&curves), words));
+        let keys: Vec<_> = curves.iter().map(|curve| (curve.class, curve.name)).collect();
+        let words = "Each step to the right is ten times rarer. A curve ends with its greatest \
+                     sample.";
+        out.push_str(&section("Latency by percentile", &keys, &by_percentile(&curves), words));
         let words = "The share of commands above each latency (one minus the empirical \
                      distribution function), both axes logarithmic.";
         out.push_str(&section("How many were slower", &keys, &tail(&curves), words));
     }
-    over_time(&mut out, shown.course.pieces());
+    course(&mut out, shown.course.pieces());
     out.push_str(&stages(report));
     out.push_str(&quiet(report, shown));
     out.push_str(&facts(report));
@@ -105,7 +117,7 @@ fn top_tiles(report: &Report, shown: &Shown) -> String {
     if reads.count() != 0 {
         let at = |ppm| HumanNanos(reads.quantile(ppm)).to_string();
         all.push(("reads, p50", at(500_000), format!("{} samples", Count(reads.count()))));
-        all.push(("reads, p99", at(990_000), format!("max {}", HumanNanos(reads.max_ns))));
+        all.push(("reads, p99", at(990_000), format!("max {}", HumanNanos(reads.max_ns()))));
     }
     let core = &report.core;
     let share = 100.0 * core.stolen_ns as f64 / core.ran_ns.max(1) as f64;
@@ -114,89 +126,8 @@ fn top_tiles(report: &Report, shown: &Shown) -> String {
     tiles(&all)
 }
 
-fn latency_ticks(from: f64, to: f64) -> Vec<(f64, String)> {
-    let label = |us: f64| {
-        let ns = format!("{:.0}", us * 1e3).parse().unwrap_or(0);
-        HumanNanos(ns).to_string().replace(".0", "")
-    };
-    decades(from, to).into_iter().map(|us| (us, label(us))).collect()
-}
-
-fn us(ns: u64) -> f64 {
-    ns as f64 / 1e3
-}
-
-/// Least and greatest latency of all curves, with a margin.
-fn ends(curves: &[Curve<'_>]) -> (f64, f64) {
-    let least = curves.iter().filter_map(|(_, _, v)| v.buckets.first()).map(|(ns, _)| *ns).min();
-    let most = curves.iter().map(|(_, _, values)| values.max_ns).max();
-    let (low, high) = (us(least.unwrap_or(1)) * 0.8, us(most.unwrap_or(1)) * 1.2);
-    (low.max(0.001), high.max(low * 2.0))
-}
-
-fn percentiles(curves: &[Curve<'_>]) -> String {
-    let (low, high) = ends(curves);
-    let nines = |ppm: u64| -(1.0 - ppm as f64 / 1e6).log10();
-    let words = "latency by percentile, towards the tail";
-    let mut chart = Chart::new(Scale::Linear(0.0, 5.0), Scale::Log(low, high), words);
-    chart.y_ticks(&latency_ticks(low, high), "latency");
-    let marks = [
-        (0, "0"),
-        (900_000, "90"),
-        (990_000, "99"),
-        (999_000, "99.9"),
-        (999_900, "99.99"),
-        (999_990, "99.999"),
-    ];
-    chart.x_ticks(&marks.map(|(ppm, label)| (nines(ppm), label.to_owned())), "percentile");
-    for (class, name, values) in curves {
-        let count = values.count() as f64;
-        let known = |ppm: &u64| *ppm <= 500_000 || count * (1.0 - *ppm as f64 / 1e6) >= 1.0;
-        let at = |ppm: u64| (nines(ppm), us(values.quantile(ppm)));
-        let points: Vec<_> = CURVE.into_iter().filter(known).map(at).collect();
-        chart.line(class, &points);
-        let named = [500_000, 900_000, 990_000, 999_000, 999_900];
-        let dots: Vec<_> = named
-            .into_iter()
-            .filter(known)
-            .map(|ppm| {
-                let (x, y) = at(ppm);
-                let percent = ppm as f64 / 1e4;
-                (x, y, format!("{name}, p{percent}: {}", HumanNanos(values.quantile(ppm))))
-            })
-            .collect();
-        chart.dots(class, &dots);
-    }
-    chart.finish()
-}
-
-fn tail(curves: &[Curve<'_>]) -> String {
-    let (low, high) = ends(curves);
-    let most = curves.iter().map(|(_, _, values)| values.count()).max().unwrap_or(10).max(10);
-    let floor = 10_f64.powf(-(most as f64).log10().ceil());
-    let words = "share of commands above each latency";
-    let mut chart = Chart::new(Scale::Log(low, high), Scale::Log(floor, 1.0), words);
-    let share = |value: f64| format!("{} %", (value * 1e8).round() / 1e6);
-    let tens = |value: &f64| (value.log10() - value.log10().round()).abs() < 1e-6;
-    let shares: Vec<_> =
-        decades(floor, 1.0).into_iter().filter(tens).map(|value| (value, share(value))).collect();
-    chart.y_ticks(&shares, "share that is slower");
-    chart.x_ticks(&latency_ticks(low, high), "latency");
-    for (class, _, values) in curves {
-        let count = values.count() as f64;
-        let (mut left, mut points) = (values.count(), Vec::new());
-        for (upper, in_it) in &values.buckets {
-            points.push((us((*upper).min(values.max_ns)), left as f64 / count));
-            left -= in_it;
-            points.push((us((*upper).min(values.max_ns)), (left as f64 / count).max(floor)));
-        }
-        chart.line(class, &points);
-    }
-    chart.finish()
-}
-
 /// The charts whose horizontal axis is time.
-fn over_time(out: &mut String, pieces: &[Piece]) {
+fn course(out: &mut String, pieces: &[Piece]) {
     if pieces.len() < 2 {
         return;
     }
@@ -208,7 +139,8 @@ fn over_time(out: &mut String, pieces: &[Piece]) {
         .iter()
         .map(|piece| per_second(piece, piece.written_bytes.max(piece.read_bytes)))
         .fold(1.0, f64::max);
-    let mut chart = time_chart(pieces, Scale::Linear(0.0, most * 1.1), "feed bytes a second");
+    let times: Vec<_> = pieces.iter().map(time_of).collect();
+    let mut chart = over_time(&times, Scale::Linear(0.0, most * 1.1), "feed bytes a second");
     let step = most * 1.1 / 4.0;
     let ticks: Vec<_> =
         (0..=4).map(|n| f64::from(n) * step).map(|at| (at, format!("{at:.0} MiB/s"))).collect();
@@ -233,8 +165,8 @@ fn over_time(out: &mut String, pieces: &[Piece]) {
     let min = pieces.iter().filter_map(|piece| piece.quantile(500_000)).min();
     let (Some(max), Some(min)) = (max, min) else { return };
     let (low, high) = (us(min) * 0.8, us(max) * 1.2);
-    let mut chart = time_chart(pieces, Scale::Log(low, high), "latency over time");
-    chart.y_ticks(&latency_ticks(low, high), "latency");
+    let mut chart = over_time(&times, Scale::Log(low, high), "latency over time");
+    chart.y_ticks(&latency::ticks(low, high), "latency");
     let lines: [Line; 3] = [
         ("max", |piece| piece.quantile(1_000_000).map(us)),
         ("p99", |piece| piece.quantile(990_000).map(us)),
@@ -249,28 +181,12 @@ fn over_time(out: &mut String, pieces: &[Piece]) {
 }
 
 fn points(pieces: &[Piece], of: impl Fn(&Piece) -> Option<f64>) -> Vec<(f64, f64)> {
-    let middle = |piece: &Piece| f64::midpoint(piece.from.as_secs_f64(), piece.to.as_secs_f64());
-    pieces.iter().filter_map(|piece| Some((middle(piece), of(piece)?))).collect()
+    pieces.iter().filter_map(|piece| Some((time_of(piece).middle(), of(piece)?))).collect()
 }
 
-/// An empty one with time along the bottom and stolen time as bands.
-fn time_chart(pieces: &[Piece], scale: Scale, words: &str) -> Chart {
-    let end = pieces.last().map_or(1.0, |piece| piece.to.as_secs_f64());
-    let mut chart = Chart::new(Scale::Linear(0.0, end), scale, words);
-    for piece in pieces.iter().filter(|piece| piece.stolen_ns != 0) {
-        let (from, to) = (piece.from.as_secs_f64(), piece.to.as_secs_f64());
-        let share = piece.stolen_ns as f64 / 1e9 / (to - from).max(1e-9);
-        let tip = format!("{:.1} % taken away, {from:.2} s to {to:.2} s", share * 100.0);
-        chart.band("stolen", from, to, share, &tip);
-    }
-    let name = |at: f64| match end < 1.0 {
-        true => format!("{:.0} ms", at * 1e3),
-        false => format!("{at:.1} s"),
-    };
-    let step = end / 5.0;
-    let ticks: Vec<_> = (0..=5).map(|n| step * f64::from(n)).map(|at| (at, name(at))).collect();
-    chart.x_ticks(&ticks, "time");
-    chart
+fn time_of(piece: &Piece) -> latency::Piece {
+    let (from, to) = (piece.from.as_secs_f64(), piece.to.as_secs_f64());
+    latency::Piece { from, to, stolen: piece.stolen_ns as f64 / 1e9 / (to - from).max(1e-9) }
 }
 
 fn stages(report: &Report) -> String {
@@ -323,7 +239,7 @@ fn quiet(report: &Report, shown: &Shown) -> String {
         let mut row = vec![name.to_owned(), Count(values.count()).to_string()];
         let quantiles = [500_000, 990_000, 999_000, 999_900];
         row.extend(quantiles.into_iter().map(|ppm| time(values.quantile(ppm))));
-        row.push(time(values.max_ns));
+        row.push(time(values.max_ns()));
         rows.push(row);
     }
     let mut out = table("How quiet the core was", &rows);

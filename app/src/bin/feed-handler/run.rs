@@ -12,6 +12,7 @@ use feed_handler::handler::entry::{self, ENTRY_NAME};
 use feed_handler::handler::job::books_bytes;
 use feed_handler::synth::SynthConfig;
 use host_bridge::backend::{Backend, ModelBackend};
+use host_bridge::page::Beside;
 use host_bridge::supervisor::counters::Counters;
 use host_bridge::supervisor::{Next, Status, Supervisor};
 use host_bridge::sys::signals::{StopSignal, StopSignals};
@@ -31,13 +32,13 @@ use hybrid_conventions::{Count, CpuSet, Exit};
 use zerocopy::IntoBytes;
 
 use crate::cli::{DayArgs, IngestArgs, MachineArgs, ReplayArgs};
-use crate::course::{Course, Distribution};
+use crate::course::{Course, distribution};
 use crate::device::Need;
 use crate::events::Events;
 use crate::failure::Failure;
 use crate::feed::{Feed, refuse_same_file};
 use crate::output;
-use crate::page::Shown;
+use crate::page::{self, Shown};
 use crate::progress::Progress;
 use crate::storage::{Choice, Storage, image_of, not_started};
 use crate::summary;
@@ -235,6 +236,7 @@ pub(crate) fn new_job(machine: &MachineArgs, flags: u32, feed: Option<&Feed>) ->
 /// Starts the partition, serves and supervises it to its end.
 pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
     let Plan { machine, job, feed, need, events, journal } = plan;
+    let (course, beside) = page::prepare(machine)?;
     let mut storage = Storage::new(machine, need)?;
     let signals = install_signals()?;
     let runtime = runtime_of(machine)?;
@@ -246,7 +248,6 @@ pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
     storage.tell(alerts.clone(), counters.clone());
     let mut backend = Some(storage.backend()?);
     let progress = Progress::new(machine.quiet, feed.as_ref().map_or(0, Feed::expected));
-    let course = machine.report.as_ref().map(|_| Course::new());
     let state = state(&job, feed.as_ref());
     let work = Work { feed, events, progress, course, job, storage, signal: None, error: None };
     let work = RefCell::new(work);
@@ -292,7 +293,7 @@ pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
     })?;
     take_events(&mut partition, &mut events);
     let figures = summary::Measured::read(&partition);
-    let shown = course.map(|course| shown(course, &partition));
+    let shown = course.map(|course| shown(course, &partition, beside));
     let mut report = partition.join();
     drop(exports);
     tell_notes(machine, need, &mut report);
@@ -389,11 +390,11 @@ impl Work<'_> {
 }
 
 /// What the page shows beside the figures.
-fn shown(mut course: Course, partition: &PartitionHandle) -> Shown {
+fn shown(mut course: Course, partition: &PartitionHandle, beside: Vec<Beside>) -> Shown {
     let metrics = partition.metrics();
     course.look(metrics, partition.incarnation());
     course.take(metrics);
-    let of = |name| Distribution::read(metrics, name);
+    let of = |name| distribution(metrics, name);
     Shown {
         course,
         reads: of("read_latency_ns"),
@@ -402,6 +403,7 @@ fn shown(mut course: Course, partition: &PartitionHandle) -> Shown {
         passes: of("poll_to_poll_ns"),
         stolen: of("stolen_gap_ns"),
         exceeded: of("budget_exceeded_ns"),
+        beside,
     }
 }
 

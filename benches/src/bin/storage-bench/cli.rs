@@ -268,9 +268,14 @@ pub(crate) struct OutputArgs {
     /// Write the result as JSON to this file too
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
-    /// Write one self-contained page with plots (takes each operation's time)
+    /// Write one self-contained page with plots (takes each operation's time); beside it .csv and
+    /// .hgrm files with what they show
     #[arg(long, value_name = "FILE.html")]
     pub(crate) report: Option<PathBuf>,
+    /// Draw another run's or program's latencies on the page's axes: a percentile file of
+    /// HdrHistogram's, in microseconds; up to four times
+    #[arg(long, value_name = "FILE.hgrm", requires = "report")]
+    pub(crate) report_beside: Vec<PathBuf>,
     /// Write percentiles and the empirical distribution function, for trends (takes each
     /// operation's time)
     #[arg(long, value_name = "FILE.csv")]

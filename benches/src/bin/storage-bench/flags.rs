@@ -139,7 +139,7 @@ const ALL: &[Mode] = &[
 type Row = (&'static str, &'static [Mode]);
 
 /// In the order of `--help`.
-const TABLE: [Row; 53] = [
+const TABLE: [Row; 54] = [
     ("depth", DEEP),
     ("bytes", CLIMBS),
     ("workload", CLIMBS),
@@ -191,6 +191,7 @@ const TABLE: [Row; 53] = [
     ("fio_json", SINGLE),
     ("out", ALL),
     ("report", TIMED),
+    ("report_beside", TIMED),
     ("csv", TIMED),
     ("quiet", ALL),
 ];
@@ -341,6 +342,7 @@ mod tests {
             "fio_json" => &["--fio-json"],
             "out" => &["--out", "o.json"],
             "report" => &["--report", "o.html"],
+            "report_beside" => &["--report", "o.html", "--report-beside", "o.hgrm"],
             "csv" => &["--csv", "o.csv"],
             "quiet" => &["--quiet"],
             _ => panic!("flag {id} has no sample: give it one, and a row in the table"),
@@ -429,7 +431,7 @@ mod tests {
     #[test]
     fn every_allowed_flag_changes_what_is_run() {
         // How the result is shown, and a permission: seen from outside, by the end-to-end tests.
-        let shown = ["json", "fio_json", "out", "quiet", "allow_writes"];
+        let shown = ["json", "fio_json", "out", "report_beside", "quiet", "allow_writes"];
         for mode in ALL {
             for (id, modes) in TABLE {
                 if !modes.contains(mode) || shown.contains(&id) || chooses(id) {

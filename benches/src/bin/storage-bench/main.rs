@@ -33,6 +33,7 @@ mod wire;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
+use host_bridge::page::Beside;
 use hybrid_conventions::{Exit, not_started};
 
 use cli::{Cli, Command, OutputArgs, RunArgs};
@@ -49,12 +50,7 @@ fn host() -> ExitCode {
     let parsed = matches.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
-        Err(error) => {
-            // Help and version are no errors; the stream is clap's choice.
-            let _ = error.print();
-            let exit = if error.use_stderr() { Exit::Error } else { Exit::Ok };
-            return ExitCode::from(exit.code());
-        }
+        Err(error) => return not_started(&error),
     };
     let outcome = match &cli.command {
         None => flags::check(&matches, &cli.run).and_then(|()| run(&cli.run)),
@@ -74,6 +70,8 @@ fn host() -> ExitCode {
 fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let OutputArgs { out, report, csv, .. } = &args.output;
     check_folders([out, report, csv])?;
+    let beside = Beside::read(&args.output.report_beside)
+        .map_err(|why| Failure::error(format_args!("--report-beside: {why}")))?;
     if args.mode.stepped {
         return stepped(args);
     }
@@ -102,7 +100,8 @@ fn run(args: &RunArgs) -> Result<Exit, Failure> {
         write_file(path, &json::csv(&ran, main))?;
     }
     if let Some(path) = &output.report {
-        write_file(path, &html::page(args, &ran, main))?;
+        write_file(path, &html::page(args, &ran, main, &beside))?;
+        write_file(&path.with_extension("csv"), &json::csv(&ran, main))?;
         if let Some(file) = html::percentile_file(&ran, main) {
             write_file(&path.with_extension("hgrm"), &file)?;
         }
