@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM as words that the commands look at, so that each ends in order.
+//! SIGINT, SIGTERM, SIGHUP and SIGQUIT as words that the commands look at, so that each ends in order.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use hybrid_conventions::Exit;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 /// How late a signal is heard at most.
 const LOOK: Duration = Duration::from_millis(20);
@@ -22,7 +22,7 @@ impl Stop {
     /// The system's.
     pub(crate) fn install() -> Result<Self> {
         let word = Arc::new(AtomicUsize::new(0));
-        for (signal, value) in [(SIGINT, 130), (SIGTERM, 143), (SIGHUP, 143)] {
+        for (signal, value) in [(SIGINT, 130), (SIGTERM, 143), (SIGHUP, 143), (SIGQUIT, 143)] {
             signal_hook::flag::register_usize(signal, Arc::clone(&word), value)
                 .context("a signal handler")?;
         }

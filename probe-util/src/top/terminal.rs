@@ -35,12 +35,14 @@ pub(super) fn run(
     delay: Duration,
     looks: Option<u64>,
 ) -> Result<Exit> {
-    let restore = Restore;
-    let mut terminal = ratatui::try_init().context("the terminal")?;
     let mut view = View { delay, color: std::env::var_os("NO_COLOR").is_none(), ..View::default() };
-    let outcome = listen(&mut terminal, &mut watch, &mut view, stop, looks);
-    drop(restore);
-    outcome
+    on_terminal(|terminal| listen(terminal, &mut watch, &mut view, stop, looks))
+}
+
+/// Has the terminal while `work` runs.
+fn on_terminal<T>(work: impl FnOnce(&mut DefaultTerminal) -> Result<T>) -> Result<T> {
+    let _restore = Restore;
+    work(&mut ratatui::try_init().context("the terminal")?)
 }
 
 fn listen(
@@ -106,7 +108,108 @@ fn obey(code: KeyCode, view: &mut View, partitions: usize) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::{Path, PathBuf};
+    use std::process::{Command, Stdio};
+
+    use hybrid_conventions::testing::skipped;
+    use rustix::process::{Pid, Signal, kill_process};
+
     use super::*;
+    use crate::hosts::Which;
+
+    #[test]
+    #[ignore = "run by the_terminal_is_as_it_was, on a terminal of its own"]
+    fn draws_until_a_signal_comes() {
+        let stop = Stop::install().expect("handlers");
+        let watch = Watch::new(Which { run_dir: vec!["/nowhere".into()], ..Which::default() });
+        let exit = run(watch, &stop, LOOK, None).expect("it draws");
+        std::process::exit(exit.code().into());
+    }
+
+    #[test]
+    #[ignore = "run by the_terminal_is_as_it_was, on a terminal of its own"]
+    fn draws_and_panics() {
+        let _ = on_terminal(|terminal| -> Result<()> {
+            terminal.draw(|frame| frame.render_widget("waiting for one", frame.area()))?;
+            panic!("planted");
+        });
+    }
+
+    /// A directory that goes with its test.
+    struct Place(PathBuf);
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// Runs an ignored test on a terminal of 80 by 24 (`script`'s), with `stty` before and after;
+    /// gives its exit code and what it wrote.
+    fn on_terminal_of_its_own(dir: &Path, test: &str, signal: Option<Signal>) -> (String, String) {
+        let exe = std::env::current_exe().expect("this program");
+        let lines = format!(
+            "cd '{}'; stty rows 24 cols 80; stty -g > before\n\
+             sh -c 'echo $$ > pid; exec \"$0\" --ignored --exact --nocapture \
+             top::terminal::tests::{test}' '{}'\n\
+             echo $? > code; stty -g > after\n",
+            dir.display(),
+            exe.display()
+        );
+        std::fs::write(dir.join("lines"), lines).expect("written");
+        let shell = format!("sh '{}'", dir.join("lines").display());
+        let mut script = Command::new("script");
+        script.args(["-qfec", &shell]).arg(dir.join("typescript")).env("TERM", "xterm-256color");
+        script.stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut script = script.spawn().expect("it is there");
+        // A closed one would be an end of input, which is a key.
+        let _keyboard = script.stdin.take();
+        let text = |name: &str| {
+            let bytes = std::fs::read(dir.join(name)).unwrap_or_default();
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        let begun = Instant::now();
+        while signal.is_some() && !text("typescript").contains("waiting for one") {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{}", text("typescript"));
+            std::thread::yield_now();
+        }
+        if let Some(signal) = signal {
+            let pid = text("pid").trim().parse().ok().and_then(Pid::from_raw);
+            kill_process(pid.expect("a number"), signal).expect("it is there");
+        }
+        script.wait().expect("it ends");
+        assert_eq!(text("before"), text("after"), "{test}: {}", text("typescript"));
+        assert!(!text("before").is_empty());
+        (text("code").trim().to_owned(), text("typescript"))
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "it runs programs")]
+    fn the_terminal_is_as_it_was() {
+        if Command::new("script").arg("--version").output().is_err() {
+            return skipped("the_terminal_is_as_it_was", "it needs script(1)");
+        }
+        let place = format!("probe-util-terminal-{}", std::process::id());
+        let place = Place(std::env::temp_dir().join(place));
+        for (test, signal, code) in [
+            ("draws_until_a_signal_comes", Some(Signal::TERM), "143"),
+            ("draws_until_a_signal_comes", Some(Signal::INT), "130"),
+            ("draws_until_a_signal_comes", Some(Signal::HUP), "143"),
+            ("draws_and_panics", None, "101"),
+        ] {
+            let _ = std::fs::remove_dir_all(&place.0);
+            std::fs::create_dir_all(&place.0).expect("a directory");
+            let (ended, written) = on_terminal_of_its_own(&place.0, test, signal);
+            assert_eq!(ended, code, "{test}, {signal:?}: {written}");
+            let at =
+                |what: &str| written.rfind(what).unwrap_or_else(|| panic!("{what}: {written}"));
+            assert!(at("\u{1b}[?1049l") > at("\u{1b}[?1049h"), "the screen before is back");
+            assert!(!written.contains("\u{1b}[?25l") || at("\u{1b}[?25h") > at("\u{1b}[?25l"));
+            if signal.is_none() {
+                assert!(at("planted") > at("\u{1b}[?1049l"), "its message can be read");
+            }
+        }
+    }
 
     #[test]
     fn keys_choose_partition_interval_and_time() {
