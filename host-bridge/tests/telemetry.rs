@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use core_runtime::partition::{Partition, PartitionExit, PartitionState, StopReason};
@@ -17,6 +18,7 @@ use host_bridge::telemetry::control::ControlSocket;
 use host_bridge::telemetry::export::{ExportOptions, Exports};
 use host_bridge::telemetry::families::help_of;
 use host_bridge::telemetry::http::Listen;
+use hybrid_conventions::testing::skipped;
 use nvme_driver::DeviceParts;
 use serde_json::{Value, json};
 
@@ -275,4 +277,28 @@ fn every_metric_of_the_runtime_has_a_help_text_of_its_own() {
         assert!(socket.path().exists());
     }
     std::fs::remove_dir_all(&dir).expect("ours");
+}
+
+/// The file beside the rules has a case for each of them, and one in which nothing is wrong.
+#[test]
+fn each_rule_fires_for_what_it_is_there_for() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/monitoring");
+    let (rules, cases) =
+        (include_str!("../monitoring/alerts.yml"), include_str!("../monitoring/alerts-test.yml"));
+    for alert in rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        assert!(cases.contains(&format!("  - name: {alert}\n")), "{alert} has no case");
+        let silent = format!("alertname: {alert}, exp_alerts: []");
+        assert!(cases.contains(&silent), "{alert} is silent where nothing is wrong");
+    }
+    let checked = Command::new("promtool")
+        .args(["test", "rules", "alerts-test.yml"])
+        .current_dir(folder)
+        .output();
+    match checked {
+        Ok(output) => assert!(output.status.success(), "{output:?}"),
+        Err(_) => skipped(
+            "each_rule_fires_for_what_it_is_there_for",
+            "it needs promtool (apt-get install prometheus)",
+        ),
+    }
 }
