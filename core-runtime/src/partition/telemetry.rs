@@ -128,6 +128,8 @@ impl Partition {
         let ready_most = stats.ready_high_water.iter().max().copied().unwrap_or(0);
         metrics.ready_tasks_high_water.set(ready_most.into());
         metrics.ring_dropped.set(self.events.dropped());
+        // Once in a millisecond: else the depth is one of long ago, and more than the most.
+        self.events.look();
         let (depth, dropped) = (self.events.depth() as u64, self.events.dropped());
         let probes = self.probes();
         more.ring_depth.set(depth);

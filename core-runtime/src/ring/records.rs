@@ -148,6 +148,12 @@ where
         bytes(self.words.depth())
     }
 
+    /// Looks at the peer, so that [`RecordSender::depth`] and the high-water mark are those of now.
+    pub fn look(&self) {
+        // Closed or full, a look is a look.
+        let _ = self.make_room(self.staged.get(), I::ZERO);
+    }
+
     /// Most bytes that were seen in use at once, as [`Sender::high_water`] sees it.
     pub fn high_water(&self) -> usize {
         bytes(self.words.high_water())
