@@ -1,11 +1,14 @@
 //! The loop that draws and listens to keys. Whatever ends it, the terminal is as it was.
 
+use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use hybrid_conventions::Exit;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use super::SHORTEST;
 use super::screen::{View, draw};
@@ -14,6 +17,9 @@ use crate::stop::Stop;
 
 /// How late a signal is heard at most.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// How long an end in order may take after a signal.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Longest interval that keys choose.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -24,7 +30,8 @@ struct Restore;
 
 impl Drop for Restore {
     fn drop(&mut self) {
-        ratatui::restore();
+        // One that has hung up cannot be put back, and nobody reads why.
+        let _ = ratatui::try_restore();
     }
 }
 
@@ -36,6 +43,7 @@ pub(super) fn run(
     looks: Option<u64>,
 ) -> Result<Exit> {
     let mut view = View { delay, color: std::env::var_os("NO_COLOR").is_none(), ..View::default() };
+    end_even_if_stuck(stop);
     on_terminal(|terminal| listen(terminal, &mut watch, &mut view, stop, looks))
 }
 
@@ -70,7 +78,12 @@ fn listen(
             terminal.draw(|frame| draw(frame, watch, view)).context("drawing")?;
         }
         let left = due.saturating_duration_since(Instant::now()).min(LOOK);
-        if !event::poll(left).context("the keyboard")? {
+        // Without a terminal there, `crossterm` opens one of its own.
+        let own = !std::io::stdin().is_terminal();
+        if !own && hung_up(left)? {
+            return Ok(Exit::Terminated);
+        }
+        if !event::poll(if own { left } else { Duration::ZERO }).context("the keyboard")? {
             continue;
         }
         match event::read().context("the keyboard")? {
@@ -85,6 +98,35 @@ fn listen(
         }
         terminal.draw(|frame| draw(frame, watch, view)).context("drawing")?;
     }
+}
+
+/// Waits for a key, and says whether the terminal is gone: `crossterm` would read its end again and
+/// again, and never come back.
+fn hung_up(most: Duration) -> Result<bool> {
+    let stdin = std::io::stdin();
+    let mut keyboard = [PollFd::new(&stdin, PollFlags::IN)];
+    let most = Timespec::try_from(most).context("an interval")?;
+    match poll(&mut keyboard, Some(&most)) {
+        Ok(_) => Ok(keyboard[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)),
+        Err(Errno::INTR) => Ok(false),
+        Err(error) => Err(error).context("the keyboard"),
+    }
+}
+
+/// A signal ends the program even where the terminal holds it, in a write or in a read.
+fn end_even_if_stuck(stop: &Stop) {
+    let stop = stop.clone();
+    std::thread::spawn(move || {
+        let exit = loop {
+            match stop.exit() {
+                Some(exit) => break exit,
+                None => std::thread::sleep(LOOK),
+            }
+        };
+        std::thread::sleep(PATIENCE);
+        let _ = ratatui::try_restore();
+        std::process::exit(exit.code().into());
+    });
 }
 
 fn ends(key: &KeyEvent) -> bool {
@@ -109,7 +151,7 @@ fn obey(code: KeyCode, view: &mut View, partitions: usize) {
 #[cfg(test)]
 mod tests {
     use std::path::{Path, PathBuf};
-    use std::process::{Command, Stdio};
+    use std::process::{Child, ChildStdin, Command, Stdio};
 
     use hybrid_conventions::testing::skipped;
     use rustix::process::{Pid, Signal, kill_process};
@@ -144,63 +186,91 @@ mod tests {
         }
     }
 
-    /// Runs an ignored test on a terminal of 80 by 24 (`script`'s), with `stty` before and after;
-    /// gives its exit code and what it wrote.
-    fn on_terminal_of_its_own(dir: &Path, test: &str, signal: Option<Signal>) -> (String, String) {
-        let exe = std::env::current_exe().expect("this program");
-        let lines = format!(
-            "cd '{}'; stty rows 24 cols 80; stty -g > before\n\
-             sh -c 'echo $$ > pid; exec \"$0\" --ignored --exact --nocapture \
-             top::terminal::tests::{test}' '{}'\n\
-             echo $? > code; stty -g > after\n",
-            dir.display(),
-            exe.display()
-        );
-        std::fs::write(dir.join("lines"), lines).expect("written");
-        let shell = format!("sh '{}'", dir.join("lines").display());
-        let mut script = Command::new("script");
-        script.args(["-qfec", &shell]).arg(dir.join("typescript")).env("TERM", "xterm-256color");
-        script.stdin(Stdio::piped()).stdout(Stdio::null());
-        let mut script = script.spawn().expect("it is there");
-        // A closed one would be an end of input, which is a key.
-        let _keyboard = script.stdin.take();
-        let text = |name: &str| {
-            let bytes = std::fs::read(dir.join(name)).unwrap_or_default();
+    /// An ignored test on a terminal of 80 by 24 (`script`'s), with `stty` before and after.
+    struct Terminal {
+        dir: Place,
+        script: Child,
+        /// A closed one would be an end of input, which is a key.
+        _keyboard: Option<ChildStdin>,
+    }
+
+    impl Terminal {
+        fn run(name: &str, test: &str) -> Self {
+            let name = format!("probe-util-{}-{name}", std::process::id());
+            let dir = Place(std::env::temp_dir().join(name));
+            let _ = std::fs::remove_dir_all(&dir.0);
+            std::fs::create_dir_all(&dir.0).expect("a directory");
+            let exe = std::env::current_exe().expect("this program");
+            let lines = format!(
+                "cd '{}'; stty rows 24 cols 80; stty -g > before\n\
+                 sh -c 'echo $$ > pid; exec \"$0\" --ignored --exact --nocapture \
+                 top::terminal::tests::{test}' '{}'\n\
+                 echo $? > code; stty -g > after\n",
+                dir.0.display(),
+                exe.display()
+            );
+            std::fs::write(dir.0.join("lines"), lines).expect("written");
+            let shell = format!("sh '{}'", dir.0.join("lines").display());
+            let mut script = Command::new("script");
+            script.args(["-qfec", &shell]).arg(dir.0.join("typescript"));
+            script.env("TERM", "xterm-256color").stdin(Stdio::piped()).stdout(Stdio::null());
+            let mut script = script.spawn().expect("it is there");
+            let keyboard = script.stdin.take();
+            Self { dir, script, _keyboard: keyboard }
+        }
+
+        fn text(&self, name: &str) -> String {
+            let bytes = std::fs::read(self.dir.0.join(name)).unwrap_or_default();
             String::from_utf8_lossy(&bytes).into_owned()
-        };
-        let begun = Instant::now();
-        while signal.is_some() && !text("typescript").contains("waiting for one") {
-            assert!(begun.elapsed() < Duration::from_secs(60), "{}", text("typescript"));
-            std::thread::yield_now();
         }
-        if let Some(signal) = signal {
-            let pid = text("pid").trim().parse().ok().and_then(Pid::from_raw);
-            kill_process(pid.expect("a number"), signal).expect("it is there");
+
+        fn pid(&self) -> Pid {
+            self.text("pid").trim().parse().ok().and_then(Pid::from_raw).expect("a number")
         }
-        script.wait().expect("it ends");
-        assert_eq!(text("before"), text("after"), "{test}: {}", text("typescript"));
-        assert!(!text("before").is_empty());
-        (text("code").trim().to_owned(), text("typescript"))
+
+        fn until(&self, done: impl Fn(&Self) -> bool) {
+            let begun = Instant::now();
+            while !done(self) {
+                assert!(begun.elapsed() < Duration::from_secs(60), "{}", self.text("typescript"));
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+
+        fn until_drawn(&self) {
+            self.until(|this| this.text("typescript").contains("waiting for one"));
+        }
+    }
+
+    fn script_is_there(test: &str) -> bool {
+        let there = Command::new("script").arg("--version").output().is_ok();
+        if !there {
+            skipped(test, "it needs script(1)");
+        }
+        there
     }
 
     #[test]
     #[cfg_attr(miri, ignore = "it runs programs")]
     fn the_terminal_is_as_it_was() {
-        if Command::new("script").arg("--version").output().is_err() {
-            return skipped("the_terminal_is_as_it_was", "it needs script(1)");
+        if !script_is_there("the_terminal_is_as_it_was") {
+            return;
         }
-        let place = format!("probe-util-terminal-{}", std::process::id());
-        let place = Place(std::env::temp_dir().join(place));
         for (test, signal, code) in [
             ("draws_until_a_signal_comes", Some(Signal::TERM), "143"),
             ("draws_until_a_signal_comes", Some(Signal::INT), "130"),
             ("draws_until_a_signal_comes", Some(Signal::HUP), "143"),
             ("draws_and_panics", None, "101"),
         ] {
-            let _ = std::fs::remove_dir_all(&place.0);
-            std::fs::create_dir_all(&place.0).expect("a directory");
-            let (ended, written) = on_terminal_of_its_own(&place.0, test, signal);
-            assert_eq!(ended, code, "{test}, {signal:?}: {written}");
+            let mut terminal = Terminal::run("ended", test);
+            if let Some(signal) = signal {
+                terminal.until_drawn();
+                kill_process(terminal.pid(), signal).expect("it is there");
+            }
+            terminal.script.wait().expect("it ends");
+            let written = terminal.text("typescript");
+            assert_eq!(terminal.text("code").trim(), code, "{test}, {signal:?}: {written}");
+            assert!(!terminal.text("before").is_empty());
+            assert_eq!(terminal.text("before"), terminal.text("after"), "{test}: {written}");
             let at =
                 |what: &str| written.rfind(what).unwrap_or_else(|| panic!("{what}: {written}"));
             assert!(at("\u{1b}[?1049l") > at("\u{1b}[?1049h"), "the screen before is back");
@@ -209,6 +279,20 @@ mod tests {
                 assert!(at("planted") > at("\u{1b}[?1049l"), "its message can be read");
             }
         }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "it runs programs")]
+    fn it_ends_with_its_terminal() {
+        if !script_is_there("it_ends_with_its_terminal") {
+            return;
+        }
+        let mut terminal = Terminal::run("hung-up", "draws_until_a_signal_comes");
+        terminal.until_drawn();
+        let process = format!("/proc/{}", terminal.pid().as_raw_nonzero());
+        terminal.script.kill().expect("it is there");
+        terminal.script.wait().expect("it ends");
+        terminal.until(|_| !Path::new(&process).exists());
     }
 
     #[test]
