@@ -3,7 +3,7 @@
 use hybrid_conventions::HumanNanos;
 
 use super::distribution::Distribution;
-use super::svg::{Chart, Scale, decades};
+use super::svg::{Chart, Scale, decades, steps};
 use super::whole;
 
 /// Percentiles that have a dot with its figure, in millionths.
@@ -84,7 +84,12 @@ pub fn by_percentile(curves: &[Curve<'_>]) -> String {
     let mut chart = Chart::new(Scale::Linear(0.0, most), Scale::Log(low, high), words);
     chart.y_ticks(&ticks(low, high), "latency");
     let nines = NINES.iter().filter(|(nines, _)| *nines <= most);
-    let marks: Vec<_> = nines.map(|(nines, label)| (*nines, (*label).to_owned())).collect();
+    let mark = |(nines, label): &(f64, &str)| {
+        // A long axis has no room for all of them on a phone.
+        let left_out = most > 5.0 && [NINES[1].0, 4.0, 6.0].contains(nines);
+        (*nines, if left_out { String::new() } else { (*label).to_owned() })
+    };
+    let marks: Vec<_> = nines.map(mark).collect();
     chart.x_ticks(&marks, "percentile");
     for curve in curves {
         let (count, last) = (curve.values.count(), rarest(curve.values));
@@ -119,7 +124,10 @@ pub fn tail(curves: &[Curve<'_>]) -> String {
     let floor = 10_f64.powf(-(most as f64).log10().ceil());
     let words = "share of values above each latency";
     let mut chart = Chart::new(Scale::Log(low, high), Scale::Log(floor, 1.0), words);
-    let share = |value: f64| format!("{} %", (value * 1e10).round() / 1e8);
+    let share = |value: f64| match value < 0.9e-5 {
+        true => format!("{:e} %", (value * 1e10).round() / 1e8),
+        false => format!("{} %", (value * 1e10).round() / 1e8),
+    };
     let tens = |value: &f64| (value.log10() - value.log10().round()).abs() < 1e-6;
     let shares: Vec<_> =
         decades(floor, 1.0).into_iter().filter(tens).map(|value| (value, share(value))).collect();
@@ -147,12 +155,9 @@ pub fn over_time(pieces: &[Piece], scale: Scale, words: &str) -> Chart {
         let tip = format!("{:.1} % taken away, {from:.2} s to {to:.2} s", stolen * 100.0);
         chart.band("stolen", *from, *to, *stolen, &tip);
     }
-    let name = |at: f64| match end < 1.0 {
-        true => format!("{:.0} ms", at * 1e3),
-        false => format!("{at:.1} s"),
-    };
-    let step = end / 5.0;
-    let ticks: Vec<_> = (0..=5).map(|n| step * f64::from(n)).map(|at| (at, name(at))).collect();
+    let (scale, unit) = if end < 1.0 { (1e3, "ms") } else { (1.0, "s") };
+    let label = |at: f64| (at / scale, format!("{} {unit}", (at * 1e3).round() / 1e3));
+    let ticks: Vec<_> = steps(end * scale).into_iter().map(label).collect();
     chart.x_ticks(&ticks, "time");
     chart
 }

@@ -166,6 +166,24 @@ pub fn decades(from: f64, to: f64) -> Vec<f64> {
     ticks
 }
 
+/// Round numbers from 0 to `to`, at most six: steps of 1, 2 or 5 times a power of ten.
+#[must_use]
+pub fn steps(to: f64) -> Vec<f64> {
+    let least = to.max(1e-9) / 5.0;
+    let ten = 10_f64.powf(least.log10().floor());
+    let fits = [1.0, 2.0, 5.0, 10.0].into_iter().find(|step| step * ten >= least * 0.999);
+    let step = fits.unwrap_or(10.0) * ten;
+    (0..6).map(|n| f64::from(n) * step).filter(|at| *at <= to * 1.001).collect()
+}
+
+/// A round number in few letters: `200 k`, `1.5 M`.
+#[must_use]
+pub fn short(value: f64) -> String {
+    let scales = [(1e9, " G"), (1e6, " M"), (1e3, " k"), (1.0, "")];
+    let (scale, unit) = scales.into_iter().find(|(scale, _)| value >= *scale).unwrap_or((1.0, ""));
+    format!("{}{unit}", (value / scale * 100.0).round() / 100.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,5 +207,11 @@ mod tests {
         };
         assert!(near(decades(0.4, 30.0), &[0.5, 1.0, 2.0, 5.0, 10.0, 20.0]));
         assert!(near(decades(1.0, 1e5), &[1.0, 10.0, 100.0, 1000.0, 1e4, 1e5]));
+        let words = |to| steps(to).into_iter().map(short).collect::<Vec<_>>();
+        assert_eq!(words(1.0), ["0", "0.2", "0.4", "0.6", "0.8", "1"]);
+        assert_eq!(words(320.0), ["0", "100", "200", "300"]);
+        assert_eq!(words(1_110_000.0), ["0", "500 k", "1 M"]);
+        assert_eq!(words(0.0)[0], "0");
+        assert_eq!([0.0, 250.0, 1.5e6, 2e5].map(short), ["0", "250", "1.5 M", "200 k"]);
     }
 }

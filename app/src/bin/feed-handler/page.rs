@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use host_bridge::page::latency::{self, Curve, by_percentile, over_time, tail, us};
-use host_bridge::page::svg::Scale;
+use host_bridge::page::svg::{Scale, short, steps};
 use host_bridge::page::{Beside, Distribution, begin, end, section, table, tiles};
 use hybrid_conventions::{Count, HumanBytes, HumanNanos, Si};
 
@@ -141,9 +141,8 @@ fn course(out: &mut String, pieces: &[Piece]) {
         .fold(1.0, f64::max);
     let times: Vec<_> = pieces.iter().map(time_of).collect();
     let mut chart = over_time(&times, Scale::Linear(0.0, most * 1.1), "feed bytes a second");
-    let step = most * 1.1 / 4.0;
-    let ticks: Vec<_> =
-        (0..=4).map(|n| f64::from(n) * step).map(|at| (at, format!("{at:.0} MiB/s"))).collect();
+    let ticks = steps(most * 1.1).into_iter();
+    let ticks: Vec<_> = ticks.map(|at| (at, format!("{} MiB/s", short(at)))).collect();
     chart.y_ticks(&ticks, "feed");
     let lines: [Line; 2] = [
         ("p99", |piece| Some(piece.written_bytes as f64)),
@@ -158,7 +157,8 @@ fn course(out: &mut String, pieces: &[Piece]) {
     }
     let keys = [("p99", "written"), ("p50", "read"), ("stolen", "core taken away")];
     let words = "What of the feed was written and read, piece by piece. Shaded: time that the core \
-                 was taken away, the darker the more.";
+                 was taken away, the darker the more. What comes after the feed's end is the \
+                 measurement of single reads.";
     out.push_str(&section("Throughput over time", &keys, &chart.finish(), words));
 
     let max = pieces.iter().filter_map(|piece| piece.quantile(1_000_000)).max();

@@ -1,7 +1,7 @@
 //! `--report`: one page that holds everything it shows. Light and dark, readable on a phone.
 
 use host_bridge::page::latency::{self, Curve, by_percentile, over_time, tail, us};
-use host_bridge::page::svg::Scale;
+use host_bridge::page::svg::{Scale, short, steps};
 use host_bridge::page::{Beside, Distribution, begin, end, section, table, tiles};
 use hybrid_benches::hist::Hist;
 use hybrid_conventions::{Count, HumanBytes, HumanNanos, Si};
@@ -99,8 +99,8 @@ fn course(ran: &Ran, main: &PhaseRun) -> String {
     let rate = |piece: &Interval| piece.done as f64 * 1e9 / ran.ns(piece.ticks.max(1) as f64);
     let most = pieces.iter().map(|piece| rate(piece)).fold(1.0, f64::max) * 1.1;
     let mut chart = over_time(&times, Scale::Linear(0.0, most), "operations a second over time");
-    let ticks = (0..=4).map(|n| f64::from(n) * most / 4.0);
-    let ticks: Vec<_> = ticks.map(|at| (at, format!("{}/s", Si(whole(at))))).collect();
+    let ticks: Vec<_> =
+        steps(most).into_iter().map(|at| (at, format!("{}/s", short(at)))).collect();
     chart.y_ticks(&ticks, "operations");
     chart.line("p50", &points(&rate));
     let words = "Operations a second of each piece of the run, one repetition after the other. \
@@ -129,23 +129,24 @@ fn stages(ran: &Ran, main: &PhaseRun, load: Option<&Load>) -> String {
         rows.push(vec![name.to_owned(), value, words.to_owned()]);
     };
     row("stage", "time".to_owned(), "what it is");
+    let time = |ns: f64| HumanNanos(whole(ns.round())).to_string();
     let each = load.and_then(|load| load.service_ns(ran, main));
     let cost = ran.phases.iter().rev().find_map(Cost::of);
     if let Some(cost) = &cost {
         let ns = |series: &hybrid_benches::figures::Series| ran.ns(series.median().unwrap_or(0.0));
         let (submit, reap) = (ns(&cost.submit), ns(&cost.reap));
         let words = "our driver: entry written, its share of a doorbell";
-        row("submit", format!("{submit:.0} ns"), words);
+        row("submit", time(submit), words);
         if let Some(each) = each {
             let rest = (each - submit - reap).max(0.0);
             let words = "the rest: queueing, the device's work, cache lines between cores";
-            row("device and the way to it", format!("{rest:.0} ns"), words);
+            row("device and the way to it", time(rest), words);
         }
         let words = "our driver: entry checked, its share of a doorbell";
-        row("complete", format!("{reap:.0} ns"), words);
+        row("complete", time(reap), words);
     }
     if let Some(each) = each {
-        row("in flight", format!("{each:.0} ns"), "on average, by Little's law");
+        row("in flight", time(each), "on average, by Little's law");
     }
     if let Some(load) = load {
         row("full", load.full.to_owned(), "what bounds the rate");
