@@ -50,6 +50,8 @@ fn damaged_books_are_found_or_are_whole_and_never_panic() {
     for seed in 0..400 {
         let mut rng = Rng::new(seed);
         let mut memory = Memory::new(capacity);
+        let _ = Pipeline::new(memory.storage(), config);
+        let empty = memory.copy();
         let mut pipeline = Pipeline::new(memory.storage(), config);
         pipeline.feed(&feed, &mut NoSink).expect("a good day");
         let mut mark = pipeline.mark();
@@ -58,13 +60,13 @@ fn damaged_books_are_found_or_are_whole_and_never_panic() {
             mark.as_mut_bytes()[at] ^= 1 << rng.below(8);
         } else {
             for _ in 0..=rng.below(3) {
-                memory.spoil(rng.next());
+                memory.spoil(&empty, rng.next());
             }
         }
         let books = Pipeline::resume(memory.storage(), config, &mark)
             .and_then(|pipeline| pipeline.books().check_consistency());
         found += u32::from(books.is_err());
     }
-    // Most of the memory is unused: what is written there is no damage.
-    assert!(found > 50, "{found} of 400");
+    // The rest hit what is free again, a count of the day, or a price that another order has too.
+    assert!(found > 100, "{found} of 400");
 }

@@ -22,9 +22,17 @@ impl Memory {
         Self::new(Capacity::for_feed(feed.len() as u64))
     }
 
-    /// Changes one word, which `number` picks and changes.
-    pub(crate) fn spoil(&mut self, number: u64) {
-        let at = usize::try_from(number >> 20).expect("64 bits") % self.words.len();
+    /// What it holds now, for [`Memory::spoil`].
+    pub(crate) fn copy(&self) -> Vec<u64> {
+        self.words.clone()
+    }
+
+    /// Changes one word of those that are not as they were `before`: one that is in use. `number`
+    /// picks and changes it.
+    pub(crate) fn spoil(&mut self, before: &[u64], number: u64) {
+        let changed = |at: &usize| self.words[*at] != before[*at];
+        let used: Vec<_> = (0..self.words.len()).filter(changed).collect();
+        let at = used[usize::try_from(number >> 20).expect("64 bits") % used.len()];
         self.words[at] ^= number << 44 | number >> 60 | 1;
     }
 
