@@ -220,10 +220,15 @@ pub enum BackendError {
 }
 
 impl BackendError {
-    /// Whether the device itself is why, and not what a run needs beside it.
+    /// Whether the device itself is why, and not what a run needs beside it, nor who named another
+    /// kind of device.
     #[must_use]
     pub const fn blames_device(&self) -> bool {
-        matches!(self, Self::Vfio(_) | Self::VfioUser { .. })
+        match self {
+            Self::Vfio(error) => !matches!(error, vfio::VfioError::NotNvme { .. }),
+            Self::VfioUser { .. } => true,
+            _ => false,
+        }
     }
 
     /// 3 where a backend is missing, 1 otherwise.

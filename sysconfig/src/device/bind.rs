@@ -28,6 +28,9 @@ pub(crate) const VFIO: &str = "vfio-pci";
 const APPEARS: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(10);
 
+/// Longest that a node for commands is waited for where its disk is there; not every one has one.
+const GENERIC: Duration = Duration::from_secs(1);
+
 /// Longest that the kernel's driver takes to show a drive's namespaces.
 const SCANNED: Duration = Duration::from_secs(5);
 
@@ -245,10 +248,13 @@ pub(crate) fn kernel_nodes(tree: &dyn Tree, bdf: Bdf) -> Vec<String> {
     // What udev does with new nodes it has done then; where there is no udev nothing is waited for.
     run_first(tree, UDEVADM, &["settle", "--timeout=5"]);
     let disks = in_use::namespaces(tree, bdf);
-    let both = |disk: &String| {
-        let generic = disk.strip_prefix("nvme").map(|rest| format!("/dev/ng{rest}"));
-        [Some(format!("/dev/{disk}")), generic].into_iter().flatten()
-    };
+    let generic = |disk: &String| disk.strip_prefix("nvme").map(|rest| format!("/dev/ng{rest}"));
+    if tree.exists("/sys/class/nvme-generic") {
+        // The kernel makes a disk first, and its node for commands right after it.
+        let all = || disks.iter().filter_map(generic).all(|node| tree.exists(&node));
+        let _ = wait(tree, GENERIC, all);
+    }
+    let both = |disk: &String| [Some(format!("/dev/{disk}")), generic(disk)].into_iter().flatten();
     disks.iter().flat_map(both).filter(|node| tree.exists(node)).collect()
 }
 

@@ -307,8 +307,12 @@ mod tests {
         let config = config(&[Verb::Bind, Verb::Unbind, Verb::Nodes]);
         let bdf = json!({ "bdf": "03:00.0" });
         ask(&kernel, &config, &request("device_bind", bdf.clone()));
+        kernel.file("/sys/class/nvme-generic/ng0n1/dev", "240:0\n");
         kernel.file("/dev/nvme0n1", "");
-        kernel.file("/dev/ng0n1", "");
+        // It comes some looks after the disk's.
+        let late = (3, "/dev/ng0n1".to_owned(), String::new());
+        kernel.later.borrow_mut().push(late);
+        kernel.pauses.set(0);
         let said = ask(&kernel, &config, &request("device_unbind", bdf));
         assert_eq!(said["result"]["nodes"], json!(["/dev/nvme0n1", "/dev/ng0n1"]), "{said}");
         let writes = kernel.writes.borrow();

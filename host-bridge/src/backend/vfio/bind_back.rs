@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 use hybrid_conventions::{Bdf, Exit};
 use serde_json::{Value, json};
 
+use super::error::VfioError;
 use super::give_back::{GiveBackError, give_back};
-use super::probe::link_name;
+use super::probe::{self, link_name};
 
 /// Where `sysconfig serve` listens, unless its config says otherwise.
 pub const HELPER_SOCKET: &str = "/run/hybrid-runtime/sysconfig.sock";
@@ -46,6 +47,9 @@ pub enum BindBackError {
         /// The function.
         bdf: Bdf,
     },
+    /// Not an NVMe controller: the kernel has no namespace of it, and it is left where it is.
+    #[error(transparent)]
+    NotNvme(VfioError),
     /// Nobody who may.
     #[error(
         "{bdf} is on vfio-pci, and nobody here may give it to the kernel: no helper answers at \
@@ -120,10 +124,10 @@ pub enum Binder {
 /// [`BindBackError`].
 pub fn bind_back(bdf: Bdf, helper: &Path) -> Result<(KernelNodes, Binder), BindBackError> {
     let root = Path::new("/");
-    let function = root.join(format!("sys/bus/pci/devices/{bdf}"));
-    if !function.exists() {
-        return Err(BindBackError::NotThere { bdf });
-    }
+    let function = probe::function(root, bdf).map_err(|error| match error {
+        VfioError::NotThere { .. } => BindBackError::NotThere { bdf },
+        error => BindBackError::NotNvme(error),
+    })?;
     let binder = match link_name(&function.join("driver")) {
         Some(driver) if driver != "vfio-pci" => Binder::Nobody,
         _ => let_go(root, bdf, helper)?,

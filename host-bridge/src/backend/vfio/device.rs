@@ -60,8 +60,10 @@ pub struct Device {
 pub enum Seen {
     /// As it should be.
     Well,
-    /// Bus mastering or memory space was off; on again.
+    /// Bus mastering was off, or INTx on; put right.
     Repaired,
+    /// Memory space is off: its registers do not answer, as after a reset behind our back.
+    Off,
     /// Nobody answers.
     Gone,
 }
@@ -270,18 +272,7 @@ impl Device {
 
     /// Looks whether the function still answers and may reach memory; puts right what is not.
     pub fn watch(&self) -> Seen {
-        let config = Config(&self.device);
-        let ours = Command::MEMORY | Command::BUS_MASTER | Command::NO_INTX;
-        match config_space::command(&config) {
-            Ok(command) if command.bits() == u16::MAX => Seen::Gone,
-            Err(_) => Seen::Gone,
-            Ok(command) if command.contains(ours) => Seen::Well,
-            // The kernel restores the BARs with it, where a reset has cleared them.
-            Ok(command) => match config_space::set_command(self.bdf, &config, command | ours) {
-                Ok(()) => Seen::Repaired,
-                Err(_) => Seen::Gone,
-            },
-        }
+        watch(self.bdf, &Config(&self.device))
     }
 
     /// Stops the controller, puts back what was there, and lets go of everything. `gone`: the
@@ -333,6 +324,22 @@ impl Device {
     }
 }
 
+/// Memory space is never switched on again: who looks at the registers meanwhile finds them gone,
+/// and behind a reset there would be another controller than the one that was brought up.
+fn watch(bdf: Bdf, config: &impl ConfigAccess) -> Seen {
+    let ours = Command::MEMORY | Command::BUS_MASTER | Command::NO_INTX;
+    match config_space::command(config) {
+        Ok(command) if command.bits() == u16::MAX => Seen::Gone,
+        Err(_) => Seen::Gone,
+        Ok(command) if command.contains(ours) => Seen::Well,
+        Ok(command) if !command.contains(Command::MEMORY) => Seen::Off,
+        Ok(command) => match config_space::set_command(bdf, config, command | ours) {
+            Ok(()) => Seen::Repaired,
+            Err(_) => Seen::Gone,
+        },
+    }
+}
+
 /// The lowest addresses of the IOMMU's that hold `len` bytes, aligned as the memory is.
 ///
 /// # Errors
@@ -379,6 +386,40 @@ impl ConfigAccess for Config<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
+
+    /// A command register; `None` is a function that cannot be asked.
+    struct Fake(Cell<Option<u16>>);
+
+    impl ConfigAccess for Fake {
+        fn read(&self, _offset: u64, bytes: &mut [u8]) -> Result<(), Errno> {
+            bytes.copy_from_slice(&self.0.get().ok_or(Errno::IO)?.to_le_bytes());
+            Ok(())
+        }
+
+        fn write(&self, _offset: u64, bytes: &[u8]) -> Result<(), Errno> {
+            self.0.set(Some(u16::from_le_bytes(bytes.try_into().map_err(|_| Errno::IO)?)));
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn bus_mastering_is_put_right_and_memory_space_that_is_off_stays_off() {
+        let bdf = "03:00.0".parse().expect("an address");
+        for (before, seen, after) in [
+            (Some(0x0406), Seen::Well, Some(0x0406)),
+            (Some(0x0402), Seen::Repaired, Some(0x0406)),
+            (Some(0x0006), Seen::Repaired, Some(0x0406)),
+            // What a bus reset leaves, and what `setpci` may.
+            (Some(0x0000), Seen::Off, Some(0x0000)),
+            (Some(0x0404), Seen::Off, Some(0x0404)),
+            (Some(0xffff), Seen::Gone, Some(0xffff)),
+            (None, Seen::Gone, None),
+        ] {
+            let fake = Fake(Cell::new(before));
+            assert_eq!((watch(bdf, &fake), fake.0.get()), (seen, after), "{before:04x?}");
+        }
+    }
 
     #[test]
     fn addresses_avoid_the_window_of_interrupts_whatever_the_kernel_says() {

@@ -9,7 +9,8 @@
 //!
 //! For a partition that is a thread, every [`WATCH`] it also looks at the command register, which
 //! only system calls reach: bus mastering that somebody switched off is switched on again, and told
-//! at the end.
+//! at the end. Memory space that is off is what a reset of the bus leaves: the device is gone then,
+//! whoever looks first, the driver at its registers or the thread here.
 //!
 //! Where the partition is a process, that process has the device, and nobody here can look at it:
 //! the kernel's notices alone are heard, and a partition that does not end in time is killed, which
@@ -52,6 +53,7 @@ enum Notice {
     Removal,
     BusError,
     Vanished,
+    Off,
 }
 
 impl Notice {
@@ -60,6 +62,7 @@ impl Notice {
             Self::Removal => "the kernel asked for it back: it was unplugged or its driver unbound",
             Self::BusError => "an uncorrectable error on the bus",
             Self::Vanished => "it does not answer any more: it was pulled out",
+            Self::Off => "its memory space is off: its bus was reset, or somebody switched it off",
         }
     }
 }
@@ -69,7 +72,7 @@ struct Left {
     holder: Option<Holder>,
     notice: Option<Notice>,
     problems: Vec<String>,
-    /// Times that bus mastering or memory space was off.
+    /// Times that bus mastering was off.
     repairs: u64,
 }
 
@@ -209,6 +212,7 @@ fn listen(
         let Some(Holder::Here(device)) = &left.holder else { continue };
         match device.watch() {
             Seen::Repaired => left.repairs += 1,
+            Seen::Off => break Some(Notice::Off),
             Seen::Gone => break Some(Notice::Vanished),
             Seen::Well => {}
         }

@@ -78,14 +78,7 @@ fn group_node(group: u32) -> String {
 /// # Errors
 /// [`VfioError`]: the first thing that is not as it must be.
 pub fn look(root: &Path, bdf: Bdf) -> Result<Found, VfioError> {
-    let sysfs = root.join(format!("sys/bus/pci/devices/{bdf}"));
-    if !sysfs.exists() {
-        return Err(VfioError::NotThere { bdf, nvme: nvme_functions(root) });
-    }
-    let class = hex(&sysfs.join("class")).unwrap_or(0);
-    if class != NVME {
-        return Err(VfioError::NotNvme { bdf, class, nvme: nvme_functions(root) });
-    }
+    let sysfs = function(root, bdf)?;
     // Without an IOMMU there is a group only while vfio-pci has the function in its own mode.
     let group = link_name(&sysfs.join("iommu_group")).and_then(|name| name.parse::<u32>().ok());
     if group.is_none() && !no_iommu_mode(root) {
@@ -98,6 +91,22 @@ pub fn look(root: &Path, bdf: Bdf) -> Result<Found, VfioError> {
     let (way, why) = choose(root, &sysfs, bdf, group, may_open)?;
     let id = |name| hex(&sysfs.join(name)).and_then(|id| u16::try_from(id).ok()).unwrap_or(0);
     Ok(Found { bdf, id: (id("vendor"), id("device")), sysfs, group, way, why })
+}
+
+/// The folder of `bdf` below `root`, which is there and an NVMe controller's.
+///
+/// # Errors
+/// [`VfioError::NotThere`] and [`VfioError::NotNvme`].
+pub(super) fn function(root: &Path, bdf: Bdf) -> Result<PathBuf, VfioError> {
+    let sysfs = root.join(format!("sys/bus/pci/devices/{bdf}"));
+    if !sysfs.exists() {
+        return Err(VfioError::NotThere { bdf, nvme: nvme_functions(root) });
+    }
+    let class = hex(&sysfs.join("class")).unwrap_or(0);
+    if class != NVME {
+        return Err(VfioError::NotNvme { bdf, class, nvme: nvme_functions(root) });
+    }
+    Ok(sysfs)
 }
 
 fn no_iommu_mode(root: &Path) -> bool {
