@@ -5,6 +5,7 @@ use core_runtime::metrics::MetricsError;
 use core_runtime::partition::StateError;
 use core_runtime::task::SpawnError;
 use hybrid_abi::AbiError;
+use journal::{Ended, JournalError, ReadError};
 use nvme_driver::spec::Nsid;
 use nvme_driver::{ControllerError, IoError, Refusal};
 use thiserror::Error;
@@ -135,13 +136,13 @@ pub enum HandlerError {
     Feed(#[from] FeedError),
     /// The journal cannot be opened or made.
     #[error("{0}")]
-    Journal(#[from] journal::JournalError),
+    Journal(#[from] JournalError),
     /// The journal cannot be read.
     #[error("{0}")]
-    JournalRead(#[from] journal::ReadError),
+    JournalRead(#[from] ReadError),
     /// The journal ended while it was written.
     #[error("the journal ended: {0}; what was not acknowledged is unknown")]
-    JournalEnded(#[from] journal::Ended),
+    JournalEnded(#[from] Ended),
     /// A packet is not taken.
     #[error("a packet cannot be recorded: {0}")]
     Append(journal::AppendError),
@@ -198,7 +199,13 @@ impl HandlerError {
                     | ControllerError::NoMemory(_)
                     | ControllerError::NotAController
             ),
-            Self::Chunk { error, .. } | Self::Device { error, .. } => matches!(
+            Self::Chunk { error, .. }
+            | Self::Device { error, .. }
+            | Self::Journal(JournalError::Io(error))
+            | Self::JournalRead(ReadError::Io(error))
+            | Self::JournalEnded(
+                Ended::Write { error, .. } | Ended::Flush(error) | Ended::Superblock(error),
+            ) => matches!(
                 error,
                 IoError::TimedOut | IoError::Reset(_) | IoError::Gone | IoError::NotReady
             ),

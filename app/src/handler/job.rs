@@ -288,7 +288,7 @@ fn books_config(desk: Desk, job: &FeedJob) -> Result<PipelineConfig<'static>, Ha
     Ok(PipelineConfig { policy, symbols })
 }
 
-fn started(desk: Desk, store: Store, phase: u32) -> FeedStarted {
+pub(super) fn started(desk: Desk, store: Store, phase: u32) -> FeedStarted {
     FeedStarted {
         phase,
         lba_bytes: store.block.lba_bytes(),
@@ -339,7 +339,7 @@ fn fill_figures(
 }
 
 /// Sends a record, waiting for room; a closed ring takes nothing.
-async fn tell<R: Record>(desk: Desk, record: &R) {
+pub(super) async fn tell<R: Record>(desk: Desk, record: &R) {
     let ring = desk.partition.events();
     while matches!(ring.has_room(size_of::<R>()), Ok(false)) && !desk.progress.stop.get() {
         desk.partition.spawner().yield_now().await;

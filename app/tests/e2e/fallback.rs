@@ -4,6 +4,7 @@
 //! command, in one of three ways: its process is killed, it sets CSTS.CFS, it answers nothing any
 //! more. Ten points in CI, a hundred in a soak; the seed is printed.
 
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,46 +15,34 @@ use host_bridge::backend::model::{
     NamespaceConfig, OnQueue, When,
 };
 use host_bridge::vfio_user_server::{ServerOptions, VfioUserServer};
-use hybrid_conventions::testing;
+use hybrid_conventions::testing::{self, Random};
 use nvme_driver::spec::AdminOpcode;
 
 use crate::feeds;
-use crate::machine::Machine;
-use crate::run::Run;
+use crate::machine::{Machine, has_tool};
+use crate::run::{PROGRAM, Run};
 use crate::temp::{TempDir, text};
 
 /// Chunks of the day below, about: each is read by one command.
 const MESSAGES: u64 = 60_000;
 
 /// Admin commands of a bring-up and of the questions after it, at least.
-const ADMIN: u64 = 12;
+pub(crate) const ADMIN: u64 = 12;
 
 /// A server's socket, image and fault, for this test program as a server's process.
 const SERVER: &str = "FEED_HANDLER_E2E_SERVER";
 
 /// How the device fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+pub(crate) enum Way {
     Killed,
     Fatal,
     Silent,
 }
 
-const WAYS: [Way; 3] = [Way::Killed, Way::Fatal, Way::Silent];
+pub(crate) const WAYS: [Way; 3] = [Way::Killed, Way::Fatal, Way::Silent];
 
-/// A small generator of the tests' own (xorshift64*).
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % bound
-    }
-}
-
-fn plan(way: Way, command: u64) -> FaultPlan {
+pub(crate) fn plan(way: Way, command: u64) -> FaultPlan {
     let io = |action| FaultRule::on(OnQueue::Io, action).when(When::After(command - 1));
     match way {
         Way::Killed => FaultPlan::none(),
@@ -80,10 +69,10 @@ fn serve(socket: &Path, image: &Path, faults: FaultPlan) -> (VfioUserServer, Ser
 }
 
 /// A server that is a process and kills itself at a command.
-struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Process {
-    fn start(socket: &Path, image: &Path, command: u64) -> Self {
+    pub(crate) fn start(socket: &Path, image: &Path, command: u64) -> Self {
         let what = format!("{}\n{}\n{command}", text(socket), text(image));
         let child = Command::new(std::env::current_exe().expect("this program"))
             .args(["--exact", "fallback::a_server_that_is_killed_is_an_error_without_a_fallback"])
@@ -97,6 +86,12 @@ impl Process {
             std::thread::park_timeout(Duration::from_millis(1));
         }
         Self(child)
+    }
+
+    /// Ends it, if it has not ended yet.
+    pub(crate) fn end(mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 
     /// The signal that ended it.
@@ -156,14 +151,18 @@ impl Day {
     }
 
     /// A replay over the socket that falls back to the image.
-    fn replay(&self, machine: &Machine, socket: &Path) -> Run {
+    pub(crate) fn replay(&self, machine: &Machine, socket: &Path) -> Run {
+        self.replay_by(machine, Command::new(PROGRAM), socket)
+    }
+
+    /// The same by a command that ends up in the program.
+    fn replay_by(&self, machine: &Machine, mut command: Command, socket: &Path) -> Run {
         let device = format!("vfio-user:{}", text(socket));
         let fallback = format!("uring:{}", text(&self.image));
-        let bbo = self.bbo();
-        let mut args = vec!["replay", "--device", &device, "--fallback", &fallback];
-        args.extend(["--storage", "auto", "--bbo", text(&bbo), "--no-probe", "--json"]);
-        args.extend(["--io-timeout", "100ms", "--queue-depth", "4"]);
-        machine.run(&args)
+        command.args(["replay", "--device", &device, "--fallback", &fallback]);
+        command.args(["--storage", "auto", "--bbo", text(&self.bbo()), "--no-probe", "--json"]);
+        command.args(["--io-timeout", "100ms", "--queue-depth", "4"]);
+        machine.run_command(command)
     }
 
     #[track_caller]
@@ -181,7 +180,7 @@ fn a_replay_whose_device_fails_at_random_points_ends_with_the_exact_quotes() {
     let points = if testing::soak() { 100 } else { 10 };
     let seed = testing::seed(1);
     println!("{points} points, {}={seed}", testing::SEED);
-    let mut rng = Rng(seed | 1);
+    let mut rng = Random::new(seed);
     let mut resumed = 0;
     for point in 0..points {
         let way = WAYS[point % WAYS.len()];
@@ -262,6 +261,98 @@ fn a_fallback_that_fails_is_a_named_error_with_what_helps() {
     let error = run.stderr.lines().last().expect("a line");
     assert!(error.contains("carries another feed than the one of which"), "{run:?}");
     drop(server);
+}
+
+/// The program without a privilege, or behind a filter: each is a warning at the start, and the
+/// error of the run when the device has failed.
+#[test]
+fn a_fallback_that_may_not_be_used_is_a_named_error() {
+    let name = "a_fallback_that_may_not_be_used_is_a_named_error";
+    let Some(machine) = Machine::of(name) else { return };
+    if !has_tool(name, "perl") || !has_tool(name, "setpriv") {
+        return;
+    }
+    let day = Day::new(&machine);
+    let permit = |mode| std::fs::set_permissions(&day.image, PermissionsExt::from_mode(mode));
+    for (number, (command, mode, words)) in [
+        (without_io_uring(1), 0o600, "io_uring is forbidden to this process"),
+        (without_io_uring(38), 0o600, "has no io_uring, or a filter hides it"),
+        (without_override(), 0o000, "opening it: Permission denied"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let socket = day.dir.path(&format!("cntrl-{number}"));
+        let (server, _) = serve(&socket, &day.image, plan(Way::Fatal, day.chunks / 2));
+        permit(mode).expect("our own file");
+        let run = day.replay_by(&machine, command, &socket);
+        permit(0o600).expect("our own file");
+        drop(server);
+        assert_eq!(run.code(), Some(1), "{run:?}");
+        assert!(run.stderr.contains("there would be no fallback as things are: "), "{run:?}");
+        let failed = run.stderr.lines().find(|line| line.contains("the fallback failed: "));
+        assert!(failed.is_some_and(|line| line.contains(words)), "{words}: {run:?}");
+        // What was told before is the beginning of the day.
+        let quotes = std::fs::read(day.bbo()).expect("the program wrote it");
+        assert!(day.quotes.starts_with(&quotes), "{words}: other quotes");
+    }
+}
+
+/// Too little for a ring is a named error; too little for the buffers is a step down, and the replay
+/// goes on all the same.
+#[test]
+fn a_fallback_with_too_little_memlock_is_named_or_a_step_with_the_exact_quotes() {
+    let name = "a_fallback_with_too_little_memlock_is_named_or_a_step_with_the_exact_quotes";
+    let Some(machine) = Machine::of(name) else { return };
+    if !has_tool(name, "prlimit") || !has_tool(name, "setpriv") {
+        return;
+    }
+    let day = Day::new(&machine);
+    for (limit, goes_on) in [(64 << 10, false), (4 << 20, true)] {
+        let socket = day.dir.path(&format!("cntrl-{limit}"));
+        let (server, _) = serve(&socket, &day.image, plan(Way::Fatal, day.chunks / 2));
+        // Root's right to lock what it likes goes with the limit.
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--memlock={limit}:{limit}"));
+        command.args(["setpriv", "--bounding-set", "-ipc_lock", PROGRAM]);
+        let run = day.replay_by(&machine, command, &socket);
+        drop(server);
+        if !goes_on && run.code() == Some(1) {
+            // Older kernels do not count the memory of a ring.
+            let words = ["no memory for a ring", &format!("RLIMIT_MEMLOCK is {limit}")];
+            let named = |line: &str| words.iter().all(|words| line.contains(words));
+            assert!(run.stderr.lines().any(named), "{run:?}");
+            continue;
+        }
+        let run = run.ok();
+        day.check(&run, &format!("{limit} bytes of locked memory"));
+        assert_eq!(run.json()["starts"]["fallbacks"], 1, "{run:?}");
+        let steps = run.stderr.lines().filter(|line| line.contains("without registered buffers"));
+        let steps: Vec<_> = steps.collect();
+        assert_eq!(steps.len(), 1, "{run:?}");
+        assert!(steps[0].contains("RLIMIT_MEMLOCK"), "{steps:?}");
+    }
+}
+
+/// The program behind a seccomp filter that answers `io_uring_setup` with `errno`, as containers have.
+fn without_io_uring(errno: u32) -> Command {
+    let prctl = if cfg!(target_arch = "x86_64") { 157 } else { 167 };
+    let filter = format!(
+        "my $code = pack('SCCL' x 4, 0x20,0,0,0, 0x15,0,1,425, 6,0,0,0x50000|{errno}, \
+         6,0,0,0x7fff0000); my $filter = pack('Sx6P', 4, $code); \
+         syscall({prctl}, 38, 1, 0, 0, 0) == 0 && syscall({prctl}, 22, 2, $filter) == 0 \
+         or die $!; exec @ARGV or die $!"
+    );
+    let mut command = Command::new("perl");
+    command.args(["-e", &filter, PROGRAM]);
+    command
+}
+
+/// The program without root's right to open what is not permitted to it.
+fn without_override() -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set", "-dac_override,-dac_read_search", PROGRAM]);
+    command
 }
 
 #[test]

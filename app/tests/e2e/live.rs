@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::feeds;
 use crate::machine::Machine;
-use crate::run::{Run, start};
+use crate::run::{Run, Started, start};
 use crate::temp::{TempDir, text};
 
 /// Messages of a packet: with their headers it stays below a frame of Ethernet.
@@ -57,6 +57,16 @@ pub(crate) fn hear(
     options: &[&str],
     send: impl FnOnce(&UdpSocket),
 ) -> Run {
+    hear_at_work(command, next, options, |sender, _| send(sender))
+}
+
+/// The same, where what is sent depends on the program.
+pub(crate) fn hear_at_work(
+    command: &str,
+    next: u64,
+    options: &[&str],
+    send: impl FnOnce(&UdpSocket, &Started),
+) -> Run {
     let port = {
         let probe = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         probe.local_addr().expect("bound").port()
@@ -74,7 +84,7 @@ pub(crate) fn hear(
         assert!(begun.elapsed() < Duration::from_secs(60), "it does not listen");
         std::thread::yield_now();
     }
-    send(&sender);
+    send(&sender, &program);
     program.wait()
 }
 

@@ -1,10 +1,11 @@
 //! One run of the program: started, watched, and what came of it.
 
+use std::cell::Cell;
 use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -65,6 +66,33 @@ impl Started {
         self.ending.signal(name);
     }
 
+    /// Its partition's process, once that is at work: its only child, with no other system call left
+    /// than its end. `before` is the one that was there before. `None` when the program has ended.
+    pub(crate) fn partition(&self, before: Option<u32>) -> Option<u32> {
+        let begun = Instant::now();
+        loop {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id()));
+            let children = tasks
+                .into_iter()
+                .flatten()
+                .flatten()
+                .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
+                .collect::<String>();
+            let confined = |pid: &u32| {
+                let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+                status.is_ok_and(|status| status.contains("Seccomp:\t2"))
+            };
+            let mut pids = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+            if let Some(pid) = pids.find(|pid| Some(*pid) != before && confined(pid)) {
+                return Some(pid);
+            }
+            if !self.runs_for(Duration::from_micros(200)) {
+                return None;
+            }
+            assert!(begun.elapsed() < LIMIT, "no partition appears");
+        }
+    }
+
     /// Whether it runs for that much longer.
     pub(crate) fn runs_for(&self, time: Duration) -> bool {
         self.ending.within(time).is_none()
@@ -85,6 +113,7 @@ impl Started {
 pub(crate) struct Ending {
     process: u32,
     status: Receiver<ExitStatus>,
+    ended: Cell<Option<ExitStatus>>,
 }
 
 impl Ending {
@@ -97,16 +126,19 @@ impl Ending {
             // Nobody may want to know any more.
             let _ = sender.send(status);
         });
-        Self { process, status }
+        Self { process, status, ended: Cell::new(None) }
     }
 
     /// The status, if it ends within `time`.
     fn within(&self, time: Duration) -> Option<ExitStatus> {
-        match self.status.recv_timeout(time) {
-            Ok(status) => Some(status),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => panic!("the end was told before"),
+        if self.ended.get().is_none() {
+            match self.status.recv_timeout(time) {
+                Ok(status) => self.ended.set(Some(status)),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => panic!("nobody waits for it"),
+            }
         }
+        self.ended.get()
     }
 
     /// Waits for it; a child that takes too long is killed.
@@ -118,10 +150,15 @@ impl Ending {
     }
 
     fn signal(&self, name: &str) {
-        let kill = format!("kill -{name} {}", self.process);
-        let sent = Command::new("sh").args(["-c", &kill]).status().expect("sh");
-        assert!(sent.success(), "{kill}");
+        assert!(kill(name, self.process), "kill -{name} {}", self.process);
     }
+}
+
+/// Sends a process a signal; whether it was there.
+pub(crate) fn kill(signal: &str, process: u32) -> bool {
+    let mut kill = Command::new("kill");
+    kill.args([&format!("-{signal}"), &process.to_string()]).stderr(Stdio::null());
+    kill.status().expect("kill").success()
 }
 
 impl Run {

@@ -1,49 +1,20 @@
 //! The partition dies while the program runs: it is told, a dump kept, and the job done again.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::feeds;
 use crate::machine::Machine;
-use crate::run::Started;
+use crate::run::{Started, kill};
 use crate::temp::{TempDir, text};
 
 /// Slow enough that the partition is met at work.
 const SLOW: [&str; 4] = ["--model-latency", "2ms", "--queue-depth", "1"];
 
-/// The partition's process, once it is at work: the program's only child, with no other system call
-/// left than its end.
+/// The partition's process, once it is at work.
 #[track_caller]
 fn partition_of(started: &Started) -> u32 {
-    let begun = Instant::now();
-    loop {
-        let host = started.id();
-        let tasks = std::fs::read_dir(format!("/proc/{host}/task")).into_iter().flatten();
-        let children = tasks
-            .flatten()
-            .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
-        let pids: Vec<u32> = children
-            .flat_map(|pids| pids.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
-            .filter_map(|pid| pid.parse().ok())
-            .collect();
-        let confined = |pid: &&u32| {
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
-            status.is_ok_and(|status| status.contains("Seccomp:\t2"))
-        };
-        if let Some(pid) = pids.iter().find(confined) {
-            return *pid;
-        }
-        assert!(started.runs_for(Duration::from_millis(1)), "it ended before its partition began");
-        assert!(begun.elapsed() < Duration::from_secs(60), "no partition appears");
-    }
-}
-
-fn kill(signal: &str, pid: u32) {
-    let status = std::process::Command::new("kill")
-        .args([&format!("-{signal}"), &pid.to_string()])
-        .status()
-        .expect("kill");
-    assert!(status.success(), "kill -{signal} {pid}");
+    started.partition(None).expect("it ended before its partition began")
 }
 
 fn dumps(dir: &Path) -> Vec<PathBuf> {
@@ -63,7 +34,7 @@ fn a_partition_that_is_killed_leaves_a_dump_and_its_job_is_done_again() {
     let mut args = vec!["replay", text(&day), "--bbo", text(&out), "--no-probe", "--json"];
     args.extend(["--dump-dir", text(&kept), "--on-crash", &command, "--spare"]);
     let started = machine.start(&[&args[..], &SLOW].concat());
-    kill("KILL", partition_of(&started));
+    assert!(kill("KILL", partition_of(&started)));
     let run = started.wait().ok();
     assert_eq!(run.json()["replay"]["messages"], 50_000);
     let died = run.stderr.lines().find(|line| line.starts_with("alert: ")).expect("an alert");
@@ -85,7 +56,7 @@ fn with_restart_never_a_death_is_the_end() {
     let (day, kept) = (dir.file("day.itch", &feeds::day(1, 50, 50_000)), dir.path("dumps"));
     let args = ["ingest", text(&day), "--restart", "never", "--dump-dir", text(&kept)];
     let started = machine.start(&[&args[..], &SLOW].concat());
-    kill("KILL", partition_of(&started));
+    assert!(kill("KILL", partition_of(&started)));
     let run = started.wait();
     assert_eq!(run.code(), Some(1), "{run:?}");
     assert!(run.stderr.contains("died: killed by signal 9"), "{run:?}");
@@ -103,10 +74,10 @@ fn a_partition_that_is_stopped_and_let_go_on_survives() {
     args.extend(["--task-timeout", "200ms", "--json"]);
     let started = machine.start(&[&args[..], &SLOW].concat());
     let pid = partition_of(&started);
-    kill("STOP", pid);
+    assert!(kill("STOP", pid));
     // Far longer than what it would be killed for, were it not stopped.
     assert!(started.runs_for(Duration::from_secs(1)), "it ended");
-    kill("CONT", pid);
+    assert!(kill("CONT", pid));
     let run = started.wait().ok();
     assert_eq!(run.json()["ingest"]["messages"], 50_000);
     let lines: Vec<_> = run.stderr.lines().filter(|line| line.contains("state T")).collect();

@@ -3,8 +3,10 @@
 //! [`JournalJob`] stands behind [`crate::feed_job::FeedJob`] in the partition's arguments where the
 //! job has [`JOB_RECORD`] or [`JOB_JOURNAL`]. The host sends what is to be recorded as
 //! [`KIND_PACKET`] records: the wall clock of its arrival in nanoseconds (8 bytes, little-endian),
-//! then the MoldUDP64 packet as it came; [`crate::feed_job::KIND_FEED_END`] ends them. The
-//! partition answers with [`JournalFigures`].
+//! then the MoldUDP64 packet as it came; [`crate::feed_job::KIND_FEED_END`] ends them. Before the
+//! first one it is told where the journal ends ([`JournalMark`]), which is told again whenever more
+//! of them are durable: what was not acknowledged when a partition ends is sent to the next one,
+//! unless the journal has it. The partition answers with [`JournalFigures`] at the end.
 //!
 //! A record of the journal is one packet, its kind [`RECORD_PACKET`], its time that of its arrival.
 
@@ -24,6 +26,8 @@ pub const JOB_JOURNAL: u32 = 1 << 17;
 pub const KIND_PACKET: u16 = 0x0108;
 /// Partition to host: [`JournalFigures`].
 pub const KIND_JOURNAL_FIGURES: u16 = 0x0304;
+/// Partition to host: [`JournalMark`].
+pub const KIND_JOURNAL_MARK: u16 = 0x0305;
 
 /// A journal's record that is a MoldUDP64 packet.
 pub const RECORD_PACKET: u32 = 1;
@@ -97,6 +101,24 @@ impl JournalJob {
     pub const fn has(&self, flag: u32) -> bool {
         self.flags & flag != 0
     }
+}
+
+/// How far a journal goes that is recorded into: at first what was found, then what is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct JournalMark {
+    /// Behind the last record that is there for good.
+    pub end: u64,
+    /// 1 if the journal was made by this job.
+    pub made: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<JournalMark>() == 16 && offset_of!(JournalMark, made) == 8);
+
+impl Record for JournalMark {
+    const KIND: u16 = KIND_JOURNAL_MARK;
 }
 
 /// What became of a journal, sent when its job ended, well or not.

@@ -10,7 +10,9 @@ use hybrid_abi::feed_job::{
     BlobHeader, FeedFigures, FeedStarted, JOB_INGEST, JOB_REPLAY, KIND_BLOB, KIND_FEED_FIGURES,
     KIND_FEED_STARTED,
 };
-use hybrid_abi::feed_journal::{JournalFigures, KIND_JOURNAL_FIGURES};
+use hybrid_abi::feed_journal::{
+    JournalFigures, JournalMark, KIND_JOURNAL_FIGURES, KIND_JOURNAL_MARK,
+};
 use hybrid_abi::{Record, RecordHeader};
 use zerocopy::FromBytes;
 
@@ -37,6 +39,8 @@ pub(crate) struct Events {
     pub(crate) ingested: Option<FeedFigures>,
     pub(crate) replayed: Option<FeedFigures>,
     pub(crate) journal: Option<JournalFigures>,
+    /// How far the journal goes; whoever is told of it takes it.
+    pub(crate) mark: Option<JournalMark>,
     /// BBO changes, trades and states heard, of all incarnations: the output's sequence.
     pub(crate) heard: u64,
     /// Records that were none.
@@ -97,6 +101,10 @@ impl Events {
             },
             KIND_JOURNAL_FIGURES => match JournalFigures::parse(payload) {
                 Ok(figures) => self.journal = Some(figures),
+                Err(_) => self.bad += 1,
+            },
+            KIND_JOURNAL_MARK => match JournalMark::parse(payload) {
+                Ok(mark) => self.mark = Some(mark),
                 Err(_) => self.bad += 1,
             },
             KIND_BLOB => match BlobHeader::read_from_prefix(payload) {

@@ -13,6 +13,7 @@ use feed_handler::framing::FileFramer;
 use feed_handler::synth::{StockSlot, Synth, SynthConfig};
 use host_bridge::PartitionHandle;
 use hybrid_abi::feed_job::{FEED_DATA_BYTES, KIND_FEED_ABORT, KIND_FEED_DATA, KIND_FEED_END};
+use hybrid_abi::feed_journal::JournalMark;
 
 use crate::failure::Failure;
 
@@ -31,6 +32,13 @@ pub(crate) trait Packets {
     /// # Errors
     /// When nothing more can come; the partition is told then.
     fn push(&mut self, partition: &mut PartitionHandle) -> io::Result<bool>;
+
+    /// The partition says how far its journal goes.
+    fn mark(&mut self, mark: JournalMark);
+
+    /// Another partition takes the place of the one that had them. Whether packets of this run may
+    /// be in the journal.
+    fn again(&mut self) -> bool;
 }
 
 /// Bytes of a synthetic day's message on average, with its prefix: 30.8 over seeds.
@@ -146,19 +154,29 @@ impl Feed {
         Self { origin, buffer, waiting: 0, name, bytes, expected, over: false }
     }
 
-    /// Begins anew, for a partition that was started again.
+    /// Begins anew, for a partition that was started again; packets go on where its journal ends.
+    /// Whether what it writes to may hold some of them.
     ///
     /// # Errors
     /// If the file cannot be read again.
-    pub(crate) fn rewind(&mut self) -> Result<(), Failure> {
-        match &mut self.origin {
-            Origin::File(file) => file.rewind().map_err(Failure::error)?,
-            Origin::Synth(old, config) => **old = synth(*config)?,
-            // What came before is in the journal, or lost; what comes is recorded.
-            Origin::Packets(_) => {}
-        }
+    pub(crate) fn rewind(&mut self) -> Result<bool, Failure> {
+        let goes_on = match &mut self.origin {
+            Origin::File(file) => file.rewind().map(|()| false).map_err(Failure::error)?,
+            Origin::Synth(old, config) => {
+                **old = synth(*config)?;
+                false
+            }
+            Origin::Packets(packets) => packets.again(),
+        };
         (self.waiting, self.over) = (0, false);
-        Ok(())
+        Ok(goes_on)
+    }
+
+    /// The partition says how far its journal goes.
+    pub(crate) fn mark(&mut self, mark: JournalMark) {
+        if let Origin::Packets(packets) = &mut self.origin {
+            packets.mark(mark);
+        }
     }
 
     /// The feed's name.

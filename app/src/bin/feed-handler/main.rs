@@ -15,6 +15,7 @@ mod failure;
 mod feed;
 mod live;
 mod nvme_text;
+mod outbox;
 mod output;
 mod page;
 mod progress;

@@ -2,11 +2,13 @@
 //!
 //! The host's side of it: packets come as for `live`, through the latency ring of a reactor. They
 //! are put in order within `--reorder` packets, doubles are dropped, gaps are named, and each is
-//! handed to the partition with the time of its arrival. The partition acknowledges nothing to the
-//! sender of a feed: what has to be there after a power failure is asked with `probe-util journal`.
+//! handed to the partition with the time of its arrival (`outbox`), and kept until it is durable: a
+//! partition that is started again, on the same device or on other storage, gets what its journal
+//! has not. Nothing is acknowledged to the sender of a feed: what has to be there after a power
+//! failure is asked with `probe-util journal`.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -24,7 +26,7 @@ use hybrid_abi::feed_job::{FeedJob, JOB_LENIENT, KIND_FEED_END};
 use hybrid_abi::feed_journal::{
     JOB_JOURNAL, JOB_RECORD, JOURNAL_FROM_MESSAGE, JOURNAL_FROM_SNAPSHOT, JOURNAL_FROM_TIME,
     JOURNAL_ORIGINAL_SPEED, JOURNAL_SAVE_SNAPSHOT, JOURNAL_WRAP, JournalFigures, JournalJob,
-    KIND_PACKET,
+    JournalMark, KIND_PACKET,
 };
 use hybrid_conventions::{Count, Exit};
 use serde_json::json;
@@ -35,8 +37,9 @@ use crate::events::Events;
 use crate::failure::Failure;
 use crate::feed::{Feed, Packets};
 use crate::live;
+use crate::outbox::{Arrival, Astray, Outbox};
 use crate::output;
-use crate::run::{Plan, carry_out, new_job};
+use crate::run::{Plan, Starts, carry_out, new_job};
 use crate::summary;
 
 /// How long a packet may still come that the end of its session has overtaken.
@@ -149,7 +152,9 @@ struct Line {
     /// Packets that came before one that is missing, by their first message.
     held: BTreeMap<u64, Arrival>,
     most_held: usize,
-    ready: VecDeque<Arrival>,
+    outbox: Outbox,
+    /// What the partition said of its journal cannot be.
+    astray: Option<Astray>,
     quiet: bool,
     ended: bool,
     failed: Option<FrameFault>,
@@ -158,9 +163,6 @@ struct Line {
     reordered: u64,
 }
 
-/// Nanoseconds since 1970-01-01, then the packet.
-type Arrival = Vec<u8>;
-
 impl Line {
     fn new(args: &RecordArgs) -> Self {
         Self {
@@ -168,7 +170,8 @@ impl Line {
             next: u64::from(args.from_start),
             held: BTreeMap::new(),
             most_held: args.reorder.into(),
-            ready: VecDeque::new(),
+            outbox: Outbox::default(),
+            astray: None,
             quiet: args.machine.quiet,
             ended: false,
             failed: None,
@@ -275,7 +278,7 @@ impl Line {
         match taken {
             // A heartbeat says nothing that the next packet does not say.
             Ok(()) if packet.get(18..20) == Some(&[0, 0]) => {}
-            Ok(()) => self.ready.push_back(arrival),
+            Ok(()) => self.outbox.push(arrival),
             Err(fault) => self.failed = Some(fault),
         }
     }
@@ -312,13 +315,30 @@ impl<H: FnMut(&[u8])> Packets for Recorder<H> {
         if over {
             line.finish();
         }
-        while let Some(arrival) = line.ready.front() {
+        if let Some(astray) = line.astray {
+            return Err(io::Error::other(astray));
+        }
+        while let Some(arrival) = line.outbox.next() {
             if partition.command(KIND_PACKET, 0, arrival).is_err() {
                 return Ok(false);
             }
-            line.ready.pop_front();
+            line.outbox.sent();
         }
-        Ok(over && partition.command(KIND_FEED_END, 0, &[]).is_ok())
+        let sent = over && line.outbox.is_sent();
+        Ok(sent && partition.command(KIND_FEED_END, 0, &[]).is_ok())
+    }
+
+    fn mark(&mut self, mark: JournalMark) {
+        let mut line = self.line.borrow_mut();
+        if let Err(astray) = line.outbox.mark(mark) {
+            line.astray = Some(astray);
+        }
+    }
+
+    fn again(&mut self) -> bool {
+        let mut line = self.line.borrow_mut();
+        line.outbox.again();
+        line.outbox.has_begun()
     }
 }
 
@@ -357,16 +377,32 @@ pub(crate) fn record(args: &RecordArgs) -> Result<Exit, Failure> {
         events: Events::default(),
         journal: Some(how),
     };
-    let outcome = carry_out(plan)?;
+    let outcome = carry_out(plan).inspect_err(|_| unknown(&line.borrow()))?;
     let line = line.borrow();
     if let Some(figures) = outcome.events.journal {
-        report(args, &line, &figures)?;
+        report(args, &line, &figures, &outcome.starts)?;
     }
-    summary::check(&outcome)?;
+    summary::check(&outcome).inspect_err(|_| unknown(&line))?;
     match (&line.failed, outcome.signal) {
         (Some(fault), _) => Err(Failure::error(fault)),
-        (None, Some(signal)) => Ok(signal.exit()),
+        (None, Some(signal)) => {
+            unknown(&line);
+            Ok(signal.exit())
+        }
         (None, None) => Ok(Exit::Ok),
+    }
+}
+
+/// What came and was not acknowledged, where nobody will send it again.
+fn unknown(line: &Line) {
+    let (sent, waiting) = line.outbox.left();
+    if sent + waiting + line.held.len() > 0 {
+        output::note(format_args!(
+            "warning: {} packets are in the journal for good; of {sent} it is unknown whether \
+             they are; {} that came are not in it",
+            line.outbox.durable(),
+            waiting + line.held.len(),
+        ));
     }
 }
 
@@ -376,23 +412,33 @@ fn id(now: u64) -> u64 {
     RandomState::new().hash_one(now)
 }
 
-fn report(args: &RecordArgs, line: &Line, figures: &JournalFigures) -> Result<(), Failure> {
+fn report(
+    args: &RecordArgs,
+    line: &Line,
+    figures: &JournalFigures,
+    starts: &Starts,
+) -> Result<(), Failure> {
+    let packets = line.outbox.durable();
     let mold = line.framer.stats();
     if args.machine.json {
         let value = json!({
             "schema": "feed-handler-record/1",
-            "packets": figures.packets,
+            "packets": packets,
             "messages": mold.messages,
             "duplicates": line.doubles,
             "reordered": line.reordered,
             "gaps": mold.gaps,
             "missing": mold.missing,
             "ended": line.ended,
-            "journal_made": figures.made != 0,
+            "journal_made": line.outbox.made(),
             "front": figures.front,
             "end": figures.end,
             "waits": figures.waits,
             "flushes": figures.flushes,
+            "device": starts.device,
+            "restarts": starts.restarts,
+            "fallbacks": starts.fallbacks,
+            "sent_again": line.outbox.sent_again(),
         });
         return output::result(format_args!("{value:#}\n"));
     }
@@ -401,14 +447,14 @@ fn report(args: &RecordArgs, line: &Line, figures: &JournalFigures) -> Result<()
          gaps       {}, {} messages missing\n\
          journal    records {} to {} (exclusive) on {}, {} flushes\n",
         Count(mold.messages),
-        Count(figures.packets),
+        Count(packets),
         Count(line.doubles),
         Count(line.reordered),
         Count(mold.gaps),
         Count(mold.missing),
         Count(figures.front),
         Count(figures.end),
-        args.machine.device,
+        starts.device,
         Count(figures.flushes),
     ))
 }

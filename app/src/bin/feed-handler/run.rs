@@ -286,12 +286,13 @@ pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
         supervisor.wait(LOOK_EVERY);
     }
     let partition = supervisor.into_current();
-    let Work { mut events, progress, course, storage, signal, error, .. } = work.into_inner();
-    progress.clear();
+    let mut work = work.into_inner();
+    work.progress.clear();
     let mut partition = partition.ok_or_else(|| {
         Failure::error("the partition could not be started again; the lines above say why")
     })?;
-    take_events(&mut partition, &mut events);
+    work.hear(&mut partition);
+    let Work { events, course, storage, signal, error, .. } = work;
     let figures = summary::Measured::read(&partition);
     let shown = course.map(|course| shown(course, &partition, beside));
     let mut report = partition.join();
@@ -367,14 +368,28 @@ impl Work<'_> {
             return Ok(());
         }
         self.events.begin_anew();
-        self.feed.as_mut().map_or(Ok(()), Feed::rewind)
+        if self.feed.as_mut().map_or(Ok(false), Feed::rewind)? {
+            // What is damaged now is no other's: it was whole, and is not written over.
+            self.job.flags &= !JOB_OVERWRITE;
+        }
+        Ok(())
+    }
+
+    /// Takes what the partition told, and passes on how far its journal goes.
+    fn hear(&mut self, partition: &mut PartitionHandle) {
+        take_events(partition, &mut self.events);
+        if let (Some(feed), Some(mark)) = (&mut self.feed, self.events.mark.take()) {
+            feed.mark(mark);
+        }
     }
 
     fn serve(&mut self, partition: &mut PartitionHandle, signals: &StopSignals) {
-        if let Some(Err(error)) = self.feed.as_mut().map(|feed| feed.push(partition)) {
+        // Who is asked to stop gets nothing more: a recording ends with what it has.
+        let feed = self.feed.as_mut().filter(|_| self.signal.is_none());
+        if let Some(Err(error)) = feed.map(|feed| feed.push(partition)) {
             self.error.get_or_insert(error.to_string());
         }
-        take_events(partition, &mut self.events);
+        self.hear(partition);
         if let Some(course) = &mut self.course {
             course.look(partition.metrics(), partition.incarnation());
         }
@@ -414,7 +429,7 @@ fn again(
 ) -> Result<Box<dyn Backend>, RuntimeError> {
     let Next { mut before, ending } = next;
     // What it said last: the next one goes on behind exactly that.
-    take_events(&mut before, &mut work.events);
+    work.hear(&mut before);
     let started = work.events.started;
     let device = before.join().device;
     work.begin_behind().map_err(|failure| not_started(&failure))?;

@@ -9,12 +9,13 @@ mod books;
 mod record;
 mod replay;
 
-use hybrid_abi::feed_journal::{JournalFigures, JournalJob};
+use hybrid_abi::feed_journal::{JOB_RECORD, JournalFigures, JournalJob};
 use journal::{DeviceMedium, FormatOptions, From, JournalError, Medium as _, Recovered};
 use nvme_driver::BlockDevice;
 
 use super::error::HandlerError;
-use super::job::Desk;
+use super::job::{Desk, started, tell};
+use super::store::Store;
 
 pub use record::record;
 pub use replay::replay;
@@ -36,6 +37,12 @@ pub struct JournalDesk {
 }
 
 impl JournalDesk {
+    /// Tells the host what blocks the device has.
+    async fn tell_started(&self) {
+        let store = Store { block: self.block, arena: self.desk.partition.arena() };
+        tell(self.desk, &started(self.desk, store, JOB_RECORD)).await;
+    }
+
     fn medium(&self, bytes: u32) -> Result<DeviceMedium, HandlerError> {
         let promise = DeviceMedium::promise_of(self.block, self.desk.device.controller());
         let arena = self.desk.partition.arena();

@@ -1,9 +1,12 @@
 //! Recording: packets off the command ring, into the journal.
+//!
+//! The host keeps each packet until it is told that it is durable, and sends what is left of them
+//! to a partition that is started after this one: see `hybrid_abi::feed_journal::JournalMark`.
 
 use core_runtime::task::TaskOptions;
 use hybrid_abi::feed_job::{FeedJob, JOB_OVERWRITE, KIND_FEED_ABORT, KIND_FEED_END};
 use hybrid_abi::feed_journal::{
-    JOB_RECORD, JOURNAL_WRAP, JournalFigures, KIND_PACKET, PACKET_BYTES, RECORD_PACKET,
+    JOB_RECORD, JOURNAL_WRAP, JournalFigures, JournalMark, KIND_PACKET, PACKET_BYTES, RECORD_PACKET,
 };
 use journal::{
     AppendError, DeviceMedium, Journal, JournalParts, Limits, Medium as _, Priority,
@@ -12,6 +15,7 @@ use journal::{
 
 use super::JournalDesk;
 use crate::handler::error::HandlerError;
+use crate::handler::job::tell;
 use crate::handler::progress::Progress;
 
 /// Packets without an acknowledgement: at a million packets a second and 5 ms of a device, twice.
@@ -37,6 +41,7 @@ pub async fn record(
     figures: &mut JournalFigures,
 ) -> Result<(), HandlerError> {
     figures.phase = JOB_RECORD;
+    here.tell_started().await;
     let mut medium = here.medium(super::BATCH_BYTES)?;
     let made = (job.has(JOB_OVERWRITE), job.created_unix_ns);
     let found = here.open_or_make(&mut medium, made, figures).await?;
@@ -45,15 +50,18 @@ pub async fn record(
     let (arena, promise) = (partition.arena(), medium.promise());
     let parts = JournalParts { device, promise, arena, superblock, limits: PENDING };
     let log = Journal::new(parts, partition.bump())?;
+    let mut marks = Marks { here, log, made: figures.made, told: log.acknowledged().sequence };
+    marks.tell().await;
     let run = async move {
         // Whoever appends or waits hears of its end.
         let _ = log.run().await;
     };
     let options = TaskOptions::latency("journal").budget_ns(LOG_BUDGET_NS);
     partition.spawner().spawn(options, run)?.detach();
-    let outcome = take_packets(here, log, &mut medium, figures).await;
+    let outcome = take_packets((here, &mut marks), log, &mut medium, figures).await;
     figures.waits = here.desk.progress.ring_waits.get();
     let closed = log.close().await;
+    marks.tell().await;
     let (superblock, end) = (log.superblock(), log.acknowledged());
     figures.front = superblock.front_sequence;
     figures.end = end.sequence;
@@ -62,8 +70,39 @@ pub async fn record(
     Ok(closed?)
 }
 
-async fn take_packets(
+/// What the host is told of how far the journal goes.
+struct Marks {
     here: JournalDesk,
+    log: &'static Journal,
+    made: u32,
+    told: u64,
+}
+
+impl Marks {
+    fn now(&self) -> JournalMark {
+        JournalMark { end: self.log.acknowledged().sequence, made: self.made, reserved: 0 }
+    }
+
+    /// Tells it, waiting for room.
+    async fn tell(&mut self) {
+        let mark = self.now();
+        tell(self.here.desk, &mark).await;
+        self.told = mark.end;
+    }
+
+    /// Tells it if there is news, and room.
+    fn follow(&mut self) {
+        let mark = self.now();
+        let ring = self.here.desk.partition.events();
+        let room = matches!(ring.has_room(size_of::<JournalMark>()), Ok(true));
+        if mark.end != self.told && room && ring.send(&mark).is_ok() {
+            self.told = mark.end;
+        }
+    }
+}
+
+async fn take_packets(
+    (here, marks): (JournalDesk, &mut Marks),
     log: &'static Journal,
     medium: &mut DeviceMedium,
     figures: &mut JournalFigures,
@@ -72,8 +111,12 @@ async fn take_packets(
     let room = partition.bump().slice_with(COMMAND_BYTES, |_| 0_u8);
     let room = room.map_err(HandlerError::NoMemory)?;
     loop {
+        let mut all = false;
         for _ in 0..A_TURN {
-            let Some(header) = partition.take_command(room) else { break };
+            let Some(header) = partition.take_command(room) else {
+                all = true;
+                break;
+            };
             let payload = room.get(..usize::from(header.len)).unwrap_or_default();
             match header.kind {
                 KIND_PACKET => {
@@ -90,11 +133,12 @@ async fn take_packets(
                 _ => {}
             }
         }
+        marks.follow();
         if let Some(ended) = log.ended() {
             return Err(ended.into());
         }
         // An orderly end for a recording: all that came is kept.
-        if progress.stop.get() {
+        if all && progress.stop.get() {
             return Ok(());
         }
         partition.spawner().yield_now().await;
