@@ -56,7 +56,7 @@ fn symbols_and_days_beyond_what_is_possible_are_refused_with_what_is_allowed() {
 }
 
 /// Every option, and the test that shows what it does. A new one needs a line here and a test.
-const OPTIONS: [(&str, &str); 78] = [
+const OPTIONS: [(&str, &str); 79] = [
     ("--allow-writes", "bad_device::a_device_that_carries_something_else_is_..."),
     ("--bbo", "real_data"),
     ("--check-silence", "silence"),
