@@ -62,7 +62,7 @@ fn model(image: &Path, faults: FaultPlan) -> ModelConfig {
     ModelConfig { namespaces: vec![namespace], faults, ..ModelConfig::default() }
 }
 
-fn serve(socket: &Path, image: &Path, faults: FaultPlan) -> (VfioUserServer, ServerOptions) {
+pub(crate) fn serve(socket: &Path, image: &Path, faults: FaultPlan) -> (VfioUserServer, ServerOptions) {
     let idle = Idle::Yield { after_steps: 64 };
     let options = ServerOptions { model: model(image, faults), idle, ..ServerOptions::default() };
     (VfioUserServer::start(socket, options.clone()).expect("a server"), options)
@@ -151,7 +151,7 @@ impl Day {
     }
 
     /// A replay over the socket that falls back to the image.
-    pub(crate) fn replay(&self, machine: &Machine, socket: &Path) -> Run {
+    fn replay(&self, machine: &Machine, socket: &Path) -> Run {
         self.replay_by(machine, Command::new(PROGRAM), socket)
     }
 
