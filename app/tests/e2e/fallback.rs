@@ -62,7 +62,11 @@ fn model(image: &Path, faults: FaultPlan) -> ModelConfig {
     ModelConfig { namespaces: vec![namespace], faults, ..ModelConfig::default() }
 }
 
-pub(crate) fn serve(socket: &Path, image: &Path, faults: FaultPlan) -> (VfioUserServer, ServerOptions) {
+pub(crate) fn serve(
+    socket: &Path,
+    image: &Path,
+    faults: FaultPlan,
+) -> (VfioUserServer, ServerOptions) {
     let idle = Idle::Yield { after_steps: 64 };
     let options = ServerOptions { model: model(image, faults), idle, ..ServerOptions::default() };
     (VfioUserServer::start(socket, options.clone()).expect("a server"), options)
