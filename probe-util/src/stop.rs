@@ -1,4 +1,5 @@
-//! SIGINT, SIGTERM, SIGHUP and SIGQUIT as words that the commands look at, so that each ends in order.
+//! SIGINT, SIGTERM, SIGHUP and SIGQUIT as words that the commands look at, so that each ends in
+//! order.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -120,10 +120,13 @@ fn end_even_if_stuck(stop: &Stop) {
         let exit = loop {
             match stop.exit() {
                 Some(exit) => break exit,
-                None => std::thread::sleep(LOOK),
+                None => stop.wait(LONGEST),
             }
         };
-        std::thread::sleep(PATIENCE);
+        let over = Instant::now() + PATIENCE;
+        while Instant::now() < over {
+            std::thread::park_timeout(LOOK);
+        }
         let _ = ratatui::try_restore();
         std::process::exit(exit.code().into());
     });
@@ -159,9 +162,20 @@ mod tests {
     use super::*;
     use crate::hosts::Which;
 
+    /// Whether a test is one that another runs on a terminal of its own: alone it has none.
+    fn is_run_on_a_terminal(test: &str) -> bool {
+        let is = std::env::var_os(RUN_ON_A_TERMINAL).is_some();
+        if !is {
+            skipped(test, "the tests of the terminal run it, on one of its own");
+        }
+        is
+    }
+
     #[test]
-    #[ignore = "run by the_terminal_is_as_it_was, on a terminal of its own"]
     fn draws_until_a_signal_comes() {
+        if !is_run_on_a_terminal("draws_until_a_signal_comes") {
+            return;
+        }
         let stop = Stop::install().expect("handlers");
         let watch = Watch::new(Which { run_dir: vec!["/nowhere".into()], ..Which::default() });
         let exit = run(watch, &stop, LOOK, None).expect("it draws");
@@ -169,13 +183,18 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "run by the_terminal_is_as_it_was, on a terminal of its own"]
     fn draws_and_panics() {
+        if !is_run_on_a_terminal("draws_and_panics") {
+            return;
+        }
         let _ = on_terminal(|terminal| -> Result<()> {
             terminal.draw(|frame| frame.render_widget("waiting for one", frame.area()))?;
             panic!("planted");
         });
     }
+
+    /// Tells a test that it has a terminal.
+    const RUN_ON_A_TERMINAL: &str = "PROBE_UTIL_TEST_ON_A_TERMINAL";
 
     /// A directory that goes with its test.
     struct Place(PathBuf);
@@ -186,7 +205,7 @@ mod tests {
         }
     }
 
-    /// An ignored test on a terminal of 80 by 24 (`script`'s), with `stty` before and after.
+    /// A test on a terminal of 80 by 24 (`script`'s), with `stty` before and after.
     struct Terminal {
         dir: Place,
         script: Child,
@@ -203,7 +222,7 @@ mod tests {
             let exe = std::env::current_exe().expect("this program");
             let lines = format!(
                 "cd '{}'; stty rows 24 cols 80; stty -g > before\n\
-                 sh -c 'echo $$ > pid; exec \"$0\" --ignored --exact --nocapture \
+                 sh -c 'echo $$ > pid; exec \"$0\" --exact --nocapture \
                  top::terminal::tests::{test}' '{}'\n\
                  echo $? > code; stty -g > after\n",
                 dir.0.display(),
@@ -213,7 +232,11 @@ mod tests {
             let shell = format!("sh '{}'", dir.0.join("lines").display());
             let mut script = Command::new("script");
             script.args(["-qfec", &shell]).arg(dir.0.join("typescript"));
-            script.env("TERM", "xterm-256color").stdin(Stdio::piped()).stdout(Stdio::null());
+            script
+                .env("TERM", "xterm-256color")
+                .env(RUN_ON_A_TERMINAL, "1")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null());
             let mut script = script.spawn().expect("it is there");
             let keyboard = script.stdin.take();
             Self { dir, script, _keyboard: keyboard }
@@ -232,7 +255,7 @@ mod tests {
             let begun = Instant::now();
             while !done(self) {
                 assert!(begun.elapsed() < Duration::from_secs(60), "{}", self.text("typescript"));
-                std::thread::sleep(Duration::from_millis(5));
+                std::thread::yield_now();
             }
         }
 
