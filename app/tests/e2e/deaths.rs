@@ -1,9 +1,10 @@
-//! A partition that is killed in the middle of a replay: the next one goes on where it was, or begins
-//! anew behind what was told, and the BBO file is that of a replay without a death, to the byte.
+//! A partition that is killed in the middle of a replay: the next one goes on where it was, or
+//! begins anew behind what was told, and the BBO file is that of a replay without a death, to the
+//! byte.
 //!
 //! Killed at random times, once or twice a run. At full speed nearly all of a replay is decoding,
-//! with the seal open; on a slow device nearly all of it is waiting for a read, with the seal closed.
-//! What a death hit is read off what the program says, and both ways must have been seen.
+//! with the seal open; on a slow device nearly all of it is waiting for a read, with the seal
+//! closed. What a death hit is read off what the program says, and both ways must have been seen.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

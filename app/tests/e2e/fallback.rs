@@ -302,8 +302,8 @@ fn a_fallback_that_may_not_be_used_is_a_named_error() {
     }
 }
 
-/// Too little for a ring is a named error; too little for the buffers is a step down, and the replay
-/// goes on all the same.
+/// Too little for a ring is a named error; too little for the buffers is a step down, and the
+/// replay goes on all the same.
 #[test]
 fn a_fallback_with_too_little_memlock_is_named_or_a_step_with_the_exact_quotes() {
     let name = "a_fallback_with_too_little_memlock_is_named_or_a_step_with_the_exact_quotes";
@@ -338,7 +338,8 @@ fn a_fallback_with_too_little_memlock_is_named_or_a_step_with_the_exact_quotes()
     }
 }
 
-/// The program behind a seccomp filter that answers `io_uring_setup` with `errno`, as containers have.
+/// The program behind a seccomp filter that answers `io_uring_setup` with `errno`, as containers
+/// have.
 fn without_io_uring(errno: u32) -> Command {
     let prctl = if cfg!(target_arch = "x86_64") { 157 } else { 167 };
     let filter = format!(

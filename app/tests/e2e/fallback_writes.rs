@@ -1,7 +1,7 @@
 //! `--storage auto`: the device fails in the middle of an ingest, and the kernel goes on.
 //!
-//! What must be true whatever fails and when: an ingest that ends with 0 has left the whole feed, once;
-//! one that ends with an error has left a feed that is refused, or the one before it.
+//! What must be true whatever fails and when: an ingest that ends with 0 has left the whole feed,
+//! once; one that ends with an error has left a feed that is refused, or the one before it.
 
 use std::path::{Path, PathBuf};
 

@@ -66,8 +66,9 @@ impl Started {
         self.ending.signal(name);
     }
 
-    /// Its partition's process, once that is at work: its only child, with no other system call left
-    /// than its end. `before` is the one that was there before. `None` when the program has ended.
+    /// Its partition's process, once that is at work: its only child, with no other system call
+    /// left than its end. `before` is the one that was there before. `None` when the program has
+    /// ended.
     pub(crate) fn partition(&self, before: Option<u32>) -> Option<u32> {
         let begun = Instant::now();
         loop {
