@@ -288,9 +288,7 @@ pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
     let partition = supervisor.into_current();
     let mut work = work.into_inner();
     work.progress.clear();
-    let mut partition = partition.ok_or_else(|| {
-        Failure::error("the partition could not be started again; the lines above say why")
-    })?;
+    let mut partition = partition.ok_or_else(not_again)?;
     work.hear(&mut partition);
     let Work { events, course, storage, signal, error, .. } = work;
     let figures = summary::Measured::read(&partition);
@@ -301,9 +299,13 @@ pub(crate) fn carry_out(plan: Plan<'_>) -> Result<Outcome, Failure> {
     if let Some(error) = error {
         return Err(Failure::error(format_args!("the feed could not be read to its end: {error}")));
     }
-    let isolation = machine.isolation;
     let starts = Starts::of(&storage, &counters, state.as_ref());
+    let isolation = machine.isolation;
     Ok(Outcome { runtime, figures, report, events, signal, isolation, shown, starts })
+}
+
+fn not_again() -> Failure {
+    Failure::error("the partition could not be started again; the lines above say why")
 }
 
 /// A device that is lost behind the last read of a replay has done its work: with other storage at
