@@ -107,7 +107,7 @@ fn a_recording_whose_device_fails_at_random_points_has_each_packet_once() {
     let Some(machine) = Machine::of(name) else { return };
     let session = Session::new(&machine);
     let commands = session.commands();
-    let points = if testing::soak() { 90 } else { 6 };
+    let points = if testing::soak() { 90 } else { 3 };
     let seed = testing::seed(1);
     let mut random = Random::new(seed);
     let (mut fallbacks, mut again) = (0, 0);

@@ -121,7 +121,7 @@ fn an_ingest_whose_device_fails_at_random_points_leaves_the_whole_feed_once() {
     let name = "an_ingest_whose_device_fails_at_random_points_leaves_the_whole_feed_once";
     let Some(machine) = Machine::of(name) else { return };
     let days = Days::new(&machine);
-    let points = if testing::soak() { 90 } else { 9 };
+    let points = if testing::soak() { 90 } else { 5 };
     let seed = testing::seed(1);
     let mut random = Random::new(seed);
     let mut fallbacks = 0;
@@ -159,7 +159,7 @@ fn an_ingest_without_a_fallback_leaves_no_half_feed_that_anybody_takes_for_one()
     let days = Days::new(&machine);
     let seed = testing::seed(2);
     let mut random = Random::new(seed);
-    let points = if testing::soak() { 90 } else { 6 };
+    let points = if testing::soak() { 90 } else { 3 };
     let mut refused = 0;
     for point in 0..points {
         let way = WAYS[point as usize % WAYS.len()];
