@@ -42,6 +42,17 @@ pub(crate) enum Way {
 
 pub(crate) const WAYS: [Way; 3] = [Way::Killed, Way::Fatal, Way::Silent];
 
+impl Way {
+    /// `--io-timeout` of a run that writes: long enough for a flush of the other storage, on a
+    /// crowded machine too. What answers nothing takes a few of them to be given up.
+    pub(crate) const fn patience(self) -> &'static str {
+        match self {
+            Self::Killed | Self::Fatal => "5s",
+            Self::Silent => "500ms",
+        }
+    }
+}
+
 pub(crate) fn plan(way: Way, command: u64) -> FaultPlan {
     let io = |action| FaultRule::on(OnQueue::Io, action).when(When::After(command - 1));
     match way {

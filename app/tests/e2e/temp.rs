@@ -9,10 +9,21 @@ pub(crate) struct TempDir(PathBuf);
 impl TempDir {
     /// A new one that everybody may look into: some tests run the program as another user.
     pub(crate) fn new() -> Self {
+        Self::below(std::env::temp_dir())
+    }
+
+    /// One in memory, where the machine has such a place: a flush takes no time there, however busy
+    /// the disk is.
+    pub(crate) fn in_memory() -> Self {
+        let memory = PathBuf::from("/dev/shm");
+        if memory.is_dir() { Self::below(memory) } else { Self::new() }
+    }
+
+    fn below(base: PathBuf) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("feed-handler-e2e-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
+        let path = base.join(name);
         std::fs::create_dir_all(&path).expect("a temporary directory");
         Self(path)
     }
