@@ -34,6 +34,9 @@ const ANSWER_BYTES: u64 = 1 << 20;
 /// first, which takes seconds.
 const NAMESPACE_TIME: Duration = Duration::from_secs(30);
 
+/// How long the node for commands of a disk that is there is waited for; not every one has one.
+const GENERIC_TIME: Duration = Duration::from_secs(1);
+
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -132,14 +135,30 @@ pub fn bind_back(bdf: Bdf, helper: &Path) -> Result<(KernelNodes, Binder), BindB
         Some(driver) if driver != "vfio-pci" => Binder::Nobody,
         _ => let_go(root, bdf, helper)?,
     };
+    let nodes = wait_for_nodes(root, bdf, (NAMESPACE_TIME, GENERIC_TIME));
+    nodes.map(|nodes| (nodes, binder)).ok_or(BindBackError::NoNamespace { bdf })
+}
+
+/// The nodes, once there are some; those for commands too, where the kernel makes them: each comes
+/// right after its disk.
+fn wait_for_nodes(
+    root: &Path,
+    bdf: Bdf,
+    (longest, for_generic): (Duration, Duration),
+) -> Option<KernelNodes> {
     let begun = Instant::now();
+    let mut seen = None;
     loop {
         let nodes = nodes_of(root, bdf);
         if !nodes.block.is_empty() {
-            return Ok((nodes, binder));
-        }
-        if begun.elapsed() >= NAMESPACE_TIME {
-            return Err(BindBackError::NoNamespace { bdf });
+            let waited = seen.get_or_insert_with(Instant::now).elapsed();
+            let has_generic = root.join("sys/class/nvme-generic").exists();
+            let complete = nodes.generic.len() >= nodes.block.len();
+            if complete || !has_generic || waited >= for_generic {
+                return Some(nodes);
+            }
+        } else if begun.elapsed() >= longest {
+            return None;
         }
         std::thread::sleep(LOOK);
     }
@@ -252,6 +271,25 @@ mod tests {
         assert_eq!(nodes.generic, named(&["ng0n2"]));
         let none: Bdf = "04:00.0".parse().expect("an address");
         assert_eq!(nodes_of(root.path(), none), KernelNodes::default());
+    }
+
+    #[test]
+    fn a_node_for_commands_that_comes_behind_its_disk_is_waited_for() {
+        let root = TempDir::new("nodes-late");
+        let wait = |generic| wait_for_nodes(root.path(), bdf(), (Duration::ZERO, generic));
+        assert_eq!(wait(Duration::ZERO), None, "no disk, no time");
+        root.write("sys/bus/pci/devices/0000:03:00.0/nvme/nvme0/nvme0n1/dev", "");
+        root.write("dev/nvme0n1", "");
+        let long = Duration::from_secs(60);
+        assert_eq!(wait(long).expect("a disk").generic, [PathBuf::new(); 0], "an old kernel");
+        root.write("sys/class/nvme-generic/ng0n1/dev", "");
+        assert_eq!(wait(Duration::ZERO).expect("a disk").generic, [PathBuf::new(); 0], "never");
+        let nodes = std::thread::scope(|scope| {
+            let waits = scope.spawn(|| wait(long));
+            root.write("dev/ng0n1", "");
+            waits.join().expect("no panic")
+        });
+        assert_eq!(nodes.expect("a disk").generic, [root.path().join("dev/ng0n1")]);
     }
 
     #[test]
