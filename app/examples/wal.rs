@@ -1,101 +1,122 @@
-//! A write-ahead log for an engine of one's own, here a register: what is set survives.
+//! A write-ahead log for an engine of one's own, here a register: what was set survives.
 //! `cargo run --release -p feed-handler --example wal -- model:/tmp/wal.img 42`, twice.
 
 use std::{ops::ControlFlow, process::ExitCode, time::Duration};
 
+use anyhow::{Context as _, ensure};
 use core_runtime::partition::{Partition, PartitionExit, run_until_stopped};
 use core_runtime::task::TaskOptions;
 use host_bridge::backend::{DeviceOptions, from_spec};
-use host_bridge::topology::Topology;
-use host_bridge::{Entry, PartitionSpec, Runtime};
+use host_bridge::{Entry, PartitionSpec, Runtime, topology::Topology};
 use hybrid_conventions::{CpuSet, DeviceSpec};
 use journal::{
-    Cursor, DeviceMedium, FormatOptions, From, Journal, JournalError, JournalParts, Limits, Medium,
+    Cursor, DeviceMedium, FormatOptions, From, Journal, JournalError, JournalParts, Limits,
     Priority, Seek, format, recover, take_over,
 };
 use nvme_driver::{ControllerConfig, Device, DeviceParts, spec::Nsid};
 
-const WAL: Entry = Entry::new("wal", partition);
-const KIND_TEXT: u16 = 0x0501;
-host_bridge::partition_main! { entries: [WAL], main: host }
-
-fn partition(partition: &'static Partition, parts: Option<DeviceParts>) -> PartitionExit {
-    let parts = parts.expect("a device was given");
-    let device = Device::open(parts, partition.bump(), ControllerConfig::default());
-    let device = device.expect("a device that works");
-    let work = async move {
-        partition.finish(match engine(partition, device).await {
-            Ok(()) => PartitionExit::done(),
-            Err(error) => PartitionExit::failed(1, format_args!("{error}")),
-        });
-    };
-    partition.spawner().spawn(TaskOptions::normal("engine"), work).expect("room").detach();
-    run_until_stopped(partition, device)
-}
-
-async fn engine(partition: &'static Partition, device: Device) -> Result<(), JournalError> {
-    device.ready().await.expect("a device that works");
-    let (arena, bump) = (partition.arena(), partition.bump());
-    let block = device.block_device(Nsid(1)).expect("namespace 1");
+/// A log on the whole device: applies what it has, appends `value`; returns what was applied last.
+async fn engine(
+    here: &'static Partition,
+    device: Device,
+    value: &[u8],
+) -> Result<u64, PartitionExit> {
+    device.ready().await.map_err(no)?;
+    let block = device.block_device(Nsid(1)).ok_or_else(|| no("there is no namespace 1"))?;
     let promise = DeviceMedium::promise_of(block, device.controller());
-    let mut medium = DeviceMedium::new(block, promise, arena, 1 << 20)?;
-    // What is there, or an empty log.
+    let mut medium = DeviceMedium::new(block, promise, here.arena(), 1 << 20).map_err(no)?;
+    // What is there, or an empty log. A log that is damaged is an error that says where.
     let mut found = recover(&mut medium, From::Checkpoint).await;
     if found == Err(JournalError::Empty) {
-        format(&mut medium, &FormatOptions::new(partition.clock().now().ticks(), "wal")).await?;
+        let options = FormatOptions::new(here.clock().now().ticks(), "wal");
+        format(&mut medium, &options).await.map_err(no)?;
         found = recover(&mut medium, From::Checkpoint).await;
     }
-    let found = found?;
+    let found = found.map_err(no)?;
     // The state is what the records say, in order.
-    let mut register = 0_u64;
-    let mut cursor = Cursor::open(&mut medium, &found, Seek::Front).await.expect("readable");
-    let mut apply = |payload: &[u8]| register = u64::from_le_bytes(payload.try_into().expect("8"));
-    while cursor.advance(&mut medium, |record| apply(record.payload)).await.expect("whole") {}
-    // From here on new records: a change counts once it is durable.
-    let superblock = take_over(&mut medium, &found).await?;
-    let parts = JournalParts {
-        device: block,
-        promise: medium.promise(),
-        arena,
-        superblock,
-        limits: Limits::default(),
-    };
-    let log = Journal::new(parts, bump)?;
+    let mut register = [0; 8];
+    let mut cursor = Cursor::open(&mut medium, &found, Seek::Front).await.map_err(no)?;
+    let mut apply = |payload: &[u8]| register.copy_from_slice(payload);
+    while cursor.advance(&mut medium, |record| apply(record.payload)).await.map_err(no)? {}
+    // From here on it takes records: a change counts once it is durable.
+    let superblock = take_over(&mut medium, &found).await.map_err(no)?;
+    let (arena, limits) = (here.arena(), Limits::default());
+    let parts = JournalParts { device: block, promise, arena, superblock, limits };
+    let log = Journal::new(parts, here.bump()).map_err(no)?;
     let run = async move { _ = log.run().await };
-    partition.spawner().spawn(TaskOptions::latency("log"), run).expect("room").detach();
-    let sequence = log.append(Priority::High, 1, 0, partition.args()).expect("room");
-    log.durable(sequence).await.expect("a device that works");
-    let _ = partition.events().write(KIND_TEXT, 0, &register.to_le_bytes());
-    log.close().await.expect("a device that works");
-    device.shutdown().await.expect("in order");
-    Ok(())
+    here.spawner().spawn(TaskOptions::normal("log"), run).map_err(no)?.detach();
+    let sequence = log.append(Priority::High, 1, 0, value).map_err(no)?;
+    log.durable(sequence).await.map_err(no)?;
+    log.close().await.map_err(no)?;
+    device.shutdown().await.map_err(no)?;
+    Ok(u64::from_le_bytes(register))
+}
+
+fn no(error: impl std::fmt::Display) -> PartitionExit {
+    PartitionExit::failed(1, format_args!("{error}"))
+}
+
+// What is left brings the engine to its core, and its answer back: see `host_bridge`'s example.
+
+const WAS: u16 = 0x0501;
+const WAL: Entry = Entry::new("wal", partition);
+host_bridge::partition_main! { entries: [WAL], main: host }
+
+fn partition(here: &'static Partition, parts: Option<DeviceParts>) -> PartitionExit {
+    let parts = parts.expect("a device was given");
+    let device = match Device::open(parts, here.bump(), ControllerConfig::default()) {
+        Ok(device) => device,
+        Err(error) => return no(error),
+    };
+    let work = async move {
+        here.finish(match engine(here, device, here.args()).await {
+            Ok(was) => match here.events().write(WAS, 0, &was.to_le_bytes()) {
+                Ok(()) => PartitionExit::done(),
+                Err(error) => no(error),
+            },
+            Err(exit) => exit,
+        });
+    };
+    match here.spawner().spawn(TaskOptions::normal("engine"), work) {
+        Ok(task) => task.detach(),
+        Err(error) => return no(error),
+    }
+    run_until_stopped(here, device)
 }
 
 fn host() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [device, value] = arguments.as_slice() else {
-        eprintln!("usage: wal DEVICE NUMBER");
-        return ExitCode::FAILURE;
+    let done = match arguments.as_slice() {
+        [device, value] => run(device, value),
+        _ => Err(anyhow::anyhow!("usage: wal DEVICE NUMBER, such as model:/tmp/wal.img 42")),
     };
-    let core = Topology::read().suggested_core().expect("two CPUs");
-    let runtime = Runtime::new(CpuSet::single(core).expect("a CPU")).expect("a runtime");
-    let spec = DeviceSpec::parse(device).expect("a device");
+    done.map_or_else(
+        |error| {
+            eprintln!("wal: {error:#}");
+            ExitCode::FAILURE
+        },
+        |()| ExitCode::SUCCESS,
+    )
+}
+
+fn run(device: &str, value: &str) -> anyhow::Result<()> {
+    let value: u64 = value.parse().with_context(|| format!("{value:?} is no number"))?;
+    let core = Topology::read().suggested_core().context("a partition needs a second CPU")?;
     let mut options = DeviceOptions::default();
     options.model.create_image = true;
-    let backend = from_spec(&spec, options).expect("a backend");
-    let mut partition = PartitionSpec::new("wal", WAL).with_device(backend);
-    partition.args = value.parse::<u64>().expect("a number").to_le_bytes().to_vec();
-    let mut partition = runtime.spawn(partition).expect("a partition");
+    let backend = from_spec(&DeviceSpec::parse(device)?, options)?;
+    let mut spec = PartitionSpec::new("wal", WAL).with_device(backend);
+    spec.args = value.to_le_bytes().to_vec();
+    let mut partition = Runtime::new(CpuSet::single(core)?)?.spawn(spec)?;
     partition.wait(Duration::from_millis(10), |partition| {
         let _ = partition.poll_events(u32::MAX, |header, payload| {
-            if header.kind == KIND_TEXT {
-                let was = u64::from_le_bytes(payload.try_into().expect("8 bytes"));
-                println!("it was {was}; {value} is durable");
+            if let (WAS, Ok(was)) = (header.kind, payload.try_into()) {
+                println!("it was {}; {value} is durable", u64::from_le_bytes(was));
             }
         });
         ControlFlow::Continue(())
     });
     let report = partition.join();
-    println!("{}", report.exit.text);
-    ExitCode::from(u8::from(!report.exit.is_done()))
+    ensure!(report.exit.is_done(), "{}", report.exit.text);
+    Ok(())
 }
