@@ -124,6 +124,9 @@ pub struct DatagramStats {
     pub failed: Option<Errno>,
 }
 
+/// Room of the socket for what comes while nobody looks.
+const SOCKET_BYTES: usize = 16 << 20;
+
 /// The socket as a source of the reactor.
 pub struct Datagrams<H> {
     socket: UdpSocket,
@@ -161,6 +164,9 @@ impl<H: FnMut(&[u8])> Datagrams<H> {
         if !fits {
             return Err(failed("the receive buffers' shape")(Errno::INVAL));
         }
+        // The usual room holds some ninety datagrams, which a stall of a millisecond fills. The
+        // kernel cuts what is asked for to net.core.rmem_max; a socket with less works, too.
+        let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BYTES);
         let stats = DatagramStats {
             datagrams: 0,
             bytes: 0,
