@@ -2,13 +2,13 @@
 
 use core_runtime::crc::crc32c;
 use hybrid_abi::journal::{
-    BatchFault, BatchHeader, Geometry, INDEX_BYTES, IndexBlock, IndexEntry, JournalSuperblock,
-    Mark, RecordView, Records,
+    BatchFault, BatchHeader, Chain, Geometry, INDEX_BYTES, IndexBlock, IndexEntry,
+    JournalSuperblock, Mark, RecordView, Records,
 };
 
 use crate::error::{ReadError, Where};
 use crate::medium::Medium;
-use crate::recover::{Recovered, rest_of};
+use crate::recover::{Recovered, first_chain, rest_of};
 use crate::walk::{Walk, read_at};
 
 /// Where reading begins.
@@ -32,6 +32,11 @@ struct Span {
     front_position: u64,
     front_sequence: u64,
     end: Mark,
+    /// Whether batches are chained, the chain at genesis, and the one at the end, where it is
+    /// known.
+    chained: bool,
+    genesis: Option<Chain>,
+    end_chain: Option<Chain>,
 }
 
 /// A place in the log that moves forward. Every batch is verified before a record of it is seen.
@@ -54,12 +59,10 @@ impl Cursor {
     ) -> Result<Self, ReadError> {
         let superblock = log.superblock;
         let span = Span {
-            g: superblock.geometry(),
-            id: superblock.id,
+            // A log that is written while it is read has one epoch more than it was found with.
             epoch: superblock.epoch + 1,
-            front_position: superblock.front_position,
-            front_sequence: superblock.front_sequence,
-            end: log.tail,
+            end_chain: superblock.is_chained().then_some(log.chain),
+            ..Span::of(&superblock, log.tail)
         };
         let (sequence, front, end) = match seek {
             Seek::Front | Seek::Time(_) => (span.front_sequence, 0, u64::MAX),
@@ -99,6 +102,9 @@ impl Cursor {
     /// Moves the end on, to what has been acknowledged since.
     pub fn extend(&mut self, end: Mark) {
         if end.sequence >= self.span.end.sequence {
+            if end != self.span.end {
+                self.span.end_chain = None;
+            }
             self.span.end = end;
         }
     }
@@ -184,6 +190,12 @@ impl Cursor {
             let fault = BatchFault::Previous(walk.previous.unwrap_or(0));
             return Err(ReadError::Lost { at: walk.place(), fault });
         }
+        if let (true, Some(known), Some(found)) =
+            (self.is_at_end(), self.span.end_chain, walk.chain)
+            && known != found
+        {
+            return Err(ReadError::Lost { at: walk.place(), fault: BatchFault::Chain });
+        }
         Ok(())
     }
 }
@@ -199,14 +211,7 @@ pub async fn second_segment<M: Medium>(
     end: Mark,
 ) -> Result<Option<(u64, u64)>, ReadError> {
     let g = superblock.geometry();
-    let span = Span {
-        g,
-        id: superblock.id,
-        epoch: superblock.epoch,
-        front_position: superblock.front_position,
-        front_sequence: superblock.front_sequence,
-        end,
-    };
+    let span = Span::of(superblock, end);
     let start = g.segment_start(g.segment_of(superblock.front_position) + 1);
     if start >= end.position {
         return Ok(None);
@@ -216,6 +221,20 @@ pub async fn second_segment<M: Medium>(
 }
 
 impl Span {
+    fn of(superblock: &JournalSuperblock, end: Mark) -> Self {
+        Self {
+            g: superblock.geometry(),
+            id: superblock.id,
+            epoch: superblock.epoch,
+            front_position: superblock.front_position,
+            front_sequence: superblock.front_sequence,
+            end,
+            chained: superblock.is_chained(),
+            genesis: first_chain(superblock, 0),
+            end_chain: None,
+        }
+    }
+
     fn walk_from(&self, position: u64) -> Walk {
         Walk {
             g: self.g,
@@ -223,7 +242,8 @@ impl Span {
             position,
             sequence: None,
             previous: None,
-            // A log that is written while it is read has one epoch more than it was found with.
+            chained: self.chained,
+            chain: self.genesis.filter(|_| position == 0),
             epochs: (0, self.epoch),
             time_ns: 0,
         }

@@ -1,11 +1,14 @@
 //! Making a journal: sizes for a device, and the first superblocks.
 
 use core_runtime::crc::crc32c;
-use hybrid_abi::journal::{Geometry, JOURNAL_MAGIC, JournalSuperblock, SUPERBLOCK_USED_BYTES};
+use hybrid_abi::journal::{
+    Geometry, JOURNAL_CHAINED, JOURNAL_MAGIC, JournalSuperblock, SUPERBLOCK_USED_BYTES,
+};
 use hybrid_abi::{AbiError, Name};
 use nvme_driver::IoError;
 use zerocopy::IntoBytes;
 
+use crate::chain;
 use crate::error::JournalError;
 use crate::medium::Medium;
 
@@ -30,6 +33,9 @@ pub struct FormatOptions {
     /// How far the log may run ahead of its last checkpoint; 0 for a quarter of the ring, at most
     /// 16 MiB.
     pub reach_bytes: u64,
+    /// Ties each batch to all before it by BLAKE3, so that another history in this one's place is
+    /// found, which checksums do not.
+    pub chain: bool,
     /// Overwrite what is there.
     pub overwrite: bool,
 }
@@ -50,6 +56,7 @@ impl FormatOptions {
             segments: 0,
             snapshot_bytes: 0,
             reach_bytes: 0,
+            chain: false,
             overwrite: false,
         }
     }
@@ -121,6 +128,10 @@ pub async fn format<M: Medium>(
     first.created_unix_ns = options.created_unix_ns;
     first.unit_blocks = promise.unit_blocks;
     first.boundary_blocks = promise.boundary_blocks;
+    if options.chain {
+        first.flags |= JOURNAL_CHAINED;
+        first.chain = chain::genesis(options.id);
+    }
     medium.write(slot_lba(1, lba), lba, |room| room.fill(0)).await?;
     medium.flush().await?;
     put_superblock(medium, &first).await?;

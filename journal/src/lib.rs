@@ -30,6 +30,7 @@
 #[cfg(test)]
 extern crate std;
 
+mod chain;
 mod cursor;
 mod engine;
 mod error;

@@ -19,9 +19,10 @@
 
 use core_runtime::crc::crc32c;
 use hybrid_abi::AbiError;
-use hybrid_abi::journal::{BatchFault, BatchHeader, Geometry, JournalSuperblock, Mark};
+use hybrid_abi::journal::{BatchFault, BatchHeader, Chain, Geometry, JournalSuperblock, Mark};
 use nvme_driver::IoError;
 
+use crate::chain;
 use crate::error::{JournalError, Proof};
 use crate::format::{first_word, put_superblock, slot_lba};
 use crate::medium::Medium;
@@ -43,6 +44,9 @@ pub struct Recovered {
     pub superblock: JournalSuperblock,
     /// Behind the last record.
     pub tail: Mark,
+    /// Chain at the tail; zeros in a journal without one. Kept elsewhere, it proves later that
+    /// nobody put another history in this one's place.
+    pub chain: Chain,
     /// Why the tail is where it is.
     pub stopped_by: BatchFault,
     /// Batches behind the tail that were in flight when the log was cut off.
@@ -88,8 +92,8 @@ pub async fn recover<M: Medium>(medium: &mut M, from: From) -> Result<Recovered,
     let reach = g.reach_bytes << u32::from(damaged_slot.is_some());
     let limit = checkpoint.position + reach;
     let dropped_batches = look_ahead(medium, &walk, stopped_by, limit).await?;
-    let tail = walk.mark();
-    Ok(Recovered { superblock, tail, stopped_by, dropped_batches, batches, damaged_slot })
+    let (tail, chain) = (walk.mark(), walk.chain.unwrap_or_default());
+    Ok(Recovered { superblock, tail, chain, stopped_by, dropped_batches, batches, damaged_slot })
 }
 
 /// Verifies every record from the front to the checkpoint; returns how many batches there are.
@@ -109,6 +113,10 @@ async fn verify<M: Medium>(
         }
     }
     let found = (walk.position, walk.sequence, walk.previous);
+    if walk.chain.is_some_and(|chain| chain != superblock.chain) {
+        let proof = Proof::Checkpoint { sequence: checkpoint.sequence };
+        return Err(JournalError::Lost { at: walk.place(), fault: BatchFault::Chain, proof });
+    }
     if found != (checkpoint.position, Some(checkpoint.sequence), Some(checkpoint.check)) {
         let proof = Proof::Checkpoint { sequence: checkpoint.sequence };
         let fault = BatchFault::Previous(walk.previous.unwrap_or(0));
@@ -216,7 +224,7 @@ async fn check_front<M: Medium>(
 
 fn start(superblock: &JournalSuperblock, from: From) -> Walk {
     let checkpoint = superblock.checkpoint;
-    let (g, id) = (superblock.geometry(), superblock.id);
+    let (g, id, chained) = (superblock.geometry(), superblock.id, superblock.is_chained());
     match from {
         // Every opening begins its epoch with a checkpoint: behind it there is only that epoch.
         From::Checkpoint => Walk {
@@ -225,6 +233,8 @@ fn start(superblock: &JournalSuperblock, from: From) -> Walk {
             position: checkpoint.position,
             sequence: Some(checkpoint.sequence),
             previous: Some(checkpoint.check),
+            chained,
+            chain: chained.then_some(superblock.chain),
             epochs: (superblock.epoch, superblock.epoch),
             time_ns: checkpoint.time_ns,
         },
@@ -236,10 +246,22 @@ fn start(superblock: &JournalSuperblock, from: From) -> Walk {
                 position: superblock.front_position,
                 sequence: empty.then_some(checkpoint.sequence),
                 previous: empty.then_some(checkpoint.check),
+                chained,
+                chain: first_chain(superblock, superblock.front_position),
                 epochs: (0, superblock.epoch),
                 time_ns: 0,
             }
         }
+    }
+}
+
+/// The chain in front of the batch at `position`, where that is known without reading.
+pub(crate) fn first_chain(superblock: &JournalSuperblock, position: u64) -> Option<Chain> {
+    match position {
+        _ if !superblock.is_chained() => None,
+        0 => Some(chain::genesis(superblock.id)),
+        at if at == superblock.checkpoint.position => Some(superblock.chain),
+        _ => None,
     }
 }
 
@@ -361,6 +383,7 @@ pub async fn take_over<M: Medium>(
     let mut superblock = recovered.superblock;
     superblock.epoch += 1;
     superblock.checkpoint = recovered.tail;
+    superblock.chain = recovered.chain;
     superblock.unit_blocks = promise.unit_blocks;
     superblock.boundary_blocks = promise.boundary_blocks;
     for _ in 0..2 {

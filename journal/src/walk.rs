@@ -1,9 +1,10 @@
 //! From batch to batch, over bytes that were read: the one place where batches are believed.
 
 use core_runtime::crc::crc32c;
-use hybrid_abi::journal::{BatchFault, BatchHeader, Expected, Geometry, Mark};
+use hybrid_abi::journal::{BatchFault, BatchHeader, Chain, Expected, Geometry, Mark};
 use nvme_driver::IoError;
 
+use crate::chain;
 use crate::error::Where;
 use crate::medium::Medium;
 
@@ -18,6 +19,9 @@ pub(crate) struct Walk {
     pub sequence: Option<u64>,
     /// Checksum of the record before it, once that is known.
     pub previous: Option<u32>,
+    /// Whether batches are chained, and the chain in front of it, once that is known.
+    pub chained: bool,
+    pub chain: Option<Chain>,
     /// Epochs that it may have.
     pub epochs: (u64, u64),
     /// Latest time so far.
@@ -44,6 +48,7 @@ impl Walk {
             position: self.position,
             sequence: self.sequence,
             previous: self.previous,
+            chain: self.chain,
             epoch_min: self.epochs.0,
             epoch_max: self.epochs.1,
         };
@@ -54,6 +59,7 @@ impl Walk {
         self.epochs.0 = header.epoch;
         self.time_ns = self.time_ns.max(header.time_ns);
         let bytes = bytes.split_at(header.bytes as usize).0;
+        self.chain = self.chained.then(|| chain::behind(bytes));
         Ok(Some(Step { header, bytes }))
     }
 

@@ -87,6 +87,10 @@ impl Drop for Folder {
 
 /// A journal of `records` records, each of which says its number.
 fn journal(name: &str, records: u64) -> (Folder, PathBuf) {
+    journal_with(name, records, false)
+}
+
+fn journal_with(name: &str, records: u64, chain: bool) -> (Folder, PathBuf) {
     let folder = std::env::temp_dir().join(format!("probe-util-{name}-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder");
     let path = folder.join("wal.img");
@@ -98,6 +102,7 @@ fn journal(name: &str, records: u64) -> (Folder, PathBuf) {
         batch_bytes: 16 << 10,
         segment_bytes: 256 << 10,
         reach_bytes: 128 << 10,
+        chain,
         ..FormatOptions::new(0xABCD, "wal")
     };
     now(format(&mut disk, &options)).expect("a journal");
@@ -236,4 +241,33 @@ fn flip(file: &File, at: u64) {
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).expect("read");
     file.write_all_at(&[byte[0] ^ 1], at).expect("written");
+}
+
+#[test]
+fn a_chain_is_printed_and_a_log_that_does_not_go_through_it_is_refused() {
+    let (_folder, path) = journal_with("chain", 1_300, true);
+    let text = |output: &Output| {
+        let both = [output.stdout.clone(), output.stderr.clone()].concat();
+        String::from_utf8(both).expect("text")
+    };
+    let whole = probe(&path, &["--verify"]);
+    let said = text(&whole);
+    assert_eq!(whole.status.code(), Some(0), "{said}");
+    assert!(said.contains("chained from genesis to its end"), "{said}");
+    let line = said.lines().find(|line| line.starts_with("chain ")).expect("a chain");
+    assert!(line.ends_with(" in front of record 1300"), "{line}");
+    let chain = line.split_whitespace().nth(1).expect("its digits").to_owned();
+    let same = probe(&path, &["--verify", "--chain", &chain]);
+    assert_eq!(same.status.code(), Some(0), "{}", text(&same));
+    assert!(text(&same).contains("goes through the given chain in front of record 1300"));
+    let other = format!("{:0>48}", 7);
+    let refused = probe(&path, &["--verify", "--chain", &other]);
+    assert_eq!(refused.status.code(), Some(1));
+    let words = format!("the log does not go through chain {other}");
+    assert!(text(&refused).contains(&words), "{}", text(&refused));
+    for nonsense in ["12", &"g".repeat(48)] {
+        let refused = probe(&path, &["--verify", "--chain", nonsense]);
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(text(&refused).contains("48 hexadecimal digits"), "{}", text(&refused));
+    }
 }

@@ -53,6 +53,7 @@ const EXPECTED: Expected = Expected {
     position: 512,
     sequence: Some(5),
     previous: Some(0xAABB_CCDD),
+    chain: Some([0; 24]),
     epoch_min: 2,
     epoch_max: 2,
 };
@@ -107,6 +108,7 @@ fn a_whole_batch_is_believed_and_every_other_byte_is_not() {
         (Expected { epoch_min: 3, epoch_max: 9, ..EXPECTED }, BatchFault::Epoch(2)),
         (Expected { epoch_min: 0, epoch_max: 1, ..EXPECTED }, BatchFault::Epoch(2)),
         (Expected { sequence: Some(6), ..EXPECTED }, BatchFault::Sequence(5)),
+        (Expected { chain: Some([1; 24]), ..EXPECTED }, BatchFault::Chain),
         (Expected { previous: Some(1), ..EXPECTED }, BatchFault::Previous(0xAABB_CCDD)),
     ] {
         assert_eq!(whole(&expected), Err(fault));

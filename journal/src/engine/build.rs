@@ -2,7 +2,7 @@
 
 use core_runtime::crc::crc32c;
 use hybrid_abi::journal::{
-    BATCH_HEADER_BYTES, BATCH_MAGIC, BatchHeader, Crc, Geometry, JOURNAL_RECORD_BYTES,
+    BATCH_HEADER_BYTES, BATCH_MAGIC, BatchHeader, Chain, Crc, Geometry, JOURNAL_RECORD_BYTES,
     JOURNAL_RECORD_MAGIC, JournalRecord, Mark,
 };
 use zerocopy::IntoBytes;
@@ -35,6 +35,11 @@ impl Open {
     /// Whether one more payload fits below `soft_bytes`.
     pub(super) const fn has_room(&self, payload: usize, soft_bytes: u32) -> bool {
         self.used as usize + JournalRecord::stride(payload) <= soft_bytes as usize
+    }
+
+    /// Bytes of header and records.
+    pub(super) const fn used(&self) -> usize {
+        self.used as usize
     }
 
     pub(super) const fn position(&self) -> u64 {
@@ -91,6 +96,7 @@ impl Open {
         buf: &mut [u8],
         lba_bytes: u32,
         (id, epoch, acknowledged): (u64, u64, u64),
+        chain: Chain,
         crc: Crc,
     ) -> usize {
         let header = BatchHeader {
@@ -104,7 +110,7 @@ impl Open {
             bytes: self.used,
             records: self.records,
             previous: self.start.check,
-            reserved: [0; 24],
+            chain,
             crc32c: 0,
         };
         buf[..BATCH_HEADER_BYTES].copy_from_slice(header.sealed(crc).as_bytes());

@@ -2,7 +2,7 @@
 
 use core_runtime::crc::crc32c;
 use hybrid_abi::journal::{
-    Geometry, INDEX_BYTES, INDEX_ENTRIES, IndexBlock, IndexEntry, JournalSuperblock, Mark,
+    Chain, Geometry, INDEX_BYTES, INDEX_ENTRIES, IndexBlock, IndexEntry, JournalSuperblock, Mark,
 };
 use nvme_driver::IoError;
 use zerocopy::IntoBytes;
@@ -101,7 +101,7 @@ impl Meta {
         &mut self,
         g: &Geometry,
         durable: &mut JournalSuperblock,
-        acked: Mark,
+        (acked, chain): (Mark, Chain),
         every_records: u64,
         stats: &mut EngineStats,
     ) -> Option<Action> {
@@ -118,6 +118,7 @@ impl Meta {
             let mut next = *durable;
             next.generation += 1;
             next.checkpoint = acked;
+            next.chain = chain;
             (next.front_position, next.front_sequence) = self.front;
             self.job = Some((Job::Superblock(next), Stage::Writing));
             let lba = slot_lba(next.generation & 1, g.lba_bytes as usize);

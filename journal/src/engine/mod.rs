@@ -16,18 +16,21 @@
 
 mod build;
 mod meta;
+mod stats;
 
 use core::ops::DerefMut;
 
 use core_runtime::crc::crc32c;
-use hybrid_abi::journal::{Geometry, JournalSuperblock, Mark};
+use hybrid_abi::journal::{Chain, Geometry, JournalSuperblock, Mark};
 use nvme_driver::IoError;
 
+use crate::chain;
 use crate::error::{AppendError, Ended, JournalError};
 use crate::limits::{Limits, Priority};
 use crate::promise::Promise;
 use build::Open;
 use meta::Meta;
+pub use stats::EngineStats;
 
 /// Most batches at once.
 pub const SLOTS_MAX: usize = 16;
@@ -75,37 +78,8 @@ struct Flight {
     open: Open,
     /// Behind its last record.
     end: Mark,
-}
-
-/// Counters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct EngineStats {
-    /// Records taken.
-    pub appends: u64,
-    /// Their payloads' bytes.
-    pub payload_bytes: u64,
-    /// Batches written.
-    pub batches: u64,
-    /// Bytes written in batches, whole blocks.
-    pub batch_bytes: u64,
-    /// Flushes that ended well.
-    pub flushes: u64,
-    /// Checkpoints that are durable.
-    pub checkpoints: u64,
-    /// Index blocks written.
-    pub indexes: u64,
-    /// Index blocks that were left out or failed: that segment is read from its start.
-    pub indexes_lost: u64,
-    /// Appends turned away for their priority: low, normal, high.
-    pub shed: [u64; 3],
-    /// Appends turned away because all buffers were in use.
-    pub busy: u64,
-    /// Appends turned away because the checkpoint was behind.
-    pub ahead: u64,
-    /// Appends turned away because the log was full.
-    pub full: u64,
-    /// Most records that waited at once.
-    pub pending_max: u64,
+    /// Chain behind it, once it is written.
+    chain: Chain,
 }
 
 /// The writer.
@@ -128,6 +102,10 @@ pub struct Engine {
     /// Where the next batch begins, and what its first record follows.
     head: Mark,
     acked: Mark,
+    /// Chain in front of the next batch that is written, and behind the last one that is
+    /// acknowledged.
+    sealed_chain: Chain,
+    acked_chain: Chain,
     meta: Meta,
     ended: Option<Ended>,
     stats: EngineStats,
@@ -166,6 +144,8 @@ impl Engine {
             flushing: false,
             head,
             acked: head,
+            sealed_chain: superblock.chain,
+            acked_chain: superblock.chain,
             meta: Meta::new(&superblock),
             ended: None,
             stats: EngineStats::default(),
@@ -311,7 +291,7 @@ impl Engine {
         self.head = end;
         let at = (self.first + self.count) % SLOTS_MAX;
         let slot = self.open_slot;
-        self.flights[at] = Some(Flight { slot, stage: Stage::Ready, open, end });
+        self.flights[at] = Some(Flight { slot, stage: Stage::Ready, open, end, chain: [0; 24] });
         self.count += 1;
     }
 
@@ -331,7 +311,8 @@ impl Engine {
             return Some(action);
         }
         let due = self.limits.checkpoint_records;
-        self.meta.next(&self.g, &mut self.superblock, self.acked, due, &mut self.stats)
+        let at = (self.acked, self.acked_chain);
+        self.meta.next(&self.g, &mut self.superblock, at, due, &mut self.stats)
     }
 
     fn next_flush(&mut self) -> Option<Action> {
@@ -361,7 +342,12 @@ impl Engine {
         let (id, epoch, acked) = (self.superblock.id, self.superblock.epoch, self.acked.sequence);
         let flight = self.flights[at].as_mut()?;
         let buf = bufs[flight.slot].as_mut().expect("the buffer of a batch that is not in flight");
-        let bytes = flight.open.seal(buf, self.g.lba_bytes, (id, epoch, acked), crc32c);
+        let names = (id, epoch, acked);
+        let bytes = flight.open.seal(buf, self.g.lba_bytes, names, self.sealed_chain, crc32c);
+        if self.superblock.is_chained() {
+            self.sealed_chain = chain::behind(&buf[..flight.open.used()]);
+            flight.chain = self.sealed_chain;
+        }
         flight.stage = Stage::Writing;
         self.writing += 1;
         self.stats.batches += 1;
@@ -448,6 +434,7 @@ impl Engine {
             && flight.stage == Stage::Durable
         {
             self.acked = flight.end;
+            self.acked_chain = flight.chain;
             self.free |= 1 << flight.slot;
             self.flights[self.first] = None;
             self.first = (self.first + 1) % SLOTS_MAX;

@@ -111,7 +111,8 @@ fn points(world: &mut World, image: &mut Vec<u8>, seen: &mut Seen) {
 
 /// Runs a log through events, examining every prefix, and through crashes after which it goes on.
 fn run(seed: u64, promise: Promise, budget: u64, flush_fails_one_in: u64) -> Seen {
-    let mut world = World::new(seed, promise);
+    let chain = flush_fails_one_in != u64::MAX;
+    let mut world = World::new(seed, promise, chain);
     world.flush_fails_one_in = flush_fails_one_in;
     let mut seen = Seen::default();
     let mut image = world.disk.durable.clone();

@@ -159,7 +159,7 @@ fn history_on_disk(world: &World) -> u64 {
 }
 
 fn run(seed: u64, promise: Promise, budget: u64) -> Seen {
-    let mut world = World::new(seed, promise);
+    let mut world = World::new(seed, promise, promise.cached);
     let mut seen = Seen::default();
     let mut old = world.disk.seen.clone();
     for round in 0..budget {

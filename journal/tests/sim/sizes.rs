@@ -19,7 +19,7 @@ fn journal() -> Disk {
     disk
 }
 
-fn engine(disk: &mut Disk, limits: Limits) -> (Engine, Vec<Option<Vec<u8>>>) {
+pub(crate) fn engine(disk: &mut Disk, limits: Limits) -> (Engine, Vec<Option<Vec<u8>>>) {
     let found = now(recover(disk, From::Checkpoint)).expect("a journal");
     let superblock = now(take_over(disk, &found)).expect("an epoch");
     let bufs = (0..limits.slots).map(|_| Some(vec![0; 2048])).collect();
@@ -27,7 +27,7 @@ fn engine(disk: &mut Disk, limits: Limits) -> (Engine, Vec<Option<Vec<u8>>>) {
 }
 
 /// Does all that is to be done, at once.
-fn settle(engine: &mut Engine, bufs: &mut [Option<Vec<u8>>], disk: &mut Disk) {
+pub(crate) fn settle(engine: &mut Engine, bufs: &mut [Option<Vec<u8>>], disk: &mut Disk) {
     use journal::Action;
     while let Some(action) = engine.next(bufs) {
         match action {

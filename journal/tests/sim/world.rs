@@ -69,8 +69,8 @@ pub(crate) fn options() -> FormatOptions {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, promise: Promise) -> Self {
-        let options = options();
+    pub(crate) fn new(seed: u64, promise: Promise, chain: bool) -> Self {
+        let options = FormatOptions { chain, ..options() };
         let g = options.geometry(512, 1 << 20).expect("sizes");
         let mut disk = Disk::new(g.total_bytes(), promise);
         now(format(&mut disk, &options)).expect("a journal");

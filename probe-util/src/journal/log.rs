@@ -7,8 +7,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use hybrid_abi::crc::crc32c;
 use hybrid_abi::journal::{
-    BatchFault, BatchHeader, Expected, Geometry, IndexBlock, JournalSuperblock, Mark, RecordView,
-    Records,
+    BatchFault, BatchHeader, CHAIN_CONTEXT, Chain, Expected, Geometry, IndexBlock, JOURNAL_MAGIC,
+    JournalSuperblock, Mark, RecordView, Records,
 };
 
 /// A segment that is part of the log.
@@ -26,7 +26,7 @@ pub(super) struct Segment {
 /// How the log ends.
 pub(super) enum End {
     /// Nothing on the device contradicts that it ends here.
-    Tail { mark: Mark, dropped: u64, by: String },
+    Tail { mark: Mark, chain: Option<Chain>, dropped: u64, by: String },
     /// It went on once.
     Lost { mark: Mark, why: String },
 }
@@ -44,6 +44,17 @@ pub(super) struct Verified {
     pub(super) records: u64,
     pub(super) bytes: u64,
     pub(super) lost: Option<String>,
+    /// Whether the chain was followed from genesis, and not from the log's first batch.
+    pub(super) from_genesis: bool,
+    /// The record in front of which the chain is the one that was asked for.
+    pub(super) proved: Option<u64>,
+}
+
+/// The chain behind `bytes`: a whole batch, or what stands for genesis.
+fn chain_of(bytes: &[u8]) -> Chain {
+    let mut chain = Chain::default();
+    blake3::Hasher::new_derive_key(CHAIN_CONTEXT).update(bytes).finalize_xof().fill(&mut chain);
+    chain
 }
 
 /// The file and its superblock.
@@ -60,6 +71,7 @@ struct At {
     mark: Mark,
     sequence: Option<u64>,
     previous: Option<u32>,
+    chain: Option<Chain>,
     epoch_min: u64,
 }
 
@@ -152,6 +164,7 @@ impl Log {
             position: at.mark.position,
             sequence: at.sequence,
             previous: at.previous,
+            chain: at.chain,
             epoch_min: at.epoch_min,
             epoch_max,
         };
@@ -166,6 +179,8 @@ impl Log {
         at.sequence = Some(header.end_sequence());
         at.previous = Some(check);
         at.epoch_min = header.epoch;
+        let batch = bytes.split_at(header.bytes as usize).0;
+        at.chain = self.superblock.is_chained().then(|| chain_of(batch));
         Ok(Ok((header, bytes)))
     }
 
@@ -173,7 +188,8 @@ impl Log {
     pub(super) fn end(&self) -> Result<End> {
         let (mark, epoch) = (self.superblock.checkpoint, self.superblock.epoch);
         let (sequence, previous) = (Some(mark.sequence), Some(mark.check));
-        let mut at = At { mark, sequence, previous, epoch_min: epoch };
+        let chain = self.superblock.is_chained().then_some(self.superblock.chain);
+        let mut at = At { mark, sequence, previous, chain, epoch_min: epoch };
         let fault = loop {
             if let Err(fault) = self.step(&mut at, epoch)? {
                 break fault;
@@ -211,7 +227,7 @@ impl Log {
             }
             position += u64::from(self.g.lba_bytes);
         }
-        Ok(End::Tail { mark: at.mark, dropped, by: fault.to_string() })
+        Ok(End::Tail { mark: at.mark, chain: at.chain, dropped, by: fault.to_string() })
     }
 
     /// Calls `visit` for each record from `from` on until it says no; says what is lost on the way.
@@ -220,9 +236,10 @@ impl Log {
         end: &End,
         from: u64,
         mut visit: impl FnMut(&RecordView<'_>) -> bool,
+        mut passed: impl FnMut(u64, Option<Chain>),
     ) -> Result<Option<String>> {
         let mark = Mark { position: self.superblock.front_position, ..self.superblock.checkpoint };
-        let mut at = At { mark, sequence: None, previous: None, epoch_min: 0 };
+        let mut at = At { mark, sequence: None, previous: None, chain: None, epoch_min: 0 };
         at.mark.sequence = self.superblock.front_sequence;
         let last = self.g.segment_of(end.mark().position);
         // The last segment that begins at or before the record.
@@ -236,7 +253,21 @@ impl Log {
                 _ => break,
             }
         }
+        if at.mark.position == 0 && self.superblock.is_chained() {
+            at.chain = Some(self.genesis());
+        }
+        let checkpoint = self.superblock.checkpoint.position;
         while at.mark.position < end.mark().position {
+            passed(at.mark.sequence, at.chain);
+            if at.mark.position == checkpoint
+                && at.chain.is_some_and(|c| c != self.superblock.chain)
+            {
+                return Ok(Some(format!(
+                    "the records below {} are not those that the checkpoint knew: {}",
+                    at.mark.sequence,
+                    BatchFault::Chain
+                )));
+            }
             let place = at.mark;
             match self.step(&mut at, self.superblock.epoch)? {
                 Ok((header, bytes)) => {
@@ -260,14 +291,33 @@ impl Log {
         Ok(None)
     }
 
-    /// Verifies every record.
-    pub(super) fn verify(&self, end: &End) -> Result<Verified> {
-        let (mut records, mut bytes) = (0, 0);
-        let lost = self.each(end, 0, |record| {
+    /// The chain in front of record 0.
+    fn genesis(&self) -> Chain {
+        let words = [JOURNAL_MAGIC.to_le_bytes(), self.superblock.id.to_le_bytes()];
+        chain_of(&words.concat())
+    }
+
+    /// Verifies every record; says whether the log was `wanted` at some place.
+    pub(super) fn verify(&self, end: &End, wanted: Option<Chain>) -> Result<Verified> {
+        let (mut records, mut bytes, mut proved) = (0, 0, None);
+        let note = |sequence, chain: Option<Chain>| {
+            if chain.is_some() && chain == wanted {
+                proved = Some(sequence);
+            }
+        };
+        let count = |record: &RecordView<'_>| {
             records += 1;
             bytes += u64::from(record.header.length);
             true
-        })?;
-        Ok(Verified { records, bytes, lost })
+        };
+        let mut lost = self.each(end, 0, count, note)?;
+        if let (None, End::Tail { mark, chain, .. }) = (&lost, end)
+            && chain.is_some()
+            && *chain == wanted
+        {
+            proved = Some(mark.sequence);
+        }
+        let from_genesis = self.superblock.front_position == 0 && self.superblock.is_chained();
+        Ok(Verified { records, bytes, lost: lost.take(), from_genesis, proved })
     }
 }

@@ -9,7 +9,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use hybrid_abi::journal::RecordView;
+use hybrid_abi::journal::{Chain, RecordView};
 use hybrid_conventions::{Column, Exit, Table};
 use serde_json::{Value, json};
 
@@ -32,6 +32,9 @@ pub(crate) struct Args {
     /// Verify every record from the front, not only from the last checkpoint
     #[arg(long)]
     verify: bool,
+    /// The chain as it was printed before: fails unless the log still goes through it
+    #[arg(long, value_name = "HEX", requires = "verify", value_parser = parse_chain)]
+    chain: Option<Chain>,
     /// Print records: sequence number, time, kind, length, payload in hex
     #[arg(long)]
     dump: bool,
@@ -58,18 +61,22 @@ pub(crate) fn command(args: &Args) -> Result<Exit> {
     let log = Log::open(&args.device).with_context(|| format!("reading {shown}"))?;
     let segments = log.segments()?;
     let end = log.end()?;
-    let verified = if args.verify { Some(log.verify(&end)?) } else { None };
+    let verified = if args.verify { Some(log.verify(&end, args.chain)?) } else { None };
     let mut out = std::io::stdout().lock();
     let mut damaged = matches!(end, End::Lost { .. }) || log.damaged_slot.is_some();
     damaged |= verified.as_ref().is_some_and(|verified| verified.lost.is_some());
+    let unproved = verified.as_ref().is_some_and(|verified| verified.proved.is_none());
+    let unproved = args.chain.filter(|_| unproved);
+    damaged |= unproved.is_some();
     let mut records = Vec::new();
     let mut hole = None;
     if args.dump {
         let from = args.from.unwrap_or(log.superblock.front_sequence);
-        hole = log.each(&end, from, |record| {
+        let show = |record: &RecordView<'_>| {
             records.push(shown_record(record, args.payload));
             (records.len() as u64) < args.count
-        })?;
+        };
+        hole = log.each(&end, from, show, |_, _| {})?;
         damaged |= hole.is_some();
     }
     if args.json {
@@ -80,6 +87,7 @@ pub(crate) fn command(args: &Args) -> Result<Exit> {
             "end": end_json(&end),
             "verified": verified.as_ref().map(|v| json!({
                 "records": v.records, "payload_bytes": v.bytes, "lost": v.lost,
+                "from_genesis": v.from_genesis, "proved_sequence": v.proved,
             })),
             "records": records,
             "hole": hole,
@@ -97,6 +105,11 @@ pub(crate) fn command(args: &Args) -> Result<Exit> {
     if let Some(lost) = lost {
         writeln!(err, "probe-util: {shown}: {lost}").context("writing errors")?;
     }
+    if let Some(chain) = unproved {
+        let chain = hex(&chain);
+        writeln!(err, "probe-util: {shown}: the log does not go through chain {chain}")
+            .context("writing errors")?;
+    }
     if let End::Lost { why, .. } = &end {
         writeln!(err, "probe-util: {shown}: {why}").context("writing errors")?;
     }
@@ -109,6 +122,22 @@ pub(crate) fn command(args: &Args) -> Result<Exit> {
         .context("writing errors")?;
     }
     Ok(if damaged { Exit::Error } else { Exit::Ok })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn parse_chain(text: &str) -> Result<Chain, String> {
+    let wrong = || format!("{text:?} is no chain: 48 hexadecimal digits, as `chain` is printed");
+    let mut chain = Chain::default();
+    if text.len() != 2 * chain.len() || !text.is_ascii() {
+        return Err(wrong());
+    }
+    for (byte, at) in chain.iter_mut().zip((0..).step_by(2)) {
+        *byte = u8::from_str_radix(&text[at..at + 2], 16).map_err(|_| wrong())?;
+    }
+    Ok(chain)
 }
 
 fn superblock(log: &Log) -> Value {
@@ -132,6 +161,7 @@ fn superblock(log: &Log) -> Value {
         "front_position": block.front_position,
         "checkpoint_sequence": block.checkpoint.sequence,
         "checkpoint_position": block.checkpoint.position,
+        "chained": block.is_chained(),
         "damaged_slot": log.damaged_slot.as_ref().map(|(slot, _)| *slot),
     })
 }
@@ -149,8 +179,9 @@ fn segment(segment: &Segment) -> Value {
 
 fn end_json(end: &End) -> Value {
     match end {
-        End::Tail { mark, dropped, by } => json!({
+        End::Tail { mark, chain, dropped, by } => json!({
             "kind": "tail", "sequence": mark.sequence, "position": mark.position,
+            "chain": chain.as_ref().map(|chain| hex(chain)),
             "time_ns": mark.time_ns, "batches_behind": dropped, "because": by,
         }),
         End::Lost { mark, why } => json!({
@@ -160,11 +191,7 @@ fn end_json(end: &End) -> Value {
 }
 
 fn shown_record(record: &RecordView<'_>, most: usize) -> Value {
-    use std::fmt::Write as _;
-    let mut hex = String::new();
-    for byte in record.payload.iter().take(most) {
-        let _ = write!(hex, "{byte:02x}");
-    }
+    let shown = record.payload.get(..most).unwrap_or(record.payload);
     json!({
         "sequence": record.header.sequence,
         "epoch": record.header.epoch,
@@ -172,7 +199,7 @@ fn shown_record(record: &RecordView<'_>, most: usize) -> Value {
         "kind": record.header.kind,
         "length": record.header.length,
         "crc32c": format!("{:#010x}", record.header.crc32c),
-        "payload": hex,
+        "payload": hex(shown),
     })
 }
 
@@ -215,6 +242,9 @@ fn text(
         "log        records {} to {} (exclusive)",
         log.superblock.front_sequence, mark.sequence
     )?;
+    if let End::Tail { chain: Some(chain), .. } = end {
+        writeln!(out, "chain      {} in front of record {}", hex(chain), mark.sequence)?;
+    }
     if let Some(verified) = verified {
         let word = if verified.lost.is_some() { "whole so far" } else { "all whole" };
         writeln!(
@@ -222,6 +252,13 @@ fn text(
             "verified   {} records with {} bytes of payload, {word}",
             verified.records, verified.bytes
         )?;
+        if log.superblock.is_chained() {
+            let from = if verified.from_genesis { "genesis" } else { "its first batch" };
+            writeln!(out, "           chained from {from} to its end")?;
+        }
+        if let Some(sequence) = verified.proved {
+            writeln!(out, "           goes through the given chain in front of record {sequence}")?;
+        }
     }
     writeln!(out)?;
     let columns = [

@@ -8,7 +8,7 @@ use core::mem::offset_of;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::record::{JOURNAL_RECORD_BYTES, JOURNAL_RECORD_MAGIC, JournalRecord, RecordView};
-use super::{Crc, Geometry};
+use super::{Chain, Crc, Geometry};
 
 /// Magic of a batch: `HYJBATCH`.
 pub const BATCH_MAGIC: u64 = u64::from_le_bytes(*b"HYJBATCH");
@@ -40,8 +40,8 @@ pub struct BatchHeader {
     pub records: u32,
     /// Checksum of the record before the first.
     pub previous: u32,
-    /// Zero.
-    pub reserved: [u8; 24],
+    /// Chain in front of the batch ([`Chain`]); zeros in a journal without one.
+    pub chain: Chain,
     /// CRC32C of the 92 bytes before it.
     pub crc32c: u32,
 }
@@ -50,6 +50,7 @@ const _: () = assert!(size_of::<BatchHeader>() == BATCH_HEADER_BYTES);
 const _: () = assert!(align_of::<BatchHeader>() == 8);
 const _: () = assert!(offset_of!(BatchHeader, first_sequence) == 32);
 const _: () = assert!(offset_of!(BatchHeader, bytes) == 56);
+const _: () = assert!(offset_of!(BatchHeader, chain) == 68);
 const _: () = assert!(offset_of!(BatchHeader, crc32c) == 92);
 
 /// What a batch has to be at the place where it was read.
@@ -63,6 +64,8 @@ pub struct Expected {
     pub sequence: Option<u64>,
     /// Checksum of the record before, where it is known.
     pub previous: Option<u32>,
+    /// Chain in front of it, where there is one and it is known.
+    pub chain: Option<Chain>,
     /// Lowest epoch that it may have.
     pub epoch_min: u64,
     /// Highest one.
@@ -86,6 +89,8 @@ pub enum BatchFault {
     Sequence(u64),
     /// A batch that follows another record.
     Previous(u32),
+    /// A batch behind another history: the chain in front of it is not the one that leads here.
+    Chain,
     /// Lengths that contradict each other.
     Length(u32),
     /// This record of it, counted from 0, is damaged: the header is good, so that the batch was
@@ -103,6 +108,7 @@ impl fmt::Display for BatchFault {
             Self::Epoch(epoch) => write!(f, "a batch of epoch {epoch}"),
             Self::Sequence(first) => write!(f, "a batch that begins with record {first}"),
             Self::Previous(check) => write!(f, "a batch that follows checksum {check:#010x}"),
+            Self::Chain => f.write_str("a batch behind another history: its chain is another one"),
             Self::Length(bytes) => write!(f, "a batch whose length of {bytes} bytes is wrong"),
             Self::Record(index) => write!(f, "record {index} of the batch is damaged"),
         }
@@ -198,7 +204,7 @@ impl BatchHeader {
         Ok((header, check))
     }
 
-    /// Epoch, sequence number and predecessor, in this order.
+    /// Epoch, sequence number, predecessor and chain, in this order.
     fn check_against(&self, expected: &Expected) -> Result<(), BatchFault> {
         if !(expected.epoch_min..=expected.epoch_max).contains(&self.epoch) {
             return Err(BatchFault::Epoch(self.epoch));
@@ -212,6 +218,9 @@ impl BatchHeader {
         }
         if expected.previous.is_some_and(|previous| previous != self.previous) {
             return Err(BatchFault::Previous(self.previous));
+        }
+        if expected.chain.is_some_and(|chain| chain != self.chain) {
+            return Err(BatchFault::Chain);
         }
         Ok(())
     }

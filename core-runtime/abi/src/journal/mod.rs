@@ -29,10 +29,21 @@ pub use geometry::{Geometry, INDEX_BYTES, SLOT_SPACING, SNAPSHOTS_OFFSET};
 pub use index::{INDEX_ENTRIES, INDEX_MAGIC, IndexBlock, IndexEntry};
 pub use record::{JOURNAL_RECORD_BYTES, JOURNAL_RECORD_MAGIC, JournalRecord, RecordView};
 pub use snapshot::{SNAPSHOT_HEADER_BYTES, SNAPSHOT_MAGIC, SnapshotHeader};
-pub use superblock::{JOURNAL_MAGIC, JournalSuperblock, Mark, SUPERBLOCK_USED_BYTES};
+pub use superblock::{
+    JOURNAL_CHAINED, JOURNAL_MAGIC, JournalSuperblock, Mark, SUPERBLOCK_USED_BYTES,
+};
 
 /// CRC32C as the caller has it: `hybrid_abi::crc::crc32c`, or the runtime's, which is faster.
 pub type Crc = fn(&[u8]) -> u32;
+
+/// What all batches up to a place hash to: the first 24 bytes of BLAKE3 in its mode for deriving
+/// keys, with [`CHAIN_CONTEXT`], over [`JOURNAL_MAGIC`] and the journal's id at genesis, and over a
+/// whole batch, header and records, behind it. A batch's header has the chain in front of it, so
+/// that each one holds all before it in place.
+pub type Chain = [u8; 24];
+
+/// Context of a [`Chain`].
+pub const CHAIN_CONTEXT: &str = "hybrid-runtime journal 2026 chain of batches";
 
 /// Version of this format; raised when a reader of the old one would misread.
 pub const JOURNAL_VERSION: u32 = 1;

@@ -4,13 +4,16 @@ use core::mem::offset_of;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{Crc, Geometry, JOURNAL_VERSION};
+use super::{Chain, Crc, Geometry, JOURNAL_VERSION};
 use crate::{AbiError, Name, prefix};
 
 /// Magic of a superblock: `HYJOURNL`.
 pub const JOURNAL_MAGIC: u64 = u64::from_le_bytes(*b"HYJOURNL");
 /// Bytes of [`JournalSuperblock`]: the smallest block, so that no device tears it.
 pub const SUPERBLOCK_USED_BYTES: usize = 512;
+
+/// A flag: batches are chained.
+pub const JOURNAL_CHAINED: u32 = 1;
 
 const WHAT: &str = "journal superblock";
 
@@ -40,7 +43,7 @@ pub struct JournalSuperblock {
     pub magic: u64,
     /// [`JOURNAL_VERSION`] of the writer.
     pub version: u32,
-    /// Zero.
+    /// [`JOURNAL_CHAINED`] or 0.
     pub flags: u32,
     /// The journal's id, random; every batch repeats it.
     pub id: u64,
@@ -74,8 +77,10 @@ pub struct JournalSuperblock {
     pub boundary_blocks: u32,
     /// Name of the journal.
     pub name: Name<64>,
+    /// Chain at the checkpoint, where batches are chained.
+    pub chain: Chain,
     /// Zero.
-    pub reserved: [u8; 300],
+    pub reserved: [u8; 276],
     /// CRC32C of the 508 bytes before it.
     pub crc32c: u32,
 }
@@ -88,6 +93,7 @@ const _: () = assert!(offset_of!(JournalSuperblock, checkpoint) == 80);
 const _: () = assert!(offset_of!(JournalSuperblock, front_position) == 112);
 const _: () = assert!(offset_of!(JournalSuperblock, unit_blocks) == 136);
 const _: () = assert!(offset_of!(JournalSuperblock, name) == 144);
+const _: () = assert!(offset_of!(JournalSuperblock, chain) == 208);
 const _: () = assert!(offset_of!(JournalSuperblock, crc32c) == 508);
 
 impl JournalSuperblock {
@@ -116,7 +122,8 @@ impl JournalSuperblock {
             unit_blocks: 0,
             boundary_blocks: 0,
             name,
-            reserved: [0; 300],
+            chain: [0; 24],
+            reserved: [0; 276],
             crc32c: 0,
         }
     }
@@ -163,6 +170,12 @@ impl JournalSuperblock {
         Ok(block)
     }
 
+    /// Whether batches are chained.
+    #[must_use]
+    pub const fn is_chained(&self) -> bool {
+        self.flags & JOURNAL_CHAINED != 0
+    }
+
     fn check_numbers(&self) -> Result<(), AbiError> {
         let bad =
             |field, found, allowed| Err(AbiError::Field { what: WHAT, field, found, allowed });
@@ -170,6 +183,9 @@ impl JournalSuperblock {
         g.check()?;
         if self.version == 0 {
             return bad("version", 0, JOURNAL_VERSION.into());
+        }
+        if self.flags & !JOURNAL_CHAINED != 0 {
+            return bad("flags", self.flags.into(), JOURNAL_CHAINED.into());
         }
         let (front, tail) = (self.front_position, self.checkpoint.position);
         if tail > u64::MAX >> 2 || !g.is_batch_place(tail) {
