@@ -20,6 +20,8 @@ mod bdf;
 mod bytes;
 #[cfg(feature = "command-line")]
 mod command_line;
+#[cfg(feature = "config")]
+pub mod config;
 mod cpu_set;
 mod device;
 mod exit;

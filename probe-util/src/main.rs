@@ -19,8 +19,9 @@ mod trace;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use hybrid_conventions::{Exit, not_started};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use hybrid_conventions::Exit;
+use hybrid_conventions::config::{Rules, parsed};
 
 /// Look at the partitions of hybrid-runtime, and read what they leave behind
 #[derive(Debug, Parser)]
@@ -54,9 +55,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => return not_started(&error),
+    let cli = match parsed::<Cli>(Cli::command(), &Rules::FILES) {
+        Ok((cli, _)) => cli,
+        Err(exit) => return exit,
     };
     let outcome = match &cli.command {
         Command::Dump(args) => dump::command(args),

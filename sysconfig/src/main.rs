@@ -30,8 +30,8 @@ mod wish;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use hybrid_conventions::not_started;
+use clap::{CommandFactory as _, Parser, Subcommand};
+use hybrid_conventions::config::{Rules, parsed};
 
 use failure::Failure;
 use root::Root;
@@ -105,10 +105,9 @@ fn with_settings(mut cli: clap::Command) -> clap::Command {
 }
 
 fn main() -> ExitCode {
-    let parsed = with_settings(Cli::command()).try_get_matches();
-    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
-        Ok(cli) => cli,
-        Err(error) => return not_started(&error),
+    let cli = match parsed::<Cli>(with_settings(Cli::command()), &Rules::OWN_FILES) {
+        Ok((cli, _)) => cli,
+        Err(exit) => return exit,
     };
     let root = Root::at("/");
     let outcome = match &cli.command {

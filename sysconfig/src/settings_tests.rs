@@ -79,6 +79,7 @@ fn files_and_flags_are_one_configuration() {
     for (text, words) in [
         ("isolated_cores = \"0-\"", "line 1: cpu set"),
         ("\nisolated = 3", "line 2: unknown field `isolated`"),
+        ("isolated_core = 3", "; the nearest is isolated_cores"),
         ("smt = \"of\"", "allowed are off, isolate, keep"),
         ("boot = \"yes\"", "line 1: invalid type"),
     ] {

@@ -56,10 +56,11 @@ fn symbols_and_days_beyond_what_is_possible_are_refused_with_what_is_allowed() {
 }
 
 /// Every option, and the test that shows what it does. A new one needs a line here and a test.
-const OPTIONS: [(&str, &str); 79] = [
+const OPTIONS: [(&str, &str); 82] = [
     ("--allow-writes", "bad_device::a_device_that_carries_something_else_is_..."),
     ("--bbo", "real_data"),
     ("--check-silence", "silence"),
+    ("--config", "config"),
     ("--core", "options::the_partition_runs_on_the_core_that_was_named"),
     ("--device", "images, bad_device"),
     ("--fallback", "fallback::a_replay_whose_device_fails_at_random_points_ends_with_..."),
@@ -69,6 +70,7 @@ const OPTIONS: [(&str, &str); 79] = [
     ("--dump-keep", "host-bridge's supervisor::store"),
     ("--dump-keep-bytes", "host-bridge's supervisor::store"),
     ("--dump-timeout", "host-bridge's supervisor::policy"),
+    ("--generate", "config::pages_and_completions_are_written_where_they_are_looked_for"),
     ("--give-back", "in the guest, which has a drive to give back"),
     ("--heartbeat-timeout", "supervision::a_partition_that_is_stopped_and_let_go_on_survives"),
     ("--help", "command_line"),
@@ -128,6 +130,7 @@ const OPTIONS: [(&str, &str); 79] = [
     ("--freeze-most", "host-bridge's probes::tests"),
     ("--freeze-over", "host-bridge's probes::tests"),
     ("--freeze-stolen-over", "host-bridge's probes::tests"),
+    ("--print-config", "config::print_config_tells_each_value_and_its_origin"),
     ("--probe-ring", "host-bridge's probes::tests"),
     ("--probes", "host-bridge's probes::tests"),
     ("--trace", "host-bridge's probes::tests"),

@@ -12,6 +12,7 @@ mod bad_feed;
 mod bad_machine;
 mod bad_output;
 mod command_line;
+mod config;
 mod deaths;
 mod fallback;
 mod fallback_record;

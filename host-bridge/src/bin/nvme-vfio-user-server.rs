@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{CommandFactory as _, Parser, ValueEnum};
 use host_bridge::affinity::{confine_to, pin_to};
 use host_bridge::backend::model::{
     Backing, ControllerFault, FaultAction, FaultPlan, FaultRule, Idle, LatencyModel, ModelConfig,
@@ -17,7 +17,8 @@ use host_bridge::backend::model::{
 use host_bridge::sys::signals::StopSignals;
 use host_bridge::topology::Topology;
 use host_bridge::vfio_user_server::{ServerOptions, VfioUserServer};
-use hybrid_conventions::{Bytes, Count, Exit, HumanBytes, Nanos, TimeUnit, not_started};
+use hybrid_conventions::config::{Rules, parsed};
+use hybrid_conventions::{Bytes, Count, Exit, HumanBytes, Nanos, TimeUnit};
 use nvme_spec::AdminOpcode;
 use rustix::process::{Signal, getpid, kill_process};
 
@@ -183,9 +184,9 @@ fn parse_time_ns(text: &str) -> Result<u64, String> {
 type Failure = (Exit, String);
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => return not_started(&error),
+    let cli = match parsed::<Cli>(Cli::command(), &Rules::FILES) {
+        Ok((cli, _)) => cli,
+        Err(exit) => return exit,
     };
     let exit = run(&cli).unwrap_or_else(|(exit, line)| {
         note(&line);

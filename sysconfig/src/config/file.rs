@@ -168,8 +168,20 @@ fn read(root: &Root, file: &str) -> Result<Option<Asked>, Failure> {
     toml::from_str(&text).map(Some).map_err(|error: toml::de::Error| {
         let before = error.span().map_or("", |span| &text[..span.start.min(text.len())]);
         let line = before.matches('\n').count() + 1;
-        Failure::error(format_args!("{file} line {line}: {}", error.message().replace('\n', "; ")))
+        Failure::error(format_args!("{file} line {line}: {}", told(&error)))
     })
+}
+
+/// What is wrong, on one line; of an unknown key the one that was likely meant.
+pub(crate) fn told(error: &toml::de::Error) -> String {
+    let message = error.message().replace('\n', "; ");
+    // serde's words: unknown field `a`, expected one of `b`, `c`.
+    let mut names = message.split('`').skip(1).step_by(2).map(str::to_owned);
+    let likely = match (message.starts_with("unknown field"), names.next()) {
+        (true, Some(seen)) => hybrid_conventions::config::nearest(&seen, names),
+        _ => String::new(),
+    };
+    message + &likely
 }
 
 fn cpus(text: &str) -> Result<Cpus, String> {

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use hybrid_conventions::{Bdf, CpuSet};
 use serde::Deserialize;
 
+use crate::config::file::told;
 use crate::failure::Failure;
 use crate::root::Root;
 
@@ -109,7 +110,7 @@ impl Config {
     pub(crate) fn parse(root: &Root, text: &str) -> Result<Self, String> {
         let one_line = |error: toml::de::Error| {
             let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
-            format!("line {line}: {}", error.message().replace('\n', " "))
+            format!("line {line}: {}", told(&error))
         };
         let file: File = toml::from_str(text).map_err(one_line)?;
         let user = |name: &String| id(root, "/etc/passwd", "user", name);
@@ -200,6 +201,7 @@ mod tests {
         let (_folder, root) = root();
         for (text, said) in [
             ("user = [\"x\"]", "line 1: unknown field"),
+            ("user = [\"x\"]", "; the nearest is users"),
             ("\nusers = [\"nobody-here\"]", "user \"nobody-here\" is not in"),
             ("mode = \"9\"", "mode \"9\" is not octal"),
             ("[[device]]\nbdf = \"x\"\nverbs = []", "pci address"),

@@ -52,6 +52,7 @@ const NO_STD: &[&str] = &[
 const NOT_NO_STD: &[&str] = &[
     "app/src/bin/",                 // the std binary
     "app/src/main.rs",              // the std binary
+    "conventions/src/config/",      // feature config: host programs' command lines
     "conventions/src/testing.rs",   // feature std: what tests share with xtask
     "core-runtime/shm/src/heap.rs", // feature std: heap-backed spans for tests and tools
 ];

@@ -14,14 +14,18 @@ use host_bridge::backend::SqPollChoice;
 use host_bridge::probes::ProbeArgs;
 use host_bridge::sys::realtime::RtPriority;
 use host_bridge::telemetry::log::LogFormat;
+use hybrid_conventions::config::Rules;
 
 use crate::storage::StorageArgs;
 use crate::supervise::SupervisionArgs;
 use crate::telemetry::TelemetryArgs;
 use crate::values::{
-    parse_block, parse_count, parse_cpu, parse_mdts, parse_message_time, parse_orders,
+    parse_block, parse_count, parse_cpu, parse_idle, parse_mdts, parse_message_time, parse_orders,
     parse_reconnect_time, parse_size, parse_sqpoll, parse_symbols, parse_time_ns, parse_transfer,
 };
+
+/// To overwrite a device is permitted by hand, each time.
+pub(crate) const RULES: Rules = Rules { files: true, by_hand: &["allow_writes"] };
 
 /// Reads a NASDAQ ITCH 5.0 feed from an NVMe controller on a core of its own and keeps the books.
 ///
@@ -156,8 +160,8 @@ pub(crate) struct LiveArgs {
     /// Join this multicast group, on the interface that has the address
     #[arg(long, value_name = "GROUP")]
     pub(crate) group: Option<Ipv4Addr>,
-    /// End when nothing came for so long, 1ms to 1m
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_message_time)]
+    /// End when nothing came for so long, 1ms to 1m, or `never`
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_idle)]
     pub(crate) idle: Duration,
     /// The CPU to run on [default: any]
     #[arg(long, value_name = "CPU", value_parser = parse_cpu)]
@@ -192,8 +196,8 @@ pub(crate) struct RecordArgs {
     /// The IPv4 multicast group to join, on the interface that has the address of --listen
     #[arg(long, value_name = "ADDR")]
     pub(crate) group: Option<Ipv4Addr>,
-    /// End when nothing came for so long, 1ms to 1m
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_message_time)]
+    /// End when nothing came for so long, 1ms to 1m, or `never`
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_idle)]
     pub(crate) idle: Duration,
     /// Packets that are held back while one before them is missing; then the gap is taken as it is
     #[arg(long, value_name = "N", default_value_t = 64,

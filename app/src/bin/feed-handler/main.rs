@@ -30,8 +30,8 @@ mod values;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use hybrid_conventions::not_started;
+use clap::CommandFactory as _;
+use hybrid_conventions::config::parsed;
 
 use cli::{Cli, Command};
 use failure::Failure;
@@ -43,9 +43,9 @@ host_bridge::partition_main! {
 
 /// The program, unless it is a partition of itself.
 fn host() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => return not_started(&error),
+    let cli = match parsed::<Cli>(Cli::command(), &cli::RULES) {
+        Ok((cli, _)) => cli,
+        Err(exit) => return exit,
     };
     output::log_as(cli.log_format());
     let outcome = match &cli.command {

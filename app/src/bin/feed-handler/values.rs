@@ -74,6 +74,11 @@ pub(crate) fn parse_message_time(text: &str) -> Result<Duration, String> {
     parse_time(text, Nanos(1_000_000), Nanos(60_000_000_000))
 }
 
+/// When a listener ends for want of packets: [`Duration::MAX`] is never.
+pub(crate) fn parse_idle(text: &str) -> Result<Duration, String> {
+    if text == "never" { Ok(Duration::MAX) } else { parse_message_time(text) }
+}
+
 /// How long a command may take.
 pub(crate) fn parse_io_time(text: &str) -> Result<Duration, String> {
     parse_time(text, Nanos(10_000_000), Nanos(60_000_000_000))

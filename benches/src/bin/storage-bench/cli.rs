@@ -6,8 +6,12 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use host_bridge::Isolation;
 use host_bridge::backend::SqPollChoice;
 use host_bridge::probes::ProbeArgs;
+use hybrid_conventions::config::Rules;
 
 use crate::values::{Arrivals, Dist, Fault, Rate, Workload, block_size, long_size, seconds, size};
+
+/// To write to a device is permitted by hand, each time.
+pub(crate) const RULES: Rules = Rules { files: true, by_hand: &["allow_writes"] };
 
 /// Measures NVMe I/O through this project's driver on a core of its own.
 #[derive(Parser, Debug)]

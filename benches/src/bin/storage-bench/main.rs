@@ -32,9 +32,10 @@ mod wire;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, FromArgMatches as _};
+use clap::CommandFactory as _;
 use host_bridge::page::Beside;
-use hybrid_conventions::{Exit, not_started};
+use hybrid_conventions::Exit;
+use hybrid_conventions::config::parsed;
 
 use cli::{Cli, Command, OutputArgs, RunArgs};
 use failure::{Failure, check_folders, write_file};
@@ -46,11 +47,9 @@ host_bridge::partition_main! {
 
 /// The program, unless it is a partition of itself.
 fn host() -> ExitCode {
-    let matches = Cli::command().try_get_matches();
-    let parsed = matches.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
-    let (cli, matches) = match parsed {
+    let (cli, matches) = match parsed::<Cli>(Cli::command(), &cli::RULES) {
         Ok(parsed) => parsed,
-        Err(error) => return not_started(&error),
+        Err(exit) => return exit,
     };
     let outcome = match &cli.command {
         None => flags::check(&matches, &cli.run).and_then(|()| run(&cli.run)),
