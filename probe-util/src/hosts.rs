@@ -40,8 +40,8 @@ pub(crate) struct Which {
     /// Only the partition of this name
     #[arg(long, value_name = "NAME")]
     pub(crate) partition: Option<String>,
-    /// Where hosts make their directories; may be repeated [default: /run/hybrid-runtime,
-    /// $XDG_RUNTIME_DIR/hybrid-runtime, and for root those of all users]
+    /// Where hosts make their directories; may be repeated [default: /run/hybrid-runtime and those
+    /// of services in it, $XDG_RUNTIME_DIR/hybrid-runtime, and for root those of all users]
     #[arg(long, value_name = "DIR")]
     pub(crate) run_dir: Vec<PathBuf>,
 }
@@ -51,7 +51,7 @@ impl Which {
         if !self.run_dir.is_empty() {
             return self.run_dir.clone();
         }
-        let mut dirs = vec![PathBuf::from("/run/hybrid-runtime")];
+        let mut dirs = with_services(Path::new("/run/hybrid-runtime"));
         let own = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
         let all = rustix::process::geteuid().is_root().then(|| std::fs::read_dir("/run/user"));
         let all = all.into_iter().flatten().flatten().flatten().map(|entry| entry.path());
@@ -121,6 +121,17 @@ impl Which {
         }
         Ok(targets)
     }
+}
+
+/// A directory of hosts, and those in it that services of systemd have: their names are no numbers.
+fn with_services(dir: &Path) -> Vec<PathBuf> {
+    let is_host = |path: &Path| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        name.is_none_or(|name| name.parse::<u32>().is_ok())
+    };
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let services = entries.map(|entry| entry.path()).filter(|path| path.is_dir() && !is_host(path));
+    std::iter::once(dir.to_owned()).chain(services).collect()
 }
 
 /// A host that answers.

@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask test`, `soak`, `bench`, `sim`, `mutants`, `fuzz`, `vm`.
+//! Developer commands: `cargo xtask test`, `soak`, `bench`, `sim`, `mutants`, `fuzz`, `vm`, `dist`.
 //!
 //! CI calls `cargo xtask test` and nothing else, so what CI checks is what a developer can check.
 
@@ -6,6 +6,7 @@
 
 mod bench;
 mod command;
+mod dist;
 mod fuzz;
 mod libtest;
 mod mutants;
@@ -118,6 +119,16 @@ enum Command {
         #[command(subcommand)]
         action: Option<vm::Action>,
     },
+    /// Builds the Debian package, with man pages and completions out of the programs.
+    #[command(after_long_help = DIST_HELP)]
+    Dist {
+        /// Install, use, remove and purge it in a fresh Debian tree (needs root; a few minutes).
+        #[arg(long)]
+        test: bool,
+        /// Where the package and the tree go [default: target/dist].
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
 }
 
 const TEST_HELP: &str = "\
@@ -153,6 +164,13 @@ Works on a copy in target/mutants; logs are in target/xtask-logs/mutant-NAME.log
 run on the copy unbroken. All of them take about half an hour on two cores.
 
 Exit codes: 0 all were caught, 1 one survived, or its text or its test is not as the list says.";
+
+const DIST_HELP: &str = "\
+The package is target/dist/hybrid-runtime_VERSION_amd64.deb; docs/installing.md says what is in it.
+The tree comes from where apt gets its packages (debootstrap), and is kept for the next time as
+target/dist/base.
+
+Exit codes: 0 ok, 1 error, 3 something is missing.";
 
 const VM_HELP: &str = "\
 The guest has busybox, our programs, the drives' PCI addresses in $NVME0, $NVME1, ... and $DRIVES,
@@ -198,6 +216,7 @@ fn run(command: Command) -> Result<u8> {
             let wanted = bench::Wanted { quick, race_device, filter };
             bench::run(&load()?, &wanted)?
         }
+        Command::Dist { test, out } => dist::run(&load()?, &dist::Dist { test, out })?,
         Command::Sim { options } => return sim::run(&load()?, &options),
         Command::Fuzz { time, targets } => {
             fuzz::run(&load()?, &fuzz::Wanted { time: time.to_duration(), targets })?

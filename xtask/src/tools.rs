@@ -23,6 +23,10 @@ pub(crate) enum Tool {
     Fio,
     /// The emulator of the guests.
     Qemu,
+    /// Makes a Debian of its own to install the package in.
+    Debootstrap,
+    /// Boots that Debian.
+    Nspawn,
     /// What apt knows of Debian's packages; a guest is made of some, which are not installed.
     AptLists,
 }
@@ -53,6 +57,8 @@ impl Tool {
             Self::Valgrind => "valgrind counts the instructions of the hot paths",
             Self::Fio => "fio runs beside our io_uring, and reads the job files of the ladder",
             Self::Qemu => "QEMU emulates the machine of the guests",
+            Self::Debootstrap => "debootstrap makes the tree in which the package is tried",
+            Self::Nspawn => "systemd-nspawn boots the tree, for the units",
             Self::AptLists => "the guests are made of Debian packages, and apt knows of none",
         }
     }
@@ -66,6 +72,8 @@ impl Tool {
             Self::Valgrind => Run::new("valgrind --version"),
             Self::Fio => Run::new("fio --version"),
             Self::Qemu => Run::new(vm::QEMU).arg("--version"),
+            Self::Debootstrap => Run::new("debootstrap --version"),
+            Self::Nspawn => Run::new("systemd-nspawn --version"),
             Self::AptLists => Run::new("apt-cache show").arg(vm::KERNEL_PACKAGE),
         }
     }
@@ -85,6 +93,12 @@ impl Tool {
             }
             Self::Qemu => Run::shell(
                 "apt-get update && apt-get install -y --no-install-recommends qemu-system-x86",
+            ),
+            Self::Debootstrap => Run::shell(
+                "apt-get update && apt-get install -y --no-install-recommends debootstrap",
+            ),
+            Self::Nspawn => Run::shell(
+                "apt-get update && apt-get install -y --no-install-recommends systemd-container",
             ),
             Self::AptLists => Run::new("apt-get update"),
         };
@@ -112,7 +126,15 @@ impl Tool {
         if self.is_here(dir) {
             return Found::Yes;
         }
-        let needs_apt = matches!(self, Self::Valgrind | Self::Fio | Self::Qemu | Self::AptLists);
+        let needs_apt = matches!(
+            self,
+            Self::Valgrind
+                | Self::Fio
+                | Self::Qemu
+                | Self::Debootstrap
+                | Self::Nspawn
+                | Self::AptLists
+        );
         if needs_apt && !Run::new("apt-get --version").succeeds(dir) {
             return Found::No(format!("{}; this machine has no apt", self.why()));
         }
@@ -148,7 +170,7 @@ pub(crate) fn is_root() -> bool {
 mod tests {
     use super::*;
 
-    const ALL: [Tool; 8] = [
+    const ALL: [Tool; 10] = [
         Tool::Rustfmt,
         Tool::Clippy,
         Tool::NoStdTarget,
@@ -156,6 +178,8 @@ mod tests {
         Tool::Valgrind,
         Tool::Fio,
         Tool::Qemu,
+        Tool::Debootstrap,
+        Tool::Nspawn,
         Tool::AptLists,
     ];
 

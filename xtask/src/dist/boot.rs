@@ -1,0 +1,121 @@
+//! The unit under systemd: the tree is booted in a container, and instances run in their sandbox.
+//!
+//! A unit of the test's own runs [`SCRIPT`] and switches the container off; what the script found
+//! is in a file of the tree then. It knows no emulator: the kernel is this machine's.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::path;
+use crate::command::Run;
+
+/// Where the script writes.
+const RESULT: &str = "dist-result";
+
+/// Runs one instance that ends and one that stays, and purges the package under a running systemd.
+/// Each line of the result is one finding, or the journal.
+const SCRIPT: &str = "\
+exec >/dist-result 2>&1
+say() { echo \"finding $*\"; }
+show() { systemctl show --value -p \"$1\" hybrid-runtime@$2; }
+systemctl start hybrid-runtime@day
+for i in $(seq 120); do systemctl is-active -q hybrid-runtime@day || break; sleep 0.5; done
+say day $(show Result day) $(show ExecMainStatus day)
+systemctl enable -q --now hybrid-runtime@rec
+for i in $(seq 60); do probe-util list | grep -q feed-handler && break; sleep 0.5; done
+say listed $(probe-util list | grep -c 'feed-handler')
+pid=$(show MainPID rec)
+rights='^(NoNewPrivs|CapBnd|Seccomp):'
+say user $(stat -c %U /proc/$pid) $(grep -E $rights /proc/$pid/status | tr -d ' \\t\\n')
+say memlock $(grep 'locked memory' /proc/$pid/limits | tr -s ' ' | cut -d' ' -f4)
+say slice $(grep -c hybrid.slice /proc/$pid/cgroup)
+say state $(ls /var/lib/hybrid-runtime/rec)
+systemctl stop hybrid-runtime@rec
+say rec $(show Result rec) $(show ExecMainStatus rec)
+systemctl start hybrid-runtime@wrong
+for i in $(seq 60); do systemctl is-failed -q hybrid-runtime@wrong && break; sleep 0.5; done
+say wrong $(show ExecMainStatus wrong) $(show NRestarts wrong)
+journalctl --no-pager -o cat -u 'hybrid-runtime@*'
+systemctl start hybrid-runtime@rec
+dpkg --purge hybrid-runtime
+say active $(systemctl list-units --all --plain --no-legend 'hybrid*' | wc -l)
+say links $(ls -d /etc/systemd/system/*.wants/hybrid* 2>/dev/null | wc -l)
+say left $(ls -d /etc/hybrid-runtime /{var/lib,run}/hybrid-runtime 2>/dev/null | wc -l)
+say users $(getent passwd hybrid | wc -l)
+";
+
+const UNIT: &str = "\
+[Service]
+Type=oneshot
+ExecStart=/bin/bash /dist-script
+ExecStopPost=/bin/systemctl poweroff --no-block
+TimeoutStartSec=300
+[Install]
+WantedBy=multi-user.target
+";
+
+/// Files that an administrator would write, and the test's own.
+const FILES: &[(&str, &str)] = &[
+    ("dist-script", SCRIPT),
+    ("etc/systemd/system/dist-test.service", UNIT),
+    ("etc/hybrid-runtime/instances/day.toml", "messages = \"100k\"\nno_probe = true\n"),
+    (
+        "etc/hybrid-runtime/instances/rec.toml",
+        "command = \"record\"\n[record]\ndevice = \"model:journal.img\"\nidle = \"never\"\n\
+         listen = \"127.0.0.1:26400\"\njournal_size = \"64M\"\nsnapshot_size = \"1M\"\n",
+    ),
+    ("etc/hybrid-runtime/instances/wrong.toml", "mesages = \"100k\"\n"),
+];
+
+/// What the script has to find.
+const FINDINGS: &[&str] = &[
+    "day success 0",
+    "listed 1",
+    "user hybrid CapBnd:0000000000000000NoNewPrivs:1Seccomp:2",
+    "memlock 2147483648",
+    "slice 1",
+    "state journal.img",
+    "rec success 0",
+    // An error that a restart does not mend.
+    "wrong 1 0",
+    "active 0",
+    "links 0",
+    "left 0",
+    "users 0",
+];
+
+/// Boots the tree, in which the package is installed.
+pub(super) fn test(tree: &Path, out: &Path) -> Result<()> {
+    for (name, text) in FILES {
+        fs::write(tree.join(name), text).with_context(|| (*name).to_owned())?;
+    }
+    let wants = tree.join("etc/systemd/system/multi-user.target.wants");
+    fs::create_dir_all(&wants)?;
+    let link = wants.join("dist-test.service");
+    let _ = fs::remove_file(&link);
+    std::os::unix::fs::symlink("/etc/systemd/system/dist-test.service", link)?;
+    let _ = fs::remove_file(tree.join(RESULT));
+    // A container lacks the right to lock memory, and its limits are small, unless it is said.
+    let boot = Run::new("systemd-nspawn --register=no --keep-unit --quiet --boot")
+        .arg("--capability=CAP_IPC_LOCK,CAP_SYS_RESOURCE")
+        .arg("--rlimit=RLIMIT_MEMLOCK=infinity")
+        .arg(format!("--machine=dist-{}", std::process::id()))
+        .arg(format!("--directory={}", path(tree)))
+        .limit(Duration::from_secs(420));
+    let ended = boot.run(out, &out.join("boot.log")).trouble();
+    let result = fs::read_to_string(tree.join(RESULT)).unwrap_or_default();
+    let found: Vec<&str> =
+        result.lines().filter_map(|line| line.strip_prefix("finding ")).collect();
+    let missed: Vec<&str> = FINDINGS.iter().copied().filter(|one| !found.contains(one)).collect();
+    ensure!(
+        missed.is_empty() && ended.is_none(),
+        "under systemd ({}) these were not found: {missed:?}; the script wrote:\n{result}",
+        ended.as_deref().unwrap_or("it ended well")
+    );
+    let warned = result.lines().find(|line| line.contains("memory is not locked"));
+    ensure!(warned.is_none(), "under systemd: {}", warned.unwrap_or_default());
+    Ok(())
+}
