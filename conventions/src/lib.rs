@@ -1,7 +1,7 @@
 //! CPU sets, BDFs, sizes, times, devices and exit codes, parsed and printed one way everywhere.
 //!
 //! Every binary of the project calls this at its edges: command lines, sysfs files, reports. It
-//! does no I/O (but for what the feature `command-line` prints), allocates nothing and knows no
+//! does no I/O (but for the features `command-line` and `config`), allocates nothing and knows no
 //! other crate of ours; it only turns text into types that cannot be wrong, and types into text.
 //!
 //! Invariants:
