@@ -9,7 +9,7 @@ use nvme_driver::{BlockDevice, Device};
 use nvme_model::ModelGauges;
 use zerocopy::IntoBytes;
 
-use super::closed::Scratch;
+use super::closed::{Ended, Scratch};
 use super::lane::Lane;
 use super::window::Windows;
 use crate::wire::{
@@ -30,6 +30,7 @@ pub(crate) struct Desk {
     pub(crate) gauges: &'static ModelGauges,
     pub(crate) shared: &'static Shared,
     pub(crate) scratch: &'static RefCell<Scratch>,
+    pub(crate) ended: &'static RefCell<Ended>,
     pub(crate) hists: &'static RefCell<[Hist; HISTS]>,
     pub(crate) interval: &'static RefCell<Hist>,
     /// Room for arrivals that wait.

@@ -93,6 +93,7 @@ fn start(partition: &'static Partition, device: Option<DeviceParts>) -> Result<D
         gauges: bump.alloc(gauges.unwrap_or_default()).map_err(|_| no_memory)?,
         shared: bump.alloc(Shared::default()).map_err(|_| no_memory)?,
         scratch: bump.alloc(RefCell::default()).map_err(|_| no_memory)?,
+        ended: bump.alloc(RefCell::default()).map_err(|_| no_memory)?,
         hists: bump.alloc(RefCell::new([const { Hist::new() }; HISTS])).map_err(|_| no_memory)?,
         interval: bump.alloc(RefCell::new(Hist::new())).map_err(|_| no_memory)?,
         backlog: bump
