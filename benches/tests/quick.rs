@@ -76,6 +76,11 @@ fn the_journal_bench_appends_and_opens() {
     for row in &rows[..rows.len() - 2] {
         assert!(number(row, "samples") > 0 && number(row, "batches") > 0, "{row:#}");
     }
+    for goal in value["goals"].as_array().expect("goals") {
+        let bound = goal["most"].as_f64().or(goal["least"].as_f64());
+        assert!(goal["reached"].is_number() && bound.is_some(), "{goal:#}");
+        assert!(goal["missed"].is_boolean(), "{goal:#}");
+    }
     let opening = &rows[rows.len() - 1];
     assert!(number(opening, "open_ns") > 0, "{opening:#}");
     assert!(number(opening, "log_bytes") >= 20 << 20 && number(opening, "records") > 1000);
