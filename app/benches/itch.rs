@@ -327,12 +327,12 @@ fn flow(feed: &[u8]) -> (Slices, u64) {
     let mut slices = Slices::default();
     for chunk in feed.chunks(CHUNK) {
         slices.run(|| {
-            let before = decoder.messages();
+            let before = decoder.framer().messages();
             decoder.feed(chunk, &mut everything).expect("a valid day");
-            (decoder.messages() - before, chunk.len())
+            (decoder.framer().messages() - before, chunk.len())
         });
     }
-    (slices, everything.sum ^ decoder.messages())
+    (slices, everything.sum ^ decoder.framer().messages())
 }
 
 /// Lengths, types and fields of order messages, all read by the same code; no others.

@@ -13,7 +13,7 @@
 //!     '--> order messages, up to 64 --> another message --> order messages .. '
 //! ```
 
-use crate::error::{Fault, FeedError, FrameFault, Position};
+use crate::error::{Fault, FeedError};
 use crate::framing::{FileFramer, Frame, OnFrame};
 use crate::message::{Visitor, dispatch};
 use crate::orders::{OrderMessage, known, take_orders};
@@ -100,30 +100,10 @@ impl FlowDecoder {
         FeedError { at: self.framer.position(), fault }
     }
 
-    /// The feed is over.
-    ///
-    /// # Errors
-    /// As [`FileFramer::finish`].
-    pub fn finish(&self) -> Result<(), FrameFault> {
-        self.framer.finish()
-    }
-
-    /// Where the next message begins (or has begun, when it straddles).
+    /// The framing: where the next message begins, how many were found, whether the feed may end.
     #[must_use]
-    pub const fn position(&self) -> Position {
-        self.framer.position()
-    }
-
-    /// Messages found so far.
-    #[must_use]
-    pub const fn messages(&self) -> u64 {
-        self.framer.messages()
-    }
-
-    /// Whether the mark that ends the session was seen.
-    #[must_use]
-    pub const fn ended(&self) -> bool {
-        self.framer.ended()
+    pub const fn framer(&self) -> &FileFramer {
+        &self.framer
     }
 }
 

@@ -101,10 +101,10 @@ fn by_flow(feed: &[u8], mut cut: impl FnMut() -> usize) -> (Log, Result<u64, Fee
         }
         rest = behind;
         if rest.is_empty() {
-            break decoder.finish().map_err(FeedError::from);
+            break decoder.framer().finish().map_err(FeedError::from);
         }
     };
-    (log, done.map(|()| decoder.messages()))
+    (log, done.map(|()| decoder.framer().messages()))
 }
 
 fn assert_alike(feed: &[u8], cut: impl FnMut() -> usize) {

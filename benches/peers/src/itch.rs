@@ -132,7 +132,7 @@ fn ours(slice: &[u8]) -> (u64, u64) {
 fn in_one_shape(slice: &[u8]) -> (u64, u64) {
     let (mut sum, mut decoder) = (Sum::default(), FlowDecoder::new());
     assert!(decoder.feed(slice, &mut sum).is_ok(), "a valid slice");
-    (decoder.messages(), sum.sum)
+    (decoder.framer().messages(), sum.sum)
 }
 
 impl Flow for Sum {
