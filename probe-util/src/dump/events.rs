@@ -17,7 +17,11 @@ impl Setting for Dead<'_> {
     fn task_name(&self, task: u64) -> String {
         let tasks = self.1.tasks.iter().flat_map(|(_, tasks)| tasks);
         let mut named = tasks.filter(|known| u64::from(known.figures.task) == task);
-        named.next().map_or_else(|| format!("task {task}"), |known| known.name.to_string())
+        // A record that the host wrote has no tasks, but the one that ran.
+        let current = self.1.current.as_ref().filter(|ran| u64::from(ran.task) == task);
+        let name = named.next().map(|known| known.name).or(current.map(|ran| ran.name));
+        let name = name.filter(|name| !name.as_str().is_empty());
+        name.map_or_else(|| format!("task {task}"), |name| name.to_string())
     }
 
     fn ns(&self, ticks: u64) -> u64 {
@@ -46,7 +50,7 @@ pub(super) fn print(
     if record.probes.is_empty() {
         return Ok(());
     }
-    writeln!(out, "\nlast events, by their age at death")?;
+    writeln!(out, "\nlast events, by their age when the record was written")?;
     for event in &record.probes {
         let age = record.header.tsc.saturating_sub(event.tsc);
         match loaded.ns(age) {
