@@ -281,9 +281,9 @@ mod tests {
         root.write("sys/bus/pci/devices/0000:03:00.0/nvme/nvme0/nvme0n1/dev", "");
         root.write("dev/nvme0n1", "");
         let long = Duration::from_secs(60);
-        assert_eq!(wait(long).expect("a disk").generic, [PathBuf::new(); 0], "an old kernel");
+        assert_eq!(wait(long).expect("a disk").generic, Vec::<PathBuf>::new(), "an old kernel");
         root.write("sys/class/nvme-generic/ng0n1/dev", "");
-        assert_eq!(wait(Duration::ZERO).expect("a disk").generic, [PathBuf::new(); 0], "never");
+        assert_eq!(wait(Duration::ZERO).expect("a disk").generic, Vec::<PathBuf>::new(), "never");
         let nodes = std::thread::scope(|scope| {
             let waits = scope.spawn(|| wait(long));
             root.write("dev/ng0n1", "");
