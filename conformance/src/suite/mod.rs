@@ -15,8 +15,8 @@
 //! | [`trouble`] | resets in flight, deadlines, dropped futures |
 //! | [`data`] | namespaces side by side, random I/O against a copy in memory |
 //!
-//! DESIGN names `nvme-driver/model/src/suite.rs` for it in an early issue; it lies here, since the
-//! model can't see the host's backends (`docs/adr/0010-conformance-suite.md`).
+//! It does not lie in `nvme-driver/model`, since the model can't see the host's backends
+//! (`docs/adr/0010-conformance-suite.md`).
 
 mod bringup;
 mod commands;
