@@ -161,7 +161,7 @@ Exit codes: 0 nothing was found, 1 something was, 3 there is no nightly compiler
 
 const MUTANTS_HELP: &str = "\
 Works on a copy in target/mutants; logs are in target/xtask-logs/mutant-NAME.log. Each test is first
-run on the copy unbroken. All of them take about half an hour on two cores.
+run on the copy unbroken.
 
 Exit codes: 0 all were caught, 1 one survived, or its text or its test is not as the list says.";
 
