@@ -382,13 +382,12 @@ pub(crate) fn record(args: &RecordArgs) -> Result<Exit, Failure> {
     if let Some(figures) = outcome.events.journal {
         report(args, &line, &figures, &outcome.starts)?;
     }
-    summary::check(&outcome).inspect_err(|_| unknown(&line))?;
+    // After an end in order something is left only where that was asked for: a signal, a drain.
+    unknown(&line);
+    summary::check(&outcome)?;
     match (&line.failed, outcome.signal) {
         (Some(fault), _) => Err(Failure::error(fault)),
-        (None, Some(signal)) => {
-            unknown(&line);
-            Ok(signal.exit())
-        }
+        (None, Some(signal)) => Ok(signal.exit()),
         (None, None) => Ok(Exit::Ok),
     }
 }
