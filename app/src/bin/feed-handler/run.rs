@@ -435,12 +435,12 @@ fn again(
     let started = work.events.started;
     let device = before.join().device;
     work.begin_behind().map_err(|failure| not_started(&failure))?;
+    if let Some(started) = started {
+        work.storage.has_blocks_of(started.lba_bytes);
+    }
     if ending.blames_device() && work.storage.fallback().is_ready() {
         // Whoever served the device has ended, with the partition: its blocks are nobody's now.
         drop(device);
-        if let Some(started) = started {
-            work.storage.has_blocks_of(started.lba_bytes);
-        }
         return work.storage.take_over(None).map_err(|failure| not_started(&failure));
     }
     match device.and_then(|device| device.model) {

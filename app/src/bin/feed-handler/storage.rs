@@ -96,7 +96,7 @@ pub(crate) struct Storage<'a> {
     fallback: Fallback,
     /// The device in use.
     current: String,
-    /// Bytes a block of the device that was at fault.
+    /// Bytes a block of the device, as a partition that has ended said.
     lba_bytes: Option<u32>,
     told: Option<(Alerts, Counters)>,
 }
@@ -150,7 +150,7 @@ impl<'a> Storage<'a> {
         &self.current
     }
 
-    /// What the device at fault said of its blocks: a file has to be cut the same way.
+    /// What the device said of its blocks: a file that takes over has to be cut the same way.
     pub(crate) const fn has_blocks_of(&mut self, lba_bytes: u32) {
         self.lba_bytes = Some(lba_bytes);
     }
