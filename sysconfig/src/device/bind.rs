@@ -246,13 +246,17 @@ pub(crate) fn kernel_nodes(tree: &dyn Tree, bdf: Bdf) -> Vec<String> {
         return Vec::new();
     }
     // What udev does with new nodes it has done then; where there is no udev nothing is waited for.
-    run_first(tree, UDEVADM, &["settle", "--timeout=5"]);
+    let settle = || run_first(tree, UDEVADM, &["settle", "--timeout=5"]);
+    settle();
     let disks = in_use::namespaces(tree, bdf);
     let generic = |disk: &String| disk.strip_prefix("nvme").map(|rest| format!("/dev/ng{rest}"));
     if tree.exists("/sys/class/nvme-generic") {
         // The kernel makes a disk first, and its node for commands right after it.
         let all = || disks.iter().filter_map(generic).all(|node| tree.exists(&node));
-        let _ = wait(tree, GENERIC, all);
+        if !all() {
+            let _ = wait(tree, GENERIC, all);
+            settle();
+        }
     }
     let both = |disk: &String| [Some(format!("/dev/{disk}")), generic(disk)].into_iter().flatten();
     disks.iter().flat_map(both).filter(|node| tree.exists(node)).collect()
