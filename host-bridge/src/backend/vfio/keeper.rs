@@ -8,9 +8,9 @@
 //! mapped over with ones and the device is let go under its feet.
 //!
 //! For a partition that is a thread, every [`WATCH`] it also looks at the command register, which
-//! only system calls reach: bus mastering that somebody switched off is switched on again, and told
-//! at the end. Memory space that is off is what a reset of the bus leaves: the device is gone then,
-//! whoever looks first, the driver at its registers or the thread here.
+//! only system calls reach: bus mastering that somebody switched off, or INTx on, is put right, and
+//! told at the end. Memory space that is off is what a reset of the bus leaves: the device is gone
+//! then, whoever looks first, the driver at its registers or the thread here.
 //!
 //! Where the partition is a process, that process has the device, and nobody here can look at it:
 //! the kernel's notices alone are heard, and a partition that does not end in time is killed, which
@@ -72,7 +72,7 @@ struct Left {
     holder: Option<Holder>,
     notice: Option<Notice>,
     problems: Vec<String>,
-    /// Times that bus mastering was off.
+    /// Times that bus mastering was off, or INTx on.
     repairs: u64,
 }
 
@@ -335,7 +335,9 @@ fn repaired(bdf: Bdf, times: u64) -> Option<String> {
         1 => "once".to_owned(),
         times => format!("{times} times"),
     };
-    Some(format!("{bdf}: somebody switched bus mastering off, {times}; it was switched on again"))
+    Some(format!(
+        "{bdf}: somebody switched bus mastering off or INTx on, {times}; it was put right"
+    ))
 }
 
 #[cfg(test)]
