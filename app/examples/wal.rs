@@ -33,10 +33,10 @@ async fn engine(
         found = recover(&mut medium, From::Checkpoint).await;
     }
     let found = found.map_err(no)?;
-    // The state is what the records say, in order.
-    let mut register = [0; 8];
+    // The state is what the records say, in order. Those of another length are not its own.
+    let mut register = [0_u8; 8];
     let mut cursor = Cursor::open(&mut medium, &found, Seek::Front).await.map_err(no)?;
-    let mut apply = |payload: &[u8]| register.copy_from_slice(payload);
+    let mut apply = |payload: &[u8]| register = payload.try_into().unwrap_or(register);
     while cursor.advance(&mut medium, |record| apply(record.payload)).await.map_err(no)? {}
     // From here on it takes records: a change counts once it is durable.
     let superblock = take_over(&mut medium, &found).await.map_err(no)?;
