@@ -33,6 +33,8 @@ pub(crate) struct Dist {
 /// Builds the package, and tests it where that is asked for.
 pub(crate) fn run(project: &Project, dist: &Dist) -> Result<Exit> {
     let out = dist.out.clone().unwrap_or_else(|| project.target.join("dist"));
+    // Commands run in it: a name from where this one was started would lead elsewhere there.
+    let out = std::path::absolute(out)?;
     fs::create_dir_all(&out).with_context(|| format!("{}", out.display()))?;
     if !Run::new("dpkg-deb --version").succeeds(&out) {
         eprintln!("error: dpkg-deb packs the package, and is not here: apt-get install dpkg");
@@ -70,7 +72,9 @@ fn pack(root: &Path, programs: &Path, out: &Path) -> Result<PathBuf> {
     for (_, program) in PROGRAMS {
         stage.copy(&programs.join(program), &format!("usr/bin/{program}"), 0o755)?;
         let share = stage.root.join("usr/share");
-        succeed(Run::new(&path(&programs.join(program))).arg("--generate").arg(path(&share)), out)?;
+        // Folders and files that everybody may read, whatever the umask here is.
+        let write = Run::shell("umask 022; exec \"$0\" --generate \"$1\"");
+        succeed(write.arg(path(&programs.join(program))).arg(path(&share)), out)?;
     }
     stage.completions()?;
     stage.compress()?;
@@ -164,7 +168,12 @@ mod tests {
         ] {
             assert!(list.contains(file), "{file}{list}");
         }
-        assert!(!list.lines().any(|line| line.contains("root/root") && line.contains("-rwxrwx")));
+        // `-rwxr-xr-x root/root`: nobody else's, and nobody else writes to it.
+        let sound = |line: &str| {
+            let mode = line.as_bytes();
+            line.contains(" root/root ") && mode[5] != b'w' && mode[8] != b'w'
+        };
+        assert!(list.lines().all(sound), "{list}");
         for line in [" Package: hybrid-runtime\n", "conffiles", "postinst", "prerm", "postrm"] {
             assert!(info.contains(line), "{line}: {info}");
         }

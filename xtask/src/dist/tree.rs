@@ -8,7 +8,6 @@ use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
@@ -109,8 +108,9 @@ impl Tree {
         let within = "mount -t proc proc \"$0/proc\" && mount -t sysfs sysfs \"$0/sys\" && \
                       exec chroot \"$0\" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin \
                       LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive \"$@\"";
-        let mut run = Run::new("unshare --mount --pid --fork sh -c").arg(within);
-        run = run.arg(path(&self.root)).limit(Duration::from_secs(300));
+        // What hangs ends with everything that it started: its process namespace goes.
+        let apart = "timeout --foreground -k 5 300 unshare --mount --pid --fork --kill-child sh -c";
+        let mut run = Run::new(apart).arg(within).arg(path(&self.root));
         run.argv.extend(line.split_whitespace().map(str::to_owned));
         let output = run.command(&self.out).output().with_context(|| line.to_owned())?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -166,7 +166,7 @@ impl Tree {
         let source = "source /usr/share/bash-completion/completions/feed-handler";
         self.put("tmp/try.sh", &format!("{source}\ncomplete -p feed-handler\n"))?;
         let complete = self.run("bash /tmp/try.sh")?;
-        ensure!(complete.contains("_feed-handler"), "completions: {complete}");
+        ensure!(complete.contains("-F _feed"), "completions: {complete}");
         Ok(())
     }
 
