@@ -123,12 +123,10 @@ impl Which {
     }
 }
 
-/// A directory of hosts, and those in it that services of systemd have: their names are no numbers.
+/// A directory of hosts, and those in it that services of systemd have. An instance may be called by
+/// a number, as a host's directory is: that one has a socket in it.
 fn with_services(dir: &Path) -> Vec<PathBuf> {
-    let is_host = |path: &Path| {
-        let name = path.file_name().and_then(|name| name.to_str());
-        name.is_none_or(|name| name.parse::<u32>().is_ok())
-    };
+    let is_host = |path: &Path| path.join(SOCKET_NAME).exists();
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let services = entries.map(|entry| entry.path()).filter(|path| path.is_dir() && !is_host(path));
     std::iter::once(dir.to_owned()).chain(services).collect()
