@@ -99,7 +99,8 @@ pub(super) fn test(tree: &Path, out: &Path) -> Result<()> {
     std::os::unix::fs::symlink("/etc/systemd/system/dist-test.service", link)?;
     let _ = fs::remove_file(tree.join(RESULT));
     // A container lacks the right to lock memory, and its limits are small, unless it is said.
-    let boot = Run::new("systemd-nspawn --register=no --keep-unit --quiet --boot")
+    // A network of its own: no port of this machine is taken, and none is in the way.
+    let boot = Run::new("systemd-nspawn --register=no --keep-unit --quiet --boot --private-network")
         .arg("--capability=CAP_IPC_LOCK,CAP_SYS_RESOURCE")
         .arg("--rlimit=RLIMIT_MEMLOCK=infinity")
         .arg(format!("--machine=dist-{}", std::process::id()))
