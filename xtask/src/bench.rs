@@ -159,7 +159,7 @@ fn ladder(project: &Project) -> Option<(String, Run)> {
 
 /// The races against public crates, which are not in the workspace.
 fn peers(project: &Project) -> Option<(String, Run)> {
-    let target = project.target.join("peers").to_string_lossy().into_owned();
+    let target = project.target.to_string_lossy().into_owned();
     let run = Run::new(&format!("cargo run --quiet --release --locked --manifest-path {PEERS} --"));
     let there = project.root.join(PEERS).exists();
     there.then(|| ("peers".to_owned(), run.env("CARGO_TARGET_DIR", target)))

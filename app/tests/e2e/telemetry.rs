@@ -215,6 +215,8 @@ fn rendered(browser: &str, dir: &TempDir, html: &str, width: u32, dark: bool) ->
     std::fs::write(&framed, text).expect("written");
     let mut command = Command::new(browser);
     command.args(["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]);
+    // A phone's scroll bars take no room.
+    command.arg("--hide-scrollbars");
     command.arg(format!("--user-data-dir={}", profile.display()));
     if dark {
         command.arg("--force-dark-mode");

@@ -100,12 +100,13 @@ pub(super) fn test(tree: &Path, out: &Path) -> Result<()> {
     let _ = fs::remove_file(tree.join(RESULT));
     // A container lacks the right to lock memory, and its limits are small, unless it is said.
     // A network of its own: no port of this machine is taken, and none is in the way.
-    let boot = Run::new("systemd-nspawn --register=no --keep-unit --quiet --boot --private-network")
-        .arg("--capability=CAP_IPC_LOCK,CAP_SYS_RESOURCE")
-        .arg("--rlimit=RLIMIT_MEMLOCK=infinity")
-        .arg(format!("--machine=dist-{}", std::process::id()))
-        .arg(format!("--directory={}", path(tree)))
-        .limit(Duration::from_secs(420));
+    let boot =
+        Run::new("systemd-nspawn --register=no --keep-unit --quiet --boot --private-network")
+            .arg("--capability=CAP_IPC_LOCK,CAP_SYS_RESOURCE")
+            .arg("--rlimit=RLIMIT_MEMLOCK=infinity")
+            .arg(format!("--machine=dist-{}", std::process::id()))
+            .arg(format!("--directory={}", path(tree)))
+            .limit(Duration::from_secs(420));
     let ended = boot.run(out, &out.join("boot.log")).trouble();
     let result = fs::read_to_string(tree.join(RESULT)).unwrap_or_default();
     let found: Vec<&str> =

@@ -308,11 +308,11 @@ fn not_again() -> Failure {
     Failure::error("the partition could not be started again; the lines above say why")
 }
 
-/// A device that is lost behind the last read of a replay has done its work: with other storage at
-/// hand that is worth a line, and no error.
+/// A device that is lost behind the last read of a replay, or behind the flush that ends what was
+/// written, has done its work: with other storage at hand that is worth a line, and no error.
 fn forgive(machine: &MachineArgs, need: Need, report: &mut PartitionReport) {
     let auto = machine.storage.storage == Some(Choice::Auto);
-    if auto && matches!(need, Need::Read) && report.exit.is_done() {
+    if auto && !matches!(need, Need::Ask) && report.exit.is_done() {
         let device = report.device.as_mut();
         let problem = device.and_then(|device| device.problem.take());
         if let Some(problem) = problem.filter(|_| !machine.quiet) {
