@@ -123,8 +123,8 @@ impl Which {
     }
 }
 
-/// A directory of hosts, and those in it that services of systemd have. An instance may be called by
-/// a number, as a host's directory is: that one has a socket in it.
+/// A directory of hosts, and those in it that services of systemd have. An instance may be called
+/// by a number, as a host's directory is: that one has a socket in it.
 fn with_services(dir: &Path) -> Vec<PathBuf> {
     let is_host = |path: &Path| path.join(SOCKET_NAME).exists();
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
