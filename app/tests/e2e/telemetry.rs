@@ -203,8 +203,9 @@ fn rendered(browser: &str, dir: &TempDir, html: &str, width: u32, dark: bool) ->
     let script = "onload = () => { const d = f.contentDocument, w = d.documentElement.clientWidth; \
          const all = [...d.querySelectorAll('svg, section, .tile')]; \
          const broad = all.filter(e => e.getBoundingClientRect().right > w).length; \
+         const scale = m => Math.hypot(m.a, m.b); \
          const letters = [...d.querySelectorAll('svg text')].map(e => \
-             parseFloat(getComputedStyle(e).fontSize) * e.getScreenCTM().a); \
+             parseFloat(getComputedStyle(e).fontSize) * scale(e.getScreenCTM())); \
          seen.textContent = [d.documentElement.scrollWidth, \
              getComputedStyle(d.body).backgroundColor.replaceAll(' ', ''), broad, \
              Math.min(...letters).toFixed(1), d.querySelectorAll('svg').length].join(' '); }";
