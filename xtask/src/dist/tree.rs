@@ -28,6 +28,8 @@ const NOT_OURS: &[&str] = &[
     "etc/passwd-",
     "etc/shadow-",
     "proc/",
+    // The lock of adduser.
+    "run/adduser",
     "sys/",
     "tmp/",
     "var/cache/debconf/",
