@@ -5,7 +5,6 @@ use std::io::{self, BufWriter, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use hybrid_abi::Name;
 use hybrid_abi::probe::ProbeRecord;
 use hybrid_abi::probe::dictionary::section_of;
 use hybrid_abi::probe::file::{ChunkHeader, ChunkKind, RecordsHead, TraceEnd, TraceHeader};
@@ -41,18 +40,7 @@ impl TraceFile {
     /// # Errors
     /// If the file can't be made, or the program's can't be read.
     pub fn begin(path: &Path, origin: &Origin, header: TraceHeader) -> io::Result<Self> {
-        let region = &origin.region;
-        let header = TraceHeader {
-            boot_id: region.boot_id,
-            build_id: region.build_id,
-            partition: region.partition,
-            incarnation: region.incarnation,
-            tsc_hz: region.tsc_hz,
-            anchor_tsc: region.anchor_tsc,
-            anchor_unix_ns: region.anchor_unix_ns,
-            name: Name::lossy(&origin.name),
-            ..header
-        };
+        let header = header.of(&origin.region, &origin.name);
         let dictionary = dictionary(&origin.program)?;
         let out = BufWriter::with_capacity(1 << 18, File::create(path)?);
         let end = TraceEnd { records: 0, lost: 0, dropped: 0, tsc: 0 };

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use hybrid_abi::Name;
 use hybrid_abi::probe::file::{CHUNK_RECORDS, TraceHeader};
 use hybrid_abi::probe::view::{Cursor, Memory, RingView, Seen};
 use hybrid_abi::probe::{ProbeRecord, parse_groups};
@@ -159,18 +158,7 @@ impl Source {
 
 /// What a trace of it begins with.
 pub(super) fn header(target: &Target) -> TraceHeader {
-    let region = target.region.header();
-    TraceHeader {
-        boot_id: region.boot_id,
-        build_id: region.build_id,
-        partition: region.partition,
-        incarnation: region.incarnation,
-        tsc_hz: region.tsc_hz,
-        anchor_tsc: region.anchor_tsc,
-        anchor_unix_ns: region.anchor_unix_ns,
-        name: Name::lossy(&target.name),
-        ..TraceHeader::blank()
-    }
+    TraceHeader::blank().of(target.region.header(), &target.name)
 }
 
 /// A region that was blanked at its partition's end reads as an empty ring: nothing is new then.

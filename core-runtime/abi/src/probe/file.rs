@@ -17,7 +17,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::RECORD_BYTES;
 use crate::crc::crc32c;
-use crate::region::BUILD_ID_BYTES;
+use crate::region::{BUILD_ID_BYTES, RegionHeader};
 use crate::{ABI_VERSION, AbiError, Name, check_version, prefix};
 
 /// Magic of a trace file: `HYTRACE0`.
@@ -194,6 +194,22 @@ impl TraceHeader {
             name: Name::EMPTY,
             reserved: [0; 100],
             crc32c: 0,
+        }
+    }
+
+    /// With the facts of the partition that this region is of.
+    #[must_use]
+    pub fn of(self, region: &RegionHeader, name: &str) -> Self {
+        Self {
+            boot_id: region.boot_id,
+            build_id: region.build_id,
+            partition: region.partition,
+            incarnation: region.incarnation,
+            tsc_hz: region.tsc_hz,
+            anchor_tsc: region.anchor_tsc,
+            anchor_unix_ns: region.anchor_unix_ns,
+            name: Name::lossy(name),
+            ..self
         }
     }
 
