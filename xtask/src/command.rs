@@ -16,6 +16,8 @@ pub(crate) struct Run {
     pub(crate) argv: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) limit: Duration,
+    /// Set if it runs behind others: on what time they leave, and with this limit of its own.
+    pub(crate) behind: Option<Duration>,
 }
 
 /// How a command ended.
@@ -37,6 +39,7 @@ impl Run {
             argv: line.split_whitespace().map(str::to_owned).collect(),
             env: Vec::new(),
             limit: Self::LIMIT,
+            behind: None,
         }
     }
 
@@ -62,6 +65,14 @@ impl Run {
 
     pub(crate) fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
+        self
+    }
+
+    /// The same on the time that others leave. How long that takes is theirs to say, so that its
+    /// limit is on the time that each of its processes has computed.
+    pub(crate) fn behind(mut self) -> Self {
+        self.behind = Some(self.limit);
+        self.limit = Duration::MAX;
         self
     }
 
@@ -103,7 +114,13 @@ impl Run {
 
     /// The command for callers who let it write to the terminal.
     pub(crate) fn command(&self, dir: &Path) -> Command {
-        let (program, args) = self.argv.split_first().map_or(("false", &[][..]), |(p, a)| (p, a));
+        let mut words = Vec::new();
+        if let Some(limit) = self.behind {
+            words.extend(["nice", "-n", "19", "prlimit"].map(str::to_owned));
+            words.push(format!("--cpu={}", limit.as_secs()));
+        }
+        words.extend_from_slice(&self.argv);
+        let (program, args) = words.split_first().map_or(("false", &[][..]), |(p, a)| (p, a));
         let mut command = Command::new(program);
         command.args(args).current_dir(dir).stdin(Stdio::null());
         // No colours in logs, and no toolchain installed behind anyone's back.
@@ -213,6 +230,22 @@ mod tests {
     fn is_alive(pid: u32) -> bool {
         let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         !state.is_empty() && !state.contains(") Z")
+    }
+
+    #[test]
+    fn what_runs_behind_others_is_nice_and_has_a_limit_on_what_it_computes() {
+        let log = scratch("behind");
+        let run = Run::new("sh -c").arg("nice; ulimit -t").limit(Duration::from_secs(77));
+        let line = run.line();
+        let run = run.behind();
+        assert_eq!(run.line(), line);
+        assert!(run.run(Path::new("/"), &log).trouble().is_none());
+        let text = fs::read_to_string(&log).expect("a log");
+        assert!(text.ends_with("\n19\n77\n"), "{text}");
+        let busy = Run::new("sh -c").arg("while :; do :; done").limit(Duration::from_secs(1));
+        let trouble = busy.behind().run(Path::new("/"), &log).trouble().expect("it is killed");
+        assert!(trouble.contains("signal"), "{trouble}");
+        let _ = fs::remove_file(&log);
     }
 
     #[test]

@@ -33,6 +33,13 @@ impl Report {
         Self { tally: Tally::SKIPPED, skips: vec![reason.into()], ..Self::default() }
     }
 
+    /// Of a step that xtask itself didn't survive.
+    pub(crate) fn panicked(step: &str) -> Self {
+        let mut report = Self::default();
+        report.fail(format!("xtask panicked in step {step}"));
+        report
+    }
+
     pub(crate) fn add(&mut self, other: Self) {
         self.tally.add(other.tally);
         self.skips.extend(other.skips);

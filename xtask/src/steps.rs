@@ -16,6 +16,23 @@ pub(crate) struct Step {
     pub(crate) about: &'static str,
     pub(crate) tools: &'static [Tool],
     pub(crate) plan: fn(&Project) -> Work,
+    /// Whether it runs behind the others, from the start, on what time they leave: its result
+    /// doesn't depend on how fast it is, and nothing waits for what it builds.
+    pub(crate) behind: bool,
+}
+
+impl Step {
+    const fn behind(self) -> Self {
+        Self { behind: true, ..self }
+    }
+
+    /// What it does, on whose time.
+    pub(crate) fn work(&self, project: &Project) -> Work {
+        match self.behind {
+            true => (self.plan)(project).behind(),
+            false => (self.plan)(project),
+        }
+    }
 }
 
 /// What a step does.
@@ -35,6 +52,18 @@ pub(crate) enum Work {
     Skip(String),
 }
 
+impl Work {
+    fn behind(self) -> Self {
+        let all = |runs: Vec<Run>| runs.into_iter().map(Run::behind).collect();
+        match self {
+            Self::Gates(runs) => Self::Gates(all(runs)),
+            Self::Tests(runs) => Self::Tests(all(runs)),
+            Self::Beside(first, runs) => Self::Beside(first.behind(), all(runs)),
+            other => other,
+        }
+    }
+}
+
 /// Every step, cheap ones first, so that a slip is reported in seconds.
 pub(crate) const STEPS: [Step; 17] = [
     step("fmt", "rustfmt finds nothing to change", &[Tool::Rustfmt], fmt),
@@ -52,13 +81,13 @@ pub(crate) const STEPS: [Step; 17] = [
         instructions,
     ),
     step("allocations", "no hot loop calls the allocator", &[], allocations),
-    step("loom", "every interleaving of the ring and the waker", &[], loom),
-    step("miri", "no undefined behaviour in the no_std crates", &[Tool::Miri], miri),
     step("conformance", "one suite on every backend", &[], conformance),
     step("sim", "everything on a virtual clock, alike in debug and release", &[], sim),
     step("e2e", "the feed-handler binary, from outside", &[], e2e),
     step("peers", "the races against public crates agree with them", &[], peers),
     step("vm", "VFIO and Linux in an emulated machine", &[Tool::Qemu, Tool::AptLists], guest),
+    step("miri", "no undefined behaviour in the no_std crates", &[Tool::Miri], miri).behind(),
+    step("loom", "every interleaving of the ring and the waker", &[], loom).behind(),
 ];
 
 const fn step(
@@ -67,7 +96,7 @@ const fn step(
     tools: &'static [Tool],
     plan: fn(&Project) -> Work,
 ) -> Step {
-    Step { name, about, tools, plan }
+    Step { name, about, tools, plan, behind: false }
 }
 
 /// Crates that run on a partition, with the arguments that leave everything else out.
@@ -101,7 +130,7 @@ pub(crate) const APP: &str = "feed-handler";
 /// contrived errors (the loom manual's advice) in seconds.
 const LOOM_PREEMPTIONS: &str = "3";
 
-/// A crate that Miri does not finish in this time needs smaller sizes under `cfg!(miri)`.
+/// A crate that Miri does not finish in this time of its own needs smaller sizes under `cfg!(miri)`.
 const MIRI_LIMIT: Duration = Duration::from_secs(5 * 60);
 
 /// Cases of a property under Miri, which is some hundred times slower.

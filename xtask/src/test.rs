@@ -1,5 +1,7 @@
 //! `cargo xtask test`: installs what is missing, runs the steps, ends with one line.
 
+use std::sync::{Condvar, Mutex, PoisonError, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -20,27 +22,52 @@ pub(crate) fn list() {
 }
 
 /// Runs the steps named in `only`, or all.
+///
+/// Packages are installed while the first steps run, and the steps that may run behind the others
+/// do: two cores are idle at times, while one links or a drill waits.
 pub(crate) fn run(project: &Project, only: &[String], limit: Duration) -> Result<Exit> {
     let steps = choose(only)?;
     let runner = Runner::new(project, limit)?;
     let screen = Screen::new();
-    let tools = equip(project, &runner, &steps);
     let mut total = Tally::default();
-    if tools.iter().any(Option::is_none) {
+    let Some(missing) = look(project, &steps) else {
         total.skipped = steps.len() as u64;
         println!("{total}");
         return Ok(Exit::Missing);
-    }
-    for (index, (step, found)) in steps.iter().zip(tools.into_iter().flatten()).enumerate() {
-        screen.begin(index, steps.len(), step.name, step.about);
-        let report = match found {
-            Found::Yes => runner.run(step.name, &(step.plan)(project)),
-            Found::No(reason) => Report::skipped(reason),
-            Found::Missing { why, fix } => Report::skipped(format!("{why}; `{fix}` brings it")),
-        };
-        screen.end(step.name, &report, &runner.log(step.name));
-        total.add(report.tally);
-    }
+    };
+    let install = |tool| install(project, &runner, tool);
+    // The toolchain's own parts first: no compiler may run while they change.
+    let parts: Vec<Tool> = missing.iter().copied().filter(|tool| !tool.is_package()).collect();
+    let equipped = Equipped::new(parts.into_iter().map(|tool| (tool, install(tool))).collect());
+    let do_step = |step: &Step| match equipped.wait(project, step.tools, &missing) {
+        Found::Yes => runner.run(step.name, &step.work(project)),
+        Found::No(reason) => Report::skipped(reason),
+        Found::Missing { why, fix } => Report::skipped(format!("{why}; `{fix}` brings it")),
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for tool in missing.iter().filter(|tool| tool.is_package()) {
+                equipped.add(*tool, install(*tool));
+            }
+        });
+        let behind: Vec<&Step> = steps.iter().copied().filter(|step| step.behind).collect();
+        let (send, reports) = mpsc::channel();
+        let do_step = &do_step;
+        scope.spawn(move || {
+            for step in behind {
+                let _ = send.send(do_step(step));
+            }
+        });
+        for (index, step) in steps.iter().enumerate() {
+            screen.begin(index, steps.len(), step.name, step.about);
+            let report = match step.behind {
+                true => reports.recv().unwrap_or_else(|_| Report::panicked(step.name)),
+                false => do_step(step),
+            };
+            screen.end(step.name, &report, &runner.log(step.name));
+            total.add(report.tally);
+        }
+    });
     println!("{total}");
     Ok(if total.is_good() { Exit::Ok } else { Exit::Error })
 }
@@ -56,28 +83,73 @@ fn choose(only: &[String]) -> Result<Vec<&'static Step>> {
     Ok(STEPS.iter().filter(chosen).collect())
 }
 
-/// Finds or installs each step's tools; [`None`] where a required one is missing and we are not
-/// root, after its command was printed.
-fn equip(project: &Project, runner: &Runner<'_>, steps: &[&Step]) -> Vec<Option<Found>> {
+/// What the steps want and this machine lacks, and may install; [`None`] where something required
+/// is missing and we are not root, after its command was printed.
+fn look(project: &Project, steps: &[&Step]) -> Option<Vec<Tool>> {
     let root = tools::is_root();
-    let one = |tool: &Tool| match tool.find(&project.root) {
-        Found::Missing { why, fix } if root => {
-            eprintln!("installing, because {why}: {fix}");
-            Some(tool.install(&project.root, &runner.log("install")))
+    let mut missing: Vec<Tool> = Vec::new();
+    let mut complete = true;
+    // Every tool is looked for, so that one run names all that is missing.
+    for tool in steps.iter().flat_map(|step| step.tools) {
+        match tool.find(&project.root) {
+            Found::Missing { .. } if root && !missing.contains(tool) => missing.push(*tool),
+            Found::Missing { why, fix } if !root && tool.is_required() => {
+                eprintln!("missing: {why}; this brings it: {fix}");
+                complete = false;
+            }
+            _ => (),
         }
-        Found::Missing { why, fix } if tool.is_required() => {
-            eprintln!("missing: {why}; this brings it: {fix}");
-            None
+    }
+    complete.then_some(missing)
+}
+
+fn install(project: &Project, runner: &Runner<'_>, tool: Tool) -> Found {
+    if let Found::Missing { why, fix } = tool.find(&project.root) {
+        eprintln!("installing, because {why}: {fix}");
+        return tool.install(&project.root, &runner.log("install"));
+    }
+    tool.find(&project.root)
+}
+
+/// What came of the tools that are installed while steps run.
+struct Equipped {
+    done: Mutex<Vec<(Tool, Found)>>,
+    more: Condvar,
+}
+
+impl Equipped {
+    fn new(done: Vec<(Tool, Found)>) -> Self {
+        Self { done: Mutex::new(done), more: Condvar::new() }
+    }
+
+    fn add(&self, tool: Tool, found: Found) {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner).push((tool, found));
+        self.more.notify_all();
+    }
+
+    /// Waits until those of `tools` that are `awaited` were tried; the first that isn't there.
+    fn wait(&self, project: &Project, tools: &[Tool], awaited: &[Tool]) -> Found {
+        for tool in tools {
+            let found = match awaited.contains(tool) {
+                true => self.outcome(*tool),
+                false => tool.find(&project.root),
+            };
+            if found != Found::Yes {
+                return found;
+            }
         }
-        found => Some(found),
-    };
-    let all = |step: &&Step| {
-        // Every tool is looked for, so that one run names all that is missing.
-        let found: Vec<_> = step.tools.iter().map(one).collect();
-        let found: Option<Vec<Found>> = found.into_iter().collect();
-        Some(found?.into_iter().find(|found| *found != Found::Yes).unwrap_or(Found::Yes))
-    };
-    steps.iter().map(all).collect()
+        Found::Yes
+    }
+
+    fn outcome(&self, tool: Tool) -> Found {
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some((_, found)) = done.iter().find(|(of, _)| *of == tool) {
+                return found.clone();
+            }
+            done = self.more.wait(done).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -90,6 +162,29 @@ mod tests {
         let chosen = choose(&names).expect("steps");
         assert_eq!(chosen.iter().map(|s| s.name).collect::<Vec<_>>(), ["fmt", "unit"]);
         assert_eq!(choose(&[]).expect("steps").len(), STEPS.len());
+    }
+
+    #[test]
+    fn a_step_waits_for_the_tools_that_are_still_installed_and_for_no_others() {
+        let root = std::env::temp_dir();
+        let project = Project { root: root.clone(), target: root, packages: Vec::new() };
+        let equipped = Equipped::new(vec![(Tool::Miri, Found::Yes)]);
+        let awaited = [Tool::Miri, Tool::Fio];
+        assert_eq!(equipped.wait(&project, &[Tool::Miri], &awaited), Found::Yes);
+        let no = Found::No("there is no way out".to_owned());
+        thread::scope(|scope| {
+            let step = scope.spawn(|| equipped.wait(&project, &[Tool::Miri, Tool::Fio], &awaited));
+            equipped.add(Tool::Valgrind, Found::Yes);
+            equipped.add(Tool::Fio, no.clone());
+            assert_eq!(step.join().expect("a report"), no);
+        });
+    }
+
+    #[test]
+    fn what_runs_behind_the_others_is_reported_after_them() {
+        let behind: Vec<_> = STEPS.iter().map(|step| step.behind).collect();
+        assert!(behind.contains(&true));
+        assert!(behind.is_sorted(), "{behind:?}");
     }
 
     #[test]

@@ -126,16 +126,7 @@ impl Tool {
         if self.is_here(dir) {
             return Found::Yes;
         }
-        let needs_apt = matches!(
-            self,
-            Self::Valgrind
-                | Self::Fio
-                | Self::Qemu
-                | Self::Debootstrap
-                | Self::Nspawn
-                | Self::AptLists
-        );
-        if needs_apt && !Run::new("apt-get --version").succeeds(dir) {
+        if self.is_package() && !Run::new("apt-get --version").succeeds(dir) {
             return Found::No(format!("{}; this machine has no apt", self.why()));
         }
         Found::Missing { why: self.why(), fix: self.fix().line() }
@@ -148,6 +139,11 @@ impl Tool {
             None => Found::No(format!("`{}` did not bring it", self.fix().line())),
             Some(trouble) => Found::No(format!("`{}`: {trouble}", self.fix().line())),
         }
+    }
+
+    /// Whether apt brings it; what is not is a part of the toolchain.
+    pub(crate) const fn is_package(self) -> bool {
+        !matches!(self, Self::Rustfmt | Self::Clippy | Self::NoStdTarget | Self::Miri)
     }
 
     /// Whether a run without it is incomplete enough to end with exit code 3.
