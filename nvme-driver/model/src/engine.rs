@@ -60,6 +60,12 @@ impl Model {
         }
     }
 
+    /// The time of the last step.
+    #[must_use]
+    pub const fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
+
     /// When the next command is due, if any waits for its time: for a stepping clock.
     #[must_use]
     pub fn next_due_ns(&self) -> Option<u64> {

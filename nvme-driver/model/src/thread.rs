@@ -226,15 +226,18 @@ struct Runner {
 
 impl Runner {
     fn run(mut self) -> Model {
-        let start = Instant::now();
-        let (mut now_ns, mut empty, mut done_calls) = (0, 0_u32, 0);
+        // A model that had another thread before goes on in its own time: one that went back would
+        // stand still until it had caught up, and every command with it.
+        let (start, begun_ns) = (Instant::now(), self.model.now_ns());
+        let (mut now_ns, mut empty, mut done_calls) = (begun_ns, 0_u32, 0);
         let (mut busy_total, mut empty_total) = (0_u64, 0_u64);
         let mut round = 0_u32;
         loop {
             round = round.wrapping_add(1);
             let housekeeping = round.is_multiple_of(HOUSEKEEPING);
             if housekeeping || self.model.needs_time() {
-                now_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                let passed_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                now_ns = begun_ns.saturating_add(passed_ns);
             }
             let mut busy = self.serve_registers();
             busy |= !self.model.step(now_ns).idle;

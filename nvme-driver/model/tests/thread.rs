@@ -49,6 +49,22 @@ fn a_host_brings_the_model_up_through_the_mailbox() {
     assert_eq!(client.read32(Csts::OFFSET), Err(MailboxError::Gone));
 }
 
+/// A partition that is started again has its model on a new thread. Commands would have to wait for
+/// as long as the one before had run, and pass their deadline.
+#[test]
+fn a_model_that_had_a_thread_before_goes_on_in_its_own_time() {
+    const HOUR_NS: u64 = 3_600_000_000_000;
+    let mut model = Model::new(host::config()).expect("good");
+    model.step(HOUR_NS);
+    let thread = ModelThread::spawn(model, None, ThreadOptions::default()).expect("spawned");
+    let begun = std::time::Instant::now();
+    while thread.call(|model| model.now_ns()).expect("it runs") <= HOUR_NS {
+        assert!(begun.elapsed().as_secs() < 60, "its time stands still");
+    }
+    let model = thread.stop().expect("ended well");
+    assert!(model.now_ns() < 2 * HOUR_NS);
+}
+
 #[test]
 fn a_mailbox_that_is_too_small_is_refused() {
     let model = Model::new(host::config()).expect("good");
