@@ -38,6 +38,22 @@ fn a_saved_kill_is_printed_as_before() {
     prints(&["dump", "killed.hycrash", "--json"], "killed.json");
 }
 
+/// Of this version of the ABI: with the last events, which were on, and what they are called.
+#[test]
+fn a_saved_fault_is_printed_with_its_last_events_as_before() {
+    prints(&["dump", "events.hycrash"], "events.txt");
+    prints(&["dump", "events.hycrash", "--json"], "events.json");
+    let text = std::fs::read_to_string(dumps().join("events.txt")).expect("the text");
+    let (_, events) = text.split_once("\nlast events, by their age").expect("events");
+    let events = events.lines().skip(1).take_while(|line| !line.is_empty());
+    let names: Vec<_> = events.filter_map(|line| line.split_whitespace().nth(2)).collect();
+    assert_eq!(names.len(), 128);
+    for name in ["driver.submit", "driver.complete", "sched.poll"] {
+        assert!(names.contains(&name), "{name}: {names:?}");
+    }
+    assert!(!text.contains("unknown 0x"), "each has its name");
+}
+
 #[test]
 fn a_cut_dump_is_printed_as_far_as_it_goes_and_is_an_error_with_its_place() {
     let whole = std::fs::read(dumps().join("panic.hycrash")).expect("a dump");

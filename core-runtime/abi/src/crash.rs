@@ -183,6 +183,8 @@ impl SectionKind {
     pub const QUEUE_IMAGE: Self = Self(0x0104);
     /// Of a file only: the path of the program, UTF-8.
     pub const PROGRAM_PATH: Self = Self(0x0105);
+    /// Of a file only: [`crate::probe::ProbeEntry`]s, what the probe events are called.
+    pub const PROBE_NAMES: Self = Self(0x0106);
 
     /// Its name, for reports.
     #[must_use]
@@ -206,6 +208,7 @@ impl SectionKind {
             Self::STATE => "state words",
             Self::QUEUE_IMAGE => "queue image",
             Self::PROGRAM_PATH => "program's path",
+            Self::PROBE_NAMES => "names of probe events",
             _ => "unknown section",
         }
     }

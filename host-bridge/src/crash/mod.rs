@@ -10,6 +10,7 @@
 //! It writes no file and kills nobody.
 
 mod compose;
+mod names;
 mod queues;
 #[cfg(test)]
 mod tests;
@@ -94,12 +95,16 @@ pub fn collect(from: &Collect<'_>) -> Dump {
     });
     let composed = words.flags & HOST_COMPOSED != 0;
     let headline = headline(&record, &header, composed);
+    let names = names::of(&record, &header);
     let mut sections = vec![(SectionKind::RECORD, record)];
     let mut host = words.as_bytes().to_vec();
     host.extend(from.line.as_bytes());
     sections.push((SectionKind::HOST, host));
     if let Some(path) = from.program {
         sections.push((SectionKind::PROGRAM_PATH, path.to_string_lossy().into_owned().into()));
+    }
+    if let Some(names) = names {
+        sections.push((SectionKind::PROBE_NAMES, names));
     }
     if let Some(state) = region.ok().and_then(state_bytes) {
         sections.push((SectionKind::STATE, state));

@@ -15,7 +15,7 @@ use core_runtime::task::{SchedulerConfig, TaskOptions};
 use hybrid_abi::crash::device::{COMMAND_AGE_UNKNOWN, COMMAND_BLOCKS, CommandRecord, CommandsHead};
 use hybrid_abi::crash::file::{END_SIGNALLED, HOST_FENCED};
 use hybrid_abi::crash::{CRASH_MAGIC, CRASH_WRITING, REASON_KILLED, REASON_PANIC, elements};
-use hybrid_abi::probe::{ProbeRecord, parse_groups, probe_id};
+use hybrid_abi::probe::{ProbeRecord, entries, parse_groups, probe_id};
 use hybrid_shm::{Span, leak_zeroed};
 use nvme_driver::{Controller, ControllerConfig, ControllerParts, ControllerState, Lba};
 use nvme_model::{FaultAction, FaultPlan, FaultRule, Model, ModelConfig, NamespaceConfig};
@@ -24,6 +24,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::backend::SteppedRegs;
+use crate::facts::build_id;
 use crate::probes::ProbeSwitch;
 
 const RINGS: RingSizes = RingSizes { events: 4096, commands: 4096 };
@@ -44,7 +45,8 @@ fn rig() -> Rig {
         partition: 5,
         incarnation: 2,
         tsc_hz: 1_000_000_000,
-        build_id: [0xB1; 20],
+        // Its probes are those of this program.
+        build_id: build_id(),
         ..RegionFacts::default()
     };
     let config = PartitionConfig {
@@ -226,6 +228,14 @@ fn a_record_that_the_partition_wrote_is_taken_as_it_is() {
     let host = of_kind(&sections, SectionKind::HOST)[0];
     assert!(host.ends_with(b"the heartbeat stood still for 1.2 s"));
     assert_eq!(of_kind(&sections, SectionKind::PROGRAM_PATH), [b"/usr/bin/feed-handler"]);
+    let [names] = of_kind(&sections, SectionKind::PROBE_NAMES)[..] else { panic!("one section") };
+    let named: Vec<u32> = entries(names).map(|entry| entry.id).collect();
+    let [events] = of_kind(&record, SectionKind::PROBE)[..] else { panic!("one section") };
+    let mut used: Vec<u32> = elements::<ProbeRecord>(events).map(|event| event.id).collect();
+    assert!(used.iter().all(|id| named.contains(id)), "every event has its name");
+    used.sort_unstable();
+    used.dedup();
+    assert_eq!(used.len(), named.len(), "and no other name is there");
     assert_eq!(of_kind(&sections, SectionKind::STATE)[0].len(), 512);
     assert_eq!(of_kind(&sections, SectionKind::QUEUE_IMAGE).len(), 2);
 }

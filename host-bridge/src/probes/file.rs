@@ -97,7 +97,7 @@ impl TraceFile {
 }
 
 /// The dictionary of a program's file; empty where it has none.
-pub(super) fn dictionary(program: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn dictionary(program: &Path) -> io::Result<Vec<u8>> {
     let file = File::open(program)?;
     let mut read = |at: u64, into: &mut [u8]| file.read_exact_at(into, at).is_ok();
     let Some((offset, len)) = section_of(&mut read) else { return Ok(Vec::new()) };

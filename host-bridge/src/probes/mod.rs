@@ -27,6 +27,7 @@ use zerocopy::IntoBytes;
 #[cfg(feature = "cli")]
 pub use cli::ProbeArgs;
 pub(crate) use control::ProbeMethods;
+pub(crate) use file::dictionary;
 pub use file::{Origin, TraceFile};
 pub(crate) use keeper::{Keeper, Keeping};
 

@@ -29,9 +29,12 @@ impl Setting for Dead<'_> {
     }
 }
 
-/// What the probes of the program that died are called; nothing of any other build. Where it lay in
-/// memory is no matter for that.
+/// What the probes of the program that died are called: what the dump says, or the program itself,
+/// if it is that build. Where it lay in memory is no matter for that.
 pub(super) fn dictionary(loaded: &Loaded, binary: Option<&Path>) -> Dictionary {
+    if !loaded.names.is_empty() {
+        return loaded.names.clone();
+    }
     let path =
         binary.map(Path::to_owned).or_else(|| loaded.program_path.as_ref().map(PathBuf::from));
     let program = loaded.record.as_ref().and_then(|record| record.program);

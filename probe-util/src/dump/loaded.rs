@@ -12,9 +12,11 @@ use hybrid_abi::crash::program::{
     BacktraceHead, CurrentTask, Location, Program, Registers, TaskRecord, TasksHead,
 };
 use hybrid_abi::crash::{CRASH_MAGIC, CrashHeader, Section, SectionKind, Sections, elements, text};
-use hybrid_abi::probe::ProbeRecord;
+use hybrid_abi::probe::{ProbeRecord, entries};
 use hybrid_abi::state::PartitionState;
 use hybrid_abi::{AbiError, LINE_BYTES};
+
+use crate::trace::dictionary::Dictionary;
 
 /// Something that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +35,8 @@ pub(crate) struct Loaded {
     pub(crate) state: Option<PartitionState>,
     pub(crate) program_path: Option<String>,
     pub(crate) images: Vec<(QueueImageHead, Vec<u8>)>,
+    /// What its probe events are called, as far as the dump itself says.
+    pub(crate) names: Dictionary,
     pub(crate) problems: Vec<Problem>,
 }
 
@@ -131,6 +135,9 @@ impl Loaded {
             }
             SectionKind::STATE => self.state = self.head(section, 0).map(|(state, _)| state),
             SectionKind::PROGRAM_PATH => self.program_path = Some(owned(payload)),
+            SectionKind::PROBE_NAMES => {
+                self.names.extend(entries(payload).map(|entry| (entry.id, entry)));
+            }
             SectionKind::QUEUE_IMAGE => {
                 if let Some((head, rings)) = self.head(section, 0) {
                     self.images.push((head, rings.to_vec()));
@@ -269,6 +276,7 @@ mod tests {
 
     const PANIC: &[u8] = include_bytes!("../../tests/dumps/panic.hycrash");
     const KILLED: &[u8] = include_bytes!("../../tests/dumps/killed.hycrash");
+    const EVENTS: &[u8] = include_bytes!("../../tests/dumps/events.hycrash");
 
     /// Prints it both ways; what cannot be read must not end the program.
     fn printed(file: &[u8]) -> Option<Loaded> {
@@ -317,6 +325,48 @@ mod tests {
         assert_eq!(loaded.problems[1].offset, at as u64 - 16);
     }
 
+    /// Where a section of that kind begins, from the start of the file or of what is in it.
+    fn place_of(file: &[u8], kind: SectionKind) -> usize {
+        let header = FileHeader::parse(file).expect("a header");
+        let mut outer = header.sections(file);
+        let found = outer.find_map(|section| {
+            if section.header.kind == kind {
+                return Some(section.offset);
+            }
+            let record = section.header.kind == SectionKind::RECORD;
+            let inner = CrashHeader::parse_record(section.payload).ok().filter(|_| record)?;
+            let mut inner = inner.sections(section.payload);
+            let inside = inner.find(|inside| inside.header.kind == kind)?;
+            Some(section.offset + 16 + inside.offset)
+        });
+        usize::try_from(found.expect("such a section")).expect("a small file")
+    }
+
+    #[test]
+    fn damaged_events_cost_themselves_and_damaged_names_leave_them_without() {
+        let whole = printed(EVENTS).expect("a dump");
+        assert!(whole.problems.is_empty() && whole.names.len() > 5, "{:?}", whole.names.len());
+        let record = whole.record.expect("a record");
+        assert_eq!(record.probes.len(), 128);
+        for (kind, problems) in [(SectionKind::PROBE, 2), (SectionKind::PROBE_NAMES, 1)] {
+            let at = place_of(EVENTS, kind);
+            let mut file = EVENTS.to_vec();
+            // A byte of its payload.
+            file[at + 16 + 40] ^= 0x10;
+            let loaded = printed(&file).expect("a dump");
+            assert_eq!(loaded.problems.len(), problems, "{:?}", loaded.problems);
+            let last = loaded.problems.last().expect("one");
+            assert_eq!(last.offset, at as u64);
+            assert!(last.what.starts_with(&format!("section {:?} is damaged", kind.name())));
+            let left = loaded.record.expect("a record");
+            let events = if kind == SectionKind::PROBE { 0 } else { 128 };
+            assert_eq!(left.probes.len(), events);
+            assert_eq!(loaded.names.is_empty(), kind == SectionKind::PROBE_NAMES);
+            assert_eq!(left.commands.len(), record.commands.len());
+            assert_eq!(left.metrics.len(), record.metrics.len());
+        }
+    }
+
     #[test]
     fn a_record_behind_a_damaged_length_is_found() {
         let mut file = PANIC.to_vec();
@@ -347,10 +397,10 @@ mod tests {
 
         #[test]
         fn random_damage_never_ends_the_program(
-            killed in any::<bool>(),
+            which in 0..3_usize,
             writes in proptest::collection::vec((any::<u32>(), any::<u8>()), 1..60),
         ) {
-            let mut file = if killed { KILLED.to_vec() } else { PANIC.to_vec() };
+            let mut file = [PANIC, KILLED, EVENTS][which].to_vec();
             for (at, value) in writes {
                 // Most of what matters stands in the first pages.
                 let bound = if at % 4 == 0 { file.len() } else { 4096.min(file.len()) };
