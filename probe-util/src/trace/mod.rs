@@ -8,6 +8,7 @@
 pub(crate) mod dictionary;
 pub(crate) mod event;
 mod follow;
+mod follow_ring;
 mod lines;
 mod loaded;
 mod perfetto;

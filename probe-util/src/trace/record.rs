@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use hybrid_abi::probe::ProbeRecord;
 use hybrid_abi::probe::file::{ChunkHeader, ChunkKind, RecordsHead, TraceEnd};
-use hybrid_abi::probe::view::Seen;
 use hybrid_conventions::Exit;
 use zerocopy::IntoBytes as _;
 
 use super::dictionary::section;
+use super::follow_ring::Look;
 use super::source::{Source, Taker, header};
 use crate::hosts::Target;
 use crate::stop::Stop;
@@ -38,10 +38,11 @@ pub(super) struct Args {
 pub(super) fn command(args: &Args) -> Result<Exit> {
     let end = args.source.with(|target, program, stop| args.record(target, program, stop))?;
     eprintln!(
-        "{} events to {}, {} lost; `probe-util trace show {}`",
+        "{} events to {}, {} lost, {} dropped by the partition; `probe-util trace show {}`",
         end.records,
         args.output.display(),
         end.lost,
+        end.dropped,
         args.output.display()
     );
     Ok(Exit::Ok)
@@ -51,8 +52,8 @@ impl Args {
     fn record(&self, target: &Target, program: &Path, stop: &Stop) -> Result<TraceEnd> {
         let mut file = Recording::begin(&self.output, target, program)
             .with_context(|| format!("writing {}", self.output.display()))?;
-        let dropped = self.source.take(target, stop, &mut file)?;
-        file.end(dropped)
+        self.source.take(target, stop, &mut file)?;
+        file.end()
     }
 }
 
@@ -84,8 +85,8 @@ impl Recording {
         Ok(())
     }
 
-    fn end(mut self, dropped: u64) -> Result<TraceEnd> {
-        let end = TraceEnd { dropped, ..self.end };
+    fn end(mut self) -> Result<TraceEnd> {
+        let end = self.end;
         self.chunk(ChunkKind::END, end.as_bytes())?;
         self.out.flush()?;
         Ok(end)
@@ -97,7 +98,9 @@ impl Taker for Recording {
         self.chunk(ChunkKind::TASK_NAMES, &names)
     }
 
-    fn records(&mut self, seen: Seen, records: &[ProbeRecord]) -> Result<()> {
+    fn records(&mut self, look: Look, records: &[ProbeRecord]) -> Result<()> {
+        let seen = look.seen;
+        self.end.dropped += look.dropped;
         if seen.count == 0 && seen.lost == 0 {
             return Ok(());
         }

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use hybrid_abi::probe::file::{CHUNK_RECORDS, TraceHeader};
-use hybrid_abi::probe::view::{Cursor, Memory, RingView, Seen};
+use hybrid_abi::probe::view::{Memory, RingView};
 use hybrid_abi::probe::{ProbeRecord, parse_groups};
 use hybrid_abi::region::PartKind;
 use serde_json::json;
 
 use super::dictionary::{build_id, hex, is_build};
+use super::follow_ring::{Following, Look};
 use super::parse_time;
 use crate::hosts::{RegionFile, Target, Which};
 use crate::stop::Stop;
@@ -50,8 +51,8 @@ fn check_groups(text: &str) -> Result<String, String> {
 pub(super) trait Taker {
     /// The tasks' names, as they are from now on.
     fn names(&mut self, names: Vec<u8>) -> Result<()>;
-    /// The records of one look.
-    fn records(&mut self, seen: Seen, records: &[ProbeRecord]) -> Result<()>;
+    /// The records of one look, and what is not among them.
+    fn records(&mut self, look: Look, records: &[ProbeRecord]) -> Result<()>;
 }
 
 /// A part of a region that is read from a file.
@@ -98,33 +99,32 @@ impl Source {
         done
     }
 
-    /// Follows the ring until the time is over, a signal came, or the partition has ended. Records
-    /// that the partition dropped.
-    pub(super) fn take(&self, target: &Target, stop: &Stop, taker: &mut impl Taker) -> Result<u64> {
+    /// Follows the ring until the time is over, a signal came, or the partition has ended.
+    pub(super) fn take(&self, target: &Target, stop: &Stop, taker: &mut impl Taker) -> Result<()> {
         let region = &target.region;
         let (offset, len) = region
             .place(PartKind::PROBE, "probes")
             .context("the partition has no probes: its program is too old")?;
         let part = Part { region, offset };
         let view = RingView::new(&part, len)?;
-        let mut cursor = view.newest(&part);
+        let mut following = Following::begin(view, &part);
         let mut records = vec![ProbeRecord::default(); CHUNK_RECORDS];
         let (begun, mut looked, mut names) = (Instant::now(), Instant::now(), Vec::new());
         loop {
             let over = self.time.is_some_and(|time| begun.elapsed() >= time);
             let ending = over || stop.exit().is_some() || gone(target, &mut looked);
-            let seen = read(&view, &part, &mut cursor, &mut records);
+            let look = following.look(&part, &mut records);
             // After the ring: whatever is in it has its name by now.
             let now = region.read_part(PartKind::TASK_NAMES, "task-names").unwrap_or_default();
             if now != names {
                 names.clone_from(&now);
                 taker.names(now)?;
             }
-            taker.records(seen, &records)?;
+            taker.records(look, &records)?;
             if ending {
-                return Ok(view.words(&part).map_or(0, |words| words.dropped));
+                return Ok(());
             }
-            if seen.count == 0 {
+            if look.seen.count == 0 {
                 std::thread::sleep(LOOK);
             }
         }
@@ -159,14 +159,6 @@ impl Source {
 /// What a trace of it begins with.
 pub(super) fn header(target: &Target) -> TraceHeader {
     TraceHeader::blank().of(target.region.header(), &target.name)
-}
-
-/// A region that was blanked at its partition's end reads as an empty ring: nothing is new then.
-fn read(view: &RingView, part: &Part<'_>, cursor: &mut Cursor, into: &mut [ProbeRecord]) -> Seen {
-    if view.head(part) < cursor.next {
-        return Seen::default();
-    }
-    view.read(part, cursor, into)
 }
 
 /// Whether the host has gone.
