@@ -46,8 +46,8 @@ enum Command {
     /// Runs what CI runs; the last line is `N passed, N failed, N skipped`.
     #[command(after_long_help = TEST_HELP)]
     Test {
-        /// Run this step only (may be repeated).
-        #[arg(long, value_name = "STEP")]
+        /// Run this step only (may be repeated, or be several with commas between).
+        #[arg(long, value_name = "STEP", value_delimiter = ',')]
         only: Vec<String>,
         /// Print the steps and run none.
         #[arg(long)]
