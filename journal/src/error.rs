@@ -78,17 +78,22 @@ pub enum AppendError {
     },
     /// Every segment holds records that were not truncated.
     #[error(
-        "the log is full: {segments} segments from record {front} on; truncate it from the front"
+        "the log is full at position {position}: {segments} segments from record {front} on; \
+         truncate it from the front"
     )]
     Full {
+        /// Where the next batch would begin.
+        position: u64,
         /// Segments.
         segments: u64,
         /// First record that is kept.
         front: u64,
     },
-    /// The payload is larger than a batch.
-    #[error("a payload of {length} bytes, a record of this log has at most {most}")]
+    /// The payload is larger than a batch, which is never larger than a segment.
+    #[error("record {sequence}: a payload of {length} bytes, one of this log has at most {most}")]
     TooLarge {
+        /// Number that the record would have had.
+        sequence: u64,
         /// Bytes given.
         length: usize,
         /// Bytes allowed.
@@ -125,7 +130,8 @@ pub enum ReadError {
     },
 }
 
-/// Why a journal could not be made or opened.
+/// Why a journal could not be made or opened; and what else may go wrong with one, for whoever
+/// wants one error for all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum JournalError {
     /// The device.
@@ -136,11 +142,13 @@ pub enum JournalError {
     Empty,
     /// There is something else in its place.
     #[error(
-        "the device carries something else: first bytes {found:#018x}; it is not overwritten \
-             unless that is asked for"
+        "the device carries something else at byte {byte}: {found:#018x}; it is not overwritten \
+         unless that is asked for"
     )]
     Foreign {
-        /// First eight bytes.
+        /// Where it begins.
+        byte: u64,
+        /// Its first eight bytes.
         found: u64,
     },
     /// Both superblocks are unusable.
@@ -228,6 +236,18 @@ pub enum JournalError {
         /// Bytes that fit.
         room: u64,
     },
+    /// The device has no such namespace.
+    #[error("the device has no namespace {0}")]
+    NoNamespace(u32),
+    /// Records could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A record was not taken.
+    #[error("a record was not taken: {0}")]
+    Append(#[from] AppendError),
+    /// The log ended; what was not acknowledged is unknown.
+    #[error("the log has ended: {0}")]
+    Ended(#[from] Ended),
     /// A snapshot of records that are not acknowledged.
     #[error("a snapshot up to record {sequence}, acknowledged are those below {acknowledged}")]
     SnapshotAhead {

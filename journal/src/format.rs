@@ -145,7 +145,8 @@ async fn refuse_what_is_there<M: Medium>(medium: &mut M, lba: usize) -> Result<(
     for slot in 0..2 {
         let bytes = medium.read(slot_lba(slot, lba), lba).await?;
         if bytes.iter().any(|byte| *byte != 0) {
-            return Err(JournalError::Foreign { found: first_word(bytes) });
+            let byte = Geometry::superblock_byte(slot);
+            return Err(JournalError::Foreign { byte, found: first_word(bytes) });
         }
     }
     Ok(())

@@ -157,7 +157,9 @@ async fn superblock<M: Medium>(
             Err(JournalError::Empty)
         }
         [Err(AbiError::Magic { .. }), Err(AbiError::Magic { .. })] => {
-            Err(JournalError::Foreign { found: if words[0] == 0 { words[1] } else { words[0] } })
+            let slot = if words[0] == 0 { 1 } else { 0 };
+            let byte = Geometry::superblock_byte(slot as u64);
+            Err(JournalError::Foreign { byte, found: words[slot] })
         }
         [Err(first), Err(second)] => Err(JournalError::Superblocks { first, second }),
     }

@@ -32,6 +32,7 @@ mod config;
 mod controller;
 mod crash;
 mod devices;
+mod entry;
 mod error;
 mod events;
 mod future;
@@ -63,6 +64,7 @@ pub use bridge::{
 pub use cid::MAX_SLOTS;
 pub use config::{ControllerConfig, MAX_IO_QUEUES, MAX_NAMESPACES, MAX_PAGE_BYTES};
 pub use controller::{Controller, ControllerParts, ControllerState, DeviceParts, PollReport};
+pub use entry::run_with_device;
 pub use error::{ControllerError, Failed, IoError, ResetReason, Step};
 pub use future::{CommandFuture, IoFuture};
 pub use latency::LatencyHistograms;

@@ -243,7 +243,8 @@ impl Engine {
     fn admit(&mut self, priority: Priority, length: usize) -> Result<(), AppendError> {
         let most = Open::most_payload(self.g.batch_bytes);
         if length > most {
-            return Err(AppendError::TooLarge { length, most });
+            let sequence = self.next_sequence();
+            return Err(AppendError::TooLarge { sequence, length, most });
         }
         let (pending, bound) = (self.pending(), self.limits.bound(priority));
         if pending >= bound {
@@ -266,7 +267,7 @@ impl Engine {
         if g.segment_of(position) - front >= g.segments {
             self.stats.full += 1;
             let front = self.superblock.front_sequence;
-            return Err(AppendError::Full { segments: g.segments, front });
+            return Err(AppendError::Full { position, segments: g.segments, front });
         }
         let (end, reach) = (position + u64::from(g.batch_bytes), g.reach_bytes);
         let ahead = end - self.superblock.checkpoint.position;

@@ -5,6 +5,7 @@
 //! each write that was not yet durable the blocks that made it. At each one, what was acknowledged
 //! is recovered, what was not appended is not found, and nothing is called damaged.
 
+mod bad_input;
 mod chain;
 mod crash;
 mod damage;

@@ -60,8 +60,14 @@ fn a_device_without_a_journal_or_with_something_else_is_named() {
     let mut foreign = disk();
     foreign.seen[..8].copy_from_slice(b"LABELONE");
     let found = u64::from_le_bytes(*b"LABELONE");
-    assert_eq!(now(recover(&mut foreign, From::Checkpoint)), Err(JournalError::Foreign { found }));
-    assert_eq!(now(format(&mut foreign, &options())), Err(JournalError::Foreign { found }));
+    assert_eq!(
+        now(recover(&mut foreign, From::Checkpoint)),
+        Err(JournalError::Foreign { byte: 0, found })
+    );
+    assert_eq!(
+        now(format(&mut foreign, &options())),
+        Err(JournalError::Foreign { byte: 0, found })
+    );
     assert_eq!(&foreign.seen[..8], b"LABELONE", "nothing was written");
     now(format(&mut foreign, &FormatOptions { overwrite: true, ..options() })).expect("asked for");
     let mut twice = journal();
@@ -105,7 +111,7 @@ fn a_record_that_is_too_large_and_a_log_that_is_full_are_refused_and_can_be_help
     let limits = Limits { slots: 4, in_flight: 2, ..Limits::default() };
     let (mut engine, mut bufs) = engine(&mut disk, limits);
     let most = match engine.append(&mut bufs, Priority::High, (0, 0), &[0; 4096]) {
-        Err(AppendError::TooLarge { length: 4096, most }) => most,
+        Err(AppendError::TooLarge { sequence: 0, length: 4096, most }) => most,
         other => panic!("{other:?}"),
     };
     let mut count = 0;
@@ -118,7 +124,8 @@ fn a_record_that_is_too_large_and_a_log_that_is_full_are_refused_and_can_be_help
         }
         settle(&mut engine, &mut bufs, &mut disk);
     };
-    assert_eq!(full, AppendError::Full { segments: 12, front: 0 });
+    let position = 12 * engine.geometry().segment_bytes;
+    assert_eq!(full, AppendError::Full { position, segments: 12, front: 0 });
     assert!(full.to_string().contains("truncate"), "{full}");
     assert_eq!(engine.acknowledged().sequence, count, "all that was taken is acknowledged");
     // Three segments are given up, from the record that begins the fourth.
