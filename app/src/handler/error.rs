@@ -143,6 +143,12 @@ pub enum HandlerError {
     /// The journal ended while it was written.
     #[error("the journal ended: {0}; what was not acknowledged is unknown")]
     JournalEnded(#[from] Ended),
+    /// A chain was asked for, and the journal was made without one.
+    #[error(
+        "the journal on the device was made without a chain, and --chain wants one; leave --chain \
+         out, or record on another --device"
+    )]
+    NoChain,
     /// A packet is not taken.
     #[error("a packet cannot be recorded: {0}")]
     Append(journal::AppendError),
@@ -201,7 +207,7 @@ impl HandlerError {
             ),
             Self::Chunk { error, .. }
             | Self::Device { error, .. }
-            | Self::Journal(JournalError::Io(error))
+            | Self::Journal(JournalError::Io(error) | JournalError::Read(ReadError::Io(error)))
             | Self::JournalRead(ReadError::Io(error))
             | Self::JournalEnded(
                 Ended::Write { error, .. } | Ended::Flush(error) | Ended::Superblock(error),

@@ -14,6 +14,7 @@ use core::mem::offset_of;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::journal::Chain;
 use crate::record::Record;
 use crate::{ABI_VERSION, AbiError, check_version, prefix};
 
@@ -52,6 +53,9 @@ pub const JOURNAL_FROM_SNAPSHOT: u32 = 1 << 3;
 pub const JOURNAL_SAVE_SNAPSHOT: u32 = 1 << 4;
 /// Give up the oldest packets where the journal is full.
 pub const JOURNAL_WRAP: u32 = 1 << 5;
+
+/// Chain the batches of a journal that has to be made; refuse one that has no chain.
+pub const JOURNAL_CHAIN: u32 = 1 << 6;
 
 /// How a journal is recorded or replayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -151,9 +155,16 @@ pub struct JournalFigures {
     pub snapshot_bytes: u64,
     /// Flushes of the device.
     pub flushes: u64,
+    /// Times that the packets' clock jumped, as far as a replay at original speed minds.
+    pub clock_jumps: u64,
+    /// The record before which it did so first.
+    pub first_jump: u64,
+    /// Chain behind the last record of a recording that was closed; zeros where there is none.
+    pub chain: Chain,
 }
 
-const _: () = assert!(size_of::<JournalFigures>() == 96);
+const _: () = assert!(size_of::<JournalFigures>() == 136);
+const _: () = assert!(offset_of!(JournalFigures, chain) == 112);
 
 impl Record for JournalFigures {
     const KIND: u16 = KIND_JOURNAL_FIGURES;

@@ -26,7 +26,7 @@ pub(super) struct Segment {
 /// How the log ends.
 pub(super) enum End {
     /// Nothing on the device contradicts that it ends here.
-    Tail { mark: Mark, chain: Option<Chain>, dropped: u64, by: String },
+    Tail { mark: Mark, chain: Option<Chain>, proved: Option<u64>, dropped: u64, by: String },
     /// It went on once.
     Lost { mark: Mark, why: String },
 }
@@ -184,13 +184,18 @@ impl Log {
         Ok(Ok((header, bytes)))
     }
 
-    /// Where the log ends, from the checkpoint on, by the rules of `docs/journal.md`.
-    pub(super) fn end(&self) -> Result<End> {
+    /// Where the log ends, from the checkpoint on, by the rules of `docs/journal.md`; and in front
+    /// of which record there its chain was `wanted`.
+    pub(super) fn end(&self, wanted: Option<Chain>) -> Result<End> {
         let (mark, epoch) = (self.superblock.checkpoint, self.superblock.epoch);
         let (sequence, previous) = (Some(mark.sequence), Some(mark.check));
         let chain = self.superblock.is_chained().then_some(self.superblock.chain);
         let mut at = At { mark, sequence, previous, chain, epoch_min: epoch };
+        let mut proved = None;
         let fault = loop {
+            if at.chain.is_some() && at.chain == wanted {
+                proved = Some(at.mark.sequence);
+            }
             if let Err(fault) = self.step(&mut at, epoch)? {
                 break fault;
             }
@@ -227,7 +232,7 @@ impl Log {
             }
             position += u64::from(self.g.lba_bytes);
         }
-        Ok(End::Tail { mark: at.mark, chain: at.chain, dropped, by: fault.to_string() })
+        Ok(End::Tail { mark: at.mark, chain: at.chain, proved, dropped, by: fault.to_string() })
     }
 
     /// Calls `visit` for each record from `from` on until it says no; says what is lost on the way.

@@ -20,6 +20,7 @@ use log::{End, Log, Segment};
 #[command(after_help = "Examples:
   probe-util journal wal.img                          # superblock, segments, where it ends
   probe-util journal wal.img --verify                 # every record of it
+  probe-util journal wal.img --verify --chain HEX     # and whether it is what it was
   probe-util journal wal.img --dump --from 1000 -n 5  # five records
   probe-util journal wal.img --json
 
@@ -32,8 +33,9 @@ pub(crate) struct Args {
     /// Verify every record from the front, not only from the last checkpoint
     #[arg(long)]
     verify: bool,
-    /// The chain as it was printed before: fails unless the log still goes through it
-    #[arg(long, value_name = "HEX", requires = "verify", value_parser = parse_chain)]
+    /// The chain as it was printed before: fails unless the log still goes through it, from its
+    /// last checkpoint on, or with --verify anywhere
+    #[arg(long, value_name = "HEX", value_parser = parse_chain)]
     chain: Option<Chain>,
     /// Print records: sequence number, time, kind, length, payload in hex
     #[arg(long)]
@@ -60,13 +62,17 @@ pub(crate) fn command(args: &Args) -> Result<Exit> {
     let shown = args.device.display();
     let log = Log::open(&args.device).with_context(|| format!("reading {shown}"))?;
     let segments = log.segments()?;
-    let end = log.end()?;
+    let end = log.end(args.chain)?;
     let verified = if args.verify { Some(log.verify(&end, args.chain)?) } else { None };
     let mut out = std::io::stdout().lock();
     let mut damaged = matches!(end, End::Lost { .. }) || log.damaged_slot.is_some();
     damaged |= verified.as_ref().is_some_and(|verified| verified.lost.is_some());
-    let unproved = verified.as_ref().is_some_and(|verified| verified.proved.is_none());
-    let unproved = args.chain.filter(|_| unproved);
+    let proved = match (&verified, &end) {
+        (Some(verified), _) => verified.proved,
+        (None, End::Tail { proved, .. }) => *proved,
+        (None, End::Lost { .. }) => None,
+    };
+    let unproved = args.chain.filter(|_| proved.is_none());
     damaged |= unproved.is_some();
     let mut records = Vec::new();
     let mut hole = None;
@@ -89,39 +95,50 @@ pub(crate) fn command(args: &Args) -> Result<Exit> {
                 "records": v.records, "payload_bytes": v.bytes, "lost": v.lost,
                 "from_genesis": v.from_genesis, "proved_sequence": v.proved,
             })),
+            "proved_sequence": proved,
             "records": records,
             "hole": hole,
         });
         writeln!(out, "{value:#}").context("writing")?;
     } else {
-        let text = text(&log, &segments, &end, verified.as_ref())?;
+        let text = text(&log, &segments, &end, (verified.as_ref(), proved))?;
         out.write_all(text.as_bytes()).context("writing")?;
         for record in &records {
             writeln!(out, "{}", record_line(record)).context("writing")?;
         }
     }
-    let mut err = std::io::stderr().lock();
     let lost = verified.as_ref().and_then(|verified| verified.lost.as_ref()).or(hole.as_ref());
-    if let Some(lost) = lost {
-        writeln!(err, "probe-util: {shown}: {lost}").context("writing errors")?;
-    }
+    complain(args, &log, &end, (lost, unproved))?;
+    Ok(if damaged { Exit::Error } else { Exit::Ok })
+}
+
+/// Says on standard error what is wrong.
+fn complain(
+    args: &Args,
+    log: &Log,
+    end: &End,
+    (lost, unproved): (Option<&String>, Option<Chain>),
+) -> Result<()> {
+    let shown = args.device.display();
+    let mut lines: Vec<String> = lost.into_iter().cloned().collect();
     if let Some(chain) = unproved {
-        let chain = hex(&chain);
-        writeln!(err, "probe-util: {shown}: the log does not go through chain {chain}")
-            .context("writing errors")?;
+        let part = match args.verify {
+            true => "",
+            false => " from its checkpoint on; --verify looks at all of it",
+        };
+        lines.push(format!("the log does not go through chain {}{part}", hex(&chain)));
     }
-    if let End::Lost { why, .. } = &end {
-        writeln!(err, "probe-util: {shown}: {why}").context("writing errors")?;
+    if let End::Lost { why, .. } = end {
+        lines.push(why.clone());
     }
     if let Some((slot, why)) = &log.damaged_slot {
-        writeln!(
-            err,
-            "probe-util: {shown}: superblock in slot {slot}: {why}; the other one is \
-                       there"
-        )
-        .context("writing errors")?;
+        lines.push(format!("superblock in slot {slot}: {why}; the other one is there"));
     }
-    Ok(if damaged { Exit::Error } else { Exit::Ok })
+    let mut err = std::io::stderr().lock();
+    for line in lines {
+        writeln!(err, "probe-util: {shown}: {line}").context("writing errors")?;
+    }
+    Ok(())
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -179,7 +196,7 @@ fn segment(segment: &Segment) -> Value {
 
 fn end_json(end: &End) -> Value {
     match end {
-        End::Tail { mark, chain, dropped, by } => json!({
+        End::Tail { mark, chain, dropped, by, .. } => json!({
             "kind": "tail", "sequence": mark.sequence, "position": mark.position,
             "chain": chain.as_ref().map(|chain| hex(chain)),
             "time_ns": mark.time_ns, "batches_behind": dropped, "because": by,
@@ -220,7 +237,7 @@ fn text(
     log: &Log,
     segments: &[Segment],
     end: &End,
-    verified: Option<&log::Verified>,
+    (verified, proved): (Option<&log::Verified>, Option<u64>),
 ) -> Result<String> {
     use std::fmt::Write as _;
     let mut out = head(log)?;
@@ -256,9 +273,9 @@ fn text(
             let from = if verified.from_genesis { "genesis" } else { "its first batch" };
             writeln!(out, "           chained from {from} to its end")?;
         }
-        if let Some(sequence) = verified.proved {
-            writeln!(out, "           goes through the given chain in front of record {sequence}")?;
-        }
+    }
+    if let Some(sequence) = proved {
+        writeln!(out, "           goes through the given chain in front of record {sequence}")?;
     }
     writeln!(out)?;
     let columns = [

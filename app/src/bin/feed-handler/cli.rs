@@ -115,8 +115,8 @@ pub(crate) struct JournalArgs {
     /// Begin at a message's sequence number, at a time (`@SECONDS` since 1970, fractions allowed),
     /// or at the last `snapshot` of the books
     #[arg(long, value_name = "SEQ|@TIME|snapshot", requires = "journal",
-          value_parser = crate::record::parse_begin)]
-    pub(crate) from: Option<crate::record::Begin>,
+          value_parser = crate::journal::parse_begin)]
+    pub(crate) from: Option<crate::journal::Begin>,
     /// At the speed at which the packets came, instead of as fast as it goes
     #[arg(long, requires = "journal")]
     pub(crate) original_speed: bool,
@@ -212,6 +212,11 @@ pub(crate) struct RecordArgs {
     /// Bytes of each of the two places for snapshots of the books in a journal that is made
     #[arg(long, value_name = "BYTES", default_value = "32M", value_parser = parse_size)]
     pub(crate) snapshot_size: u64,
+    /// Tie each batch of a journal that is made to all before it by BLAKE3, and print the chain at
+    /// the end: kept elsewhere, it lets `probe-util journal DEVICE --verify --chain HEX` tell
+    /// whether the journal is what was recorded; a journal without a chain is refused
+    #[arg(long)]
+    pub(crate) chain: bool,
     /// Where the journal is full, give its oldest packets up instead of ending
     #[arg(long)]
     pub(crate) wrap: bool,

@@ -13,6 +13,7 @@ mod device;
 mod events;
 mod failure;
 mod feed;
+mod journal;
 mod live;
 mod nvme_text;
 mod outbox;

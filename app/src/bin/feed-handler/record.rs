@@ -1,4 +1,4 @@
-//! `record`: a MoldUDP64 feed off the network into a journal; and what `replay --journal` asks for.
+//! `record`: a MoldUDP64 feed off the network into a journal.
 //!
 //! The host's side of it: packets come as for `live`, through the latency ring of a reactor. They
 //! are put in order within `--reorder` packets, doubles are dropped, gaps are named, and each is
@@ -22,16 +22,15 @@ use host_bridge::uring::datagrams::{DatagramOptions, Datagrams};
 use host_bridge::uring::reactor::Reactor;
 use host_bridge::uring::rings::{Rings, RingsWish};
 use host_bridge::warnings::Warnings;
-use hybrid_abi::feed_job::{FeedJob, JOB_LENIENT, KIND_FEED_END};
+use hybrid_abi::feed_job::KIND_FEED_END;
 use hybrid_abi::feed_journal::{
-    JOB_JOURNAL, JOB_RECORD, JOURNAL_FROM_MESSAGE, JOURNAL_FROM_SNAPSHOT, JOURNAL_FROM_TIME,
-    JOURNAL_ORIGINAL_SPEED, JOURNAL_SAVE_SNAPSHOT, JOURNAL_WRAP, JournalFigures, JournalJob,
-    JournalMark, KIND_PACKET,
+    JOB_RECORD, JOURNAL_CHAIN, JOURNAL_WRAP, JournalFigures, JournalJob, JournalMark, KIND_PACKET,
 };
+use hybrid_abi::journal::Chain;
 use hybrid_conventions::{Count, Exit};
 use serde_json::json;
 
-use crate::cli::{RecordArgs, ReplayArgs};
+use crate::cli::RecordArgs;
 use crate::device::Need;
 use crate::events::Events;
 use crate::failure::Failure;
@@ -53,96 +52,6 @@ const HEADER_BYTES: usize = 20;
 
 /// Message count of a packet that ends its session.
 const END_OF_SESSION: u16 = 0xFFFF;
-
-/// Where a replay begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Begin {
-    Message(u64),
-    /// Nanoseconds since 1970-01-01.
-    Time(u64),
-    Snapshot,
-}
-
-/// `--from`.
-pub(crate) fn parse_begin(text: &str) -> Result<Begin, String> {
-    let wrong =
-        || format!("{text:?}: allowed are a message's number, @SECONDS since 1970, and snapshot");
-    if text == "snapshot" {
-        return Ok(Begin::Snapshot);
-    }
-    let Some(time) = text.strip_prefix('@') else {
-        return text.parse().map(Begin::Message).map_err(|_| wrong());
-    };
-    let (seconds, fraction) = time.split_once('.').unwrap_or((time, ""));
-    if fraction.len() > 9 || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(wrong());
-    }
-    let seconds: u64 = seconds.parse().map_err(|_| wrong())?;
-    let nanos: u64 = format!("{fraction:0<9}").parse().map_err(|_| wrong())?;
-    let nanos = seconds.checked_mul(1_000_000_000).and_then(|ns| ns.checked_add(nanos));
-    nanos.map(Begin::Time).ok_or_else(wrong)
-}
-
-/// What of the journal `replay` asks for, if for any.
-pub(crate) fn replay_job(
-    args: &ReplayArgs,
-    job: &mut FeedJob,
-) -> Result<Option<JournalJob>, Failure> {
-    let asked = &args.journal;
-    if !asked.journal {
-        return Ok(None);
-    }
-    if asked.save_snapshot && job.symbol_count != 0 {
-        return Err(Failure::error("--save-snapshot wants the books of all symbols: no --symbols"));
-    }
-    job.flags |= JOB_JOURNAL;
-    let mut how = JournalJob::new(0);
-    match asked.from {
-        None => {}
-        Some(Begin::Message(number)) => {
-            (how.flags, how.from) = (JOURNAL_FROM_MESSAGE, number);
-        }
-        Some(Begin::Time(ns)) => (how.flags, how.from) = (JOURNAL_FROM_TIME, ns),
-        Some(Begin::Snapshot) => how.flags = JOURNAL_FROM_SNAPSHOT,
-    }
-    if asked.original_speed {
-        how.flags |= JOURNAL_ORIGINAL_SPEED;
-    }
-    if asked.save_snapshot {
-        if args.lenient {
-            debug_assert!(job.has(JOB_LENIENT), "set before");
-        }
-        how.flags |= JOURNAL_SAVE_SNAPSHOT;
-    }
-    Ok(Some(how))
-}
-
-/// What a replay of a journal adds to the screen.
-pub(crate) fn replay_lines(figures: &JournalFigures) -> String {
-    let mut lines = format!(
-        "journal   records {} to {} (exclusive), {} packets with {} messages replayed\n",
-        Count(figures.front),
-        Count(figures.end),
-        Count(figures.packets),
-        Count(figures.messages),
-    );
-    if figures.gaps > 0 {
-        lines += &format!(
-            "gaps      {}, {} messages missing, the first is {}\n",
-            Count(figures.gaps),
-            Count(figures.missing),
-            Count(figures.first_missing),
-        );
-    }
-    if figures.snapshot_bytes > 0 {
-        lines += &format!(
-            "snapshot  of the books in front of record {}, {} bytes\n",
-            Count(figures.snapshot),
-            Count(figures.snapshot_bytes),
-        );
-    }
-    lines
-}
 
 /// Packets in order, and what became of the others.
 struct Line {
@@ -363,7 +272,9 @@ pub(crate) fn record(args: &RecordArgs) -> Result<Exit, Failure> {
     let recorder = Recorder { reactor, line: Rc::clone(&line), idle: args.idle };
     let feed = Feed::packets(Box::new(recorder), address.to_string(), args.journal_size);
     let job = new_job(machine, JOB_RECORD, None);
-    let mut how = JournalJob::new(if args.wrap { JOURNAL_WRAP } else { 0 });
+    let asked = [(args.wrap, JOURNAL_WRAP), (args.chain, JOURNAL_CHAIN)];
+    let flags = asked.into_iter().filter(|(is, _)| *is).fold(0, |all, (_, flag)| all | flag);
+    let mut how = JournalJob::new(flags);
     how.id = id(job.created_unix_ns);
     how.snapshot_bytes = args.snapshot_size;
     if !machine.quiet {
@@ -405,6 +316,13 @@ fn unknown(line: &Line) {
     }
 }
 
+/// The chain as `probe-util journal` prints and takes it; nothing where there is none.
+fn chain(figures: &JournalFigures) -> Option<String> {
+    let bytes = figures.chain;
+    let hex = || bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    (bytes != Chain::default()).then(hex)
+}
+
 /// A journal's id: nothing that a sender knows.
 fn id(now: u64) -> u64 {
     use std::hash::{BuildHasher as _, RandomState};
@@ -438,6 +356,7 @@ fn report(
             "restarts": starts.restarts,
             "fallbacks": starts.fallbacks,
             "sent_again": line.outbox.sent_again(),
+            "chain": chain(figures),
         });
         return output::result(format_args!("{value:#}\n"));
     }
@@ -455,21 +374,11 @@ fn report(
         Count(figures.end),
         starts.device,
         Count(figures.flushes),
-    ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn beginnings_are_messages_times_and_the_snapshot() {
-        assert_eq!(parse_begin("17"), Ok(Begin::Message(17)));
-        assert_eq!(parse_begin("@2"), Ok(Begin::Time(2_000_000_000)));
-        assert_eq!(parse_begin("@2.25"), Ok(Begin::Time(2_250_000_000)));
-        assert_eq!(parse_begin("snapshot"), Ok(Begin::Snapshot));
-        for wrong in ["", "x", "@", "@x", "@1.x", "@1.0000000001", "-1", "@99999999999999"] {
-            assert!(parse_begin(wrong).is_err_and(|e| e.contains("snapshot")), "{wrong}");
+    ))?;
+    match chain(figures) {
+        Some(chain) => {
+            output::result(format_args!("chain      {chain} in front of record {}\n", figures.end))
         }
+        None => Ok(()),
     }
 }

@@ -191,13 +191,13 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
         None => format!("feed-handler replay: the feed on {}", machine.device),
     };
     let events = Events::with_bbo(args.bbo.as_deref())?;
-    let journal = crate::record::replay_job(args, &mut job)?;
+    let journal = crate::journal::replay_job(args, &mut job)?;
     let mut outcome = carry_out(Plan { machine, job, feed, need, events, journal })?;
     let written = outcome.events.finish(args.bbo.as_deref());
     let journal = outcome.events.journal;
     let exit = summary::print(&title, machine, outcome)?;
     if let Some(figures) = journal.filter(|_| !machine.json) {
-        output::result(format_args!("{}", crate::record::replay_lines(&figures)))?;
+        output::result(format_args!("{}", crate::journal::replay_lines(&figures)))?;
     }
     written.map(|()| exit)
 }

@@ -6,10 +6,11 @@
 //! what is recorded is what came.
 
 mod books;
+mod pace;
 mod record;
 mod replay;
 
-use hybrid_abi::feed_journal::{JOB_RECORD, JournalFigures, JournalJob};
+use hybrid_abi::feed_journal::{JOB_RECORD, JOURNAL_CHAIN, JournalFigures, JournalJob};
 use journal::{DeviceMedium, FormatOptions, From, JournalError, Medium as _, Recovered};
 use nvme_driver::BlockDevice;
 
@@ -61,6 +62,7 @@ impl JournalDesk {
     }
 
     /// The journal on the device; a new one where there is nothing, or where it may be overwritten.
+    /// One without a chain is none where a chain is asked for: it could not be given one later.
     async fn open_or_make(
         &self,
         medium: &mut DeviceMedium,
@@ -72,6 +74,9 @@ impl JournalDesk {
             Err(HandlerError::Journal(
                 error @ (JournalError::Foreign { .. } | JournalError::Superblocks { .. }),
             )) if overwrite => error,
+            Ok(found) if self.how.has(JOURNAL_CHAIN) && !found.superblock.is_chained() => {
+                return Err(HandlerError::NoChain);
+            }
             other => return other,
         };
         let options = FormatOptions {
@@ -79,6 +84,7 @@ impl JournalDesk {
             batch_bytes: BATCH_BYTES.max(medium.lba_bytes()),
             segment_bytes: SEGMENT_BYTES,
             snapshot_bytes: self.how.snapshot_bytes,
+            chain: self.how.has(JOURNAL_CHAIN),
             overwrite: refused != JournalError::Empty,
             ..FormatOptions::new(self.how.id, "feed")
         };

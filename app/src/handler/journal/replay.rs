@@ -2,7 +2,6 @@
 
 use core::cell::Cell;
 
-use core_runtime::clock::Instant;
 use hybrid_abi::feed_job::{FeedJob, JOB_LENIENT};
 use hybrid_abi::feed_journal::{
     JOB_JOURNAL, JOURNAL_FROM_MESSAGE, JOURNAL_FROM_SNAPSHOT, JOURNAL_FROM_TIME,
@@ -13,6 +12,7 @@ use journal::{Cursor, DeviceMedium, Recovered, Seek, SnapshotInfo, load_snapshot
 
 use super::JournalDesk;
 use super::books::{Pieces, messages};
+use super::pace::Pace;
 use crate::book::Sink;
 use crate::error::FeedError;
 use crate::field::Symbol;
@@ -44,7 +44,7 @@ pub async fn replay(
     let mut reader = Reader {
         framer: MoldFramer::new(),
         wanted: if here.how.has(JOURNAL_FROM_MESSAGE) { here.how.from } else { 0 },
-        pace: None,
+        pace: Pace::default(),
         fault: None,
         gap: Cell::new(None),
         strict: !job.has(JOB_LENIENT),
@@ -54,6 +54,7 @@ pub async fn replay(
     let stats = reader.framer.stats();
     (figures.packets, figures.messages) = (reader.packets, stats.messages);
     (figures.gaps, figures.missing) = (stats.gaps, stats.missing);
+    (figures.clock_jumps, figures.first_jump) = (reader.pace.jumps, reader.pace.first_jump);
     figures.first_missing = reader.gap.get().map_or(0, |(expected, _)| expected);
     outcome?;
     if here.how.has(JOURNAL_SAVE_SNAPSHOT) {
@@ -67,8 +68,7 @@ struct Reader {
     framer: MoldFramer,
     /// Messages below are passed over.
     wanted: u64,
-    /// Arrival of the first packet, and when it was replayed.
-    pace: Option<(u64, Instant)>,
+    pace: Pace,
     fault: Option<FeedError>,
     /// The first gap: what was expected, what came.
     gap: Cell<Option<(u64, u64)>>,
@@ -121,11 +121,8 @@ async fn turns(
                     }
                 }
                 if original {
-                    let now = clock.now();
-                    let (first, begun) = *reader.pace.get_or_insert((record.header.time_ns, now));
-                    // A clock that went back makes no packet wait.
-                    let due = clock.ns_to_ticks(record.header.time_ns.saturating_sub(first));
-                    if now.since(begun) < due {
+                    let (sequence, time_ns) = (record.header.sequence, record.header.time_ns);
+                    if !reader.pace.is_due(sequence, time_ns, clock.now(), clock) {
                         return false;
                     }
                 }
