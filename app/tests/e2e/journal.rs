@@ -12,12 +12,12 @@ use crate::temp::{TempDir, text};
 
 const MESSAGES: u64 = 1_500;
 
-fn number(value: &Value, name: &str) -> u64 {
+pub(crate) fn number(value: &Value, name: &str) -> u64 {
     value[name].as_u64().unwrap_or_else(|| panic!("{name} in {value:#}"))
 }
 
 /// The rows of a BBO file, without its title.
-fn rows(file: &std::path::Path) -> Vec<String> {
+pub(crate) fn rows(file: &std::path::Path) -> Vec<String> {
     let all = std::fs::read_to_string(file).expect("a BBO file");
     all.lines().skip(1).map(str::to_owned).collect()
 }
@@ -35,7 +35,7 @@ fn record(device: &str, sent: &[Vec<u8>], more: &[&str]) -> Value {
 }
 
 /// Doubles every seventh packet, and lets every fifth one come three places late.
-fn shuffled(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
+pub(crate) fn shuffled(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let mut late: Vec<(usize, Vec<u8>)> = Vec::new();
     for (n, packet) in packets.iter().enumerate() {
         let last = n + 1 == packets.len();

@@ -11,7 +11,7 @@ use crate::run::{Run, Started, start};
 use crate::temp::{TempDir, text};
 
 /// Messages of a packet: with their headers it stays below a frame of Ethernet.
-const A_PACKET: usize = 25;
+pub(crate) const A_PACKET: usize = 25;
 
 /// Messages of the feed: few enough for the socket's own queue, should the program be slow.
 const MESSAGES: u64 = 1_500;

@@ -20,6 +20,8 @@ mod fallback_writes;
 mod feeds;
 mod images;
 mod journal;
+mod journal_chain;
+mod journal_real;
 mod json;
 mod live;
 mod machine;
