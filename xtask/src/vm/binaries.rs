@@ -17,6 +17,11 @@ use crate::project::Project;
 /// Packages whose programs the guest gets, where the workspace has them.
 const PACKAGES: [&str; 4] = ["feed-handler", "sysconfig", "hybrid-conformance", "hybrid-benches"];
 
+/// Where the programs lie, below the folder of the guests.
+pub(crate) fn folder(dir: &Path) -> PathBuf {
+    dir.join("programs")
+}
+
 /// Builds the programs of [`PACKAGES`] and says where they are, and what they need.
 pub(crate) fn build(project: &Project, dir: &Path, log: &Path) -> Result<Vec<Extra>> {
     let mut names = Vec::new();
@@ -33,7 +38,7 @@ pub(crate) fn build(project: &Project, dir: &Path, log: &Path) -> Result<Vec<Ext
         None => Ok(()),
     };
     work(&run)?;
-    let programs = dir.join("programs");
+    let programs = folder(dir);
     fs::create_dir_all(&programs)
         .with_context(|| format!("cannot create {}", programs.display()))?;
     let (mut extras, mut libraries) = (Vec::new(), BTreeSet::new());

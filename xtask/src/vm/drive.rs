@@ -2,18 +2,21 @@
 //!
 //! A line is `NAMESPACE[+NAMESPACE…][,OPTION…]`, a namespace `SIZE[/LBA][@NSID][z]`. So
 //! `64M+32M/4096@7,mdts=1` is a drive whose namespace 1 has 64 MiB in blocks of 512 bytes and whose
-//! namespace 7 has 32 MiB in blocks of 4096, and which takes two pages a command.
+//! namespace 7 has 32 MiB in blocks of 4096, and which takes two pages a command. With `log` every
+//! write and flush of the drive's is noted in a file (QEMU's blklogwrites), which the guest has the
+//! host look at.
 
 use std::fmt;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use hybrid_conventions::Bytes;
 
 /// Options of a drive line, for the help.
-pub(crate) const SYNTAX: &str = "NAMESPACE[+NAMESPACE...][,mdts=N][,cmb=MIB][,queues=N][,beside]";
+pub(crate) const SYNTAX: &str =
+    "NAMESPACE[+NAMESPACE...][,mdts=N][,cmb=MIB][,queues=N][,beside][,log]";
 
 /// One namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +39,8 @@ pub(crate) struct Drive {
     pub(crate) queues: u32,
     /// A second function of the drive before: both are in one IOMMU group.
     pub(crate) beside: bool,
+    /// Writes and flushes are noted.
+    pub(crate) log: bool,
 }
 
 impl FromStr for Namespace {
@@ -68,7 +73,8 @@ impl FromStr for Drive {
         let namespaces = parts.next().unwrap_or_default();
         let namespaces: Result<Vec<Namespace>> = namespaces.split('+').map(str::parse).collect();
         let namespaces = number(namespaces.with_context(|| format!("drive {text:?}: {SYNTAX}"))?)?;
-        let mut drive = Self { namespaces, mdts: 7, cmb_mib: 0, queues: 16, beside: false };
+        let mut drive =
+            Self { namespaces, mdts: 7, cmb_mib: 0, queues: 16, beside: false, log: false };
         for part in parts {
             let (key, value) = part.split_once('=').unwrap_or((part, ""));
             let number =
@@ -78,6 +84,7 @@ impl FromStr for Drive {
                 "cmb" => drive.cmb_mib = number()?,
                 "queues" => drive.queues = number()?,
                 "beside" if value.is_empty() => drive.beside = true,
+                "log" if value.is_empty() => drive.log = true,
                 _ => bail!("drive {text:?} has option {part:?}; allowed is {SYNTAX}"),
             }
         }
@@ -122,13 +129,26 @@ impl Drive {
             let path = dir.join(format!("{name}.img"));
             let file = File::create(&path).and_then(|file| file.set_len(namespace.size_bytes));
             file.with_context(|| format!("cannot make {}", path.display()))?;
-            let file = path.display();
             // A block device of its own outlives the drive that is unplugged from it.
-            arguments.push("-blockdev".to_owned());
-            arguments.push(format!(
-                "driver=raw,node-name={name},cache.direct=off,cache.no-flush=on,\
-                 file.driver=file,file.filename={file}"
-            ));
+            let mut node = |name: &str, words: String| {
+                arguments.push("-blockdev".to_owned());
+                arguments.push(format!("{words},node-name={name}"));
+            };
+            let fast = "cache.direct=off,cache.no-flush=on";
+            let raw = |file: &Path| {
+                let file = file.display();
+                format!("driver=raw,{fast},file.driver=file,file.filename={file}")
+            };
+            if self.log {
+                let notes = notes(dir, index, namespace.nsid);
+                File::create(&notes).with_context(|| format!("cannot make {}", notes.display()))?;
+                node(&format!("{name}-data"), raw(&path));
+                node(&format!("{name}-notes"), raw(&notes));
+                // Flushes have to come as far as the notes.
+                node(&name, format!("driver=blklogwrites,file={name}-data,log={name}-notes"));
+            } else {
+                node(&name, raw(&path));
+            }
             arguments.push("-device".to_owned());
             arguments.push(namespace.device(&name, index));
         }
@@ -144,6 +164,11 @@ impl Drive {
              cmb_size_mb={cmb_mib},max_ioqpairs={queues}"
         )
     }
+}
+
+/// The file with the notes of a drive that has some.
+pub(crate) fn notes(dir: &Path, drive: usize, nsid: u32) -> PathBuf {
+    dir.join(format!("nvme{drive}n{nsid}.notes"))
 }
 
 impl Namespace {
@@ -167,12 +192,14 @@ mod tests {
 
     #[test]
     fn a_line_says_what_a_drive_looks_like() {
-        let drive: Drive = "64M+32M/4096@7z,mdts=1,cmb=16,queues=2,beside".parse().expect("one");
+        let drive: Drive =
+            "64M+32M/4096@7z,mdts=1,cmb=16,queues=2,beside,log".parse().expect("one");
         const MIB: u64 = 1 << 20;
         let first = Namespace { size_bytes: 64 * MIB, lba_bytes: 512, nsid: 1, zoned: false };
         let second = Namespace { size_bytes: 32 * MIB, lba_bytes: 4096, nsid: 7, zoned: true };
         let namespaces = vec![first, second];
-        let expected = Drive { namespaces, mdts: 1, cmb_mib: 16, queues: 2, beside: true };
+        let expected =
+            Drive { namespaces, mdts: 1, cmb_mib: 16, queues: 2, beside: true, log: true };
         assert_eq!(drive, expected);
         assert_eq!(drive.to_string(), "64M/512@1+32M/4096@7z");
     }

@@ -160,6 +160,8 @@ struct Prepared {
     base: Vec<u8>,
     programs: Vec<Extra>,
     logs: PathBuf,
+    /// Where the host's programs lie.
+    programs_dir: PathBuf,
 }
 
 impl Prepared {
@@ -183,7 +185,8 @@ impl Prepared {
             true => binaries::build(project, &dir, &log)?,
             false => Vec::new(),
         };
-        Ok(Self { kernel, base, programs, logs })
+        let programs_dir = binaries::folder(&dir);
+        Ok(Self { kernel, base, programs, logs, programs_dir })
     }
 
     /// Whether a program of ours was built.
@@ -253,6 +256,7 @@ fn run_one(project: &Project, options: &Options, line: &str, shell: bool) -> Res
         kernel: &prepared.kernel.image,
         archives: &[&prepared.base, &own],
         logs: &prepared.logs,
+        programs: &prepared.programs_dir,
         limit,
         interactive: shell,
     };

@@ -17,9 +17,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
+use super::drive;
 use super::machine::{Files, Machine};
 use super::qmp::Qmp;
 use super::shell;
@@ -68,6 +69,8 @@ pub(crate) struct Guest<'a> {
     pub(crate) archives: &'a [&'a [u8]],
     /// Where its log goes.
     pub(crate) logs: &'a Path,
+    /// Our programs on the host; empty where none were built.
+    pub(crate) programs: &'a Path,
     pub(crate) limit: Duration,
     /// Whether standard input is the guest's.
     pub(crate) interactive: bool,
@@ -155,7 +158,7 @@ impl Guest<'_> {
         let ended = thread::scope(|scope| {
             scope.spawn(|| copy(from_out, out));
             scope.spawn(|| copy(from_err, err));
-            scope.spawn(|| self.serve(host, qmp, &exit, &ready));
+            scope.spawn(|| self.serve(dir, host, qmp, &exit, &ready));
             self.wait(&mut child, start, dir, &leave)
         });
         ended?;
@@ -217,6 +220,7 @@ impl Guest<'_> {
     /// Answers the guest's requests until it is gone.
     fn serve(
         &self,
+        dir: &Path,
         host: UnixStream,
         qmp: UnixStream,
         exit: &ExitCode,
@@ -230,7 +234,7 @@ impl Guest<'_> {
             if line.trim() == "ready" {
                 ready();
             }
-            let answer = match self.request(&line, &mut qmp, exit) {
+            let answer = match self.request(dir, &line, &mut qmp, exit) {
                 Ok(text) => format!("ok {text}\n"),
                 Err(error) => format!("error {error:#}\n").replace("\n ", " "),
             };
@@ -241,6 +245,7 @@ impl Guest<'_> {
 
     fn request<R: io::BufRead, W: Write>(
         &self,
+        dir: &Path,
         line: &str,
         qmp: &mut Qmp<R, W>,
         exit: &ExitCode,
@@ -267,8 +272,27 @@ impl Guest<'_> {
                 let command: Value = serde_json::from_str(rest).context("no JSON")?;
                 Ok(qmp.execute(&command)?.to_string())
             }
-            _ => bail!("request {verb:?}; allowed are exit, device_del, device_add, qmp"),
+            "notes" => self.look_at_notes(dir, rest),
+            _ => bail!("request {verb:?}; allowed are exit, device_del, device_add, qmp, notes"),
         }
+    }
+
+    /// Runs a program of ours on the notes of a drive's writes: `nvme3 PROGRAM ARGUMENTS…`, behind
+    /// which the file is named. A copy of the notes stays beside the logs.
+    fn look_at_notes(&self, dir: &Path, words: &str) -> Result<String> {
+        let mut words = words.split_whitespace();
+        let drive = words.next().and_then(|name| name.strip_prefix("nvme")?.parse().ok());
+        let drive: usize = drive.context("a drive is named as in nvme3")?;
+        let notes = drive::notes(dir, drive, 1);
+        let kept = self.logs.join(format!("vm-{}.nvme{drive}.notes", self.name));
+        fs::copy(&notes, &kept).with_context(|| format!("drive nvme{drive} has no notes"))?;
+        let program = words.next().context("a program of ours has to be named")?;
+        let output = Command::new(self.programs.join(program)).args(words).arg(&kept).output();
+        let output = output.with_context(|| format!("cannot start {program}"))?;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).trim().replace('\n', "; ");
+        ensure!(output.status.success(), "{said} ({})", output.status);
+        Ok(said)
     }
 
     fn tail(&self) -> String {

@@ -71,7 +71,7 @@ pub(crate) const BOOTS: &[Boot] = &[
         alone: true,
         parts: &[VFIO, VFIO_ENDS, VFIO_FALLBACK],
     },
-    Boot { name: "crashes", machine: shared_group, alone: false, parts: &[CRASHES] },
+    Boot { name: "crashes", machine: noted, alone: false, parts: &[CRASHES, JOURNAL] },
     Boot { name: "polled", machine: polled, alone: false, parts: &[URING] },
     Boot { name: "two-nodes", machine: two_nodes, alone: false, parts: &[PARTITIONS] },
     Boot { name: "without-iommu", machine: without_iommu, alone: false, parts: &[NO_IOMMU] },
@@ -251,6 +251,20 @@ const CRASHES: Part = Part {
     limit_s: 240,
 };
 
+/// The last test's program runs on the host.
+const JOURNAL: Part = Part {
+    name: "journal",
+    script: include_str!("guest/suite/journal"),
+    programs: &["journal-drill", "journal-bench"],
+    tests: &[
+        "journal::a_log_goes_round_its_ring_through_openings_and_truncations_over_vfio",
+        "journal::appends_over_vfio_are_measured",
+        "journal::after_every_crash_that_qemus_block_log_tells_of_what_was_acknowledged_is_there",
+    ],
+    printed: &[],
+    limit_s: 120,
+};
+
 const VFIO: Part = Part {
     name: "vfio",
     script: include_str!("guest/suite/vfio"),
@@ -385,6 +399,11 @@ fn fresh_drives() -> Machine {
 /// One drive alone in its IOMMU group, and two that share one.
 fn shared_group() -> Machine {
     with(&["128M", "64M", "64M,beside"])
+}
+
+/// The same, and one whose every write and flush is noted.
+fn noted() -> Machine {
+    with(&["128M", "64M", "64M,beside", "4M,log"])
 }
 
 /// Drives whose completions the kernel can poll for.

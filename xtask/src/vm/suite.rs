@@ -210,6 +210,7 @@ fn boot_with(
         kernel: &prepared.kernel.image,
         archives: &[&prepared.base, &own],
         logs: &prepared.logs,
+        programs: &prepared.programs_dir,
         limit: left.min(SLACK + Duration::from_secs(seconds)),
         interactive: false,
     };
