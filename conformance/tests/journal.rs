@@ -1,9 +1,12 @@
 //! The journal on our driver over the model: the shell around its engine, which the simulation of
 //! `journal/tests/sim` does not see.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use core_runtime::mem::Bump;
-use core_runtime::task::{Either, select};
-use hybrid_conformance::{Rig, Stepped, quick};
+use core_runtime::task::{Either, Scheduler, SchedulerConfig, TaskOptions, select};
+use hybrid_conformance::{Backend, Rig, Stepped, quick};
 use journal::{
     AppendError, Cursor, DeviceMedium, Ended, FormatOptions, From, Journal, JournalParts, Limits,
     Medium, Priority, Promise, Recovered, Seek, format, recover, take_over,
@@ -175,4 +178,143 @@ fn a_flush_that_fails_ends_the_log_and_all_who_wait() {
     assert_eq!(refused, Err(AppendError::Ended(ended)));
     rig.backend.with_model(|m| m.reconfigure(|c| c.faults = FaultPlan::none()));
     assert!(found(&rig, From::Front).tail.sequence >= 100);
+}
+
+/// A feed's task of the latency class: an event every `EVERY_NS`, each appended where it comes.
+const EVERY_NS: u64 = 10_000;
+/// Low, normal, high, and again.
+const PRIORITIES: [Priority; 3] = [Priority::Low, Priority::Normal, Priority::High];
+
+/// What became of the events.
+#[derive(Debug, Default)]
+struct Events {
+    /// Appends that were tried, by priority; and those that were taken.
+    tried: [Cell<u64>; 3],
+    taken: [Cell<u64>; 3],
+    /// Turned away because no buffer was free.
+    busy: Cell<u64>,
+    /// Longest time from when an event was due to the end of its append.
+    late_ns: Cell<u64>,
+}
+
+fn more(cell: &Cell<u64>) {
+    cell.set(cell.get() + 1);
+}
+
+/// The loop of a partition, a microsecond a pass, with the log's task and the feed's; `each` is
+/// called after each pass, and ends it.
+fn with_a_feed(
+    rig: &Rig<Stepped>,
+    log: &'static Journal,
+    bytes: usize,
+    mut each: impl FnMut(&Events) -> bool,
+) -> Rc<Events> {
+    let clock = rig.backend.parts().clock();
+    let scheduler = Scheduler::new(SchedulerConfig::default(), clock, &Bump::leak(4 << 20));
+    let scheduler = scheduler.expect("memory");
+    let spawner = scheduler.spawner();
+    let run = async move { _ = log.run().await };
+    spawner.spawn(TaskOptions::normal("log"), run).expect("room").detach();
+    let events = Rc::new(Events::default());
+    let feed = {
+        let events = events.clone();
+        async move {
+            let mut beats = spawner.interval(clock.ns_to_ticks(EVERY_NS));
+            let payload = vec![7; bytes];
+            for priority in (0..3).cycle() {
+                let due = beats.beat().await;
+                assert_eq!(beats.missed(), 0, "an event was late by more than the next one");
+                more(&events.tried[priority]);
+                match log.append(PRIORITIES[priority], 1, due.ticks(), &payload) {
+                    Ok(_) => more(&events.taken[priority]),
+                    Err(AppendError::Shed { priority: shed, .. }) => {
+                        assert_eq!(shed, PRIORITIES[priority]);
+                    }
+                    Err(AppendError::Busy { .. }) => more(&events.busy),
+                    Err(error) => panic!("{error}"),
+                }
+                // The clock moves between passes alone: an append that waited would show in it.
+                let late = clock.ticks_to_ns(clock.now().since(due));
+                events.late_ns.set(events.late_ns.get().max(late));
+            }
+        }
+    };
+    spawner.spawn(TaskOptions::latency("feed"), feed).expect("room").detach();
+    while !each(&events) {
+        let now = rig.backend.now();
+        rig.controller.poll(now);
+        scheduler.tick(now);
+        rig.controller.ring();
+        rig.backend.pass(false);
+    }
+    events
+}
+
+/// Writes take `ns` longer from now on.
+fn writes_take(rig: &Rig<Stepped>, ns: u64) {
+    let rule = FaultRule::io(NvmOpcode::WRITE, FaultAction::DelayNs(ns));
+    let plan = if ns == 0 { FaultPlan::none() } else { FaultPlan::none().with(rule) };
+    rig.backend.with_model(|model| model.reconfigure(|config| config.faults = plan));
+}
+
+#[test]
+fn a_stuck_device_never_makes_the_latency_class_wait_and_sheds_by_priority() {
+    // Small records that the bound on records turns away, and large ones that find no buffer.
+    for (bytes, pending_records, slots) in [(128, 100, 8), (40_000, 1000, 4)] {
+        let rig = rig(ModelConfig { volatile_write_cache: true, ..ModelConfig::default() });
+        rig.run(format(&mut medium(&rig), &options())).expect("a journal");
+        let limits = Limits { pending_records, slots, in_flight: 2, ..Limits::default() };
+        let log = open(&rig, limits);
+        let ended = rig.backend.now().ticks() + 1_000_000;
+        let quiet = with_a_feed(&rig, log, bytes, |_| rig.backend.now().ticks() > ended);
+        let before = log.stats();
+        assert_eq!((before.shed, before.busy), ([0; 3], 0), "a device at work keeps up");
+        assert!(quiet.late_ns.get() <= 1_000, "{quiet:?}");
+
+        // The device stands still for 40 ms: four thousand events.
+        writes_take(&rig, 40_000_000);
+        let begun = rig.backend.now().ticks();
+        let (mut released, mut held) = (false, 0);
+        let stuck = with_a_feed(&rig, log, bytes, |_| {
+            let now = rig.backend.now().ticks() - begun;
+            if now > 38_000_000 && !released {
+                held = log.next_sequence() - log.acknowledged().sequence;
+                writes_take(&rig, 0);
+                released = true;
+            }
+            now > 41_000_000 && log.acknowledged().sequence > held + before.appends
+        });
+        let stats = log.stats();
+        assert_eq!(stuck.late_ns.get(), quiet.late_ns.get(), "no event waited for the device");
+        let refused: Vec<u64> = stuck
+            .tried
+            .iter()
+            .zip(&stuck.taken)
+            .map(|(all, taken)| all.get() - taken.get())
+            .collect();
+        let counted = stats.shed.iter().sum::<u64>() + stats.busy;
+        assert_eq!(counted, refused.iter().sum::<u64>(), "every rejection is counted");
+        assert_eq!(stats.busy, stuck.busy.get());
+        if bytes == 128 {
+            assert_eq!(
+                (held, stats.pending_max, stats.busy),
+                (100, 100, 0),
+                "the bound, and no more"
+            );
+            assert_eq!(Vec::from(stats.shed), refused);
+            let [low, normal, high] = stats.shed;
+            assert!(low > normal && normal > high && high > 1_000, "{:?}", stats.shed);
+        } else {
+            assert_eq!(held, u64::from(slots), "a record fills a batch here");
+            assert!(stats.busy > 3_500, "{stats:?}");
+        }
+        // It works again: all that was taken is durable, in order, and nothing else.
+        run(&rig, log, log.close()).expect("an orderly end");
+        let taken = log.stats().appends;
+        assert_eq!(
+            taken,
+            [&quiet, &stuck].iter().flat_map(|e| &e.taken).map(Cell::get).sum::<u64>()
+        );
+        assert_eq!(found(&rig, From::Front).tail.sequence, taken);
+    }
 }
