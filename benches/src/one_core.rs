@@ -40,10 +40,23 @@ impl OneCore {
     ///
     /// # Errors
     /// If the model or the driver cannot be made, or does not come up.
-    pub fn new(clock: Clock, mut time: impl FnMut() -> u64) -> Result<Self> {
+    pub fn new(clock: Clock, time: impl FnMut() -> u64) -> Result<Self> {
         let namespaces = vec![NamespaceConfig::null(1, BLOCKS, 7)];
-        let mut model = Model::new(ModelConfig { namespaces, ..ModelConfig::default() })?;
-        let arena = DmaArena::leak(8 << 20, IOVA)?;
+        Self::over(ModelConfig { namespaces, ..ModelConfig::default() }, 8 << 20, clock, time)
+    }
+
+    /// The same over another model, with `dma_bytes` of memory.
+    ///
+    /// # Errors
+    /// Those of [`OneCore::new`].
+    pub fn over(
+        model: ModelConfig,
+        dma_bytes: usize,
+        clock: Clock,
+        mut time: impl FnMut() -> u64,
+    ) -> Result<Self> {
+        let mut model = Model::new(model)?;
+        let arena = DmaArena::leak(dma_bytes, IOVA)?;
         model.map_dma(arena.region())?;
         let doorbells = model.doorbells();
         let model = Rc::new(RefCell::new(model));

@@ -78,7 +78,11 @@ fn the_journal_bench_appends_and_opens() {
     }
     for goal in value["goals"].as_array().expect("goals") {
         let bound = goal["most"].as_f64().or(goal["least"].as_f64());
-        assert!(goal["reached"].is_number() && bound.is_some(), "{goal:#}");
+        // A machine that others use most of the time says nothing of the log.
+        let noisy = goal["what"].as_str().is_some_and(|what| what.contains("quiet rounds"));
+        let reached = &goal["reached"];
+        assert!(reached.is_number() || noisy && reached.is_null(), "{goal:#}");
+        assert!(bound.is_some(), "{goal:#}");
         assert!(goal["missed"].is_boolean(), "{goal:#}");
     }
     let opening = &rows[rows.len() - 1];

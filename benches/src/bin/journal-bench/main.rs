@@ -7,8 +7,10 @@
 mod cli;
 mod part;
 mod peers;
+mod rounds;
 mod run;
 mod sheet;
+mod stepped;
 mod wire;
 
 use std::process::ExitCode;
@@ -61,9 +63,11 @@ fn measure(cli: &Cli) -> Result<Exit, Failure> {
         )));
     }
     let mut results = Results::default();
-    match &cli.beside {
-        Some(folder) => peers::beside(cli, folder, &mut results)?,
-        None => ours(cli, &mut results)?,
+    if cli.beside.is_none() || cli.goals {
+        ours(cli, &mut results)?;
+    }
+    if let Some(folder) = cli.beside.as_ref().filter(|_| results.interrupted.is_none()) {
+        peers::beside(cli, folder, &mut results)?;
     }
     let value = results.json();
     if cli.json {
@@ -75,7 +79,7 @@ fn measure(cli: &Cli) -> Result<Exit, Failure> {
         std::fs::write(path, format!("{value:#}\n"))
             .map_err(|error| Failure::error(format_args!("{}: {error}", path.display())))?;
     }
-    let missed = results.goals.iter().any(|goal| !goal.is_met());
+    let missed = results.goals.iter().any(Goal::is_missed);
     Ok(match results.interrupted {
         Some(exit) => exit,
         None if missed && cli.goals => Exit::Threshold,
@@ -91,10 +95,17 @@ fn ours(cli: &Cli, results: &mut Results) -> Result<(), Failure> {
     for (phase, outcome) in phases.iter().zip(&ran.outcomes) {
         results.rows.push(Row::ours(phase, outcome, ran.tsc_hz));
     }
-    if cli.rate.is_none() && cli.batch.is_none() {
-        results.goals = goals(&phases, &ran.outcomes, cli.quick);
-    }
     results.note(&ran);
+    if cli.rate.is_some() || cli.batch.is_some() || ran.signal.is_some() {
+        return Ok(());
+    }
+    results.goals = goals(&phases, &ran.outcomes, cli.quick);
+    if !cli.device.starts_with("model") {
+        return Ok(());
+    }
+    let (rows, goals) = stepped::measure(cli)?;
+    results.rows.splice(0..0, rows);
+    results.goals.splice(0..0, goals);
     Ok(())
 }
 
@@ -106,6 +117,7 @@ fn phases(cli: &Cli, open_size: u64) -> Vec<Phase> {
         duration_ns,
         in_flight: cli.in_flight.into(),
         seed: cli.seed,
+        silent_ns: cli.model_latency.saturating_add(part::GAP_NS),
         ..Phase::default()
     };
     let open = |rate, record_bytes| Phase { rate, record_bytes, ..base };
@@ -136,19 +148,22 @@ fn goals(phases: &[Phase], outcomes: &[Outcome], quick: bool) -> Vec<Goal> {
     for (phase, outcome) in all {
         match phase.kind {
             OPEN if phase.rate == 100_000 && phase.record_bytes == 128 => {
-                let got = outcome.p99 as f64 / 1000.0;
-                let what = "append p99 at 100,000/s of 128 bytes, open loop, us";
+                // Where cores were taken most of the time, nothing is known of the log.
+                let is_quiet = outcome.quiet_rounds * 3 >= outcome.rounds;
+                let got = (is_quiet && outcome.quiet_samples > 0)
+                    .then_some(outcome.quiet_p99 as f64 / 1000.0);
+                let what = "append p99 at 100,000/s of 128 bytes, open loop, quiet rounds, us";
                 goals.push(Goal { what, got, bound: 10.0, at_most: true });
             }
             BATCH if phase.batch == 1000 && phase.record_bytes == 128 => {
                 let got = outcome.appends as f64 * 1e9 / outcome.ns.max(1) as f64;
                 let what = "appends/s of 128 bytes in batches of 1,000";
-                goals.push(Goal { what, got, bound: 1e6, at_most: false });
+                goals.push(Goal { what, got: Some(got), bound: 1e6, at_most: false });
             }
             OPENING if !quick => {
                 let got = outcome.verify_ns as f64 / outcome.open_ns.max(1) as f64;
                 let what = "opening with a checkpoint, times faster than without";
-                goals.push(Goal { what, got, bound: 20.0, at_most: false });
+                goals.push(Goal { what, got: Some(got), bound: 20.0, at_most: false });
             }
             _ => {}
         }
@@ -159,7 +174,10 @@ fn goals(phases: &[Phase], outcomes: &[Outcome], quick: bool) -> Vec<Goal> {
 impl Results {
     fn note(&mut self, ran: &Ran) {
         self.machine.clone_from(&ran.machine);
-        self.device.clone_from(&ran.device);
+        if !self.device.is_empty() {
+            self.device.push_str("; ");
+        }
+        self.device.push_str(&ran.device);
         if let Some(signal) = ran.signal {
             self.interrupted = Some(signal.exit());
         }

@@ -13,6 +13,7 @@ use nvme_driver::spec::Nsid;
 use nvme_driver::{BlockDevice, ControllerConfig, Device, DeviceParts};
 use zerocopy::{FromBytes, IntoBytes};
 
+use crate::rounds::Rounds;
 use crate::wire::{BATCH, FILL, KIND_OUTCOME, OPEN, OPENING, Outcome, Phase};
 
 /// Buffer for opening and verifying.
@@ -22,16 +23,16 @@ const CHUNK: usize = 1 << 20;
 pub(crate) const PAYLOAD_MAX: u64 = (64 << 10) - 96 - 48;
 
 /// Most records that wait: a power of two, since their times are found by number.
-const PENDING: u64 = 1 << 15;
+pub(crate) const PENDING: u64 = 1 << 15;
 
 /// Segments of the ring where records are given up as they become old: 64 MiB.
-const RING_SEGMENTS: u64 = 16;
+pub(crate) const RING_SEGMENTS: u64 = 16;
 
 /// A poll of the appending task: one burst.
 const BUDGET_NS: u64 = 1_000_000;
 
 /// Longest gap of the loop that is not somebody else's.
-const GAP_NS: u64 = 30_000;
+pub(crate) const GAP_NS: u64 = 30_000;
 
 /// A whole machine may stand still meanwhile.
 const DEADLINE_NS: u64 = 20_000_000_000;
@@ -205,14 +206,6 @@ impl Bench {
         Ok(out)
     }
 
-    /// Gives up what is acknowledged once it fills half of the ring.
-    fn recycle(log: &Journal) {
-        let (at, g) = (log.acknowledged(), log.geometry());
-        if at.position - log.superblock().front_position > g.ring_bytes() / 2 {
-            log.release(at.position, at.sequence);
-        }
-    }
-
     /// Arrivals on a schedule; an arrival that finds the log behind is turned away and counted.
     async fn open(
         &self,
@@ -224,25 +217,28 @@ impl Bench {
         let payload = &payload[..index(phase.record_bytes.into())];
         let gap = clock.hz() as f64 / phase.rate.max(1) as f64;
         let duration = clock.ns_to_ticks(phase.duration_ns).get() as f64;
-        let warm_up = duration / 10.0;
-        let long = clock.ns_to_ticks(GAP_NS);
-        let mut hist = Hist::new();
-        let mut costs = Hist::new();
+        let (mut hist, mut costs) = (Hist::new(), Hist::new());
         let begin = clock.now();
         let (mut next, mut acked, mut last) = (0.0, log.acknowledged().sequence, begin);
-        let (first, mut rounds) = (acked, 0_u32);
+        let (first, mut turns) = (acked, 0_u32);
+        let rounds = Rounds::new(*clock, begin, phase.silent_ns);
+        let rounds = self.partition.bump().alloc_mut(rounds).map_err(failed)?;
         loop {
             let now = clock.now();
-            if now.since(last) > long {
+            if now.since(last) > clock.ns_to_ticks(GAP_NS) {
                 out.gaps += 1;
                 out.gaps_ns += clock.ticks_to_ns(now.since(last));
+                rounds.disturb();
             }
             last = now;
             let done = log.acknowledged().sequence;
+            rounds.turn(now, (done < log.next_sequence(), acked < done));
             while acked < done {
                 let was_due = due[index(acked % PENDING)];
-                if was_due.since(begin).get() as f64 > warm_up {
-                    hist.record(clock.ticks_to_ns(now.since(was_due)));
+                if was_due.since(begin).get() as f64 > duration / 10.0 {
+                    let ns = clock.ticks_to_ns(now.since(was_due));
+                    hist.record(ns);
+                    rounds.sample(was_due, ns);
                 }
                 acked += 1;
             }
@@ -261,16 +257,15 @@ impl Bench {
                     Err(AppendError::Ended(ended)) => return Err(failed(ended)),
                     Err(_) => out.rejected += 1,
                 }
-                let unit = ((rng.next() >> 11) + 1) as f64 / (1_u64 << 53) as f64;
-                next += -unit.ln() * gap;
+                next += exponential(rng) * gap;
             }
             if let Some(ended) = log.ended() {
                 return Err(failed(ended));
             }
-            if rounds % 64 == 0 {
-                Self::recycle(log);
+            if turns % 64 == 0 {
+                recycle(log);
             }
-            rounds = rounds.wrapping_add(1);
+            turns = turns.wrapping_add(1);
             if self.partition.stop_requested().is_some() {
                 break;
             }
@@ -279,6 +274,7 @@ impl Bench {
         out.appends = acked - first;
         out.append_ticks = costs.quantile(500_000);
         fill_latencies(out, &hist);
+        rounds.fill(out);
         Ok(())
     }
 
@@ -305,7 +301,7 @@ impl Bench {
                 }
             }
             log.sync().await.map_err(failed)?;
-            Self::recycle(log);
+            recycle(log);
             out.appends += phase.batch;
             hist.record(clock.ticks_to_ns(clock.now().since(started)));
         }
@@ -358,7 +354,21 @@ impl Bench {
     }
 }
 
-fn fill_latencies(out: &mut Outcome, hist: &Hist) {
+/// The time between two arrivals that come by themselves, one on average.
+pub(crate) fn exponential(rng: &mut Rng) -> f64 {
+    let unit = ((rng.next() >> 11) + 1) as f64 / (1_u64 << 53) as f64;
+    -unit.ln()
+}
+
+/// Gives up what is acknowledged once it fills half of the ring.
+pub(crate) fn recycle(log: &Journal) {
+    let (at, g) = (log.acknowledged(), log.geometry());
+    if at.position - log.superblock().front_position > g.ring_bytes() / 2 {
+        log.release(at.position, at.sequence);
+    }
+}
+
+pub(crate) fn fill_latencies(out: &mut Outcome, hist: &Hist) {
     out.samples = hist.count();
     out.p50 = hist.quantile(500_000);
     out.p99 = hist.quantile(990_000);
@@ -366,12 +376,12 @@ fn fill_latencies(out: &mut Outcome, hist: &Hist) {
     out.max = hist.max();
 }
 
-fn index(value: u64) -> usize {
+pub(crate) fn index(value: u64) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "ticks of a run: far below 2^53")]
 #[expect(clippy::cast_sign_loss, reason = "never negative")]
-const fn whole(value: f64) -> u64 {
+pub(crate) const fn whole(value: f64) -> u64 {
     value as u64
 }

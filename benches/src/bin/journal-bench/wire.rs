@@ -32,6 +32,8 @@ pub(crate) struct Phase {
     /// Writes in flight at once.
     pub(crate) in_flight: u64,
     pub(crate) seed: u64,
+    /// A device that says nothing for so long is away ([`OPEN`]).
+    pub(crate) silent_ns: u64,
 }
 
 /// What a measurement gave. Latencies in nanoseconds, from when an append was due to its
@@ -52,6 +54,9 @@ pub(crate) struct Outcome {
     pub(crate) samples: u64,
     /// Ticks of an append, the middle one of those that were timed by themselves.
     pub(crate) append_ticks: u64,
+    /// Ticks of all of our software for an append, from the call to the acknowledgement; on one
+    /// core alone.
+    pub(crate) added_ticks: u64,
     pub(crate) batches: u64,
     pub(crate) device_bytes: u64,
     pub(crate) flushes: u64,
@@ -69,4 +74,9 @@ pub(crate) struct Outcome {
     /// Gaps of the loop above 30 us, which somebody else took, and their time.
     pub(crate) gaps: u64,
     pub(crate) gaps_ns: u64,
+    /// Rounds of [`OPEN`], those in which no core was away, and their appends.
+    pub(crate) rounds: u64,
+    pub(crate) quiet_rounds: u64,
+    pub(crate) quiet_samples: u64,
+    pub(crate) quiet_p99: u64,
 }
