@@ -241,7 +241,7 @@ impl Runner {
             }
             let mut busy = self.serve_registers();
             busy |= !self.model.step(now_ns).idle;
-            if housekeeping || empty > HOUSEKEEPING {
+            if housekeeping || self.rests(empty) {
                 if self.shared.stop.load(Ordering::Acquire) {
                     return self.model;
                 }
@@ -286,11 +286,22 @@ impl Runner {
         done
     }
 
+    /// Whether it gives its core away after so many steps without work: each of these may be long,
+    /// so calls and gauges do not wait for others. While it spins they do, and a step that finds
+    /// nothing takes the same however many came before it.
+    #[inline]
+    const fn rests(&self, empty: u32) -> bool {
+        match self.idle {
+            Idle::Spin => false,
+            Idle::Yield { after_steps } | Idle::Sleep { after_steps, .. } => empty > after_steps,
+        }
+    }
+
     #[inline]
     fn rest(&self, empty: u32) {
         match self.idle {
-            Idle::Yield { after_steps } if empty > after_steps => std::thread::yield_now(),
-            Idle::Sleep { after_steps, sleep_us } if empty > after_steps => {
+            Idle::Yield { .. } if self.rests(empty) => std::thread::yield_now(),
+            Idle::Sleep { sleep_us, .. } if self.rests(empty) => {
                 std::thread::sleep(Duration::from_micros(sleep_us));
             }
             _ => spin_loop(),
