@@ -64,6 +64,22 @@ impl Hist {
         self.merge_totals(other.count, other.sum, other.min, other.max);
     }
 
+    /// Moves all that was counted to `other`, or forgets it; looks only at the buckets between the
+    /// least and the greatest value.
+    pub fn drain_to(&mut self, other: Option<&mut Self>) {
+        if self.count == 0 {
+            return;
+        }
+        let range = bucket_of(self.min)..=bucket_of(self.max);
+        if let Some(other) = other {
+            let all = other.counts[range.clone()].iter_mut().zip(&self.counts[range.clone()]);
+            all.for_each(|(theirs, mine)| *theirs += mine);
+            other.merge_totals(self.count, self.sum, self.min, self.max);
+        }
+        self.counts[range].fill(0);
+        (self.count, self.sum, self.min, self.max) = (0, 0, u64::MAX, 0);
+    }
+
     /// Adds `count` to a bucket; one that does not exist is ignored. The exact totals come with
     /// [`Hist::merge_totals`].
     pub fn merge_bucket(&mut self, bucket: usize, count: u64) {
@@ -194,6 +210,28 @@ const fn bounds(bucket: usize) -> (u64, u64) {
 mod tests {
     use super::*;
     use crate::rng::Rng;
+
+    #[test]
+    fn a_histogram_that_is_drained_is_as_new() {
+        let mut rng = Rng::new(3);
+        let (mut part, mut whole, mut once) = (Hist::new(), Hist::new(), Hist::new());
+        for round in 0..4 {
+            for _ in 0..100 {
+                let value = rng.next() >> (20 + rng.below(44));
+                part.record(value);
+                if round != 2 {
+                    once.record(value);
+                }
+            }
+            part.drain_to((round != 2).then_some(&mut whole));
+            assert_eq!((part.count(), part.max(), part.buckets().count()), (0, 0, 0));
+        }
+        assert!(whole.numbered().eq(once.numbered()));
+        let totals = |hist: &Hist| (hist.count(), hist.sum(), hist.min(), hist.max());
+        assert_eq!(totals(&whole), totals(&once));
+        part.drain_to(Some(&mut whole));
+        assert_eq!(totals(&whole), totals(&once), "nothing is nothing");
+    }
 
     #[test]
     fn each_value_lies_within_its_bucket_and_buckets_touch() {

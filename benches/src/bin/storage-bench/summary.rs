@@ -54,7 +54,6 @@ pub(crate) struct Load {
     pub(crate) gaps: u64,
     pub(crate) stolen_ns: f64,
     pub(crate) longest_gap_ns: f64,
-    pub(crate) unsampled: u64,
     /// Of an open loop.
     pub(crate) open: Option<OpenFigures>,
 }
@@ -151,7 +150,6 @@ impl Load {
             gaps: sum(&|s| s.gaps),
             stolen_ns: ran.ns(sum(&|s| s.stolen) as f64),
             longest_gap_ns: ran.ns(longest as f64),
-            unsampled: sum(&|s| s.unsampled),
             open: None,
         }
     }

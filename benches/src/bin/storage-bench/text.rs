@@ -216,9 +216,6 @@ fn percentiles(out: &mut String, ran: &Ran, run: &PhaseRun, load: &Load) {
         let _ = write!(out, "{:>14}", hist.count());
     });
     out.push('\n');
-    if load.unsampled != 0 {
-        let _ = writeln!(out, "          {} windows had more than were kept", load.unsampled);
-    }
 }
 
 /// A bar for each power of two, in quarters.

@@ -167,8 +167,6 @@ pub(crate) struct Sample {
     pub(crate) rejected: u64,
     pub(crate) backlog_most: u64,
     pub(crate) rate_milli: u64,
-    /// Latencies that did not fit into their window's list.
-    pub(crate) unsampled: u64,
     /// Sum, least, p50, p99, p99.9, greatest of the clean latencies.
     pub(crate) latency: [u64; 6],
     pub(crate) latencies: u64,

@@ -9,7 +9,6 @@ use nvme_driver::{BlockDevice, Device};
 use nvme_model::ModelGauges;
 use zerocopy::IntoBytes;
 
-use super::closed::{Ended, Scratch};
 use super::lane::Lane;
 use super::window::Windows;
 use crate::wire::{
@@ -29,8 +28,8 @@ pub(crate) struct Desk {
     pub(crate) phases: &'static [Phase],
     pub(crate) gauges: &'static ModelGauges,
     pub(crate) shared: &'static Shared,
-    pub(crate) scratch: &'static RefCell<Scratch>,
-    pub(crate) ended: &'static RefCell<Ended>,
+    /// Latencies of the running window, of reads and of writes: undisturbed if it ends clean.
+    pub(crate) window: &'static RefCell<[Hist; 2]>,
     pub(crate) hists: &'static RefCell<[Hist; HISTS]>,
     pub(crate) interval: &'static RefCell<Hist>,
     /// Room for arrivals that wait.
@@ -47,8 +46,6 @@ pub(crate) struct Shared {
     pub(crate) course: Cell<bool>,
     /// Completions of futures.
     pub(crate) done: Cell<u64>,
-    /// Their windows that had more latencies than there is room for.
-    pub(crate) unsampled: Cell<u64>,
 }
 
 /// What the measuring task found: the namespace and its queues.
@@ -121,6 +118,24 @@ impl Desk {
         }
         if self.shared.course.get() {
             self.interval.borrow_mut().record(ticks);
+        }
+    }
+
+    /// Takes a latency while its window runs; `so_far` says that nothing has disturbed it yet.
+    #[inline]
+    pub(super) fn record_in_window(&self, (write, ticks): (bool, u64), so_far: bool) {
+        self.record((write, ticks), false);
+        if so_far {
+            self.window.borrow_mut()[usize::from(write)].record(ticks);
+        }
+    }
+
+    /// A window has ended: what it had undisturbed counts as such if it was clean.
+    pub(super) fn close_window(&self, clean: bool) {
+        let mut hists = self.hists.borrow_mut();
+        for (window, which) in self.window.borrow_mut().iter_mut().zip([CLEAN_READS, CLEAN_WRITES])
+        {
+            window.drain_to(clean.then(|| &mut hists[which as usize]));
         }
     }
 

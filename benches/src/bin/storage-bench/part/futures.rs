@@ -7,7 +7,6 @@ use core_runtime::task::{JoinHandle, TaskOptions};
 use hybrid_benches::pick::Pick;
 use nvme_driver::{BlockDevice, IoError, Lba, WriteFlags};
 
-use super::closed::WRITE;
 use super::desk::{Course, Desk};
 use super::window::Windows;
 use crate::wire::{Phase, Sample};
@@ -64,21 +63,9 @@ impl Desk {
             all += counts.all;
         }
         sample.late = all.saturating_sub(sample.wall_done);
-        self.scratch.borrow_mut().clear();
-        sample.unsampled = self.shared.unsampled.take();
+        self.close_window(false);
         windows.fill(&mut sample);
         Ok(sample)
-    }
-
-    /// A window of futures has ended: its latencies, which count as it does. Called by the loop.
-    pub(super) fn take_latencies(&self, clean: bool) {
-        let mut scratch = self.scratch.borrow_mut();
-        let unsampled = &self.shared.unsampled;
-        unsampled.set(unsampled.get() + u64::from(scratch.is_full()));
-        for entry in &*scratch {
-            self.record((entry & WRITE != 0, entry & !WRITE), clean);
-        }
-        scratch.clear();
     }
 }
 
@@ -89,8 +76,7 @@ struct Counts {
     writes: u64,
 }
 
-/// Reads and writes until it is told to stop; a latency counts if the operation began in the window
-/// that is open when it ends.
+/// Reads and writes until it is told to stop; which latencies count is the windows' to say.
 async fn worker(
     desk: Desk,
     block: BlockDevice,
@@ -110,12 +96,12 @@ async fn worker(
         } else {
             block.read(Lba(lba), buf).await
         };
-        if let (Some((clock, windows)), Some(begun)) = (stamped, begun)
-            && begun >= windows.begun()
-        {
-            let mark = if write { WRITE } else { 0 };
-            // What is beyond the scratch is not sampled, which is counted.
-            let _ = desk.scratch.borrow_mut().push(clock.now().since(begun).get() | mark);
+        if let (Some((clock, windows)), Some(begun)) = (stamped, begun) {
+            let since = windows.since();
+            if begun >= since.all {
+                let ticks = clock.now().since(begun).get();
+                desk.record_in_window((write, ticks), begun >= since.clean);
+            }
         }
         match done {
             Ok(back) => buf = back,

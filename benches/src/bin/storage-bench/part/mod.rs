@@ -92,8 +92,7 @@ fn start(partition: &'static Partition, device: Option<DeviceParts>) -> Result<D
         phases,
         gauges: bump.alloc(gauges.unwrap_or_default()).map_err(|_| no_memory)?,
         shared: bump.alloc(Shared::default()).map_err(|_| no_memory)?,
-        scratch: bump.alloc(RefCell::default()).map_err(|_| no_memory)?,
-        ended: bump.alloc(RefCell::default()).map_err(|_| no_memory)?,
+        window: bump.alloc(RefCell::default()).map_err(|_| no_memory)?,
         hists: bump.alloc(RefCell::new([const { Hist::new() }; HISTS])).map_err(|_| no_memory)?,
         interval: bump.alloc(RefCell::new(Hist::new())).map_err(|_| no_memory)?,
         backlog: bump
@@ -225,7 +224,7 @@ impl Devices for Driven {
         if let Some(windows) = shared.windows.get() {
             shared.done.set(shared.done.get() + u64::from(reaped));
             if let Some(clean) = windows.pass(now, reaped.into()) {
-                self.0.take_latencies(clean);
+                self.0.close_window(clean);
             }
         }
         any

@@ -38,6 +38,20 @@ pub(crate) struct Windows {
     longest: Cell<u64>,
     looked: Cell<Instant>,
     settled: Cell<Instant>,
+    /// When the last window ended, or the loop settled.
+    rested: Cell<Instant>,
+    /// Begin of the first of the clean windows that follow each other up to now, the running one
+    /// among them; the end of time if there is none.
+    row: Cell<Instant>,
+}
+
+/// From when on an operation must have begun to be counted when it ends now.
+#[derive(Clone, Copy)]
+pub(crate) struct Since {
+    /// With all others: the loop has not been elsewhere since.
+    pub(crate) all: Instant,
+    /// As undisturbed, if its window turns out to be clean: those before were.
+    pub(crate) clean: Instant,
 }
 
 /// The running window.
@@ -90,6 +104,8 @@ impl Windows {
             longest: Cell::new(0),
             looked: Cell::new(now),
             settled: Cell::new(now),
+            rested: Cell::new(now),
+            row: Cell::new(Instant::MAX),
         }
     }
 
@@ -98,6 +114,8 @@ impl Windows {
         self.state.set(State::waiting(now + self.settle));
         self.looked.set(now);
         self.settled.set(now);
+        self.rested.set(now);
+        self.row.set(Instant::MAX);
     }
 
     /// A pass that reaped `done` (or none) ended at `now`. Returns how a window ended, if one did:
@@ -109,11 +127,17 @@ impl Windows {
         if looked > self.away {
             self.was_away(looked);
             state.spoilt = true;
+            self.row.set(Instant::MAX);
         }
         if !state.open {
             if now >= state.begin && done != 0 {
+                // Neither core was taken away since the window before.
+                if now.since(self.rested.get()) > self.gap {
+                    self.row.set(Instant::MAX);
+                }
                 state = State { begin: now, open: true, last: now, ..State::waiting(now) };
                 state.model = self.model();
+                self.row.set(self.row.get().min(now));
             }
             self.state.set(state);
             return self.stalled(now);
@@ -138,7 +162,7 @@ impl Windows {
     /// Gives the window up when its time is long over.
     #[inline]
     fn stalled(&self, now: Instant) -> Option<bool> {
-        (now.since(self.settled.get()) > self.stall).then(|| {
+        (now.since(self.rested.get()) > self.stall).then(|| {
             let mut sum = self.sum.get();
             sum.dropped += 1;
             self.sum.set(sum);
@@ -160,6 +184,7 @@ impl Windows {
         let mut sum = self.sum.get();
         if state.spoilt {
             sum.dropped += 1;
+            self.row.set(Instant::MAX);
         } else {
             let (busy, empty) = self.model();
             sum.kept += 1;
@@ -172,6 +197,7 @@ impl Windows {
         }
         self.sum.set(sum);
         self.state.set(State::waiting(now));
+        self.rested.set(now);
         !state.spoilt
     }
 
@@ -179,10 +205,13 @@ impl Windows {
         (self.gauges.busy_steps(), self.gauges.empty_steps())
     }
 
-    /// When the running window began; the end of time if none has.
-    pub(crate) fn begun(&self) -> Instant {
-        let state = self.state.get();
-        if state.open { state.begin } else { Instant::MAX }
+    /// Which operations count that end now: none between windows.
+    #[inline]
+    pub(crate) fn since(&self) -> Since {
+        match self.state.get().open {
+            true => Since { all: self.settled.get(), clean: self.row.get() },
+            false => Since { all: Instant::MAX, clean: Instant::MAX },
+        }
     }
 
     /// Adds empty passes that were not stamped.
@@ -236,5 +265,84 @@ impl State {
             empty: 0,
             model: (0, 0),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::CLOSED;
+    use core_runtime::clock::ManualClock;
+
+    /// Ends a window with a pass that reaps something every so many nanoseconds.
+    fn window(windows: &Windows, clock: &ManualClock, now: Clock, every_ns: u64) -> bool {
+        loop {
+            clock.advance(every_ns);
+            if let Some(clean) = windows.pass(now.now(), 1) {
+                return clean;
+            }
+        }
+    }
+
+    #[test]
+    fn operations_may_cross_from_one_clean_window_to_the_next() {
+        let manual: &'static ManualClock = Box::leak(Box::new(ManualClock::new(1)));
+        let clock = Clock::manual(manual);
+        let phase = Phase { kind: CLOSED, window_ns: 250_000, gap_ns: 50_000, ..Phase::default() };
+        let windows = Windows::new(clock, &phase, &ModelGauges::default());
+        manual.advance(1000);
+        windows.settle(clock.now());
+        let settled = clock.now();
+        assert_eq!(windows.since().all, Instant::MAX, "nothing counts while it settles");
+        assert!(window(&windows, manual, clock, 1000));
+        // The next one opens with the next pass that reaps.
+        manual.advance(1000);
+        assert_eq!(windows.pass(clock.now(), 1), None);
+        let first = windows.since();
+        assert_eq!(first.all, settled);
+        assert!(first.clean > settled && first.clean < clock.now(), "the first one's begin");
+        // Its own core was away: what began before that is disturbed, and not left out.
+        manual.advance(AWAY_NS + 1);
+        assert_eq!(windows.pass(clock.now(), 1), None);
+        assert!(!window(&windows, manual, clock, 1000));
+        let ended = clock.now();
+        manual.advance(1000);
+        assert_eq!(windows.pass(clock.now(), 1), None);
+        let after = windows.since();
+        assert_eq!((after.all, after.clean), (settled, clock.now()));
+        assert!(after.clean > ended);
+        // The device's core was away between two windows, and so was ours once more.
+        assert!(window(&windows, manual, clock, 1000));
+        for _ in 0..51 {
+            manual.advance(1000);
+            assert_eq!(windows.pass(clock.now(), 0), None);
+        }
+        assert_eq!(windows.pass(clock.now(), 1), None);
+        assert_eq!(windows.since().clean, clock.now());
+        assert!(window(&windows, manual, clock, 1000));
+        manual.advance(AWAY_NS + 1);
+        assert_eq!(windows.pass(clock.now(), 1), None);
+        assert_eq!(windows.since().clean, clock.now());
+        // The loop was elsewhere: all that came before is left out.
+        manual.advance(1000);
+        windows.settle(clock.now());
+        let settled = clock.now();
+        manual.advance(SETTLE_NS);
+        assert_eq!(windows.pass(clock.now(), 1), None);
+        assert_eq!((windows.since().all, windows.since().clean), (settled, clock.now()));
+    }
+
+    #[test]
+    fn long_windows_in_a_row_are_not_taken_for_a_stall() {
+        let manual: &'static ManualClock = Box::leak(Box::new(ManualClock::new(1)));
+        let clock = Clock::manual(manual);
+        let phase = Phase { kind: CLOSED, window_ns: 20_000_000, ..Phase::default() };
+        let windows = Windows::new(clock, &phase, &ModelGauges::default());
+        for _ in 0..16 {
+            assert!(window(&windows, manual, clock, 10_000));
+        }
+        assert_eq!(windows.ended(), 16);
+        manual.advance(81_000_000);
+        assert_eq!(windows.pass(clock.now(), 0), Some(false), "nothing ended for so long");
     }
 }
