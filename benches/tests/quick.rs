@@ -43,9 +43,40 @@ fn the_suite_reads_the_same_right_data_each_time() {
     ] {
         assert!(text.contains(sheet), "no {sheet} in:\n{text}");
     }
-    for sheet in ["depth 1 beside the floor", "shapes of load", "open loop", "the proposal"] {
+    for sheet in [
+        "depth 1 beside the floor",
+        "queue pairs, vfio-user",
+        "shapes of load",
+        "open loop",
+        "the proposal",
+        "submit + reap of a 4 KiB read, set-ups in turn",
+    ] {
         assert!(text.contains(sheet), "no {sheet} in:\n{text}");
     }
+}
+
+#[test]
+fn what_a_read_costs_is_told_for_each_set_up_round_by_round() {
+    if cpus() < 2 {
+        return hybrid_conventions::testing::skipped("cost", "this process may use one CPU only");
+    }
+    let program = env!("CARGO_BIN_EXE_storage-bench");
+    let line = ["suite", "--quick", "--json", "--only", "cost", "--repetitions", "2"];
+    let value: serde_json::Value = serde_json::from_str(&quick(program, &line)).expect("json");
+    let cost = &value["cost"];
+    assert_eq!(cost["rounds"], 2);
+    let setups = cost["setups"].as_array().expect("set-ups");
+    let on: Vec<_> = setups.iter().filter_map(|setup| setup["on"].as_str()).collect();
+    assert_eq!(on, ["model", "model", "vfio-user target"]);
+    for setup in setups {
+        assert_eq!(setup["rows"].as_array().map(Vec::len), Some(6), "{setup:#}");
+    }
+    // Stepped, nothing is ever dropped: a value of each round, and the median is one of them.
+    let sum = &setups[0]["rows"][3]["sum_ticks"];
+    assert_eq!(sum["values"].as_array().map(Vec::len), Some(2), "{sum}");
+    assert_eq!(sum["median"], sum["least"], "the lower of two");
+    let goals = value["goals"].as_array().expect("goals");
+    assert_eq!(goals.len(), 5, "depths 1, 32, 64, 128 and an empty poll: {goals:#?}");
 }
 
 #[test]

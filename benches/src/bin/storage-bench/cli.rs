@@ -69,6 +69,9 @@ pub(crate) enum SuitePart {
     Race,
     /// Driver and model on one core
     Stepped,
+    /// Submit + reap of a read in each set-up (stepped, on the model's thread, over vfio-user, on
+    /// --race-device), round by round in turn, in one table
+    Cost,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -14,6 +14,7 @@ mod failure;
 mod fio;
 mod flags;
 mod html;
+mod in_turn;
 mod job;
 mod json;
 mod ladder;

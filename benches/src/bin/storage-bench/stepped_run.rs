@@ -38,13 +38,18 @@ impl Row {
         Some(self.submit.median()? + self.reap.median()?)
     }
 
-    /// Goal (a): at most so many ticks to submit and reap one; `None` between the sizes named.
     pub(crate) const fn goal(&self) -> Option<f64> {
-        match self.size {
-            1 => Some(120.0),
-            32.. => Some(60.0),
-            _ => None,
-        }
+        goal(self.size)
+    }
+}
+
+/// Goal (a): at most so many ticks to submit and reap one in batches of `size`; `None` between the
+/// sizes that it names.
+pub(crate) const fn goal(size: u16) -> Option<f64> {
+    match size {
+        1 => Some(120.0),
+        32.. => Some(60.0),
+        _ => None,
     }
 }
 

@@ -17,6 +17,7 @@ use crate::device;
 use crate::echo;
 use crate::failure::{Failure, write_file};
 use crate::fio::Target;
+use crate::in_turn;
 use crate::job;
 use crate::json;
 use crate::launch::{self, Ran, Setup};
@@ -35,9 +36,10 @@ const TASK_DEPTHS: [u32; 2] = [32, 128];
 const BURSTS: [u32; 6] = [1, 4, 8, 32, 64, 128];
 /// One doorbell a submit, at this size.
 const BELLS: u32 = 32;
-const QUEUES: [u32; 3] = [1, 2, 4];
-/// Of each pair.
-const QUEUE_DEPTH: u32 = 32;
+/// I/O queue pairs beside a single one, each with so many in flight: a single pair with as many
+/// is among the depths.
+const QUEUES: [u32; 3] = [2, 4, 8];
+const QUEUE_DEPTHS: [u32; 2] = [1, 32];
 const BATCHES: [u32; 5] = [1, 64, 512, 4096, 8000];
 /// Arrivals as a share of the capacity, in millionths.
 const RATES: [u64; 2] = [500_000, 2_000_000];
@@ -54,16 +56,17 @@ const QUICK_WINDOW_NS: u32 = 20_000;
 
 /// Round trips of a cache line, before and after.
 const ECHOES: u64 = 200_000;
+pub(crate) const ECHOES_QUICK: u64 = 200;
 
 /// Of everything that looks like chance.
-const SEED: u64 = 2;
+pub(crate) const SEED: u64 = 2;
 
 /// Seconds of fio at each depth.
 const FIO_S: f64 = 2.0;
 
 /// What a part runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place<'a> {
+pub(crate) enum Place<'a> {
     /// The model without memory, on a thread of this process.
     Null,
     /// The same with memory, and everything that only one place needs to show.
@@ -103,18 +106,37 @@ impl Place<'_> {
     }
 }
 
-pub(crate) fn run(args: &SuiteArgs) -> Result<Exit, Failure> {
-    match (&args.race_device, wants(args, SuitePart::Race), args.only.is_empty()) {
-        (None, true, false) => {
-            return Err(Failure::error(
-                "--only race needs --race-device, which names the controller",
-            ));
+/// Phases, each of them like a plain closed loop that it is given, but for what it says.
+type Phases = Box<dyn Fn(&Phase) -> Vec<Phase>>;
+
+/// What a place is asked for.
+pub(crate) struct Asked {
+    pub(crate) repetitions: u32,
+    pub(crate) queues: u32,
+    /// Buffers of each pair.
+    pub(crate) slots: u32,
+    /// Round trips of a cache line, before and after.
+    pub(crate) echoes: u64,
+    pub(crate) phases: Phases,
+}
+
+/// The device of others is named where it is measured, and only there.
+fn check(args: &SuiteArgs) -> Result<(), Failure> {
+    let raced = wants(args, SuitePart::Race) || wants(args, SuitePart::Cost);
+    let only_raced = args.only.contains(&SuitePart::Race);
+    match &args.race_device {
+        None if only_raced => {
+            Err(Failure::error("--only race needs --race-device, which names the controller"))
         }
-        (Some(_), false, _) => {
-            return Err(Failure::error("--race-device has no effect without race in --only"));
+        Some(_) if !raced => {
+            Err(Failure::error("--race-device has no effect without race or cost in --only"))
         }
-        _ => {}
+        _ => Ok(()),
     }
+}
+
+pub(crate) fn run(args: &SuiteArgs) -> Result<Exit, Failure> {
+    check(args)?;
     let title = "storage-bench suite: random 4 KiB I/O";
     let on = "model; tables of vfio-user: vfio-user target";
     let mut report = Report::new(json::SCHEMA, title, on);
@@ -123,12 +145,13 @@ pub(crate) fn run(args: &SuiteArgs) -> Result<Exit, Failure> {
     let theirs = args.race_device.as_deref().map(Place::Theirs);
     let places = [Place::Null, Place::Memory, Place::VfioUser].into_iter().chain(theirs);
     for place in places.filter(|place| wants(args, place.part())) {
-        let (ran, echoes) = on_two_cores(args, place)?;
+        let (ran, echoes) = on_two_cores(args, place, &all_phases(args, place))?;
         ran.check_allocations()?;
         report.tsc(ran.clock.hz());
         report.checksum(ran.found.checksum);
         let all = place == Place::Memory;
-        let part = Part { name: place.name(), all, ran: &ran, echoes: &echoes };
+        let adds_goal = matches!(place, Place::Null | Place::VfioUser);
+        let part = Part { name: place.name(), all, ran: &ran, echoes: &echoes, adds_goal };
         let best = suite_sheets::add(&mut report, &part);
         if let Some(goal) = place.goal() {
             let what = format!("M reads/s, {} namespace, model on its own core", place.name());
@@ -150,12 +173,20 @@ pub(crate) fn run(args: &SuiteArgs) -> Result<Exit, Failure> {
             break;
         }
     }
+    if wants(args, SuitePart::Cost) {
+        let run = in_turn::measure(args)?;
+        run.report(&mut report);
+        figures.extend(run.figures());
+        extra.push(("cost", run.json()));
+    }
+    // Last: it takes this thread's core.
     if wants(args, SuitePart::Stepped) {
         let operations = if args.quick { 256 } else { 200_000 };
         let work = Work { core: args.core, repetitions: repetitions(args), operations, seed: SEED };
         let run = stepped_run::measure(work)?;
         stepped_run::SteppedRun::check_allocations()?;
-        suite_sheets::stepped(&mut report, &run);
+        // In turn with the others it is measured too; one of them has the goals.
+        suite_sheets::stepped(&mut report, &run, !wants(args, SuitePart::Cost));
         report.checksum(run.done);
         figures.extend(run.figures());
         extra.push(("stepped", run.rows_json()));
@@ -191,7 +222,7 @@ fn print(
     Ok(if args.quick { Exit::Ok } else { report.exit() })
 }
 
-fn repetitions(args: &SuiteArgs) -> u32 {
+pub(crate) fn repetitions(args: &SuiteArgs) -> u32 {
     args.repetitions.unwrap_or(if args.quick { 1 } else { 5 })
 }
 
@@ -200,22 +231,22 @@ fn wants(args: &SuiteArgs, part: SuitePart) -> bool {
 }
 
 /// The partition, and a cache line's way before and after it.
-fn on_two_cores(
+pub(crate) fn on_two_cores(
     args: &SuiteArgs,
     place: Place<'_>,
+    asked: &Asked,
 ) -> Result<(Ran, Vec<hybrid_benches::hist::Hist>), Failure> {
     let topology = Topology::read();
     let cpu = args.core.or(topology.suggested_core());
     let other = topology.allowed.iter().find(|other| Some(*other) != cpu);
-    let rounds = if args.quick { 200 } else { ECHOES };
-    let echo = || cpu.zip(other).map(|(cpu, other)| echo::round_trips(cpu, other, rounds));
+    let echo = || cpu.zip(other).map(|(cpu, other)| echo::round_trips(cpu, other, asked.echoes));
     let before = echo();
     // It ends with this value, after the partition.
     let own = match place {
         Place::VfioUser => Some(OwnServer::start(other)?),
         _ => None,
     };
-    let ran = launch::run(setup(args, place, own.as_ref())?)?;
+    let ran = launch::run(setup(args, place, own.as_ref(), asked)?)?;
     drop(own);
     Ok((ran, before.into_iter().chain(echo()).collect()))
 }
@@ -237,7 +268,12 @@ fn machine_args(args: &SuiteArgs, place: Place<'_>, own: Option<&OwnServer>) -> 
     machine
 }
 
-fn setup(args: &SuiteArgs, place: Place<'_>, own: Option<&OwnServer>) -> Result<Setup, Failure> {
+fn setup(
+    args: &SuiteArgs,
+    place: Place<'_>,
+    own: Option<&OwnServer>,
+    asked: &Asked,
+) -> Result<Setup, Failure> {
     let machine = machine_args(args, place, own);
     let writes = place == Place::Memory;
     let mut device = device::device(&machine, READ_BYTES, writes)?;
@@ -256,16 +292,16 @@ fn setup(args: &SuiteArgs, place: Place<'_>, own: Option<&OwnServer>) -> Result<
         seed: SEED,
         ..Phase::default()
     };
-    let phases = phases(&base, !writes);
+    let phases = (asked.phases)(&base);
     Ok(Setup {
         core: args.core,
         isolation: machine.isolation,
         check_syscalls: false,
         plan: Plan {
-            repetitions: repetitions(args),
+            repetitions: asked.repetitions,
             nsid: 1,
-            queues: QUEUES[QUEUES.len() - 1],
-            slots: DEPTHS[DEPTHS.len() - 1],
+            queues: asked.queues,
+            slots: asked.slots,
             buffer_bytes: READ_BYTES,
             fill: device.fill.into(),
             watch_allocations: cfg!(feature = "allocation-tracking").into(),
@@ -279,6 +315,18 @@ fn setup(args: &SuiteArgs, place: Place<'_>, own: Option<&OwnServer>) -> Result<
     })
 }
 
+/// Everything that the suite wants of a place.
+fn all_phases(args: &SuiteArgs, place: Place<'_>) -> Asked {
+    let null = place != Place::Memory;
+    Asked {
+        repetitions: repetitions(args),
+        queues: QUEUES[QUEUES.len() - 1],
+        slots: DEPTHS[DEPTHS.len() - 1],
+        echoes: if args.quick { ECHOES_QUICK } else { ECHOES },
+        phases: Box::new(move |base| phases(base, null)),
+    }
+}
+
 fn phases(base: &Phase, null: bool) -> Vec<Phase> {
     let burst = |batch| Phase { kind: BURST, depth: 1, batch, count: 100, ..*base };
     let mut phases = vec![Phase { depth: 32, warm_up: 1, ..*base }];
@@ -290,7 +338,9 @@ fn phases(base: &Phase, null: bool) -> Vec<Phase> {
     phases.extend(TASK_DEPTHS.map(|depth| Phase { kind: FUTURES, depth, ..*base }));
     phases.extend(BURSTS.map(burst));
     phases.push(Phase { doorbell_each: 1, ..burst(BELLS) });
-    phases.extend(QUEUES.map(|queues| Phase { queues, depth: QUEUE_DEPTH * queues, ..*base }));
+    for each in QUEUE_DEPTHS {
+        phases.extend(QUEUES.map(|queues| Phase { queues, depth: each * queues, ..*base }));
+    }
     if null {
         return phases;
     }

@@ -17,7 +17,12 @@ pub(crate) struct Part<'a> {
     pub(crate) ran: &'a Ran,
     /// A cache line there and back, before and after the partition.
     pub(crate) echoes: &'a [Hist],
+    /// What driver and device add to it has a bound: the device is ours and copies nothing.
+    pub(crate) adds_goal: bool,
 }
+
+/// Most that our software may add to p99 of single reads, in microseconds.
+const ADDS_GOAL_US: f64 = 1.0;
 
 impl Part<'_> {
     /// The sheets' names are keys in JSON.
@@ -55,6 +60,7 @@ pub(crate) fn phase_name(phase: &Phase) -> String {
 /// Adds all tables of a namespace; returns the best rate in millions a second.
 pub(crate) fn add(report: &mut Report, part: &Part<'_>) -> Option<f64> {
     let best = rates(report, part);
+    pairs(report, part);
     latencies(report, part);
     floor(report, part);
     bursts(report, part);
@@ -69,7 +75,6 @@ fn rates(report: &mut Report, part: &Part<'_>) -> Option<f64> {
     let titles = [
         "path",
         "depth",
-        "pairs",
         "M reads/s",
         "ticks/read",
         "reads/pass",
@@ -82,14 +87,12 @@ fn rates(report: &mut Report, part: &Part<'_>) -> Option<f64> {
     ];
     let mut sheet = Sheet::new(part.sheet("reads"), &titles);
     let mut best = None::<f64>;
-    let plain = |phase: &Phase| {
-        phase.stamped == 0
-            && phase.warm_up == 0
-            && (phase.kind == FUTURES || phase.kind == CLOSED && phase.reads == 65_536)
+    let single = |phase: &Phase| {
+        phase.queues == 1 && (phase.kind == FUTURES && phase.stamped == 0 || is_plain(phase))
     };
     let mut seen = Vec::new();
-    for (run, load) in part.loads(plain) {
-        let key = (run.phase.kind, run.phase.depth, run.phase.queues);
+    for (run, load) in part.loads(single) {
+        let key = (run.phase.kind, run.phase.depth);
         if seen.contains(&key) {
             continue;
         }
@@ -99,7 +102,6 @@ fn rates(report: &mut Report, part: &Part<'_>) -> Option<f64> {
         sheet.row(vec![
             if run.phase.kind == FUTURES { "futures" } else { "raw queue" }.into(),
             u64::from(run.phase.depth).into(),
-            u64::from(run.phase.queues).into(),
             Cell::maybe(rate, 2),
             Cell::maybe(rate.map(|rate| hz / rate), 0),
             Cell::maybe(load.per_pass, 1),
@@ -127,6 +129,60 @@ fn rates(report: &mut Report, part: &Part<'_>) -> Option<f64> {
     }
     report.add(sheet);
     best
+}
+
+/// A closed loop of uniform reads without latencies.
+fn is_plain(phase: &Phase) -> bool {
+    phase.kind == CLOSED
+        && phase.stamped == 0
+        && phase.warm_up == 0
+        && phase.reads == 65_536
+        && !matches!(phase.order, ZIPF | HOT)
+}
+
+/// More queue pairs, each with as many in flight: what they bring, and what is full then.
+fn pairs(report: &mut Report, part: &Part<'_>) {
+    let titles = [
+        "pairs",
+        "depth of each",
+        "M reads/s",
+        "of one pair",
+        "driver empty %",
+        "model busy %",
+        "full",
+    ];
+    let mut sheet = Sheet::new(part.sheet("queue pairs"), &titles);
+    let mut seen = Vec::new();
+    let mut one = None;
+    let mut loads = part.loads(is_plain);
+    loads.sort_by_key(|(run, _)| (run.phase.depth / run.phase.queues.max(1), run.phase.queues));
+    let each = |phase: &Phase| phase.depth / phase.queues.max(1);
+    for (run, load) in &loads {
+        let key = (each(&run.phase), run.phase.queues);
+        let scaled =
+            loads.iter().any(|(other, _)| each(&other.phase) == key.0 && other.phase.queues > 1);
+        if !scaled || seen.contains(&key) {
+            continue;
+        }
+        seen.push(key);
+        let rate = load.iops.median().map(|iops| iops / 1e6);
+        if run.phase.queues == 1 {
+            one = rate;
+        }
+        let times = rate.zip(one).map(|(rate, one)| format!("{:.2} x", rate / one));
+        sheet.row(vec![
+            u64::from(key.1).into(),
+            u64::from(key.0).into(),
+            Cell::maybe(rate, 2),
+            times.map_or(Cell::None, Cell::Text),
+            Cell::maybe(load.empty_percent, 0),
+            Cell::maybe(load.model_idle_percent.map(|idle| 100.0 - idle), 0),
+            load.full.into(),
+        ]);
+    }
+    sheet
+        .note("full: the core whose polls, or steps, nearly all find work; see docs/benchmarks.md");
+    report.add(sheet);
 }
 
 fn latencies(report: &mut Report, part: &Part<'_>) {
@@ -176,14 +232,25 @@ fn floor(report: &mut Report, part: &Part<'_>) {
         row(&format!("a bare cache line there and back, {when}"), echo);
     }
     let echo = |ppm| {
-        let best = part.echoes.iter().map(|echo| echo.quantile(ppm)).min();
+        let seen = part.echoes.iter().filter(|echo| echo.count() != 0);
+        let best = seen.map(|echo| echo.quantile(ppm)).min();
         best.map(|ticks| part.ran.ns(ticks as f64))
     };
     let read = |ppm| part.ran.ns(reads.quantile(ppm) as f64);
-    let adds = |ppm| us(echo(ppm).map(|floor| read(ppm) - floor));
     let median = read(500_000);
     let gaps = Noise::of(part.ran);
-    let stolen = |ppm| us(gaps.as_ref().map(|noise| noise.floor_ns(part.ran, median, ppm)));
+    let gap = |ppm| gaps.as_ref().map(|noise| noise.floor_ns(part.ran, median, ppm));
+    let stolen = |ppm| us(gap(ppm));
+    // The floor: the bare line at this quantile, or at its median with the core's own gaps.
+    let adds = |ppm| {
+        let floor = echo(ppm)?.max(echo(500_000)? + gap(ppm)?);
+        Some(read(ppm) - floor)
+    };
+    if part.adds_goal {
+        let what = format!("us that driver and device add at p99 to depth-1 reads, {}", part.name);
+        let measured = (reads.count() != 0).then(|| adds(990_000)).flatten();
+        report.goal_most(what, measured.map(|ns| ns / 1e3), ADDS_GOAL_US);
+    }
     sheet.row(vec![
         "our core's own gaps add".into(),
         stolen(500_000),
@@ -193,16 +260,17 @@ fn floor(report: &mut Report, part: &Part<'_>) {
         gaps.as_ref().map_or(0, |noise| noise.gaps).into(),
     ]);
     sheet.row(vec![
-        "driver and model add to the line's way".into(),
-        adds(500_000),
-        adds(990_000),
-        adds(999_000),
+        "driver and device add to the greater of both".into(),
+        us(adds(500_000)),
+        us(adds(990_000)),
+        us(adds(999_000)),
         Cell::None,
         Cell::None,
     ]);
     sheet.note(
         "a read needs two such ways and a half at least: doorbell, entry, data and completion; the \
-         gaps are those of the same core, spinning alone in the same repetitions",
+         gaps are those of the same core, spinning alone in the same repetitions: the floor is the \
+         line's quantile, or its median and the gaps'",
     );
     report.add(sheet);
 }
@@ -303,7 +371,7 @@ fn overload(report: &mut Report, part: &Part<'_>) {
 }
 
 /// Driver and model on one core.
-pub(crate) fn stepped(report: &mut Report, run: &SteppedRun) {
+pub(crate) fn stepped(report: &mut Report, run: &SteppedRun, goals: bool) {
     let titles = ["batch", "submit ticks", "reap ticks", "sum", "goal", "model ticks"];
     let mut sheet = Sheet::new("stepped on one core", &titles);
     report.tsc(run.hz);
@@ -316,12 +384,14 @@ pub(crate) fn stepped(report: &mut Report, run: &SteppedRun) {
             Cell::maybe(row.goal(), 0),
             Cell::maybe(row.model.median(), 1),
         ]);
-        if let Some(goal) = row.goal() {
+        if let Some(goal) = row.goal().filter(|_| goals) {
             report.goal_most(format!("ticks a read, stepped, batch {}", row.size), row.sum(), goal);
         }
     }
     let poll = run.empty_poll.median();
-    report.goal_most("ticks an empty poll, stepped", poll, EMPTY_POLL_GOAL);
+    if goals {
+        report.goal_most("ticks an empty poll, stepped", poll, EMPTY_POLL_GOAL);
+    }
     sheet.note(format!(
         "a read, null namespace, completions posted before the reap; net of {:.0} ticks that two \
          readings of the clock take; an empty poll takes {:.1} ticks",
