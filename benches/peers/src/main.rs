@@ -9,6 +9,7 @@
 //! | ring | `rtrb`, `heapless::spsc`, `crossbeam_queue::ArrayQueue` |
 //! | scheduler | `embassy-executor` (its raw executor), `futures-executor` (`LocalPool`) |
 //! | timer | `embassy-time` on its mock clock |
+//! | probe | `tracing`, with a subscriber that keeps three numbers |
 //! | histogram | `hdrhistogram` |
 //! | ITCH | `itch5`, `itchy` |
 //!
@@ -17,6 +18,7 @@
 mod histogram;
 mod itch;
 mod pools;
+mod probes;
 mod rings;
 mod tasks;
 
@@ -28,7 +30,8 @@ use hybrid_benches::cross::{Maker, ours};
 use hybrid_benches::race::{self, Group};
 use hybrid_benches::report::Report;
 
-const TITLE: &str = "peers: rings, scheduler, timers, histogram, ITCH, beside public crates";
+const TITLE: &str =
+    "peers: rings, scheduler, timers, probes, histogram, ITCH, beside public crates";
 
 fn main() -> ExitCode {
     cli::main(bench)
@@ -41,6 +44,7 @@ fn bench(args: &Args) -> Result<Report> {
         Ok(vec![
             Box::new(rings::Rings::new()?),
             Box::new(tasks::Tasks::new(hz)?),
+            Box::new(probes::Events::new(hz)?),
             Box::new(histogram::Histograms::new()?),
             Box::new(itch::Itch::new(messages)?),
         ])

@@ -23,7 +23,11 @@ fn main() -> ExitCode {
     cli::main(bench)
 }
 
-/// Beyond these the exit code is 2: a push or a pop, and a message to another core.
+/// What is aimed at: p99 of a push or a pop, and of a message to another core. No more than told.
+const SINGLE_AIM_NS: f64 = 50.0;
+const MESSAGE_AIM_NS: f64 = 500.0;
+
+/// Beyond these the exit code is 2.
 const SINGLE_MOST_NS: f64 = 100.0;
 const MESSAGE_MOST_NS: f64 = 1000.0;
 
@@ -46,6 +50,7 @@ fn bench(args: &Args) -> Result<Report> {
     if args.wants("ring") {
         for (what, p99) in ["push", "pop"].into_iter().zip(ring::singles(args.quick)?) {
             let what = format!("ns, p99 of a single {what}, two readings of the clock included");
+            report.line(aim(&what, ns(p99), SINGLE_AIM_NS));
             report.goal_most(what, Some(ns(p99)), SINGLE_MOST_NS);
         }
     }
@@ -57,7 +62,16 @@ fn bench(args: &Args) -> Result<Report> {
         }
     }
     if let Some(p99) = message_p99_ns {
-        report.goal_most("ns, p99 of a message to the other core", p99, MESSAGE_MOST_NS);
+        let what = "ns, p99 of a message to the other core";
+        report.line(
+            p99.map_or(format!("aim not measured: {what}"), |p99| aim(what, p99, MESSAGE_AIM_NS)),
+        );
+        report.goal_most(what, p99, MESSAGE_MOST_NS);
     }
     Ok(report)
+}
+
+fn aim(what: &str, reached: f64, most: f64) -> String {
+    let verdict = if reached < most { "met" } else { "missed" };
+    format!("aim {verdict}: {what}: {reached:.2}, wanted less than {most}")
 }
