@@ -21,19 +21,18 @@
 pub mod alert;
 pub mod counters;
 mod evidence;
-pub mod fallback;
 pub mod hook;
 pub mod incarnation;
 mod lines;
 pub mod options;
-pub mod policy;
-pub mod restart;
 pub mod spare;
 pub(crate) mod stamp;
 pub mod store;
 mod supervised;
 #[cfg(test)]
 mod tests;
+
+pub use hybrid_policy::{fallback, policy, restart};
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};

@@ -26,6 +26,7 @@ pub(super) const FORBID_UNSAFE: &[&str] = &[
     "app/src/lib.rs",
     "conventions/src/lib.rs",
     "core-runtime/abi/src/lib.rs",
+    "host-bridge/policy/src/lib.rs",
     "journal/src/lib.rs",
     "nvme-driver/model/src/lib.rs",
     "nvme-driver/spec/src/lib.rs",
@@ -138,10 +139,12 @@ pub(super) const ARROWS: &[(&str, &[&str])] = &[
     ("nvme-driver", &["hybrid-abi", "hybrid-shm", "core-runtime", "nvme-spec"]),
     ("nvme-model", &["hybrid-abi", "hybrid-shm", "core-runtime", "nvme-spec"]),
     ("journal", &["hybrid-abi", "hybrid-shm", "core-runtime", "nvme-spec", "nvme-driver"]),
+    ("hybrid-policy", &[]),
     (
         "host-bridge",
         &[
             "hybrid-abi",
+            "hybrid-policy",
             "hybrid-shm",
             "core-runtime",
             "nvme-spec",
@@ -169,7 +172,15 @@ pub(super) const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "hybrid-sim",
-        &["hybrid-abi", "hybrid-shm", "core-runtime", "nvme-spec", "nvme-driver", "nvme-model"],
+        &[
+            "hybrid-abi",
+            "hybrid-policy",
+            "hybrid-shm",
+            "core-runtime",
+            "nvme-spec",
+            "nvme-driver",
+            "nvme-model",
+        ],
     ),
     (
         "hybrid-fuzz",

@@ -1,7 +1,7 @@
 //! Tables over every state and event, the ways through by name, and a random walk.
 
 use super::*;
-use crate::supervisor::restart::{BackOff, CrashLimit, RestartPolicy};
+use crate::restart::{BackOff, CrashLimit, RestartPolicy};
 
 const fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)

@@ -1,9 +1,9 @@
 //! The way from a partition that goes quiet to one that runs again: what was seen in, what to do
 //! out.
 //!
-//! Called by [`super::Supervisor`] at every look. Pure: no clock, no system call, no allocation in
-//! a step; times are since any fixed moment and come with what was seen. Each step answers with one
-//! [`Action`] at most, and takes for granted that it is carried out.
+//! Called by `host_bridge::supervisor` at every look. Pure: no clock, no system call, no allocation
+//! in a step; times are since any fixed moment and come with what was seen. Each step answers with
+//! one [`Action`] at most, and takes for granted that it is carried out.
 //!
 //! ```text
 //!            silence, crawl          as much again           dump's time over

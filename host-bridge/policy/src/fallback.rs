@@ -1,10 +1,10 @@
 //! The storage that takes over when a partition's device is at fault: once, and never back.
 //!
 //! A program says what it is ([`Fallback::to`]), gives a clone to its supervisor
-//! ([`super::options::SupervisionOptions::fallback`]), and asks its clone in its starter which
-//! storage the next incarnation gets. An end that blames the device
-//! ([`super::policy::Ending::blames_device`]) is then answered with a start whatever the restart
-//! policy says, at once, and counts towards no limit: the device is another one.
+//! (`SupervisionOptions::fallback`), and asks its clone in its starter which storage the next
+//! incarnation gets. An end that blames the device
+//! ([`blames_device`](crate::policy::Ending::blames_device)) is then answered with a start whatever
+//! the restart policy says, at once, and counts towards no limit: the device is another one.
 //!
 //! ```text
 //!  none ── to() ──► ready ── the device is at fault: take() ──► taken
