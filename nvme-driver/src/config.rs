@@ -47,6 +47,10 @@ pub struct ControllerConfig {
     pub shutdown_ceiling_ns: u64,
     /// How long an orderly shutdown waits for commands in flight.
     pub drain_ns: u64,
+    /// From the wish for a shutdown to its end, whatever it meets on the way (a bring-up that is
+    /// under way, queues that are not deleted, RDY that does not fall): every wait ends then. Below
+    /// what a supervisor gives a partition to end, so that one that is orderly is never killed.
+    pub shutdown_total_ns: u64,
     /// One command in so many has its latency recorded; 0 turns it off, 1 records all.
     pub latency_sampling: u32,
     /// After a batch of so many commands the next ones are written past the caches, which is faster
@@ -93,6 +97,8 @@ impl Default for ControllerConfig {
             shutdown_floor_ns: 1_000 * MS,
             shutdown_ceiling_ns: 10_000 * MS,
             drain_ns: 2_000 * MS,
+            // The drain, the longest RTD3E that is waited for, and 2 s for the rest.
+            shutdown_total_ns: 14_000 * MS,
             latency_sampling: 64,
             // One entry alone takes longer that way, 32 together less than half as long. Where
             // between the two it turns was not measured in the driver.

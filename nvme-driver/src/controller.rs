@@ -461,7 +461,7 @@ impl Controller {
 
     /// Asks for the orderly shutdown without waiting for it.
     pub fn request_shutdown(&self) {
-        self.life.want_shutdown();
+        self.life.want_shutdown(self.time_in(self.config.shutdown_total_ns));
         self.urgent.set(true);
     }
 

@@ -13,7 +13,8 @@
 //! ```
 //!
 //! A reset and a first bring-up are the same way. Rules kept here: every wait has a limit (CAP.TO
-//! or CRTO, admin deadline, RTD3E); all ones end it at once; queues are not touched while EN goes
+//! or CRTO, admin deadline, RTD3E, and all of those of a shutdown together); all ones end it at
+//! once; queues are not touched while EN goes
 //! from 1 to 0; Delete Queue goes only to a controller that answers; buffers return to the CPU only
 //! after RDY = 0 was seen or a deletion acknowledged, and stay quarantined otherwise.
 
@@ -165,6 +166,8 @@ pub(crate) struct Life {
     error: Cell<Option<ControllerError>>,
     was_ready: Cell<bool>,
     shutdown: Cell<bool>,
+    /// Every wait of a shutdown ends then, on the driver's clock.
+    shutdown_end: Cell<u64>,
     granted: Cell<u16>,
     /// Namespaces of this bring-up that found no place.
     beyond: Cell<u32>,
@@ -194,6 +197,7 @@ impl Life {
             error: Cell::new(None),
             was_ready: Cell::new(false),
             shutdown: Cell::new(false),
+            shutdown_end: Cell::new(u64::MAX),
             granted: Cell::new(0),
             beyond: Cell::new(0),
             barred: Cell::new(None),
@@ -234,8 +238,11 @@ impl Life {
         so_far < MAX_HICCUPS
     }
 
-    pub(crate) fn want_shutdown(&self) {
-        self.shutdown.set(true);
+    /// A shutdown is wanted, and is to be over by `end`.
+    pub(crate) fn want_shutdown(&self, end: u64) {
+        if !self.shutdown.replace(true) {
+            self.shutdown_end.set(end);
+        }
     }
 
     pub(crate) fn answer(&self, result: Result<u32, Status>) {
@@ -327,7 +334,7 @@ impl Controller {
     }
 
     fn is_over(&self) -> bool {
-        self.time() >= self.life.until.get()
+        self.time() >= self.life.until.get().min(self.life.shutdown_end.get())
     }
 
     fn timed_out(&self, step: Step) -> ControllerError {
@@ -623,7 +630,9 @@ impl Controller {
             if csts.cfs() || !csts.rdy() {
                 return Err(ControllerError::FatalStatus(ask.step()));
             }
-            if let Some(at) = self.life.again_at.get() {
+            if let Some(at) = self.life.again_at.get()
+                && self.time() < self.life.shutdown_end.get()
+            {
                 // Nothing is in flight: the wait is bounded by the longest delay.
                 if self.time() >= at {
                     self.ask_again(ask);
