@@ -66,10 +66,20 @@ impl Model {
         self.now_ns
     }
 
-    /// When the next command is due, if any waits for its time: for a stepping clock.
+    /// When the next command is due, if any waits for its time, or a pause ends: for a stepping
+    /// clock.
     #[must_use]
     pub fn next_due_ns(&self) -> Option<u64> {
+        if self.is_paused() {
+            return Some(self.paused_until_ns);
+        }
         self.flights.next_due_ns()
+    }
+
+    /// Whether a fault keeps it from serving any queue for a while.
+    #[must_use]
+    pub const fn is_paused(&self) -> bool {
+        self.now_ns < self.paused_until_ns
     }
 
     /// Whether steps need the time: something has a latency or a delay.

@@ -25,6 +25,7 @@ mod admin_queues;
 mod cache;
 mod checker;
 mod config;
+mod direct;
 mod engine;
 mod error;
 mod events;

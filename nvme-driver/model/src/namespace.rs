@@ -24,6 +24,8 @@ pub(crate) struct Namespace {
     pub(crate) write_protected: bool,
     pub(crate) store: Store,
     pub(crate) cache: Option<Box<Cache>>,
+    /// Blocks that Identify tells of instead.
+    pub(crate) claimed_blocks: Option<u64>,
     patches: Vec<Patch>,
     atomic_z: [u16; 2],
 }
@@ -60,6 +62,7 @@ impl Namespace {
             write_protected: config.write_protected,
             store,
             cache: None,
+            claimed_blocks: None,
             patches: config.identify_patches.clone(),
             atomic_z,
         })
@@ -116,9 +119,10 @@ impl Namespace {
     /// Identify namespace.
     pub(crate) fn identify(&self) -> IdentifyNamespace {
         let mut id = IdentifyNamespace::new_zeroed();
-        id.nsze = self.blocks.into();
-        id.ncap = self.blocks.into();
-        id.nuse = self.blocks.into();
+        let blocks = self.claimed_blocks.unwrap_or(self.blocks);
+        id.nsze = blocks.into();
+        id.ncap = blocks.into();
+        id.nuse = blocks.into();
         id.nsfeat = NamespaceFeatures::ATOMICITY.bits();
         id.flbas = u8::from(self.extended) << 4;
         id.mc = u8::from(self.metadata_bytes != 0) * if self.extended { 1 } else { 2 };
