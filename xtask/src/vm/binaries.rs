@@ -13,9 +13,14 @@ use anyhow::{Context as _, Result, bail};
 use super::image::Extra;
 use crate::command::Run;
 use crate::project::Project;
+use crate::sim::SIM;
 
 /// Packages whose programs the guest gets, where the workspace has them.
-const PACKAGES: [&str; 4] = ["feed-handler", "sysconfig", "hybrid-conformance", "hybrid-benches"];
+const PACKAGES: [&str; 5] =
+    ["feed-handler", "sysconfig", "hybrid-conformance", "hybrid-benches", SIM];
+
+/// A run of the simulation, with every fault, which must be the same one in the guest.
+const SIMULATED: &str = "--seed 11 --runs 1 --run-ops 10000";
 
 /// Where the programs lie, below the folder of the guests.
 pub(crate) fn folder(dir: &Path) -> PathBuf {
@@ -50,12 +55,28 @@ pub(crate) fn build(project: &Project, dir: &Path, log: &Path) -> Result<Vec<Ext
         libraries.extend(needed(&host)?);
         extras.push(Extra { host, guest: format!("/usr/local/bin/{name}") });
     }
+    if project.package(SIM).is_some() {
+        extras.push(simulated(project, &programs)?);
+    }
     extras.extend(
         libraries
             .into_iter()
             .map(|path| Extra { guest: path.to_string_lossy().into_owned(), host: path }),
     );
     Ok(extras)
+}
+
+/// What the simulation says here, for the guest to compare: options, then trace and state hash.
+fn simulated(project: &Project, programs: &Path) -> Result<Extra> {
+    let mut run = Run::new(SIMULATED);
+    run.argv.insert(0, project.target.join("release/sim").to_string_lossy().into_owned());
+    let text = run.output(&project.root).with_context(|| format!("`{}` failed", run.line()))?;
+    let Some(hashes) = text.lines().find(|line| line.contains("trace hash")) else {
+        bail!("`{}` told no hashes: {text}", run.line());
+    };
+    let host = programs.join("sim.expected");
+    fs::write(&host, format!("{SIMULATED}\n{hashes}\n"))?;
+    Ok(Extra { host, guest: "/guest/sim.expected".to_owned() })
 }
 
 /// The loader and the libraries of a program.

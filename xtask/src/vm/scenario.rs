@@ -117,8 +117,11 @@ const KERNEL_NVME: Part = Part {
 const MODEL_REPLAY: Part = Part {
     name: "model-replay",
     script: include_str!("guest/suite/model-replay"),
-    programs: &["feed-handler"],
-    tests: &["model_replay::bbo_is_exact_on_an_isolated_core_without_root"],
+    programs: &["feed-handler", "sim"],
+    tests: &[
+        "model_replay::a_seed_of_the_simulation_is_the_same_run_here",
+        "model_replay::bbo_is_exact_on_an_isolated_core_without_root",
+    ],
     printed: &[],
     limit_s: 60,
 };
