@@ -3,6 +3,9 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use nvme_model::Rng;
+
+use crate::catalogue::CATALOGUE;
 use crate::plan::{Plan, Workload};
 use crate::shared::Reached;
 use crate::world::{Outcome, Watch, run};
@@ -74,9 +77,11 @@ pub struct Total {
     pub blocks: u64,
     /// Spoilt blocks that the stamps gave away.
     pub caught: u64,
-    /// Hash of the runs' trace hashes.
+    /// Runs that were wrong.
+    pub violations: u64,
+    /// Sum of hashes of the runs' trace hashes: in whatever order and by whomever they were made.
     pub trace_hash: u64,
-    /// Hash of the runs' state hashes.
+    /// The same of the runs' state hashes.
     pub state_hash: u64,
     /// Real time.
     pub took: Duration,
@@ -87,19 +92,50 @@ pub struct Total {
 impl Total {
     /// Adds a run.
     pub fn add(&mut self, outcome: &Outcome) {
-        let mix =
-            |sum: u64, hash: u64| (sum.rotate_left(13) ^ hash).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mix = |sum: u64, hash: u64| sum.wrapping_add(Rng::new(hash).next_u64());
         self.runs += 1;
         self.commands += outcome.commands;
         self.ops += outcome.ops;
         self.faults += outcome.faults;
         self.blocks += outcome.seen.blocks;
         self.caught += outcome.seen.caught;
+        self.violations += u64::from(outcome.violation.is_some());
         self.trace_hash = mix(self.trace_hash, outcome.trace_hash);
         self.state_hash = mix(self.state_hash, outcome.state_hash);
         for (name, count) in &outcome.reached {
             *self.reached.entry(name.clone()).or_default() += count;
         }
+    }
+
+    /// Adds the runs of another campaign.
+    pub fn merge(&mut self, other: &Self) {
+        self.runs += other.runs;
+        self.commands += other.commands;
+        self.ops += other.ops;
+        self.faults += other.faults;
+        self.blocks += other.blocks;
+        self.caught += other.caught;
+        self.violations += other.violations;
+        self.trace_hash = self.trace_hash.wrapping_add(other.trace_hash);
+        self.state_hash = self.state_hash.wrapping_add(other.state_hash);
+        for (name, count) in &other.reached {
+            *self.reached.entry(name.clone()).or_default() += count;
+        }
+    }
+
+    /// Every fault that struck, with how often, the most frequent ones first.
+    #[must_use]
+    pub fn faults_by_kind(&self) -> String {
+        let count = |name: &str| self.reached.get(&format!("fault {name}")).copied().unwrap_or(0);
+        let mut kinds: Vec<_> =
+            CATALOGUE.iter().map(|kind| (count(kind.name), kind.name)).collect();
+        kinds.retain(|(count, _)| *count != 0);
+        kinds.sort_by(|a, b| b.cmp(a));
+        let kinds: Vec<_> = kinds.iter().map(|(count, name)| format!("{name} {count}")).collect();
+        if kinds.is_empty() {
+            return "no faults".to_owned();
+        }
+        format!("faults by kind: {}", kinds.join(", "))
     }
 
     /// Commands a second of real time.
@@ -117,8 +153,7 @@ impl Total {
         let whole = shape.faults.is_none() && !shape.swarm && self.commands >= ENOUGH;
         if whole {
             wanted.extend(WHOLE.iter().map(|name| (*name).to_owned()));
-            let kinds = crate::catalogue::CATALOGUE.iter();
-            wanted.extend(kinds.map(|kind| format!("fault {}", kind.name)));
+            wanted.extend(CATALOGUE.iter().map(|kind| format!("fault {}", kind.name)));
         }
         wanted.retain(|name| self.reached.get(name).is_none_or(|count| *count == 0));
         wanted
@@ -127,15 +162,21 @@ impl Total {
 
 impl fmt::Display for Total {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // In hundredths of a percent.
+        let share = (self.faults * 10_000).checked_div(self.commands).unwrap_or(0);
         write!(
             f,
-            "{} runs, {} commands, {} faults, {} blocks compared, {} spoilt ones caught, {} \
-             commands/s",
+            "{} runs, {} commands, {} faults ({}.{:02} %), {} blocks compared, {} spoilt ones \
+             caught, {} violations, {} s, {} commands/s",
             self.runs,
             self.commands,
             self.faults,
+            share / 100,
+            share % 100,
             self.blocks,
             self.caught,
+            self.violations,
+            self.took.as_secs(),
             self.rate()
         )
     }
@@ -149,15 +190,29 @@ const BASIC: [&str; 3] =
 const ENOUGH: u64 = 1_000_000;
 
 /// States, transitions and events that an ordinary campaign reaches.
-const WHOLE: [&str; 43] = [
+const WHOLE: [&str; 66] = [
     "abort",
     "abort refused",
+    "alarm over",
+    "alarm: silent",
+    "alarm: stopped",
+    "answer taken after a death",
+    "asked for a dump",
+    "back to the device",
+    "bridge request",
+    "bridge request cancelled",
     "bring-up failed",
     "cached write kept by a power cut",
     "cached write lost by a power cut",
     "command lost in a reset",
     "command past its deadline",
     "controller reset",
+    "device not free in time",
+    "end: crashed",
+    "end: device-gone",
+    "end: done",
+    "end: killed",
+    "error bridge",
     "error gone",
     "error not ready",
     "error reset: asked for",
@@ -169,12 +224,14 @@ const WHOLE: [&str; 43] = [
     "error timed out",
     "event",
     "event held back",
+    "fell back",
     "future dropped in flight",
     "ignored: cid beyond",
     "ignored: cid of a free slot",
     "ignored: duplicate",
     "ignored: old generation",
     "ignored: sqid",
+    "killed by its supervisor",
     "new partition",
     "operation dropped",
     "operation failed",
@@ -182,10 +239,14 @@ const WHOLE: [&str; 43] = [
     "queue reset",
     "read shows an earlier one",
     "read shows the later of several versions",
+    "restart after a delay",
+    "restart decided",
     "retry",
     "ring to the partition full",
     "spoilt block caught",
     "sqhd that cannot be",
+    "start refused",
+    "started by hand",
     "state ready -> failed",
     "state ready -> resetting",
     "state resetting -> failed",
@@ -193,6 +254,9 @@ const WHOLE: [&str; 43] = [
     "state shutting down -> failed",
     "state shutting down -> off",
     "state starting -> failed",
+    "supervision over: crash loop",
+    "supervision over: done",
+    "supervision over: not fenced",
 ];
 
 /// Runs until the limit or the first violation, of which it returns the plan and what was wrong.

@@ -17,6 +17,8 @@ pub enum Trigger {
     Admin,
     /// Operations that the host has sent.
     Op,
+    /// Requests that the host's kernel was sent over the bridge, while it is the fallback.
+    Kernel,
 }
 
 /// What a fault of the host's or of the world does; the controller's are [`FaultAction`]s.
@@ -30,8 +32,30 @@ pub(crate) enum World {
     Reset,
     /// An orderly shutdown, and a new partition after it.
     Shutdown,
-    /// The partition dies; the kernel resets the function; a new one.
+    /// The partition dies, somewhere in its work.
     Crash,
+    /// It dies, and its device cannot be had for a while.
+    Held,
+    /// It dies, and cannot be started a few times.
+    Refused,
+    /// It makes no pass any more.
+    Hang,
+    /// Its process is stopped for a while (SIGSTOP).
+    Stop,
+    /// The host is stopped for a while.
+    HostStop,
+    /// The host dies, and its partition with it.
+    HostCrash,
+    /// The partition is asked to end, and started again.
+    Restart,
+    /// The function is taken away: its registers are gone, and nobody has it for a while.
+    Unbind,
+    /// A register is not there any more (SIGBUS).
+    RegistersGone,
+    /// The queues cannot be reached through the IOMMU for a moment.
+    IommuFault,
+    /// The namespace says that it is smaller, for a while.
+    Resize,
     /// The power goes.
     PowerCut,
     /// A register is not answered, a few times in a row.
@@ -40,11 +64,41 @@ pub(crate) enum World {
     Abort,
 }
 
+/// What the host's kernel does to a request of the bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KernelFault {
+    /// An error, before it was carried out or after.
+    Error,
+    /// No answer until it is cancelled.
+    Silent,
+    /// No answer to anything any more.
+    Gone,
+    /// It was cancelled, before it was carried out or after: no fault of the catalogue.
+    Cancelled,
+}
+
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Deed {
     Device(FaultAction),
     World(World),
+    Kernel(KernelFault),
+}
+
+impl World {
+    /// Whether it is the controller's, so that it waits while the kernel has the device.
+    pub(crate) const fn needs_controller(self) -> bool {
+        matches!(
+            self,
+            Self::Reset
+                | Self::Silence
+                | Self::Abort
+                | Self::Unbind
+                | Self::RegistersGone
+                | Self::IommuFault
+                | Self::Resize
+        )
+    }
 }
 
 /// How often a fault is drawn, relative to the others.
@@ -127,7 +181,7 @@ fn order(choice: u64) -> [u8; 4] {
     order
 }
 
-use Trigger::{Admin, Io, Op};
+use Trigger::{Admin, Io, Kernel, Op};
 use Weight::{Often, Rarely, Seldom};
 
 const US: u64 = 1_000;
@@ -186,6 +240,7 @@ pub static CATALOGUE: &[Kind] = &[
     kind("fatal", 25, Io, Rarely, |_| controller(ControllerFault::Fatal)),
     kind("all-ones", 26, Io, Rarely, |_| controller(ControllerFault::AllOnes)),
     kind("all-zeros", 27, Io, Rarely, |_| controller(ControllerFault::AllZeros)),
+    kind("registers-gone", 28, Op, Rarely, |_| Deed::World(World::RegistersGone)),
     kind("subsystem-reset", 29, Io, Rarely, |_| controller(ControllerFault::SubsystemReset)),
     kind("admin-fatal", 30, Admin, Rarely, |_| controller(ControllerFault::Fatal)),
     kind("admin-status", 35, Admin, Seldom, |_| status(StatusCode::INTERNAL_ERROR.status())),
@@ -193,6 +248,7 @@ pub static CATALOGUE: &[Kind] = &[
     kind("pause", 37, Io, Seldom, |c| controller(ControllerFault::PauseNs(MS + below(c, 10) * MS))),
     kind("never-shut-down", 38, Io, Rarely, |_| controller(ControllerFault::NeverShutDown)),
     kind("transfer-error", 40, Io, Often, |_| status(StatusCode::DATA_TRANSFER_ERROR.status())),
+    kind("iommu-fault", 41, Op, Rarely, |_| Deed::World(World::IommuFault)),
     kind("data-nothing", 43, Io, Often, |_| data(DataFault::Nothing)),
     kind("data-half", 43, Io, Often, |_| data(DataFault::Half)),
     kind("data-wrong-lba", 44, Io, Often, |c| {
@@ -200,12 +256,28 @@ pub static CATALOGUE: &[Kind] = &[
         data(DataFault::WrongLba(if c & 1 << 40 == 0 { far } else { -far }))
     }),
     kind("data-bit-flip", 45, Io, Often, |_| data(DataFault::BitFlip)),
+    kind("namespace-resized", 50, Op, Rarely, |_| Deed::World(World::Resize)),
+    kind("protection-error", 51, Io, Often, |c| {
+        let codes = [StatusCode::GUARD_CHECK, StatusCode::APPTAG_CHECK, StatusCode::REFTAG_CHECK];
+        status(codes[usize::try_from(below(c, 3)).unwrap_or(0)].do_not_retry())
+    }),
     kind("reset-asked-for", 56, Op, Rarely, |_| Deed::World(World::Reset)),
     kind("shutdown", 52, Op, Rarely, |_| Deed::World(World::Shutdown)),
+    kind("restart-asked-for", 52, Op, Rarely, |_| Deed::World(World::Restart)),
+    kind("unbound", 53, Op, Rarely, |_| Deed::World(World::Unbind)),
+    kind("group-busy", 57, Op, Rarely, |_| Deed::World(World::Held)),
+    kind("start-refused", 58, Op, Rarely, |_| Deed::World(World::Refused)),
+    kind("kernel-error", 59, Kernel, Seldom, |_| Deed::Kernel(KernelFault::Error)),
+    kind("kernel-silent", 59, Kernel, Seldom, |_| Deed::Kernel(KernelFault::Silent)),
+    kind("kernel-gone", 59, Kernel, Rarely, |_| Deed::Kernel(KernelFault::Gone)),
     kind("clock-jumps", 61, Op, Seldom, |_| Deed::World(World::Jump)),
     kind("clock-stops", 61, Op, Seldom, |_| Deed::World(World::Still)),
     kind("power-cut", 62, Op, Rarely, |_| Deed::World(World::PowerCut)),
     kind("partition-killed", 63, Op, Rarely, |_| Deed::World(World::Crash)),
+    kind("partition-hangs", 63, Op, Rarely, |_| Deed::World(World::Hang)),
+    kind("host-killed", 64, Op, Rarely, |_| Deed::World(World::HostCrash)),
+    kind("host-stopped", 65, Op, Seldom, |_| Deed::World(World::HostStop)),
+    kind("partition-stopped", 65, Op, Seldom, |_| Deed::World(World::Stop)),
     kind("registers-silent", 66, Op, Seldom, |_| Deed::World(World::Silence)),
 ];
 

@@ -6,11 +6,11 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use core_runtime::clock::Clock;
-use core_runtime::mem::{DmaArena, DoorbellRegion, Iova};
+use core_runtime::mem::{DmaArena, DmaRegion, DoorbellRegion, Iova};
 use nvme_driver::{ControlRegs, ControllerParts, RegsError};
 use nvme_model::{
     AbortPolicy, CqeFault, DataFault, FaultAction, FaultNote, FaultPlan, LatencyModel, Model,
-    ModelConfig, NamespaceConfig, Rng,
+    ModelConfig, NamespaceConfig, Patch, Rng,
 };
 use nvme_spec::{NvmOpcode, QueueId};
 
@@ -25,14 +25,24 @@ const DMA_BYTES: usize = 2 << 20;
 
 /// Registers that reach the model directly, and sometimes are not answered.
 #[derive(Debug)]
-struct Regs {
-    model: RefCell<Option<Model>>,
+pub(crate) struct Regs {
+    pub(crate) model: RefCell<Option<Model>>,
     /// Accesses that are not answered.
-    silent: Cell<u32>,
+    pub(crate) silent: Cell<u32>,
+    /// They are not there any more.
+    gone: Cell<bool>,
 }
 
 impl Regs {
+    pub(crate) const fn new(model: Model) -> Self {
+        let model = RefCell::new(Some(model));
+        Self { model, silent: Cell::new(0), gone: Cell::new(false) }
+    }
+
     fn with<R>(&self, f: impl FnOnce(&mut Model) -> R) -> Result<R, RegsError> {
+        if self.gone.get() {
+            return Err(RegsError::Gone);
+        }
         let silent = self.silent.get();
         if silent != 0 {
             self.silent.set(silent - 1);
@@ -65,9 +75,11 @@ impl ControlRegs for Regs {
 pub(crate) struct Device {
     regs: &'static Regs,
     doorbells: DoorbellRegion,
-    /// Where the memory of the incarnation that owns it lies.
-    mapped: Option<Iova>,
+    /// The memory of the incarnation that owns it.
+    mapped: Option<DmaRegion>,
     incarnations: u64,
+    /// Its namespace claims to be smaller.
+    resized: bool,
     /// Faults of the plan that did not strike yet, by index: admin queue, I/O queues.
     coming: [VecDeque<usize>; 2],
     lba_bytes: u32,
@@ -77,13 +89,31 @@ pub(crate) struct Device {
     shared: Rc<Shared>,
 }
 
+/// What a second namespace says wrongly of itself (NVM Command Set 1.0, figure 97).
+fn lie(kind: u8) -> Option<Patch> {
+    let (offset, bytes) = match kind {
+        // NSZE of 0, and of more than 64 bits of bytes.
+        1 => (0, vec![0; 8]),
+        2 => (0, vec![0xff; 8]),
+        // FLBAS names a format that is not listed.
+        3 => (26, vec![0x0f]),
+        // Protection information.
+        4 => (29, vec![1]),
+        // LBADS of the first format: 2^64 and 2^3 bytes.
+        5 => (130, vec![64]),
+        6 => (130, vec![3]),
+        _ => return None,
+    };
+    Some(Patch { offset, bytes })
+}
+
 fn model_config(plan: &Plan) -> ModelConfig {
     let us = |us: u32| u64::from(us) * 1_000;
     let scheduled = |trigger| {
         let faults = plan.faults.iter().filter(|fault| fault.kind().trigger == trigger);
         let deeds = faults.filter_map(|fault| match fault.deed() {
             Deed::Device(action) => Some((fault.at, action)),
-            Deed::World(_) => None,
+            Deed::World(_) | Deed::Kernel(_) => None,
         });
         deeds.collect()
     };
@@ -91,14 +121,18 @@ fn model_config(plan: &Plan) -> ModelConfig {
         .scheduled(true, scheduled(Trigger::Admin))
         .scheduled(false, scheduled(Trigger::Io));
     let namespace = NamespaceConfig::memory(1, plan.blocks.into()).lba_bytes(plan.lba_bytes);
+    let liar = lie(plan.liar).map(|patch| NamespaceConfig {
+        identify_patches: vec![patch],
+        ..NamespaceConfig::memory(2, 8)
+    });
     ModelConfig {
-        namespaces: vec![namespace],
+        namespaces: core::iter::once(namespace).chain(liar).collect(),
         shadow_doorbells: plan.shadow,
         mdts: plan.mdts,
         max_queue_entries: plan.max_queue_entries,
         max_io_queues: plan.device_queues,
         dstrd: plan.dstrd,
-        timeout_500ms: 1,
+        timeout_500ms: plan.cap_to,
         mpsmax: 0,
         volatile_write_cache: plan.write_cache,
         atomic_write_blocks: plan.awun,
@@ -126,7 +160,7 @@ impl Device {
     pub(crate) fn new(plan: &Plan, shared: Rc<Shared>) -> Result<Self, String> {
         let model = Model::new(model_config(plan)).map_err(|error| error.to_string())?;
         let doorbells = model.doorbells();
-        let regs = Regs { model: RefCell::new(Some(model)), silent: Cell::new(0) };
+        let regs = Regs::new(model);
         let of = |trigger| {
             let faults = (0..plan.faults.len()).filter(|at| {
                 let fault = &plan.faults[*at];
@@ -139,6 +173,7 @@ impl Device {
             doorbells,
             mapped: None,
             incarnations: 0,
+            resized: false,
             coming: [of(Trigger::Admin), of(Trigger::Io)],
             lba_bytes: plan.lba_bytes,
             refused_flushes: 0,
@@ -157,35 +192,73 @@ impl Device {
         self.regs.silent.set(accesses);
     }
 
-    /// For a new incarnation: the function was reset; new memory, at addresses never used before.
-    pub(crate) fn parts(&mut self) -> Result<ControllerParts, String> {
+    /// The registers are not there any more, until the next incarnation.
+    pub(crate) fn be_gone(&self) {
+        self.regs.gone.set(true);
+    }
+
+    /// Its namespace claims half of its blocks, or the truth again. Whether that is a change.
+    pub(crate) fn resize(&mut self, plan: &Plan, resized: bool) -> bool {
+        let claim = resized.then_some(u64::from(plan.blocks / 2));
+        self.with(|model| model.claim_blocks(1, claim));
+        core::mem::replace(&mut self.resized, resized) != resized
+    }
+
+    /// Whether its namespace claims to be smaller.
+    pub(crate) const fn is_resized(&self) -> bool {
+        self.resized
+    }
+
+    /// The IOMMU stops the controller at its own queues; what it needs is mapped again at once. Of
+    /// what the model takes for its host's mistakes the host has made none.
+    pub(crate) fn iommu_fault(&self) -> Result<(), String> {
+        let Some(region) = self.mapped else { return Ok(()) };
+        let mapped = self.with(|model| {
+            model.unmap(region.iova);
+            model.take_mistakes();
+            model.map_dma(region)
+        });
+        mapped.unwrap_or(Ok(())).map_err(|error| error.to_string())
+    }
+
+    /// New memory for an incarnation, at addresses never used before; what the one before it had is
+    /// not the device's any more. With `controller` the new one is.
+    pub(crate) fn memory(&mut self, controller: bool) -> Result<&'static DmaArena, String> {
         self.be_silent(0);
+        self.regs.gone.set(false);
         self.refused_flushes = 0;
         self.incarnations += 1;
         let iova = Iova(0x10_0000_0000 * self.incarnations);
         let arena = DmaArena::leak(DMA_BYTES, iova).map_err(|error| error.to_string())?;
-        let old = self.mapped.replace(iova);
+        let new = controller.then(|| arena.region());
+        let old = core::mem::replace(&mut self.mapped, new);
         let mapped = self.with(|model| {
             if let Some(old) = old {
-                model.unmap(old);
+                model.unmap(old.iova);
             }
-            model.map_dma(arena.region())
+            new.map_or(Ok(()), |new| model.map_dma(new))
         });
         mapped.ok_or("no model")?.map_err(|error| error.to_string())?;
-        Ok(ControllerParts {
+        Ok(arena)
+    }
+
+    /// What a controller's driver gets.
+    pub(crate) fn parts(&self, arena: &'static DmaArena) -> ControllerParts {
+        ControllerParts {
             regs: self.regs,
             doorbells: self.doorbells,
             arena,
             clock: Clock::manual(self.shared.clock),
             crash: None,
             probes: None,
-        })
+        }
     }
 
     /// Lets the controller work; whether it did anything.
     pub(crate) fn step(&mut self, plan: &Plan) -> bool {
         let now = self.shared.clock.now().ticks();
-        let stepped = self.with(|model| model.step(now)).unwrap_or_default();
+        let step = |model: &mut Model| (model.step(now), model.is_paused());
+        let (stepped, paused) = self.with(step).unwrap_or_default();
         if stepped.commands != 0 || stepped.completions != 0 {
             let numbers = [stepped.commands.into(), stepped.completions.into(), 0];
             self.shared.event(Who::Device, What::Step, numbers);
@@ -193,7 +266,8 @@ impl Device {
         while let Some(note) = self.with(Model::take_fault).flatten() {
             self.note(plan, note);
         }
-        !stepped.idle
+        // A pause is nothing to spin on.
+        !(stepped.idle || paused && stepped.commands == 0)
     }
 
     /// When a command is due.
@@ -220,6 +294,7 @@ impl Device {
     /// No more faults.
     pub(crate) fn heal(&self) {
         self.be_silent(0);
+        self.regs.gone.set(false);
         self.with(|model| {
             model.heal();
             model.reconfigure(|config| {
@@ -238,13 +313,12 @@ impl Device {
             self.spoil(note, slba, nlb);
             return;
         }
-        self.shared.faults.set(self.shared.faults.get() + 1);
         let kind = self.coming[usize::from(io)].pop_front().map(|at| plan.faults[at].kind());
         let name = kind.map_or("?", |kind| kind.name);
         let place = crate::catalogue::find(name).unwrap_or(0) as u64;
         let opcode = u64::from(sqe.opcode());
         self.shared.event(Who::Device, What::Fault, [place, sqe.cid().0.into(), opcode]);
-        self.shared.reach(&format!("fault {name}"), 1);
+        self.shared.strike(name);
         if let FaultAction::Status(status) | FaultAction::StatusAfter(status) = note.action {
             let flush = io && NvmOpcode(sqe.opcode()) == NvmOpcode::FLUSH;
             self.shared.note_status(if flush || !io { 0 } else { slba }, status.code());

@@ -30,6 +30,8 @@ pub(crate) struct Host {
     pub(crate) sent: u64,
     pub(crate) answered: u64,
     pub(crate) lost: u64,
+    /// Times that the ring to the partition was full.
+    pub(crate) full: u64,
     /// Answers by code.
     pub(crate) codes: [u64; 5],
     shared: Rc<Shared>,
@@ -46,6 +48,7 @@ impl Host {
             sent: 0,
             answered: 0,
             lost: 0,
+            full: 0,
             codes: [0; 5],
             shared,
         }
@@ -88,7 +91,7 @@ impl Host {
             match ring.try_push(&op) {
                 Ok(()) => {}
                 Err(PushError::Full) => {
-                    self.shared.reach("ring to the partition full", 1);
+                    self.full += 1;
                     break;
                 }
                 Err(error) => {

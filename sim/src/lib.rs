@@ -22,6 +22,9 @@ mod catalogue;
 mod content;
 mod device;
 mod host;
+mod kernel;
+#[cfg(test)]
+mod ladder;
 mod op;
 mod oracle;
 mod partition;

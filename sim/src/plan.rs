@@ -180,13 +180,24 @@ plan! {
     lag_one_in: u16,
     /// A pass takes up to this long.
     pass_ns: u32,
+    /// CAP.TO, in units of 500 ms.
+    cap_to: u8,
+    /// A second namespace that lies about itself, in one way or another; 0 is none.
+    liar: u8,
+    /// After which ends the host starts a partition again: never, on-abnormal, on-failure, always.
+    restart: u8,
+    /// Crashes in a minute that it answers so; 0 is any number.
+    crash_limit: u32,
+    /// There is other storage for when the device is at fault.
+    fallback: bool,
     /// A bug that is put in on purpose; 0 is none. Only where it was built in.
     plant: u8,
 }
 
-/// Faults per million operations, by weight, in an ordinary run.
+/// Faults per million operations, by weight, in an ordinary run: one in a hundred commands and
+/// more, an operation being 1.3 of them.
 const PER_MILLION: [(Weight, u64); 3] =
-    [(Weight::Often, 9_000), (Weight::Seldom, 1_000), (Weight::Rarely, 120)];
+    [(Weight::Often, 13_000), (Weight::Seldom, 1_000), (Weight::Rarely, 120)];
 
 impl Plan {
     /// An ordinary run of `ops` operations, with faults of every kind.
@@ -226,7 +237,12 @@ impl Plan {
             batch: 16,
             drop_one_in: 200,
             lag_one_in: 8,
-            pass_ns: 2_000,
+            pass_ns: 6_000,
+            cap_to: 1,
+            liar: 0,
+            restart: 2,
+            crash_limit: 2,
+            fallback: true,
             plant: 0,
             workload,
             keep: core::iter::once(0..ops).collect(),
@@ -276,6 +292,8 @@ impl Plan {
         self.ready_delay_us = pick(rng, &[0, 500, 5_000]);
         self.not_ready_delay_us = pick(rng, &[0, 300, 5_000]);
         self.shutdown_delay_us = pick(rng, &[0, 500, 5_000]);
+        self.cap_to = pick(rng, &[0, 1, 1, 255]);
+        self.liar = pick(rng, &[0, 0, 1, 2, 3, 4, 5, 6]);
     }
 
     fn vary_driver(&mut self, rng: &mut Rng) {
@@ -292,6 +310,9 @@ impl Plan {
         self.drop_one_in = pick(rng, &[0, 8, 50, 200]);
         self.lag_one_in = pick(rng, &[0, 2, 8]);
         self.pass_ns = pick(rng, &[100, 2_000, 20_000]);
+        self.restart = pick(rng, &[0, 1, 2, 2, 3]);
+        self.crash_limit = pick(rng, &[0, 1, 5]);
+        self.fallback = rng.below(4) != 0;
     }
 
     /// Without the faults whose names are not in `names`.
@@ -400,6 +421,8 @@ fn draw_faults(rng: &mut Rng, ops: u64, kinds: &[usize], permille: u64) -> Vec<F
                 Trigger::Io | Trigger::Op => ops,
                 // A bring-up takes about ten commands, and the seldom faults make bring-ups.
                 Trigger::Admin => 40 + ops / 2_000,
+                // A fallback lasts for a thousand or two.
+                Trigger::Kernel => 200 + ops / 50,
             };
             faults.push(Fault { at: 1 + rng.below(span), kind, choice: rng.next_u64() });
         }

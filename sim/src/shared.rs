@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 
 use core_runtime::clock::ManualClock;
-use nvme_driver::IoError;
+use nvme_driver::{BridgeError, IoError};
 use nvme_spec::StatusCode;
 
 use crate::oracle::Oracle;
@@ -28,9 +28,17 @@ pub(crate) struct Shared {
     /// Faults and blows so far: an error before the first one has no excuse.
     pub(crate) faults: Cell<u64>,
     statuses: RefCell<VecDeque<(u64, StatusCode)>>,
+    /// Those of the host's kernel among them.
+    pub(crate) kernel_faults: Cell<u64>,
+    /// Crash points until the partition dies; 0 is never.
+    pub(crate) crash_in: Cell<u32>,
     /// Words of the state that are not the oracle's.
     pub(crate) state: Cell<u64>,
 }
+
+/// What unwinds a partition that dies.
+#[derive(Debug)]
+pub(crate) struct Died;
 
 impl Shared {
     pub(crate) fn new(oracle: Oracle, tape: Tape, clock: &'static ManualClock) -> Self {
@@ -42,6 +50,8 @@ impl Shared {
             clock,
             faults: Cell::new(0),
             statuses: RefCell::new(VecDeque::new()),
+            kernel_faults: Cell::new(0),
+            crash_in: Cell::new(0),
             state: Cell::new(0),
         }
     }
@@ -53,6 +63,30 @@ impl Shared {
             let state = self.state.get() ^ self.oracle.borrow().digest;
             tape.check(state);
         }
+    }
+
+    /// A place in the partition's work where it may die: everything that it was about to do is not
+    /// done. Unwinds to whoever lets it pass.
+    #[inline]
+    pub(crate) fn crash_point(&self) {
+        if self.crash_in.get() != 0 {
+            self.come_closer();
+        }
+    }
+
+    #[cold]
+    fn come_closer(&self) {
+        let left = self.crash_in.get() - 1;
+        self.crash_in.set(left);
+        if left == 0 {
+            std::panic::resume_unwind(Box::new(Died));
+        }
+    }
+
+    /// A fault or blow of this name strikes.
+    pub(crate) fn strike(&self, name: &str) {
+        self.faults.set(self.faults.get() + 1);
+        self.reach(&format!("fault {name}"), 1);
     }
 
     /// Something is wrong; the first is kept.
@@ -107,6 +141,9 @@ impl Shared {
                     self.violate(|| format!("a status that no fault made: {error}"));
                 }
             }
+            IoError::Bridge(BridgeError::Errno(_)) if self.kernel_faults.get() != 0 => {}
+            // For ever, after one that failed or that was cancelled because time had jumped.
+            IoError::Bridge(BridgeError::Unflushed) => {}
             IoError::TimedOut
             | IoError::Reset(_)
             | IoError::Gone
@@ -125,6 +162,7 @@ fn kind_of(error: IoError) -> &'static str {
         IoError::Gone => "gone",
         IoError::NotReady => "not ready",
         IoError::NamespaceChanged(_) => "namespace refused",
+        IoError::Bridge(_) => "bridge",
         IoError::Reset(reason) => match reason {
             R::FatalStatus => "reset: fatal status",
             R::NotReady => "reset: not ready",

@@ -7,6 +7,8 @@
 use std::collections::VecDeque;
 use std::fmt;
 
+use hybrid_policy::policy::Ending;
+
 use crate::catalogue::CATALOGUE;
 use crate::op::{Code, Op};
 
@@ -55,6 +57,7 @@ whats! {
     World "blow",
     State "controller state",
     Restart "new partition",
+    Ended "partition ends:",
     Jump "time passes",
 }
 
@@ -90,6 +93,10 @@ impl Event {
             What::Fault | What::Spoilt | What::World => format!("{name} {} ({b}, {c})", kind(a)),
             What::State => format!("{name} {}", STATES[usize::try_from(a).unwrap_or(0) % 6]),
             What::Restart => format!("{name} {a}"),
+            What::Ended => {
+                let ending = usize::try_from(a).ok().and_then(|at| Ending::ALL.get(at));
+                format!("{name} {}", ending.map_or("?", |ending| ending.word()))
+            }
             What::Jump => format!("{name} {a} us"),
         }
     }

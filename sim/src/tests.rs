@@ -45,6 +45,11 @@ fn every_planted_bug_is_caught() {
         let caught = (1..=6).find_map(|seed| {
             let mut plan = Plan::ordinary(seed, 20_000, Workload::HotSpot);
             plan.plant = Plant::number(plant);
+            // What is not durable is seen by those who lose it.
+            let cut = crate::find("power-cut").expect("a fault");
+            let cuts = (1..10).map(|i| crate::Fault { at: i * 2_000, kind: cut, choice: i });
+            plan.faults.extend(cuts);
+            plan.faults.sort_unstable();
             run(&plan, Watch::default()).violation
         });
         assert!(caught.is_some(), "{plant:?} was not caught");
@@ -63,13 +68,22 @@ fn survives(name: &str) {
     let mut plan = Plan::ordinary(7, 10_000, Workload::Mixed);
     plan.only_faults(&[name]).expect("a fault");
     let kind = &CATALOGUE[crate::find(name).expect("a fault")];
-    let last = if kind.trigger == Trigger::Admin { 12 } else { 9_000 };
+    let last = match kind.trigger {
+        Trigger::Admin => 12,
+        Trigger::Kernel => 180,
+        Trigger::Io | Trigger::Op => 9_000,
+    };
     let mut choices = nvme_model::Rng::new(7);
     plan.faults.truncate(1);
     let first = plan.faults[0];
-    plan.faults = (1..=20)
-        .map(|i| crate::Fault { at: i * last / 20, choice: choices.next_u64(), ..first })
-        .collect();
+    let strikes =
+        (1..=20).map(|i| crate::Fault { at: i * last / 20, choice: choices.next_u64(), ..first });
+    plan.faults = strikes.collect();
+    if kind.trigger == Trigger::Kernel {
+        // It has the device once that is at fault.
+        let gone = crate::find("all-ones").expect("a fault");
+        plan.faults.push(crate::Fault { at: 50, kind: gone, choice: 0 });
+    }
     plan.faults.sort_unstable();
     let outcome = run(&plan, Watch::default());
     assert_eq!(outcome.violation, None, "{name}");

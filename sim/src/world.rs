@@ -3,37 +3,43 @@
 //! One pass lets the host send, the controller work (before the partition, after it, or not at
 //! all), the partition make a pass of its loop, and the host take answers; then time goes on, by
 //! little, or to whatever is due next if nobody had anything to do. All of it is drawn from the
-//! plan's seed. When the workload is through, all blocks are read once more without faults, and an
-//! orderly shutdown ends the run.
+//! plan's seed. The host's supervision ([`supervise`]) looks at the partition every few
+//! milliseconds, fences what died and starts what comes next, on the controller or on the fallback.
+//! When the workload is through, all blocks are read once more without faults, and an orderly
+//! shutdown ends the run.
 //!
 //! ```text
 //!   Working --all answered--> Verifying --all answered--> Closing --off--> done
 //!      |  ^
-//!      |  +-- new partition -- Ending(why): every operation is answered, buffers are back
-//!      +--- died, power cut: at once ---^
+//!      |  +-- started --- supervision: alarms, kill, fence, back-off, fallback, by hand
+//!      +--- ended, failed, died, hangs, stopped ---^
 //! ```
 
 mod ends;
+mod supervise;
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 
 use core_runtime::clock::{Instant, ManualClock};
 use core_runtime::ring::{Consumer, Producer, RingSpec, pair};
 use hybrid_shm::leak_aligned;
-use nvme_driver::ControllerState;
+use nvme_driver::DeviceParts;
 use nvme_model::Rng;
 
 use crate::catalogue::Deed;
 use crate::device::Device;
 use crate::host::Host;
+use crate::kernel::{Fortune, Kernel};
 use crate::op::{Answer, Op};
 use crate::oracle::{Oracle, Seen};
 use crate::partition::{Partition, Passed};
 use crate::plan::Plan;
 use crate::planted::Plant;
-use crate::shared::{Reached, Shared};
+use crate::shared::{Died, Reached, Shared};
 use crate::tape::{Event, STATES, Tape, What, Who};
+use supervise::{Body, Watchman};
 
 /// Virtual time without an answer after which the run is said to hang: far beyond a controller that
 /// fails all its bring-ups.
@@ -104,7 +110,13 @@ struct World<'p> {
     shared: Rc<Shared>,
     device: Device,
     host: Host,
+    /// The host's kernel, while it has the device.
+    kernel: Option<Kernel>,
+    fortune: Fortune,
     partition: Rc<Partition>,
+    /// What became of its process.
+    body: Body,
+    watchman: Watchman,
     sending: Producer<Op>,
     taking: Consumer<Answer>,
     blows: VecDeque<usize>,
@@ -112,6 +124,8 @@ struct World<'p> {
     /// The incarnation is on its way out: nothing is sent to it.
     ending: bool,
     state: usize,
+    /// Operations sent after which the namespace has its size again.
+    resized_until: u64,
     /// Passes for which the clock stands.
     still: u32,
     spins: u32,
@@ -182,7 +196,9 @@ impl<'p> World<'p> {
         let mut device = Device::new(plan, shared.clone())?;
         let ((sending, commands), (answers, taking)) = rings(plan, 1)?;
         let ends = (commands, answers);
-        let partition = Partition::start(plan, device.parts()?, ends, shared.clone())?;
+        let arena = device.memory(true)?;
+        let parts = (DeviceParts::Nvme(device.parts(arena)), arena);
+        let partition = Partition::start(plan, parts, ends, shared.clone())?;
         let is_blow = |at: &usize| matches!(plan.faults[*at].deed(), Deed::World(_));
         Ok(Self {
             plan,
@@ -190,13 +206,18 @@ impl<'p> World<'p> {
             host: Host::new(plan, shared.clone()),
             shared,
             device,
+            kernel: None,
+            fortune: Fortune::new(plan),
             partition,
+            body: Body::Alive,
+            watchman: Watchman::new(plan, 1_000_000),
             sending,
             taking,
             blows: (0..plan.faults.len()).filter(is_blow).collect(),
             stage: Stage::Working,
             ending: false,
             state: 0,
+            resized_until: 0,
             still: 0,
             spins: 0,
             quiet: 0,
@@ -209,6 +230,12 @@ impl<'p> World<'p> {
         })
     }
 
+    /// What the generators would give next.
+    fn chance(&self) -> u64 {
+        let others = self.fortune.digest() ^ self.watchman.digest().rotate_left(29);
+        self.rng.clone().next_u64() ^ others
+    }
+
     fn now(&self) -> u64 {
         self.shared.clock.now().ticks()
     }
@@ -218,11 +245,13 @@ impl<'p> World<'p> {
     fn pass(&mut self) {
         self.passes += 1;
         if self.checks {
-            let state = self.rng.clone().next_u64() ^ self.device.digest();
+            let state = self.chance() ^ self.device.digest();
             self.shared.state.set(state.rotate_left(17) ^ self.partition.digest());
         }
         self.strike();
-        if !self.ending && self.stage != Stage::Closing {
+        let host = !self.watchman.host_is_stopped(self.now());
+        // It does not know of one that hangs or is stopped.
+        if host && !self.ending && self.stage != Stage::Closing {
             let verify = self.stage == Stage::Verifying;
             self.host.send(self.plan, &mut self.rng, &self.sending, verify);
         }
@@ -231,21 +260,53 @@ impl<'p> World<'p> {
         let turn = self.rng.below(4);
         let mut worked = false;
         if !lags && turn != 0 {
-            worked |= self.device.step(self.plan);
+            worked |= self.step_device();
         }
-        let passed = self.partition.pass(Instant::from_ticks(self.now()));
+        let passed = match self.body {
+            Body::Alive => self.let_pass(),
+            _ => Passed::NOTHING,
+        };
         if !lags && turn != 1 {
-            worked |= self.device.step(self.plan);
+            worked |= self.step_device();
         }
         let mut taken = 0;
-        if turn != 3 || passed.idle {
+        if host && !self.body.is_dead() && (turn != 3 || passed.idle) {
             taken = self.host.take(&self.taking, self.plant);
         }
         self.watch_quiet(!worked && !lags);
-        self.watch_state();
-        self.advance(passed, worked || taken != 0, lags);
-        self.move_on();
+        if self.body == Body::Alive {
+            self.watch_state();
+            self.advance(passed, worked || taken != 0, lags);
+            self.move_on();
+        } else {
+            self.pass_time();
+        }
+        self.supervise();
         self.watch_progress();
+    }
+
+    /// Whoever has the device works.
+    fn step_device(&mut self) -> bool {
+        match &mut self.kernel {
+            Some(kernel) => kernel.step(self.plan, &self.device, &mut self.fortune, &self.shared),
+            None => self.device.step(self.plan),
+        }
+    }
+
+    /// One pass of the partition's loop, in which it may die.
+    fn let_pass(&mut self) -> Passed {
+        let now = Instant::from_ticks(self.now());
+        if self.shared.crash_in.get() == 0 {
+            return self.partition.pass(now);
+        }
+        match catch_unwind(AssertUnwindSafe(|| self.partition.pass(now))) {
+            Ok(passed) => passed,
+            Err(payload) if payload.is::<Died>() => {
+                self.die(self.watchman.dies_as);
+                Passed::NOTHING
+            }
+            Err(payload) => resume_unwind(payload),
+        }
     }
 
     /// Nothing in flight for a while: what was abandoned is over.
@@ -255,8 +316,11 @@ impl<'p> World<'p> {
             return;
         }
         let nothing = device_idle
-            && self.device.with(|model| model.io_in_flight()) == Some(0)
-            && self.partition.controller.stats().io.in_flight == 0;
+            && match &self.kernel {
+                Some(kernel) => kernel.in_flight() == 0,
+                None => self.device.with(|model| model.io_in_flight()) == Some(0),
+            }
+            && self.partition.device.stats().io.in_flight == 0;
         self.quiet = if nothing { self.quiet + 1 } else { 0 };
         if self.quiet >= QUIET_PASSES {
             self.quiet = 0;
@@ -265,14 +329,7 @@ impl<'p> World<'p> {
     }
 
     fn watch_state(&mut self) {
-        let state = match self.partition.controller.state() {
-            ControllerState::Starting => 0,
-            ControllerState::Ready => 1,
-            ControllerState::Resetting => 2,
-            ControllerState::ShuttingDown => 3,
-            ControllerState::Off => 4,
-            ControllerState::Failed(_) => 5,
-        };
+        let state = self.partition.state();
         if state != self.state {
             let way = format!("state {} -> {}", STATES[self.state], STATES[state]);
             self.shared.reach(&way, 1);
@@ -302,10 +359,27 @@ impl<'p> World<'p> {
         let step = if self.state == 1 { READY_STEP_NS } else { OTHER_STEP_NS };
         let timer = passed.next_timer.map(Instant::ticks);
         // What was due and did not come is held back: it does not stop the time.
-        let due = self.device.next_due_ns().filter(|due| *due > now);
-        let due = [due, timer, Some(now + step)];
+        let due = [self.next_due(now), timer, Some(now + step)];
         let next = due.into_iter().flatten().min().unwrap_or(now);
         clock.set(next.max(now + little));
+    }
+
+    /// When the device has something to do, if that is still to come.
+    fn next_due(&self, now: u64) -> Option<u64> {
+        let due = match &self.kernel {
+            Some(kernel) => kernel.next_due_ns(),
+            None => self.device.next_due_ns(),
+        };
+        due.filter(|due| *due > now)
+    }
+
+    /// Time goes on though the partition does nothing.
+    fn pass_time(&mut self) {
+        let now = self.now();
+        let next = [self.next_due(now), Some(self.watchman.next(self.body, now))];
+        let next = next.into_iter().flatten().min().unwrap_or(now);
+        let little = 1 + self.rng.below(self.plan.pass_ns.into());
+        self.shared.clock.set(next.max(now + little));
     }
 
     /// What comes next in the life of the run.
@@ -320,13 +394,23 @@ impl<'p> World<'p> {
         let quiet = self.host.pending() == 0;
         match self.stage {
             Stage::Working if quiet && self.host.is_through() => {
-                self.device.heal();
-                self.blows.clear();
+                if self.device.is_resized() {
+                    // It is to be read once more.
+                    return self.restore_size();
+                }
+                if self.state != 1 {
+                    return;
+                }
+                self.heal();
                 self.stage = Stage::Verifying;
             }
+            Stage::Working if self.device.is_resized() && self.host.sent >= self.resized_until => {
+                self.restore_size();
+            }
+            Stage::Working if self.watchman.is_to_go_back(self.host.sent) => self.go_back(),
             Stage::Verifying if quiet && self.host.is_done() => {
                 self.stage = Stage::Closing;
-                self.partition.controller.request_shutdown();
+                self.stop_service();
             }
             _ => {}
         }
@@ -344,14 +428,13 @@ impl<'p> World<'p> {
         }
         let (time, passes) = (at.0 - self.progress_at.0, at.1 - self.progress_at.1);
         if time > HANG_NS || passes > HANG_PASSES {
-            let controller = self.partition.controller;
-            let pending = self.host.pending();
+            let (device, pending) = (self.partition.device, self.host.pending());
+            let (state, body) = (STATES[self.partition.state()], self.body);
             self.shared.violate(|| {
                 format!(
-                    "{pending} operations hang for {time} ns and {passes} passes; controller \
-                     {:?}, {:?}",
-                    controller.state(),
-                    controller.stats()
+                    "{pending} operations hang for {time} ns and {passes} passes; partition \
+                     {body:?}, device {state}, {:?}",
+                    device.stats()
                 )
             });
         }
@@ -366,6 +449,8 @@ impl<'p> World<'p> {
             ("read shows an earlier one", seen.older),
             ("spoilt block caught", seen.caught),
             ("completion queue full", model.cq_full),
+            ("bridge request", self.fortune.taken),
+            ("ring to the partition full", self.host.full),
             ("operation good", self.host.codes[0]),
             ("operation failed", self.host.codes[1]),
             ("operation dropped", self.host.codes[2]),
@@ -378,7 +463,7 @@ impl<'p> World<'p> {
             shared.oracle.borrow().digest,
             self.device.digest(),
             self.partition.digest(),
-            self.rng.clone().next_u64(),
+            self.chance(),
         ];
         let mix =
             |sum: u64, part: &u64| (sum.rotate_left(7) ^ part).wrapping_mul(0x2545_f491_4f6c_dd1d);
@@ -392,7 +477,7 @@ impl<'p> World<'p> {
                 None => what,
             }),
             ops: self.host.sent,
-            commands: model.io,
+            commands: model.io + self.fortune.taken,
             faults: shared.faults.get(),
             events,
             trace_hash,

@@ -12,7 +12,7 @@ pub(crate) const SIM: &str = "hybrid-sim";
 /// Runs it with `options` and gives its exit code.
 pub(crate) fn run(project: &Project, options: &[String]) -> Result<u8> {
     let status = Command::new("cargo")
-        .args(["run", "--release", "--quiet", "-p", SIM, "--"])
+        .args(["run", "--profile", "simulation", "--quiet", "-p", SIM, "--"])
         .args(options)
         .current_dir(&project.root)
         .status()

@@ -16,6 +16,11 @@ impl Oracle {
         let blocks = &mut self.blocks;
         self.listed.retain(|at| {
             let block = &mut blocks[*at as usize];
+            if block.cands.len() == 1 && block.damaged_medium == 0 {
+                // What it holds is what is on the medium, whatever became of the flush.
+                block.listed = false;
+                return false;
+            }
             if good {
                 let safe = |c: &&Cand| c.is(ACKED) && !c.is(DOUBT) && c.end < token.start;
                 if let Some(start) = block.cands.iter().filter(safe).map(|cand| cand.start).max() {

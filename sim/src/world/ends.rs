@@ -1,33 +1,54 @@
 //! Blows of fate, and what comes after them: the end of a partition, and the next one.
 
-use nvme_driver::ControllerState;
+use hybrid_policy::policy::Ending;
+use nvme_driver::{Device, DeviceParts};
 
+use super::supervise::Body;
 use super::{Stage, World, rings};
 use crate::catalogue::{Deed, World as Blow};
 use crate::device::span_ns;
+use crate::kernel::Kernel;
 use crate::partition::Partition;
 use crate::tape::{What, Who};
+use core_runtime::clock::Clock;
+
+/// The longest that a process or the host is stopped, and that a device is not to be had: beyond
+/// what a supervisor waits for it.
+const STOP_NS: u64 = 12_000_000_000;
+const HELD_NS: u64 = 14_000_000_000;
 
 impl World<'_> {
+    /// Strikes with what is due; what needs the controller waits for it.
     pub(super) fn strike(&mut self) {
-        while let Some(&at) = self.blows.front() {
-            let fault = self.plan.faults[at];
-            if fault.at > self.host.sent || self.ending || self.stage != Stage::Working {
+        let sent = self.host.sent;
+        while self.blows.front().is_some_and(|at| self.plan.faults[*at].at <= sent) {
+            if self.ending || self.body != Body::Alive || self.stage != Stage::Working {
                 return;
             }
-            self.blows.pop_front();
+            let may = |at: &usize| {
+                let fault = self.plan.faults[*at];
+                let Deed::World(blow) = fault.deed() else { return false };
+                let here = self.kernel.is_none() || !blow.needs_controller();
+                // A driver that never saw the true size believes the other one.
+                let seen = blow != Blow::Resize || self.state == 1;
+                fault.at <= sent && here && seen
+            };
+            let Some(place) = self.blows.iter().position(may) else { return };
+            let Some(at) = self.blows.remove(place) else { return };
+            let fault = self.plan.faults[at];
             if let Deed::World(blow) = fault.deed() {
                 self.shared.event(Who::Device, What::World, [fault.kind as u64, fault.choice, 0]);
                 self.shared.reach(&format!("fault {}", fault.kind().name), 1);
+                if !matches!(blow, Blow::Jump | Blow::Still) {
+                    self.shared.faults.set(self.shared.faults.get() + 1);
+                }
                 self.strike_with(blow, fault.choice);
             }
         }
     }
 
-    pub(super) fn strike_with(&mut self, blow: Blow, choice: u64) {
-        if !matches!(blow, Blow::Jump | Blow::Still) {
-            self.shared.faults.set(self.shared.faults.get() + 1);
-        }
+    fn strike_with(&mut self, blow: Blow, choice: u64) {
+        let (few, now) = (u32::try_from(1 + choice % 64).unwrap_or(1), self.now());
         match blow {
             Blow::Jump => {
                 let ns = span_ns(choice, 100_000_000_000);
@@ -36,48 +57,108 @@ impl World<'_> {
                 self.shared.event(Who::Device, What::Jump, [ns / 1_000, 0, 0]);
             }
             Blow::Still => self.still = u32::try_from(choice % 500).unwrap_or(0),
-            Blow::Reset => self.partition.controller.request_reset(),
-            Blow::Shutdown => {
-                self.partition.controller.request_shutdown();
-                self.ending = true;
+            Blow::Reset => self.request_reset(),
+            Blow::Shutdown => self.stop_service(),
+            Blow::Restart => {
+                self.watchman.restart_asked();
+                self.end_partition();
             }
             Blow::Silence => self.device.be_silent(u32::try_from(1 + choice % 4).unwrap_or(1)),
             Blow::Abort => self.device.change_aborts(choice),
-            Blow::Crash => self.restart(false),
-            Blow::PowerCut => self.restart(true),
+            Blow::RegistersGone => self.device.be_gone(),
+            Blow::Unbind => {
+                self.device.be_gone();
+                self.watchman.hold(1 + choice % HELD_NS);
+            }
+            Blow::IommuFault => {
+                self.check_mistakes();
+                if let Err(error) = self.device.iommu_fault() {
+                    self.shared.violate(|| format!("memory cannot be mapped again: {error}"));
+                }
+            }
+            Blow::Resize => {
+                self.resized_until = self.host.sent + 1 + choice % 400;
+                if self.device.resize(self.plan, true) {
+                    self.request_reset();
+                }
+            }
+            Blow::Hang => self.hang(choice),
+            Blow::Stop => self.stop_process(now + span_ns(choice, STOP_NS)),
+            Blow::HostStop => self.watchman.stop_host(now + span_ns(choice, STOP_NS)),
+            Blow::HostCrash => self.host_crash(),
+            Blow::Crash | Blow::Held | Blow::Refused => {
+                if blow == Blow::Held {
+                    self.watchman.hold(1 + choice % HELD_NS);
+                } else if blow == Blow::Refused {
+                    self.watchman.refuse(u32::try_from(1 + choice % 3).unwrap_or(1));
+                }
+                let killed = choice & 1 << 32 == 0;
+                self.watchman.dies_as = if killed { Ending::Killed } else { Ending::Crashed };
+                self.shared.crash_in.set(few);
+            }
+            Blow::PowerCut => self.power_cut(),
         }
+    }
+
+    fn request_reset(&self) {
+        if let Device::Nvme(controller) = self.partition.device {
+            controller.request_reset();
+        }
+    }
+
+    /// The namespace says how large it is again. Its driver has refused it for good, so somebody
+    /// has the partition started again.
+    pub(super) fn restore_size(&mut self) {
+        if self.device.resize(self.plan, false) {
+            self.watchman.restart_asked();
+            self.end_partition();
+        }
+    }
+
+    /// No more faults.
+    pub(super) fn heal(&mut self) {
+        self.device.heal();
+        self.fortune.heal();
+        self.watchman.heal();
+        self.blows.clear();
+        self.shared.crash_in.set(0);
+    }
+
+    /// The partition is asked to let its device go and to end.
+    pub(super) fn end_partition(&mut self) {
+        self.partition.close();
+        self.ending = true;
     }
 
     // ---- ends of partitions ------------------------------------------------------------------
 
-    /// The controller is off or has failed, and everything is answered.
+    /// The device is off or has failed, and everything is answered: the partition ends.
     pub(super) fn end_incarnation(&mut self) {
-        let controller = self.partition.controller;
-        match controller.state() {
-            ControllerState::Off => self.partition.check_leaks(false),
-            ControllerState::Failed(_) => self.partition.check_leaks(true),
+        let (off, failed) = (self.partition.state() == 4, self.partition.state() == 5);
+        if !off && !failed {
             // A shutdown that was asked for is still under way.
-            _ => return,
-        }
-        self.partition.check_flushes(self.device.refused_flushes);
-        if self.stage == Stage::Closing {
-            if controller.state() != ControllerState::Off {
-                let state = controller.state();
-                self.shared.violate(|| format!("the last shutdown ended in {state:?}"));
-            }
-            self.collect();
-            self.check_mistakes();
-            self.stage = Stage::Done;
             return;
         }
-        self.restart(false);
+        self.partition.check_leaks(failed);
+        let refused = self.kernel.as_ref().map(|kernel| kernel.refused_flushes);
+        self.partition.check_flushes(refused.unwrap_or(self.device.refused_flushes));
+        if self.stage == Stage::Closing && !off {
+            self.shared.violate(|| "the last shutdown ended in a failure".to_owned());
+        }
+        self.die(if off { Ending::Done } else { Ending::DeviceGone });
     }
 
-    /// The partition is gone: fence, and the next one.
-    pub(super) fn restart(&mut self, power_cut: bool) {
+    /// Nothing of the dead partition's reaches memory any more: what it still said is heard, and
+    /// the rest of what it was asked is lost.
+    pub(super) fn fence(&mut self, power_cut: bool, hears: bool) {
         self.collect();
         self.check_mistakes();
+        if hears {
+            let taken = self.host.take(&self.taking, self.plant);
+            self.shared.reach("answer taken after a death", taken.into());
+        }
         self.host.lose();
+        self.kernel = None;
         if power_cut {
             let (kept, lost) = self.device.with(|model| model.power_cut()).unwrap_or_default();
             self.shared.reach("cached write kept by a power cut", kept);
@@ -90,22 +171,29 @@ impl World<'_> {
         if power_cut {
             oracle.power_cut();
         }
-        drop(oracle);
-        self.shared.reach("new partition", 1);
-        if let Err(error) = self.next_incarnation() {
-            self.shared.violate(|| format!("no new partition: {error}"));
-        }
     }
 
-    pub(super) fn next_incarnation(&mut self) -> Result<(), String> {
+    /// Starts the next incarnation, on the controller or, with `fallback`, on the host's kernel.
+    pub(super) fn next_incarnation(&mut self, fallback: bool) -> Result<(), String> {
+        self.shared.reach("new partition", 1);
         let number = self.shared.reached.borrow().get("new partition").copied().unwrap_or(0) + 1;
-        let parts = self.device.parts()?;
+        self.device.resize(self.plan, false);
+        let arena = self.device.memory(!fallback)?;
         let ((sending, commands), (answers, taking)) = rings(self.plan, number)?;
-        let ends = (commands, answers);
-        self.partition = Partition::start(self.plan, parts, ends, self.shared.clone())?;
+        let (ends, shared) = ((commands, answers), self.shared.clone());
+        let start = |parts| Partition::start(self.plan, (parts, arena), ends, shared);
+        if fallback {
+            let clock = Clock::manual(self.shared.clock);
+            let (parts, open) = Kernel::lay(self.plan, arena, number, clock)?;
+            self.partition = start(DeviceParts::Bridge(parts))?;
+            self.kernel = Some(open()?);
+        } else {
+            self.partition = start(DeviceParts::Nvme(self.device.parts(arena)))?;
+        }
         (self.sending, self.taking) = (sending, taking);
-        (self.ending, self.state, self.quiet) = (false, 0, 0);
-        self.shared.event(Who::Queues, What::Restart, [number, 0, 0]);
+        (self.ending, self.state, self.quiet, self.body) = (false, 0, 0, Body::Alive);
+        self.progress_at = (self.now(), self.passes);
+        self.shared.event(Who::Queues, What::Restart, [number, u64::from(fallback), 0]);
         Ok(())
     }
 
@@ -123,7 +211,7 @@ impl World<'_> {
 
     /// Adds what the incarnation's counters say to what was reached.
     pub(super) fn collect(&self) {
-        let stats = self.partition.controller.stats();
+        let stats = self.partition.device.stats();
         let ignored = stats.io.ignored;
         for (name, count) in [
             ("abort", stats.aborts),
@@ -139,6 +227,7 @@ impl World<'_> {
             ("retry", stats.io.retries),
             ("queue full", stats.io.full),
             ("sqhd that cannot be", stats.io.bad_sqhd),
+            ("namespace refused", stats.namespaces_refused),
             ("ignored: cid beyond", ignored.cid_beyond),
             ("ignored: cid of a free slot", ignored.free_slot),
             ("ignored: duplicate", ignored.duplicate),
@@ -146,6 +235,11 @@ impl World<'_> {
             ("ignored: sqid", ignored.sqid),
         ] {
             self.shared.reach(name, count);
+        }
+        let ready = self.kernel.is_none() && self.state == 1 && !self.device.is_resized();
+        if ready && self.plan.liar != 0 && stats.namespaces_refused == 0 {
+            let liar = self.plan.liar;
+            self.shared.violate(|| format!("namespace 2 lies (way {liar}) and is not refused"));
         }
         let quiet = stats.aborts + stats.resets + stats.queue_resets + ignored.total();
         if self.shared.faults.get() == 0 && quiet != 0 {

@@ -1,11 +1,14 @@
-//! A campaign as a row of processes of a few runs each.
+//! A campaign as rows of processes of a few runs each, one row a job.
 //!
 //! A partition's memory is never given back, as on a real one, so that a process which runs
-//! thousands of them would grow without end.
+//! thousands of them would grow without end. Totals do not depend on who ran what: counts and
+//! hashes are sums over the runs.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Instant;
 
 use hybrid_conventions::Exit;
 use hybrid_sim::{Limit, Total};
@@ -13,7 +16,7 @@ use hybrid_sim::{Limit, Total};
 use crate::TELL_EVERY;
 use crate::cli::Cli;
 
-/// Operations of one child: some ten seconds, and a few hundred MiB.
+/// Operations of one child: a few seconds, and a few hundred MiB.
 const CHILD_OPS: u64 = 2_000_000;
 
 /// Prints totals so that `Lines::take` reads them.
@@ -25,6 +28,7 @@ pub(crate) fn print_lines(total: &Total) {
         ("faults", total.faults),
         ("blocks", total.blocks),
         ("caught", total.caught),
+        ("violations", total.violations),
         ("trace", total.trace_hash),
         ("state", total.state_hash),
     ] {
@@ -42,7 +46,6 @@ fn take(total: &mut Total, line: &str) -> bool {
     match (head, second, third) {
         (Some("total"), Some(name), Some(count)) => {
             let Ok(count) = count.parse::<u64>() else { return false };
-            let mix = |sum: u64| (sum.rotate_left(17) ^ count).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             match name {
                 "runs" => total.runs += count,
                 "commands" => total.commands += count,
@@ -50,8 +53,9 @@ fn take(total: &mut Total, line: &str) -> bool {
                 "faults" => total.faults += count,
                 "blocks" => total.blocks += count,
                 "caught" => total.caught += count,
-                "trace" => total.trace_hash = mix(total.trace_hash),
-                "state" => total.state_hash = mix(total.state_hash),
+                "violations" => total.violations += count,
+                "trace" => total.trace_hash = total.trace_hash.wrapping_add(count),
+                "state" => total.state_hash = total.state_hash.wrapping_add(count),
                 _ => return false,
             }
             true
@@ -65,62 +69,123 @@ fn take(total: &mut Total, line: &str) -> bool {
     }
 }
 
-/// Runs children until the limit.
-pub(crate) fn campaign(cli: &Cli) -> Result<Exit, String> {
-    let (mut total, limit, shape) = (Total::default(), cli.limit(), cli.shape());
-    let (start, mut told) = (Instant::now(), Instant::now());
-    let most = (CHILD_OPS / cli.run_ops).max(1);
-    let mut good = true;
-    while good && !is_over(limit, &total, start.elapsed()) {
-        let runs = match limit {
-            Limit::Runs(runs) => most.min(runs - total.runs),
-            // Small steps, so that the limit is not passed by much.
+/// What the jobs share.
+struct Row<'a> {
+    cli: &'a Cli,
+    limit: Limit,
+    start: Instant,
+    told: Instant,
+    total: Total,
+    /// Runs given to children so far, and of those the ones that still run.
+    given: u64,
+    running: u64,
+    /// Something was wrong: nothing new is begun.
+    stopped: bool,
+}
+
+impl Row<'_> {
+    /// The next runs for a child: the first one's number, and how many; `None` at the end.
+    fn claim(&mut self) -> Option<(u64, u64)> {
+        let run_ops = self.cli.run_ops;
+        let most = (CHILD_OPS / run_ops).max(1);
+        let took = self.start.elapsed();
+        let runs = match self.limit {
+            Limit::Runs(runs) => most.min(runs - self.given),
+            // Small steps, so that the limit is not passed by much. An operation is a command at
+            // least, or as good as one.
             Limit::Commands(commands) => {
-                most.min((commands - total.commands).div_ceil(cli.run_ops).max(1))
+                let left = commands.saturating_sub(self.total.commands + self.running * run_ops);
+                most.min(left.div_ceil(run_ops))
             }
-            Limit::Time(time) if time.saturating_sub(start.elapsed()) < TELL_EVERY => 1,
+            Limit::Time(time) if took >= time => 0,
+            Limit::Time(time) if time - took < TELL_EVERY => 1,
             Limit::Time(_) | Limit::Never => most,
         };
-        good = child(cli, &mut total, runs)?;
-        total.took = start.elapsed();
-        if told.elapsed() >= TELL_EVERY {
-            told = Instant::now();
-            eprintln!("{total}, next seed {}", cli.seed.wrapping_add(total.runs));
+        if runs == 0 || self.stopped {
+            return None;
+        }
+        let first = self.given;
+        self.given += runs;
+        self.running += runs;
+        Some((first, runs))
+    }
+
+    /// A child has ended, well or not.
+    fn ended(&mut self, total: &Total, runs: u64, good: bool) {
+        self.running -= runs;
+        self.stopped |= !good;
+        self.total.merge(total);
+        self.total.took = self.start.elapsed();
+        if self.told.elapsed() >= TELL_EVERY {
+            self.told = Instant::now();
+            let next = self.cli.seed.wrapping_add(self.given);
+            eprintln!("{}, next seed {next}", self.total);
         }
     }
-    println!("{total}");
+}
+
+/// Runs children until the limit, as many at once as there are jobs.
+pub(crate) fn campaign(cli: &Cli) -> Result<Exit, String> {
+    let now = Instant::now();
+    let row = Mutex::new(Row {
+        cli,
+        limit: cli.limit(),
+        start: now,
+        told: now,
+        total: Total::default(),
+        given: 0,
+        running: 0,
+        stopped: false,
+    });
+    let failed: Vec<String> = thread::scope(|scope| {
+        let jobs: Vec<_> = (0..cli.jobs).map(|_| scope.spawn(|| job(cli, &row))).collect();
+        jobs.into_iter().filter_map(|job| job.join().ok()?.err()).collect()
+    });
+    if let Some(error) = failed.into_iter().next() {
+        return Err(error);
+    }
+    let Row { total, given, stopped, .. } =
+        row.into_inner().unwrap_or_else(PoisonError::into_inner);
+    println!("{}", total.faults_by_kind());
     println!(
         "seeds {} to {}, trace hash {:016x}, state hash {:016x}",
         cli.seed,
-        cli.seed.wrapping_add(total.runs.saturating_sub(1)),
+        cli.seed.wrapping_add(given.saturating_sub(1)),
         total.trace_hash,
         total.state_hash
     );
-    let missing = total.missing(&shape);
+    let missing = total.missing(&cli.shape());
+    let good = !stopped && total.violations == 0;
     if good && !missing.is_empty() {
         println!("never reached: {}", missing.join(", "));
     }
+    println!("{total}, {}", cli.jobs_in_words());
     Ok(if good && missing.is_empty() { Exit::Ok } else { Exit::Error })
 }
 
-fn is_over(limit: Limit, total: &Total, took: Duration) -> bool {
-    match limit {
-        Limit::Commands(commands) => total.commands >= commands,
-        Limit::Time(time) => took >= time,
-        Limit::Runs(runs) => total.runs >= runs,
-        Limit::Never => false,
+/// One child after the other.
+fn job(cli: &Cli, row: &Mutex<Row<'_>>) -> Result<(), String> {
+    let lock = || row.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        let Some((first, runs)) = lock().claim() else { return Ok(()) };
+        let mut total = Total::default();
+        let good = child(cli, &mut total, (first, runs));
+        lock().ended(&total, runs, good == Ok(true));
+        good?;
     }
 }
 
-/// One child of `runs` runs; false if one of them was wrong.
-fn child(cli: &Cli, total: &mut Total, runs: u64) -> Result<bool, String> {
+/// One child of `runs` runs from run `first` on; false if one of them was wrong.
+fn child(cli: &Cli, total: &mut Total, (first, runs): (u64, u64)) -> Result<bool, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut command = Command::new(program);
     command.arg("--lines").arg("--bundles").arg(&cli.bundles);
-    let seed = cli.seed.wrapping_add(total.runs).to_string();
-    for (name, value) in
-        [("--seed", seed), ("--runs", runs.to_string()), ("--run-ops", cli.run_ops.to_string())]
-    {
+    let seed = cli.seed.wrapping_add(first);
+    for (name, value) in [
+        ("--seed", seed.to_string()),
+        ("--runs", runs.to_string()),
+        ("--run-ops", cli.run_ops.to_string()),
+    ] {
         command.arg(name).arg(value);
     }
     if let Some(workload) = cli.workload {
@@ -148,13 +213,42 @@ fn child(cli: &Cli, total: &mut Total, runs: u64) -> Result<bool, String> {
     match status.code() {
         Some(0) => Ok(true),
         Some(1) => Ok(false),
-        _ => Err(format!("a child ended with {status}; its first seed was {}", cli.seed)),
+        _ => {
+            let last = seed.wrapping_add(runs - 1);
+            Err(format!("a child ended with {status}; its seeds were {seed} to {last}"))
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser as _;
+
+    #[test]
+    fn every_run_is_given_to_one_child_and_no_more_of_them_than_asked_for() {
+        let cli = Cli::try_parse_from("sim --runs 45 --run-ops 100000".split(' ')).expect("good");
+        let now = Instant::now();
+        let mut row = Row {
+            cli: &cli,
+            limit: cli.limit(),
+            start: now,
+            told: now,
+            total: Total::default(),
+            given: 0,
+            running: 0,
+            stopped: false,
+        };
+        assert_eq!(
+            [row.claim(), row.claim(), row.claim()],
+            [Some((0, 20)), Some((20, 20)), Some((40, 5))]
+        );
+        assert_eq!(row.claim(), None);
+        row.limit = Limit::Commands(4_600_000);
+        assert_eq!(row.claim(), Some((45, 1)), "those that still run count as if they were done");
+        row.ended(&Total::default(), 20, false);
+        assert_eq!(row.claim(), None, "nothing is begun after a violation");
+    }
 
     #[test]
     fn lines_of_children_add_up_and_others_are_passed_on() {

@@ -9,13 +9,14 @@ use hybrid_sim::{Limit, Shape, Workload};
 /// Simulates scheduler, rings, driver and controller in one process, on a virtual clock.
 ///
 /// Runs one after the other, each from the next seed, until `--commands`, `--for`, `--runs`, or
-/// until it is stopped; then one line of totals. The same seed gives the same run, bit for bit. A
-/// run that is wrong leaves a bundle, a text file that `--repro` repeats. docs/simulation.md.
+/// until it is stopped; then the faults by kind and, last, one line of totals. The same seed gives
+/// the same run, bit for bit. A run that is wrong leaves a bundle, a text file that `--repro`
+/// repeats. docs/simulation.md.
 ///
 /// Exit codes: 0 nothing wrong, 1 a violation, something not reached, or an error, 130 and 143 on
 /// signals (progress is on stderr every ten seconds).
 #[derive(Clone, Debug, Parser)]
-#[command(name = "cargo xtask sim", version)]
+#[command(name = "cargo xtask sim", bin_name = "cargo xtask sim", version)]
 pub(crate) struct Cli {
     /// Seed of the first run
     #[arg(long, value_name = "N", default_value_t = 1, env = "HYBRID_SEED")]
@@ -29,6 +30,10 @@ pub(crate) struct Cli {
     /// Stop after so many runs
     #[arg(long, value_name = "N")]
     pub(crate) runs: Option<u64>,
+    /// Processes at once, each with seeds of its own; the totals do not depend on it
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) jobs: u16,
     /// Operations of a run
     #[arg(long, value_name = "N", default_value_t = 100_000,
           value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
@@ -88,6 +93,13 @@ impl Cli {
             workload: self.workload,
             swarm: self.swarm,
             faults,
+        }
+    }
+
+    pub(crate) fn jobs_in_words(&self) -> String {
+        match self.jobs {
+            1 => "one job".to_owned(),
+            jobs => format!("{jobs} jobs"),
         }
     }
 
