@@ -4,6 +4,10 @@
 //! never blocks and allocates nothing; one call does the work of one slice. Callers with their own
 //! framing (MoldUDP64, SoupBinTCP) give each [`Frame`] to [`Pipeline::frame`] instead.
 
+mod steps;
+
+pub use steps::{StepClock, Steps};
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::book::{Apply, BookMark, BookStorage, Books, Inconsistency, Sink};
@@ -253,13 +257,18 @@ impl<S: Sink> OnFrame<FeedError> for Feed<'_, '_, S> {
 impl Handler<'_> {
     #[inline(always)]
     fn frame<S: Sink>(&mut self, frame: Frame<'_>, sink: &mut S) -> Result<(), FeedError> {
-        let kind = frame.bytes.first().copied().unwrap_or(0);
-        let count = &mut self.counts.by_kind[usize::from(kind)];
-        *count = count.wrapping_add(1);
+        self.count(&frame);
         match dispatch(frame.bytes, &mut Apply { books: &mut self.books, sink }) {
             Ok(()) => Ok(()),
             Err(fault) => self.refuse(frame.length, frame.at, fault),
         }
+    }
+
+    #[inline(always)]
+    fn count(&mut self, frame: &Frame<'_>) {
+        let kind = frame.bytes.first().copied().unwrap_or(0);
+        let count = &mut self.counts.by_kind[usize::from(kind)];
+        *count = count.wrapping_add(1);
     }
 
     /// A message is wrong: stop or count.

@@ -80,7 +80,7 @@ fn start(
     device.record_latencies_into(LatencyHistograms::of(partition.metrics()));
     let bump = partition.bump();
     let progress = bump.alloc(Progress::default()).map_err(HandlerError::NoMemory)?;
-    let metrics = partition.add_metrics(JobMetrics::register)?;
+    let metrics = partition.add_metrics(|writer| JobMetrics::register(writer, &job))?;
     let metrics = bump.alloc(metrics).map_err(HandlerError::NoMemory)?;
     let desk = Desk { partition, device, metrics, progress };
     let options = TaskOptions::normal("job").budget_ns(JOB_BUDGET_NS);

@@ -9,7 +9,7 @@ use hybrid_abi::Record;
 use hybrid_abi::feed::Superblock;
 use hybrid_abi::feed_job::{
     FeedFigures, FeedJob, FeedStarted, JOB_INGEST, JOB_LENIENT, JOB_NO_PROBE, JOB_OVERWRITE,
-    JOB_REPLAY, JOB_SYNTHETIC,
+    JOB_REPLAY, JOB_STEPS, JOB_SYNTHETIC,
 };
 use hybrid_abi::feed_journal::{JOB_RECORD, JournalFigures, JournalJob};
 use hybrid_abi::metrics::MetricUnit;
@@ -24,6 +24,7 @@ use super::probe::{BUFFERS, Probed, probe};
 use super::progress::Progress;
 use super::replay::{ReplayJob, replay};
 use super::sink::{EventSink, LOCATES};
+use super::steps::{StepHistograms, StepWatch};
 use super::store::Store;
 use crate::book::{BookStorage, Capacity};
 use crate::field::Symbol;
@@ -41,14 +42,16 @@ pub struct JobMetrics {
     /// All commands of the probe as the driver sees them, the pauses of its bursts included: apart,
     /// so that the latencies of the work stay those of the work.
     pub probe_command_ns: Histogram,
+    /// What the steps of a replay take, for a report.
+    pub steps: Option<StepHistograms>,
 }
 
 impl JobMetrics {
-    /// Adds them to the partition's metrics.
+    /// Adds those of `job` to the partition's metrics.
     ///
     /// # Errors
     /// [`MetricsError`] if there is no room.
-    pub fn register(writer: &mut MetricsWriter) -> Result<Self, MetricsError> {
+    pub fn register(writer: &mut MetricsWriter, job: &FeedJob) -> Result<Self, MetricsError> {
         Ok(Self {
             bytes_total: writer.gauge("feed_bytes_total", MetricUnit::BYTES)?,
             bytes_written: writer.gauge("feed_bytes_written", MetricUnit::BYTES)?,
@@ -56,6 +59,10 @@ impl JobMetrics {
             messages: writer.gauge("feed_messages", MetricUnit::COUNT)?,
             single_read_ns: writer.histogram("single_read_ns", MetricUnit::NANOSECONDS)?,
             probe_command_ns: writer.histogram("probe_command_ns", MetricUnit::NANOSECONDS)?,
+            steps: match job.has(JOB_STEPS) {
+                true => Some(StepHistograms::register(writer)?),
+                false => None,
+            },
         })
     }
 
@@ -181,7 +188,9 @@ async fn run_replay(
     };
     tell(desk, &started).await;
     let begin = clock.now();
-    let replay_job = ReplayJob { window: job.queue_depth as usize, from, keeper: &keeper, clock };
+    let steps = StepWatch::new(clock, desk.metrics.steps);
+    let window = job.queue_depth as usize;
+    let replay_job = ReplayJob { window, from, keeper: &keeper, clock, steps };
     let spawner = desk.partition.spawner();
     let outcome =
         replay(store, superblock, replay_job, &mut pipeline, &mut sink, spawner, desk.progress)

@@ -24,6 +24,7 @@ mod probes;
 pub mod progress;
 pub mod replay;
 pub mod sink;
+pub mod steps;
 pub mod store;
 
 pub use error::HandlerError;

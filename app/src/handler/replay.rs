@@ -19,6 +19,7 @@ use super::keep::{Keeper, Place};
 use super::probes;
 use super::progress::Progress;
 use super::sink::EventSink;
+use super::steps::StepWatch;
 use super::store::Store;
 use crate::pipeline::Pipeline;
 
@@ -26,7 +27,7 @@ use crate::pipeline::Pipeline;
 pub const SLICE_BYTES: usize = 2048;
 
 /// What is to be read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct ReplayJob<'a> {
     /// Reads in flight, at most [`WINDOW_MAX`].
     pub window: usize,
@@ -36,6 +37,8 @@ pub struct ReplayJob<'a> {
     pub keeper: &'a Keeper,
     /// For the time that it takes.
     pub clock: Clock,
+    /// Who measures its steps, where a report wants them.
+    pub steps: StepWatch,
 }
 
 /// What was read.
@@ -61,18 +64,21 @@ pub async fn replay(
     progress: &Progress,
 ) -> Result<Replayed, HandlerError> {
     progress.bytes_total.set(superblock.feed_bytes);
-    let ReplayJob { window, from, keeper, clock } = job;
+    let ReplayJob { window, from, keeper, clock, mut steps } = job;
     let mut reader = ChunkReader::start(store, superblock, window, from.chunk)?;
     let mut offset = usize::try_from(from.offset).unwrap_or(usize::MAX);
     while let Some((sequence, read)) = reader.next() {
+        steps.begin();
         let buf = read.await.map_err(|failed| HandlerError::Chunk {
             what: "read",
             chunk: sequence,
             error: failed.error,
         })?;
+        steps.waited();
         let probes = spawner.probes();
         probes::CHUNK.emit(probes, 0, sequence, 0);
         let payload = checked_payload(buf.as_slice(), superblock, sequence)?;
+        steps.checked();
         let bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         probes::CHECKED.emit(probes, bytes, sequence, 0);
         for slice in payload.get(offset..).unwrap_or_default().chunks(SLICE_BYTES) {
@@ -82,8 +88,7 @@ pub async fn replay(
                 wait_for_room(sink, slice.len(), spawner, progress).await?;
             }
             keeper.open();
-            pipeline.feed(slice, sink)?;
-            sink.publish();
+            steps.feed(pipeline, slice, sink)?;
             offset += slice.len();
             Progress::add(&progress.bytes_read, slice.len() as u64);
             if spawner.budget().exceeded() {

@@ -34,6 +34,11 @@ impl Machine {
         run::start(args)
     }
 
+    /// Starts a command that ends up in the program.
+    pub(crate) fn start_command(&self, command: Command) -> Started {
+        run::start_command(command)
+    }
+
     /// Runs a command that ends up in the program.
     pub(crate) fn run_command(&self, command: Command) -> Run {
         run::start_command(command).wait()

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +12,7 @@ use hybrid_conventions::testing::skipped;
 use serde_json::{Value, json};
 
 use crate::machine::Machine;
-use crate::run::Started;
+use crate::run::{PROGRAM, Started};
 use crate::temp::{TempDir, text};
 
 /// Slow enough that the partition is met at work.
@@ -66,7 +67,10 @@ fn a_client_restarts_and_drains_the_partition_and_every_line_is_json() {
     args.extend(["--metrics", "127.0.0.1:0", "--metrics-textfile", text(&prom)]);
     args.extend(["--metrics-every", "10ms"]);
     args.extend(SLOW);
-    let started = machine.start(&args);
+    // As a service's unit has it; the collector is another user all the same.
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 077; exec \"$0\" \"$@\"", PROGRAM]).args(&args);
+    let started = machine.start_command(command);
     let stream = connect(&started, &run_dir);
     assert_eq!(incarnation(&started, &stream, 1), 1);
     let asked = call(&stream, "partition_restart");
@@ -81,6 +85,8 @@ fn a_client_restarts_and_drains_the_partition_and_every_line_is_json() {
         assert!(begun.elapsed() < Duration::from_secs(60), "the file is not written again");
         assert!(started.runs_for(Duration::from_millis(5)), "it ended early");
     }
+    let mode = std::fs::metadata(&prom).expect("a file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o644);
     assert_eq!(call(&stream, "partition_drain")["result"]["asked"], "drain");
     drop(stream);
     let run = started.wait();
@@ -107,6 +113,9 @@ fn figures_are_served_while_it_runs() {
     let at = format!("unix:{}", socket.display());
     let mut args = vec!["--messages", "50k", "--metrics", &at, "--run-dir", text(&run_dir)];
     args.extend(SLOW);
+    // It measures the steps of its replay then, too.
+    let page = dir.path("out.html");
+    args.extend(["--report", text(&page)]);
     let started = machine.start(&args);
     let stream = connect(&started, &run_dir);
     incarnation(&started, &stream, 1);
@@ -116,6 +125,16 @@ fn figures_are_served_while_it_runs() {
     scrape.read_to_string(&mut answer).expect("an answer");
     assert!(answer.contains("\nhybrid_partition_up{partition=\"feed-handler\",cpu="), "{answer}");
     assert!(answer.contains("\nhybrid_partition_starts_total 1\n"), "{answer}");
+    let families = answer.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let mut exported: Vec<&str> = families.filter_map(|line| line.split(' ').next()).collect();
+    exported.sort_unstable();
+    let document = include_str!("../../../docs/observability.md");
+    let rows = document.lines().filter(|line| line.starts_with("| `hybrid_"));
+    let first = rows.filter_map(|row| row.split(" | ").next());
+    let mut told: Vec<&str> = first.flat_map(|names| names.split('`').skip(1).step_by(2)).collect();
+    told.retain(|name| !name.starts_with("hybrid_mesh_"));
+    told.sort_unstable();
+    assert_eq!(told, exported, "docs/observability.md, and what is exported");
     drop(stream);
     started.signal("TERM");
     let run = started.wait();
@@ -160,6 +179,8 @@ fn a_report_is_a_page_that_holds_everything_it_shows() {
         "Latency over time",
         "How quiet the core was",
         "<th>replay",
+        "Steps of the replay",
+        "Steps of a message, by percentile",
         "A software model of a controller",
     ] {
         assert!(html.contains(wanted), "{wanted}");
@@ -168,7 +189,20 @@ fn a_report_is_a_page_that_holds_everything_it_shows() {
     let csv = std::fs::read_to_string(page.with_extension("csv")).expect("pieces");
     let columns = |line: &str| line.split(',').count();
     assert!(csv.lines().count() > 2 && csv.lines().all(|line| columns(line) == 10), "{csv}");
-    for kind in ["reads", "writes"] {
+    let steps = std::fs::read_to_string(page.with_extension("steps.csv")).expect("steps");
+    let steps: Vec<Vec<&str>> = steps.lines().map(|line| line.split(',').collect()).collect();
+    let names: Vec<_> = steps.iter().skip(1).map(|step| step[0]).collect();
+    assert_eq!(names, ["read", "wait", "check", "slice", "decode", "book", "output"]);
+    let number = |step: usize, column: usize| steps[step][column].parse::<u64>().expect("ns");
+    for step in 1..steps.len() {
+        assert_eq!(steps[step].len(), 9, "{steps:?}");
+        assert!(number(step, 2) != 0 && number(step, 4) <= number(step, 7), "{steps:?}");
+        assert!(html.contains(&format!("<tr><th>{}, a {}<td", steps[step][0], steps[step][1])));
+    }
+    assert_eq!(number(2, 2), number(3, 2), "each chunk was waited for and checked");
+    assert_eq!(number(5, 2), number(6, 2), "each message was decoded and met the books");
+    assert!(number(7, 2) < number(6, 2), "not each message tells something");
+    for kind in ["reads", "writes", "wait", "check", "slice", "decode", "book", "output"] {
         let path = page.with_extension(format!("{kind}.hgrm"));
         let hgrm = std::fs::read_to_string(path).expect("percentiles");
         assert!(hgrm.contains("Percentile TotalCount") && hgrm.contains("#[Max     ="), "{hgrm}");

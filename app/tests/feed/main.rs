@@ -11,5 +11,6 @@ mod peer;
 mod real_data;
 mod resume;
 mod slicing;
+mod steps;
 mod support;
 mod wild;

@@ -49,6 +49,8 @@ pub const JOB_SYNTHETIC: u32 = 1 << 5;
 pub const JOB_QUIET: u32 = 1 << 6;
 /// Leave out the measurement of single reads after a replay.
 pub const JOB_NO_PROBE: u32 = 1 << 7;
+/// Measure the steps of a replay: what a report's table shows.
+pub const JOB_STEPS: u32 = 1 << 8;
 
 /// Symbols of a filter; more than people type, few enough to be compared one by one.
 pub const JOB_SYMBOLS_MAX: usize = 64;

@@ -44,6 +44,18 @@ impl Distribution {
         self.max_ns
     }
 
+    /// All of them together.
+    #[must_use]
+    pub const fn sum_ns(&self) -> u64 {
+        self.sum_ns
+    }
+
+    /// Their mean; 0 without any.
+    #[must_use]
+    pub fn mean_ns(&self) -> u64 {
+        self.sum_ns.checked_div(self.count()).unwrap_or(0)
+    }
+
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> u64 {
@@ -177,5 +189,7 @@ mod tests {
         assert_eq!(values.quantile(500_000), 10);
         assert_eq!((values.quantile(990_000), values.quantile(1_000_000)), (20, 900));
         assert_eq!((Distribution::default().quantile(500_000), values.count()), (0, 100));
+        let values = Distribution::new([(10, 2), (30, 1)], 47, 30);
+        assert_eq!((values.mean_ns(), Distribution::default().mean_ns()), (15, 0));
     }
 }

@@ -76,17 +76,19 @@ pub fn section(title: &str, keys: &[(&str, &str)], chart: &str, words: &str) -> 
 }
 
 /// A table of rows, each with a name in front; of several columns the first row is the titles.
-/// Figures are not broken, words are.
+/// Figures and titles are not broken, words are.
 #[must_use]
 pub fn table(title: &str, rows: &[Vec<String>]) -> String {
     let mut out = format!("<section><h2>{}</h2><div class=wide><table>\n", escape(title));
-    for row in rows {
+    for (line, row) in rows.iter().enumerate() {
         out.push_str("<tr>");
         for (column, cell) in row.iter().enumerate() {
             let figure = cell.starts_with(|c: char| c.is_ascii_digit() || c == '-');
             let open = match column {
                 0 => "<th>",
-                _ if row.len() > 2 && figure && cell.len() < 16 => "<td class=number>",
+                _ if row.len() > 2 && (figure || line == 0) && cell.len() < 16 => {
+                    "<td class=number>"
+                }
                 _ => "<td>",
             };
             let _ = write!(out, "{open}{}", escape(cell));

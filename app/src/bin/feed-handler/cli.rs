@@ -292,7 +292,8 @@ pub(crate) struct MachineArgs {
     /// Print the result as JSON on stdout
     #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
-    /// Write a page with charts of the run; beside it .csv and .hgrm files with what they show
+    /// Write a page with charts of the run, and measure the steps of its replay for it; beside it
+    /// .csv and .hgrm files with what they show
     #[arg(long, value_name = "FILE.html", help_heading = "Output")]
     pub(crate) report: Option<PathBuf>,
     /// Draw another run's or program's latencies on the page's axes: a percentile file of

@@ -1,5 +1,7 @@
 //! `--report`: the run as a page with charts, and what they show as files beside it.
 
+mod steps;
+
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -13,6 +15,8 @@ use crate::course::{Course, Piece};
 use crate::failure::Failure;
 use crate::report::Report;
 
+pub(crate) use steps::{STEPS, Step};
+
 /// What the charts show beside the report.
 #[derive(Debug)]
 pub(crate) struct Shown {
@@ -23,6 +27,8 @@ pub(crate) struct Shown {
     pub(crate) passes: Distribution,
     pub(crate) stolen: Distribution,
     pub(crate) exceeded: Distribution,
+    /// What the steps of the replay took; empty where nothing was replayed from a feed.
+    pub(crate) steps: [(Step, Distribution); STEPS.len()],
     /// What others measured.
     pub(crate) beside: Vec<Beside>,
 }
@@ -60,7 +66,8 @@ pub(crate) fn prepare(machine: &MachineArgs) -> Result<(Option<Course>, Vec<Besi
     Ok((machine.report.as_ref().map(|_| Course::new()), beside))
 }
 
-/// Writes the page, `.csv` with its pieces, and `.reads.hgrm` and `.writes.hgrm`.
+/// Writes the page, `.csv` with its pieces, `.steps.csv` with the steps of the replay, and `.hgrm`
+/// for reads, writes and each step.
 pub(crate) fn write(path: &Path, report: &Report, shown: &Shown) -> Result<(), Failure> {
     let put = |path: &Path, text: &str| {
         std::fs::write(path, text).map_err(|error| {
@@ -69,7 +76,14 @@ pub(crate) fn write(path: &Path, report: &Report, shown: &Shown) -> Result<(), F
     };
     put(path, &page(report, shown))?;
     put(&path.with_extension("csv"), &csv(shown.course.pieces()))?;
-    for (name, values) in [("reads", &shown.reads), ("writes", &shown.writes)] {
+    if steps::are_measured(&shown.steps) {
+        put(&path.with_extension("steps.csv"), &steps::csv(&shown.steps))?;
+    }
+    let own = shown.steps.iter().filter(|(step, _)| step.is_own());
+    let steps = own.map(|(step, values)| (step.name, values));
+    for (name, values) in
+        [("reads", &shown.reads), ("writes", &shown.writes)].into_iter().chain(steps)
+    {
         if values.count() != 0 {
             put(&path.with_extension(format!("{name}.hgrm")), &values.hgrm())?;
         }
@@ -97,6 +111,7 @@ fn page(report: &Report, shown: &Shown) -> String {
     }
     course(&mut out, shown.course.pieces());
     out.push_str(&stages(report));
+    out.push_str(&steps::section(&shown.steps));
     out.push_str(&quiet(report, shown));
     out.push_str(&facts(report));
     let help = "docs/observability.md explains each figure.";

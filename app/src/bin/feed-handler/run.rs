@@ -25,7 +25,7 @@ use host_bridge::{
 use hybrid_abi::Name;
 use hybrid_abi::feed_job::{
     FeedJob, JOB_IDENTIFY, JOB_INGEST, JOB_LENIENT, JOB_NO_PROBE, JOB_OVERWRITE, JOB_REPLAY,
-    JOB_SYMBOLS_MAX, JOB_SYNTHETIC,
+    JOB_STEPS, JOB_SYMBOLS_MAX, JOB_SYNTHETIC,
 };
 use hybrid_abi::feed_journal::{JOB_JOURNAL, JOB_RECORD, JournalJob};
 use hybrid_conventions::{Count, CpuSet, Exit};
@@ -38,7 +38,7 @@ use crate::events::Events;
 use crate::failure::Failure;
 use crate::feed::{Feed, refuse_same_file};
 use crate::output;
-use crate::page::{self, Shown};
+use crate::page::{self, STEPS, Shown};
 use crate::progress::Progress;
 use crate::storage::{Choice, Storage, image_of, not_started};
 use crate::summary;
@@ -223,6 +223,9 @@ pub(crate) fn new_job(machine: &MachineArgs, flags: u32, feed: Option<&Feed>) ->
     }
     if machine.no_probe {
         job.flags |= JOB_NO_PROBE;
+    }
+    if machine.report.is_some() {
+        job.flags |= JOB_STEPS;
     }
     if let Some(feed) = feed {
         job.feed_name = Name::lossy(feed.name());
@@ -420,6 +423,7 @@ fn shown(mut course: Course, partition: &PartitionHandle, beside: Vec<Beside>) -
         passes: of("poll_to_poll_ns"),
         stolen: of("stolen_gap_ns"),
         exceeded: of("budget_exceeded_ns"),
+        steps: STEPS.map(|step| (step, of(step.metric))),
         beside,
     }
 }
