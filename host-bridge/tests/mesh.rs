@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use core_runtime::partition::{Partition, PartitionExit, StopReason, run_until_stopped};
 use core_runtime::task::{TaskOptions, select, yield_now};
 use host_bridge::sys::realtime::RtPriority;
+use host_bridge::telemetry::families::help_of;
 use host_bridge::{CoreChoice, EntryFn, PartitionHandle, PartitionSpec, RuntimeError};
 use hybrid_conventions::Exit;
 use nvme_driver::{DeviceParts, Lba, WriteFlags};
@@ -176,6 +177,10 @@ fn a_partition_is_started_again_in_its_place_and_its_peer_goes_on() {
     let mesh = mesh.expect("two are a mesh");
     let mut asking = handles.pop().expect("two");
     let answering = handles.pop().expect("two");
+    for metric in asking.metrics().iter().flatten() {
+        let unknown = help_of("nothing of ours");
+        assert_ne!(help_of(metric.name()), unknown, "{}: add it to families.rs", metric.name());
+    }
     let begun = Instant::now();
     let mut enough = false;
     asking.wait(Duration::from_millis(1), |handle| {

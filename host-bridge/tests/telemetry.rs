@@ -181,6 +181,7 @@ fn a_partition_at_work_is_seen_through_every_way_out() {
     assert!(time <= ran && time > 0.0, "{time} s of {ran} s");
 
     what_is_shipped_asks_for_what_is_exported(&second);
+    the_documents_table_has_every_family_and_no_other(&second);
     the_control_socket_agrees(telemetry, &dir, &partition);
 
     partition.request_stop(StopReason::Finished);
@@ -233,6 +234,19 @@ fn what_is_shipped_asks_for_what_is_exported(scrape: &Scrape) {
         assert!(runbook.contains(&format!("\n## {alert}\n")), "{alert} has a runbook");
     }
     assert_eq!(runbook.matches("\n## ").count(), alerts.len(), "no runbook without an alert");
+}
+
+/// The first table of `docs/observability.md`. What partitions that talk to each other have beyond
+/// the others is told there as well; `mesh.rs` sees it.
+fn the_documents_table_has_every_family_and_no_other(scrape: &Scrape) {
+    let document = include_str!("../../docs/observability.md");
+    let (_, table) = document.split_once("\n| family | what |\n").expect("a table");
+    let (table, _) = table.split_once("\n\n").expect("its end");
+    let (mesh, told): (Vec<_>, Vec<_>) =
+        names_in(table).into_iter().partition(|name| name.starts_with("hybrid_mesh_"));
+    let exported: Vec<String> = scrape.kinds.keys().cloned().collect();
+    assert_eq!(told, exported, "docs/observability.md, and what is exported");
+    assert_eq!(mesh.len(), 5, "{mesh:?}");
 }
 
 fn the_control_socket_agrees(

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -56,17 +56,18 @@ fn write(path: &Path, telemetry: &Telemetry) -> io::Result<()> {
     replace(path, text::write(&families::collect(telemetry)).as_bytes())
 }
 
-/// Puts a whole new file in the place of an old one. Everyone may read it: the collector is another
-/// user, and figures are no secret.
+/// Puts a whole new file in the place of an old one. Everyone may read it, whatever the umask (a
+/// service's is 0077): the collector is another user, and figures are no secret.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let mut beside = std::ffi::OsString::from(".");
     beside.push(name);
     beside.push(format!(".{}.tmp", std::process::id()));
     let beside: PathBuf = path.with_file_name(beside);
-    let mut options = fs::OpenOptions::new();
-    let written = options.write(true).create(true).truncate(true).mode(0o644).open(&beside);
-    let written = written.and_then(|mut file| file.write_all(bytes));
+    let written = fs::File::create(&beside).and_then(|mut file| {
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+        file.write_all(bytes)
+    });
     let renamed = written.and_then(|()| fs::rename(&beside, path));
     if renamed.is_err() {
         // What is left of it helps nobody.
@@ -87,6 +88,8 @@ mod tests {
         for text in ["first\n", "second\n"] {
             replace(&path, text.as_bytes()).expect("written");
             assert_eq!(fs::read_to_string(&path).expect("a file"), text);
+            let mode = fs::metadata(&path).expect("a file").permissions().mode();
+            assert_eq!(mode & 0o777, 0o644);
         }
         let there = fs::read_dir(dir.path()).expect("a directory").count();
         assert_eq!(there, 1);
