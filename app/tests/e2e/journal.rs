@@ -91,6 +91,8 @@ fn a_session_out_of_order_and_twice_is_replayed_exactly_and_from_anywhere() {
     assert!(number(&from["replay"], "messages") < MESSAGES - 900, "{from:#}");
     let time = with(&["--from", "@0", "--original-speed", "--json"]).json();
     assert_eq!(time["feed"]["bbo_changes"], with(&["--json"]).json()["feed"]["bbo_changes"]);
+    let played = &time["journal"];
+    assert_eq!((number(played, "messages"), number(played, "clock_jumps")), (MESSAGES, 0));
     let none = with(&["--from", "@9999999999", "--json"]).json();
     assert_eq!(number(&none["replay"], "messages"), 0);
 }
@@ -114,6 +116,8 @@ fn what_was_lost_is_named_by_recorder_and_replay() {
     let lenient = [&journal[..], &["--lenient", "-q"]].concat();
     let run = machine.run(&lenient).ok();
     assert!(run.stdout.contains("gaps      1, 25 messages missing, the first is 251"), "{run:?}");
+    let told = machine.run(&[&journal[..], &["--lenient", "--json"]].concat()).ok().json();
+    assert_eq!(number(&told["journal"], "first_missing"), 251);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use hybrid_abi::feed_journal::{
     JOURNAL_ORIGINAL_SPEED, JOURNAL_SAVE_SNAPSHOT, JournalFigures, JournalJob,
 };
 use hybrid_conventions::Count;
+use serde_json::{Value, json};
 
 use crate::cli::ReplayArgs;
 use crate::failure::Failure;
@@ -105,6 +106,23 @@ pub(crate) fn replay_lines(figures: &JournalFigures) -> String {
         );
     }
     lines
+}
+
+/// The same for programs.
+pub(crate) fn replay_json(figures: &JournalFigures) -> Value {
+    json!({
+        "front": figures.front,
+        "end": figures.end,
+        "packets": figures.packets,
+        "messages": figures.messages,
+        "gaps": figures.gaps,
+        "missing": figures.missing,
+        "first_missing": figures.first_missing,
+        "clock_jumps": figures.clock_jumps,
+        "first_jump": figures.first_jump,
+        "snapshot": figures.snapshot,
+        "snapshot_bytes": figures.snapshot_bytes,
+    })
 }
 
 #[cfg(test)]

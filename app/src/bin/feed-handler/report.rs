@@ -33,6 +33,9 @@ pub(crate) struct Report {
     pub(crate) core: Core,
     pub(crate) silence: Silence,
     pub(crate) starts: Starts,
+    /// What of a journal was replayed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) journal: Option<serde_json::Value>,
     /// Whether a signal ended the run before its work was done.
     pub(crate) interrupted: bool,
 }

@@ -188,6 +188,7 @@ fn report(title: &str, outcome: &Outcome) -> Report {
             fallbacks: outcome.starts.fallbacks,
             resumed_bytes: events.started.map_or(0, |started| started.resumed_bytes),
         },
+        journal: events.journal.as_ref().map(crate::journal::replay_json),
         interrupted: signal.is_some(),
     }
 }

@@ -96,6 +96,7 @@ fn whole() -> Report {
             involuntary_switches: 88,
         },
         starts: Starts::default(),
+        journal: None,
         interrupted: false,
     }
 }
