@@ -283,7 +283,7 @@ async fn batches(
         let mut left = phase.batch;
         while left > 0 {
             // A pass stays far below what would not be taken for ours.
-            if left % A_TURN == 0 && left < phase.batch {
+            if left.is_multiple_of(A_TURN) && left < phase.batch {
                 spawner.yield_now().await;
             }
             match log.append(Priority::High, 1, started.ticks(), &payload) {
