@@ -42,7 +42,7 @@ const RATE: u64 = 100_000;
 /// Passes in a row that are not ours: more, and ours take that long on this machine.
 const GAPS: u64 = 10_000;
 /// Appends of a pass.
-const A_TURN: u64 = 16;
+const A_TURN: u64 = 50;
 /// Batches of which the cost is told: each record its own, and many together.
 const BATCHES: [u64; 2] = [1, 1000];
 
