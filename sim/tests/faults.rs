@@ -51,6 +51,17 @@ fn every_row_is_there_and_every_simulated_fault_stands_in_its_own() {
     }
 }
 
+/// The feed handler is taken through a storm of every fault by its name, or says why not.
+#[test]
+fn every_simulated_fault_has_its_place_in_the_storm_of_the_feed_handler() {
+    let storm = root().join("app/tests/e2e/storm.rs");
+    let text = fs::read_to_string(storm).expect("the storm");
+    for kind in CATALOGUE {
+        let (used, explained) = (format!("\"{}\"", kind.name), format!("`{}`", kind.name));
+        assert!(text.contains(&used) != text.contains(&explained), "{}", kind.name);
+    }
+}
+
 fn sources(dir: &Path, found: &mut String) {
     for entry in fs::read_dir(dir).expect("a folder") {
         let path = entry.expect("an entry").path();

@@ -66,7 +66,7 @@ pub(crate) fn plan(way: Way, command: u64) -> FaultPlan {
     }
 }
 
-fn model(image: &Path, faults: FaultPlan) -> ModelConfig {
+pub(crate) fn model(image: &Path, faults: FaultPlan) -> ModelConfig {
     let blocks = std::fs::metadata(image).expect("an image").len() / 4096;
     let mut namespace = NamespaceConfig::memory(1, blocks).lba_bytes(4096);
     namespace.backing = Backing::Image { path: image.to_path_buf(), create: false };
@@ -78,8 +78,12 @@ pub(crate) fn serve(
     image: &Path,
     faults: FaultPlan,
 ) -> (VfioUserServer, ServerOptions) {
+    serve_model(socket, model(image, faults))
+}
+
+pub(crate) fn serve_model(socket: &Path, model: ModelConfig) -> (VfioUserServer, ServerOptions) {
     let idle = Idle::Yield { after_steps: 64 };
-    let options = ServerOptions { model: model(image, faults), idle, ..ServerOptions::default() };
+    let options = ServerOptions { model, idle, ..ServerOptions::default() };
     (VfioUserServer::start(socket, options.clone()).expect("a server"), options)
 }
 
@@ -139,17 +143,21 @@ fn kill_this_process() -> std::io::Result<std::process::ExitStatus> {
 }
 
 /// A day on an image, the changes that a whole replay tells, and how many commands that takes.
-struct Day {
-    dir: TempDir,
-    image: PathBuf,
-    quotes: Vec<u8>,
-    chunks: u64,
+pub(crate) struct Day {
+    pub(crate) dir: TempDir,
+    pub(crate) image: PathBuf,
+    pub(crate) quotes: Vec<u8>,
+    pub(crate) chunks: u64,
 }
 
 impl Day {
     fn new(machine: &Machine) -> Self {
+        Self::of(machine, MESSAGES)
+    }
+
+    pub(crate) fn of(machine: &Machine, messages: u64) -> Self {
         let dir = TempDir::new();
-        let feed = feeds::day(7, 40, MESSAGES);
+        let feed = feeds::day(7, 40, messages);
         let chunks = feed.len() as u64 / (64 << 10) + 1;
         let (day, (device, image)) = (dir.file("day.itch", &feed), dir.image("day.img"));
         let whole = dir.path("whole.csv");
@@ -161,7 +169,7 @@ impl Day {
         Self { dir, image, quotes, chunks }
     }
 
-    fn bbo(&self) -> PathBuf {
+    pub(crate) fn bbo(&self) -> PathBuf {
         self.dir.path("bbo.csv")
     }
 
@@ -171,17 +179,28 @@ impl Day {
     }
 
     /// The same by a command that ends up in the program.
-    fn replay_by(&self, machine: &Machine, mut command: Command, socket: &Path) -> Run {
+    fn replay_by(&self, machine: &Machine, command: Command, socket: &Path) -> Run {
+        self.replay_with(machine, command, socket, ["--io-timeout", "100ms", "--queue-depth", "4"])
+    }
+
+    /// The same with a deadline and a depth.
+    pub(crate) fn replay_with(
+        &self,
+        machine: &Machine,
+        mut command: Command,
+        socket: &Path,
+        patience: [&str; 4],
+    ) -> Run {
         let device = format!("vfio-user:{}", text(socket));
         let fallback = format!("uring:{}", text(&self.image));
         command.args(["replay", "--device", &device, "--fallback", &fallback]);
         command.args(["--storage", "auto", "--bbo", text(&self.bbo()), "--no-probe", "--json"]);
-        command.args(["--io-timeout", "100ms", "--queue-depth", "4"]);
+        command.args(patience);
         machine.run_command(command)
     }
 
     #[track_caller]
-    fn check(&self, run: &Run, what: &str) {
+    pub(crate) fn check(&self, run: &Run, what: &str) {
         let quotes = std::fs::read(self.bbo()).expect("the program wrote it");
         assert!(quotes == self.quotes, "{what}: other quotes than without a fault\n{run:?}");
     }

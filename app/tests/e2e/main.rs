@@ -30,6 +30,7 @@ mod real_data;
 mod run;
 mod signals;
 mod silence;
+mod storm;
 mod supervision;
 mod symbols;
 mod telemetry;

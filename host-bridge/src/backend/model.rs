@@ -19,8 +19,8 @@ use nvme_spec::registers::{Cc, Csts, Register};
 
 // What a caller needs to describe a model, without depending on it.
 pub use nvme_model::{
-    Backing, ControllerFault, CqeFault, FaultAction, FaultPlan, FaultRule, Idle, LatencyModel,
-    ModelConfig, ModelGauges, NamespaceConfig, OnQueue, When,
+    AbortPolicy, Backing, ControllerFault, CqeFault, DataFault, FaultAction, FaultPlan, FaultRule,
+    Idle, LatencyModel, ModelConfig, ModelGauges, NamespaceConfig, OnQueue, When,
 };
 
 use super::{
