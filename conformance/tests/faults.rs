@@ -450,6 +450,7 @@ fn a_device_that_is_gone_fails_everything_and_its_buffers_stay_quarantined() {
         assert!(rig.backend.now().since(start).get() < 20 * MS, "seen within two looks");
         let gone = ControllerError::Regs(RegsError::Gone);
         assert_eq!(rig.controller.state(), ControllerState::Failed(gone));
+        assert_eq!(rig.controller.stats().resets, 0, "{fault:?}: nobody is there to be reset");
         assert_eq!(rig.arena.stats().quarantined, 9);
         let late = rig.ns().try_read(Lba(0), rig.filled(512, 1)).expect_err("gone");
         assert_eq!(late.error, IoError::Gone);

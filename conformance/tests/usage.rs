@@ -49,6 +49,42 @@ fn the_whole_queue_completing_at_once_is_taken_in_quarters() {
     recovers(&rig);
 }
 
+/// The second lap of a ring looks for the other phase; what comes after a reset is the first again.
+#[test]
+fn a_reset_in_any_lap_of_the_ring_begins_with_the_first() {
+    let rig = quick(model(), config());
+    for (resets, reads) in (1..).zip([9, 10, 11, 19, 20, 25]) {
+        (0..reads).for_each(|lba| read(&rig, lba).expect("read"));
+        rig.controller.request_reset();
+        rig.until(|c| c.stats().resets == resets && c.state() == ControllerState::Ready);
+        read(&rig, 3).expect("ready again");
+        assert_eq!(rig.controller.stats().io.ignored.total(), 0, "nothing stale is believed");
+    }
+    recovers(&rig);
+}
+
+/// Nothing of a queue is touched from the decision on: an answer that comes behind it is not taken.
+#[test]
+fn what_is_answered_behind_the_decision_to_reset_is_lost_by_name() {
+    let rig = quick(model(), config());
+    let reads: Vec<_> = (0..4).map(|i| rig.ns().read(Lba(i), rig.filled(512, 1))).collect();
+    rig.controller.ring();
+    rig.controller.request_reset();
+    rig.controller.poll(rig.backend.now());
+    assert_eq!(rig.controller.stats().resets, 1, "decided");
+    for _ in 0..10 {
+        let now = rig.backend.now().ticks();
+        rig.backend.with_model(move |m| m.step(now));
+    }
+    assert_eq!(rig.controller.poll(rig.backend.now()).reaped, 0);
+    for read in reads {
+        let lost = rig.run(read).expect_err("lost").error;
+        assert_eq!(lost, IoError::Reset(ResetReason::Requested));
+    }
+    rig.until(|c| c.state() == ControllerState::Ready);
+    recovers(&rig);
+}
+
 #[test]
 fn a_raw_queue_moves_bursts_and_hears_of_losses_once() {
     let two = ControllerConfig { io_queues: 2, ..config() };
