@@ -62,10 +62,12 @@ enum Command {
         /// Start rounds until so many minutes have passed; one round runs in any case.
         #[arg(long, value_name = "N", default_value_t = 0)]
         minutes: u64,
-        /// For so many hours: simulation, fuzzing, crash storms and the guest's suite in turn, each
-        /// for a while. What fails is kept in target/soak with its seed, and the next one begins.
-        #[arg(long, value_name = "N", conflicts_with_all = ["minutes", "ops"])]
-        hours: Option<u64>,
+        /// For so many hours (0.2 is 12 minutes): simulation, fuzzing, crash storms and the guest's
+        /// suite in turn, each for a fifth of the time and 20 minutes at most. What fails is kept
+        /// in target/soak with its seed, and the next one begins. The first round runs whole.
+        #[arg(long, value_name = "N", value_parser = parse_hours,
+            conflicts_with_all = ["minutes", "ops"])]
+        hours: Option<Duration>,
         /// Operations of each random test, instead of 10^7 (oracle) and 10^8 (allocator).
         #[arg(long, value_name = "N")]
         ops: Option<u64>,
@@ -110,6 +112,9 @@ enum Command {
         /// Print the mutants with their tests and run none.
         #[arg(long)]
         list: bool,
+        /// Instead, those that cargo-mutants makes up in ring, queue pair, PRP lists and slots.
+        #[arg(long, conflicts_with = "check")]
+        generated: bool,
         /// Only those whose name contains one of these.
         names: Vec<String>,
     },
@@ -161,9 +166,11 @@ Exit codes: 0 nothing was found, 1 something was, 3 there is no nightly compiler
 
 const MUTANTS_HELP: &str = "\
 Works on a copy in target/mutants; logs are in target/xtask-logs/mutant-NAME.log. Each test is first
-run on the copy unbroken.
+run on the copy unbroken. With --generated, NAMEs choose among the files; its results are in
+target/mutants/generated-GROUP/mutants.out.
 
-Exit codes: 0 all were caught, 1 one survived, or its text or its test is not as the list says.";
+Exit codes: 0 all were caught, 1 one survived, or its text or its test is not as the list says, 3
+cargo-mutants is not there (cargo install cargo-mutants).";
 
 const DIST_HELP: &str = "\
 The package is target/dist/hybrid-runtime_VERSION_amd64.deb; docs/installing.md says what is in it.
@@ -192,6 +199,13 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
+/// Hours, which may have a fraction.
+fn parse_hours(text: &str) -> Result<Duration, String> {
+    let hours = text.parse().ok().filter(|hours: &f64| *hours > 0.0 && *hours <= 10_000.0);
+    let hours = hours.ok_or_else(|| "allowed are numbers up to 10000: 8, 0.5".to_owned())?;
+    Ok(Duration::from_secs_f64(hours * 3600.0))
+}
+
 /// Where the project is: cargo says it to what it runs. The folder of the build would be another
 /// checkout's if the target directory was copied.
 fn home(cargo_says: Option<OsString>) -> PathBuf {
@@ -208,8 +222,7 @@ fn run(command: Command) -> Result<u8> {
         }
         Command::Test { only, limit, .. } => test::run(&load()?, &only, limit.to_duration())?,
         Command::Soak { minutes, hours, ops, seed } => {
-            let minutes = hours.map_or(minutes, |hours| hours.saturating_mul(60));
-            let time = Duration::from_secs(minutes.saturating_mul(60));
+            let time = hours.unwrap_or(Duration::from_secs(minutes.saturating_mul(60)));
             soak::run(&load()?, &soak::Soak { in_turn: hours.is_some(), time, ops, seed })?
         }
         Command::Bench { quick, race_device, filter } => {
@@ -221,7 +234,10 @@ fn run(command: Command) -> Result<u8> {
         Command::Fuzz { time, targets } => {
             fuzz::run(&load()?, &fuzz::Wanted { time: time.to_duration(), targets })?
         }
-        Command::Mutants { check, list, names } => {
+        Command::Mutants { generated: true, list, names, .. } => {
+            mutants::generated::run(&load()?, list, &names)?
+        }
+        Command::Mutants { check, list, names, .. } => {
             mutants::run(&load()?, &mutants::Wanted { check, list, names })?
         }
         Command::Vm { action } => return vm::run(&load()?, action.as_ref()),
@@ -251,5 +267,14 @@ mod tests {
         assert!(parse("xtask test --nothing").use_stderr());
         assert!(parse("xtask test --limit 10").use_stderr());
         assert!(!parse("xtask test --help").use_stderr());
+    }
+
+    #[test]
+    fn hours_may_have_a_fraction_and_must_be_some() {
+        assert_eq!(parse_hours("0.5"), Ok(Duration::from_secs(1800)));
+        assert_eq!(parse_hours("24"), Ok(Duration::from_secs(86_400)));
+        for bad in ["0", "-1", "1e9", "NaN", "1h"] {
+            assert!(parse_hours(bad).is_err(), "{bad}");
+        }
     }
 }

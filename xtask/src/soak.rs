@@ -32,7 +32,7 @@ const CRASH_POINTS: u64 = 1_000_000;
 const FUZZ_INPUTS: u64 = 1_000_000;
 
 /// Deaths of a partition in one round.
-const CRASHES: &str = "1000";
+const CRASHES: u64 = 1000;
 
 /// Simulated commands in one round: some hours of one core.
 const SIM_COMMANDS: u64 = 1_000_000_000;
@@ -43,8 +43,15 @@ const LOOM_PREEMPTIONS: &str = "5";
 /// One command of a soak may take so long; a hang must still end.
 const LIMIT: Duration = Duration::from_secs(12 * 3600);
 
-/// With `--hours`, what one round gives the simulation, and the fuzzer, so that all take turns.
+/// With `--hours`, what one round gives the simulation, and the fuzzer, at most, so that all take
+/// turns.
 const TURN: Duration = Duration::from_secs(20 * 60);
+
+/// And at least: a target of the fuzzer then has six seconds.
+const SHORTEST_TURN: Duration = Duration::from_secs(60);
+
+/// Turns of a round.
+const TURNS: u32 = 5;
 
 /// Targets of the fuzzer share a turn.
 const FUZZ_TARGETS: u32 = 9;
@@ -54,7 +61,7 @@ pub(crate) struct Soak {
     /// Rounds in which simulation, fuzzing, crash storms and the guest's suite take turns, instead
     /// of ones in which each has its full count.
     pub(crate) in_turn: bool,
-    /// Rounds start until this much time has passed; one round runs in any case.
+    /// Rounds start until this much time has passed; one round runs in any case, and whole.
     pub(crate) time: Duration,
     /// Operations of every test, instead of each one's own number.
     pub(crate) ops: Option<u64>,
@@ -80,7 +87,7 @@ pub(crate) fn run(project: &Project, soak: &Soak) -> Result<Exit> {
                 keep(project, &runner.log(name), name, seed)?;
             }
             total.add(report.tally);
-            if soak.in_turn && start.elapsed() >= soak.time {
+            if soak.in_turn && round > 0 && start.elapsed() >= soak.time {
                 break;
             }
         }
@@ -106,24 +113,32 @@ fn keep(project: &Project, log: &Path, name: &str, seed: u64) -> Result<()> {
 
 /// The work of one round.
 fn round_of(project: &Project, soak: &Soak, seed: u64) -> Vec<(&'static str, Work)> {
-    if soak.in_turn { turns(project, seed) } else { counts(project, soak.ops, seed) }
+    if soak.in_turn { turns(project, soak.time, seed) } else { counts(project, soak.ops, seed) }
 }
 
 /// Simulation, fuzzing, crash storms and the guest's suite, each for a while.
-fn turns(project: &Project, seed: u64) -> Vec<(&'static str, Work)> {
-    let own = |words: String| Work::Gates(vec![Run::new(&words).limit(LIMIT)]);
-    let half = TURN.as_secs() / 2;
+fn turns(project: &Project, time: Duration, seed: u64) -> Vec<(&'static str, Work)> {
+    let turn = (time / TURNS).clamp(SHORTEST_TURN, TURN);
+    let half = turn.as_secs() / 2;
     let base = seed.wrapping_mul(1 << 32);
     let sim = format!("cargo xtask sim --shrink --for {half}s --seed {base}");
     let swarm = format!("{sim} --swarm --run-ops 20000");
-    let fuzz = format!("cargo xtask fuzz --time {}s", (TURN / FUZZ_TARGETS).as_secs());
+    let fuzz = format!("cargo xtask fuzz --time {}s", (turn / FUZZ_TARGETS).as_secs());
+    // As much of their count as the turn is of the longest one.
+    let deaths = CRASHES * turn.as_secs() / TURN.as_secs();
     vec![
-        ("soak-sim", own(sim)),
-        ("soak-swarm", own(swarm)),
-        ("soak-fuzz", own(fuzz)),
-        ("soak-crashes", crashes(project, seed)),
-        ("soak-guest", own("cargo xtask test --only vm".to_owned())),
+        ("soak-sim", own(&sim)),
+        ("soak-swarm", own(&swarm)),
+        ("soak-fuzz", own(&fuzz)),
+        ("soak-crashes", crashes(project, deaths, seed)),
+        ("soak-storms", storms(project, turn == TURN, seed)),
+        ("soak-guest", own("cargo xtask test --only vm")),
     ]
+}
+
+/// A command of ours.
+fn own(line: &str) -> Work {
+    Work::Gates(vec![Run::new(line).limit(LIMIT)])
 }
 
 /// Everything that has a count, with its full one.
@@ -137,7 +152,7 @@ fn counts(project: &Project, ops: Option<u64>, seed: u64) -> Vec<(&'static str, 
     };
     let prolong = |work, own_ops: u64| long(work, ops.unwrap_or(own_ops), seed);
     vec![
-        ("soak-crashes", crashes(project, seed)),
+        ("soak-crashes", crashes(project, CRASHES, seed)),
         ("soak-conformance", prolong(steps::conformance(project), ORACLE_OPS)),
         ("soak-core", prolong(core, ALLOC_OPS)),
         ("soak-e2e", prolong(steps::e2e(project), ORACLE_OPS)),
@@ -146,19 +161,45 @@ fn counts(project: &Project, ops: Option<u64>, seed: u64) -> Vec<(&'static str, 
         ("soak-loom", steps::loom_with(project, LOOM_PREEMPTIONS, LIMIT)),
         ("soak-journal", prolong(journal(project), CRASH_POINTS)),
         ("soak-fuzz", prolong(fuzz(project), FUZZ_INPUTS)),
-        ("soak-mutants", Work::Gates(vec![Run::new("cargo xtask mutants").limit(LIMIT)])),
+        ("soak-shuttle", shuttle(project)),
+        ("soak-mutants", own("cargo xtask mutants")),
+        ("soak-mutants-generated", own("cargo xtask mutants --generated")),
+        ("soak-dist", own("cargo xtask dist --test")),
     ]
 }
 
 /// Deaths of partitions under load.
-fn crashes(project: &Project, seed: u64) -> Work {
+fn crashes(project: &Project, deaths: u64, seed: u64) -> Work {
     match project.package(steps::CONFORMANCE) {
         Some(_) => {
-            let drill = steps::crash_drill().arg("--").arg("--crashes").arg(CRASHES);
+            let drill = steps::crash_drill().arg("--").arg("--crashes").arg(deaths.to_string());
             Work::Tests(vec![drill.env(testing::SEED, seed.to_string()).limit(LIMIT)])
         }
         None => Work::Skip(format!("no package {}", steps::CONFORMANCE)),
     }
+}
+
+/// The feed handler under faults of its device, under deaths of its partition, and on other
+/// storage: `whole` in its large sizes.
+fn storms(project: &Project, whole: bool, seed: u64) -> Work {
+    if project.package(steps::APP).is_none() {
+        return Work::Skip(format!("no package {}", steps::APP));
+    }
+    let run = Run::new("cargo test --release --no-fail-fast --test e2e -p").arg(steps::APP);
+    let run = ["--", "storm::", "deaths::", "fallback"].into_iter().fold(run, Run::arg);
+    let run = run.env(testing::SOAK, if whole { "1" } else { "0" });
+    Work::Tests(vec![run.env(testing::SEED, seed.to_string()).limit(LIMIT)])
+}
+
+/// Interleavings of the host's supervision, as many as its tests say.
+fn shuttle(project: &Project) -> Work {
+    if project.package("host-bridge").is_none() {
+        return Work::Skip("no package host-bridge".to_owned());
+    }
+    let run = Run::new("cargo test --release --no-fail-fast -p host-bridge --lib interleavings::");
+    let target = project.target.join("shuttle").to_string_lossy().into_owned();
+    let run = run.env("RUSTFLAGS", "--cfg shuttle").env("CARGO_TARGET_DIR", target);
+    Work::Tests(vec![run.env(testing::SOAK, "1").limit(LIMIT)])
 }
 
 /// Mutations of the fuzzer's seeds, without its feedback.
@@ -219,21 +260,40 @@ fn long(work: Work, ops: u64, seed: u64) -> Work {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::project::tests::METADATA;
+    use crate::project::{Package, tests::METADATA};
 
     fn soak(ops: Option<u64>, in_turn: bool) -> Soak {
         Soak { in_turn, time: Duration::ZERO, ops, seed: 1 }
     }
 
+    fn turns_in(time: Duration) -> Vec<String> {
+        let mut project = Project::parse(METADATA).expect("metadata");
+        for name in [steps::APP, steps::CONFORMANCE] {
+            project.packages.push(Package { name: name.to_owned(), ..Package::default() });
+        }
+        let round = round_of(&project, &Soak { time, ..soak(None, true) }, 7);
+        round.iter().map(|(_, work)| line(work)).collect()
+    }
+
     #[test]
     fn by_the_hour_all_take_turns() {
-        let project = Project::parse(METADATA).expect("metadata");
-        let round = round_of(&project, &soak(None, true), 7);
-        let lines: Vec<_> = round.iter().map(|(_, work)| line(work)).collect();
+        let lines = turns_in(Duration::from_secs(24 * 3600));
         assert_eq!(lines[0], "cargo xtask sim --shrink --for 600s --seed 30064771072");
         assert_eq!(lines[2], "cargo xtask fuzz --time 133s");
-        assert_eq!(lines[4], "cargo xtask test --only vm");
-        assert_eq!(lines.len(), 5);
+        assert!(lines[3].ends_with("--crashes 1000"), "{}", lines[3]);
+        assert!(lines[4].contains("HYBRID_SOAK=1 HYBRID_SEED=7 "), "{}", lines[4]);
+        assert_eq!(lines[5], "cargo xtask test --only vm");
+        assert_eq!(lines.len(), 6);
+    }
+
+    #[test]
+    fn turns_of_a_part_of_an_hour_are_shorter() {
+        let lines = turns_in(Duration::from_secs(360));
+        assert_eq!(lines[0], "cargo xtask sim --shrink --for 36s --seed 30064771072");
+        assert_eq!(lines[2], "cargo xtask fuzz --time 8s");
+        assert!(lines[3].ends_with("--crashes 60"), "{}", lines[3]);
+        assert!(lines[4].contains("HYBRID_SOAK=0 "), "{}", lines[4]);
+        assert_eq!(turns_in(Duration::from_secs(1))[2], "cargo xtask fuzz --time 6s");
     }
 
     fn line(work: &Work) -> String {

@@ -5,6 +5,7 @@
 //! if its test fails or hangs, *survives* if it passes, and is no mutant at all if it does not
 //! compile; each test is first run on the copy unbroken, where it must pass.
 
+pub(crate) mod generated;
 mod list;
 
 use std::collections::BTreeSet;
