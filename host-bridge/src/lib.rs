@@ -37,6 +37,7 @@ pub mod probes;
 pub mod process;
 pub mod runtime;
 pub mod supervisor;
+mod sync;
 pub mod sys;
 pub mod telemetry;
 pub mod topology;

@@ -23,6 +23,8 @@ pub mod counters;
 mod evidence;
 pub mod hook;
 pub mod incarnation;
+#[cfg(all(test, shuttle))]
+mod interleavings;
 mod lines;
 pub mod options;
 pub mod spare;

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use super::alert::Alerts;
 use super::counters::Counters;
@@ -14,6 +14,7 @@ use super::restart::{BackOff, CrashLimit, RestartPolicy, Restarts};
 use super::spare::Spares;
 use super::store::StoreOptions;
 use crate::alert::AlertSink;
+use crate::sync::Mutex;
 use crate::warnings::{WarningKind, Warnings};
 
 /// All of it, with defaults that are right for a service.

@@ -13,7 +13,7 @@
 //! ```
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use hybrid_conventions::CpuSet;
@@ -22,6 +22,7 @@ use super::counters::Counters;
 use crate::affinity::confine_to;
 use crate::memory::MemorySource;
 use crate::runtime::Isolation;
+use crate::sync::{Builder, Condvar, Mutex, MutexGuard};
 use crate::sys::memfd::PageSize;
 use crate::sys::partition_memory::{MemorySizes, PartitionMemory};
 use crate::sys::signals::with_signals_blocked;
@@ -160,7 +161,7 @@ impl Spares {
         *slot = Slot::Making(need);
         drop(slot);
         let this = self.clone();
-        let builder = std::thread::Builder::new().name("spare-memory".to_owned());
+        let builder = Builder::new().name("spare-memory".to_owned());
         let spawned = with_signals_blocked(|| {
             builder.spawn(move || {
                 // It was checked with the runtime's set; elsewhere it would only disturb.

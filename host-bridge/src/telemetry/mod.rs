@@ -31,7 +31,7 @@ pub mod text;
 pub mod textfile;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use core_runtime::clock::Clock;
@@ -40,6 +40,7 @@ use self::control::Methods;
 use self::look::{Look, LookError};
 use crate::supervisor::counters::Counters;
 use crate::supervisor::options::Requests;
+use crate::sync::Mutex;
 
 /// What is known of a partition beside its region.
 #[derive(Clone, Debug, PartialEq, Eq)]
