@@ -7,9 +7,13 @@
 //! attempt of its bring-up; and what nobody can recover ends the run, by name and behind a right
 //! beginning. Each in CI by turns, all in a soak.
 //!
-//! Of the simulation's faults these have no place here. The host's and the world's, which no device
-//! makes: `reset-asked-for`, `shutdown`, `clock-jumps`, `clock-stops`, `power-cut`,
-//! `registers-silent`; `partition-killed` is in [`crate::deaths`]. And `cq-overrun`, which
+//! Of the simulation's faults these have no place here. The host's, the kernel's and the world's,
+//! which no device makes: `reset-asked-for`, `restart-asked-for`, `shutdown`, `clock-jumps`,
+//! `clock-stops`, `power-cut`, `registers-silent`, `registers-gone`, `group-busy`, `start-refused`,
+//! `unbound`, `host-killed`, `host-stopped`, `partition-stopped`, `partition-hangs`,
+//! `kernel-error`, `kernel-gone`, `kernel-silent`; `partition-killed` is in [`crate::deaths`]. What
+//! is one of those below to a driver: `iommu-fault` (a fatal status), `protection-error` (a status
+//! like a media error's). `namespace-resized`: the day would be gone. And `cq-overrun`, which
 //! comes by itself: a queue has room for the answers of all commands in flight and for no more, so
 //! that a completion nobody asked for overwrites one while the partition is not looking.
 
