@@ -426,8 +426,12 @@ impl<'p> World<'p> {
             }
             return;
         }
-        let (time, passes) = (at.0 - self.progress_at.0, at.1 - self.progress_at.1);
-        if time > HANG_NS || passes > HANG_PASSES {
+        let time = at.0.saturating_sub(self.progress_at.0);
+        let passes = at.1 - self.progress_at.1;
+        // One that hangs before its first pass is given the time for its start first.
+        let alive = self.body == Body::Alive;
+        let limit = HANG_NS + if alive { 0 } else { self.watchman.start_limit_ns() };
+        if time > limit || passes > HANG_PASSES {
             let (device, pending) = (self.partition.device, self.host.pending());
             let (state, body) = (STATES[self.partition.state()], self.body);
             self.shared.violate(|| {

@@ -238,7 +238,11 @@ impl Policy {
     fn step_alarmed(&mut self, cause: Cause, since: Duration, seen: &Seen) -> Action {
         if self.mended(cause, since, seen) {
             let lasted = seen.now.saturating_sub(since);
-            self.watch.rebase(seen.now);
+            // A crawl that ends in silence: the silence began when it began.
+            let silent = seen.now.saturating_sub(self.watch.moved) >= self.limits.heartbeat;
+            if cause != Cause::Crawling || !silent {
+                self.watch.rebase(seen.now);
+            }
             self.state = State::Watching;
             return Action::Clear { what: Alarm::Accused(cause), lasted };
         }

@@ -175,6 +175,11 @@ impl Watchman {
         (self.held_ns, self.refusals, self.back_at) = (0, 0, None);
     }
 
+    /// How long an incarnation may take to its first pass.
+    pub(super) fn start_limit_ns(&self) -> u64 {
+        u64::try_from(self.policy.limits().start.as_nanos()).unwrap_or(u64::MAX)
+    }
+
     /// A number that differs where states differ.
     pub(super) fn digest(&self) -> u64 {
         self.rng.clone().next_u64() ^ self.next_look ^ self.fence_opens.rotate_left(32)
@@ -350,8 +355,12 @@ impl World<'_> {
     }
 
     /// Only what hangs is accused beyond an alarm.
-    fn check_accused(&mut self, what: &str, cause: Cause, limit: Duration, now: u64) {
+    fn check_accused(&mut self, what: &str, cause: Cause, beyond: Duration, now: u64) {
         let (body, since) = (self.body, self.watchman.since);
+        let limits = *self.watchman.policy.limits();
+        // Before its first pass it may be busy with its start.
+        let quiet = if self.partition.passes() == 0 { limits.start } else { limits.heartbeat };
+        let limit = quiet + limits.escalate + beyond;
         if !matches!(body, Body::Hung { .. }) {
             self.shared.violate(|| format!("a partition that is {body:?} {what}: {cause:?}"));
             return;
@@ -364,19 +373,17 @@ impl World<'_> {
     }
 
     fn ask_dump(&mut self, cause: Cause, now: u64) {
-        let limits = *self.watchman.policy.limits();
         self.shared.reach("asked for a dump", 1);
-        self.check_accused("is asked for a dump", cause, limits.heartbeat + limits.escalate, now);
+        self.check_accused("is asked for a dump", cause, Duration::ZERO, now);
         if matches!(self.body, Body::Hung { hears: true, .. }) {
             self.die(Ending::Crashed);
         }
     }
 
     fn kill(&mut self, cause: Cause, now: u64) {
-        let limits = *self.watchman.policy.limits();
-        let limit = limits.heartbeat + limits.escalate + limits.dump;
+        let dump = self.watchman.policy.limits().dump;
         self.shared.reach("killed by its supervisor", 1);
-        self.check_accused("is killed", cause, limit, now);
+        self.check_accused("is killed", cause, dump, now);
         self.die(Ending::Killed);
     }
 

@@ -525,3 +525,24 @@ fn a_device_at_fault_is_answered_at_once_where_there_is_other_storage() {
         }
     }
 }
+
+#[test]
+fn a_crawl_that_ends_in_silence_is_asked_for_a_dump_no_later_than_any_other() {
+    let mut rig = Rig::new();
+    // A pass in 50 ms: a crawl.
+    let mut actions = Vec::new();
+    for look in 0..40 {
+        rig.seen.passes += u64::from(look % 5 == 0);
+        actions.push(rig.look());
+    }
+    let crawls = Action::Alarm { what: Alarm::Accused(Cause::Crawling), lasted: ms(100) };
+    assert!(actions.contains(&crawls), "{actions:?}");
+    // Then none at all.
+    rig.seen.passes += 1;
+    rig.look();
+    let silent_since = rig.seen.now;
+    let asked = (0..100).map(|_| rig.look()).find(|action| matches!(action, Action::AskDump(_)));
+    assert_eq!(asked, Some(Action::AskDump(Cause::Silent)));
+    let limit = limits().heartbeat + limits().escalate + ms(30);
+    assert!(rig.seen.now - silent_since <= limit, "after {:?}", rig.seen.now - silent_since);
+}
