@@ -3,7 +3,7 @@
 //! Each round measures every set-up once: driver and model stepped on one core; the model polling
 //! on a thread on the other core; the model behind our own vfio-user server, polling there; and
 //! what `--race-device` names. Every second round goes through them backwards, so that none always
-//! follows the same. Each is begun anew, so that one device at a time polls the other core; before
+//! follows the same. All but the stepped one are begun anew, so that one device at a time polls the other core; before
 //! and after it a bare cache line goes there and back, which says how far apart the cores are then.
 //!
 //! Stepped it is as `--stepped` measures, net of the clock; the others are bursts as `--burst` has
@@ -13,6 +13,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use host_bridge::affinity::pin_to;
 use host_bridge::sys::alloc_guard;
+use host_bridge::sys::signals::StopSignal;
 use host_bridge::topology::Topology;
 use hybrid_benches::figures::Series;
 use hybrid_benches::hist::Hist;
@@ -29,7 +30,7 @@ use crate::summary::{BY_GATE, Cost, Figure, counted};
 use crate::wire::{BURST, Phase};
 
 /// Reads submitted and reaped at once.
-const READS: [u16; 6] = [1, 4, 8, 32, 64, 128];
+pub(crate) const READS: [u16; 6] = [1, 4, 8, 32, 64, 128];
 
 /// Of each of them, in a round: bursts, and reads of the stepped model.
 const BURSTS: u64 = 100;
@@ -145,6 +146,8 @@ pub(crate) struct InTurn {
     hz: u64,
     /// A mix of what was read.
     done: u64,
+    /// What ended it before its last round.
+    pub(crate) signal: Option<StopSignal>,
 }
 
 /// Measures all of them, round by round.
@@ -166,7 +169,8 @@ pub(crate) fn measure(args: &SuiteArgs) -> Result<InTurn, Failure> {
         Some(Place::Theirs(_)) => SetUp::new("race device", "race device"),
         Some(_) => SetUp::new("the model's thread", "model"),
     };
-    let mut run = InTurn { setups: places.iter().map(setup).collect(), rounds: 0, hz, done: 0 };
+    let setups = places.iter().map(setup).collect();
+    let mut run = InTurn { setups, rounds: 0, hz, done: 0, signal: None };
     for round in 0..suite::repetitions(args) {
         for index in order(round, places.len()) {
             let Some(place) = places[index] else {
@@ -180,6 +184,7 @@ pub(crate) fn measure(args: &SuiteArgs) -> Result<InTurn, Failure> {
             run.setups[index].on = ran.on.name();
             run.setups[index].take_bursts(&ran, &echoes);
             if ran.signal.is_some() {
+                run.signal = ran.signal;
                 return Ok(run);
             }
         }

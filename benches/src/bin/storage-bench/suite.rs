@@ -6,6 +6,7 @@
 //! bare cache line there and back, the floor of anything that crosses cores.
 
 use host_bridge::probes::ProbeArgs;
+use host_bridge::sys::signals::StopSignal;
 use host_bridge::topology::Topology;
 use hybrid_benches::report::{Cell, Report};
 use serde_json::{Value, json};
@@ -143,6 +144,7 @@ pub(crate) fn run(args: &SuiteArgs) -> Result<Exit, Failure> {
     let mut figures: Vec<Figure> = Vec::new();
     let mut extra: Vec<(&str, Value)> = Vec::new();
     let theirs = args.race_device.as_deref().map(Place::Theirs);
+    let mut signal = None;
     let places = [Place::Null, Place::Memory, Place::VfioUser].into_iter().chain(theirs);
     for place in places.filter(|place| wants(args, place.part())) {
         let (ran, echoes) = on_two_cores(args, place, &all_phases(args, place))?;
@@ -169,18 +171,20 @@ pub(crate) fn run(args: &SuiteArgs) -> Result<Exit, Failure> {
         if let Place::Theirs(device) = place {
             report.line(format!("race device: {device}, {}", ran.found.model_name()));
         }
-        if ran.signal.is_some() {
+        signal = ran.signal;
+        if signal.is_some() {
             break;
         }
     }
-    if wants(args, SuitePart::Cost) {
+    if signal.is_none() && wants(args, SuitePart::Cost) {
         let run = in_turn::measure(args)?;
+        signal = run.signal;
         run.report(&mut report);
         figures.extend(run.figures());
         extra.push(("cost", run.json()));
     }
     // Last: it takes this thread's core.
-    if wants(args, SuitePart::Stepped) {
+    if signal.is_none() && wants(args, SuitePart::Stepped) {
         let operations = if args.quick { 256 } else { 200_000 };
         let work = Work { core: args.core, repetitions: repetitions(args), operations, seed: SEED };
         let run = stepped_run::measure(work)?;
@@ -192,7 +196,8 @@ pub(crate) fn run(args: &SuiteArgs) -> Result<Exit, Failure> {
         extra.push(("stepped", run.rows_json()));
     }
     figures.extend(counted());
-    print(args, &report, &figures, extra)
+    let exit = print(args, &report, &figures, extra)?;
+    Ok(signal.map_or(exit, StopSignal::exit))
 }
 
 fn print(
