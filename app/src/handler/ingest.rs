@@ -111,6 +111,9 @@ pub async fn ingest<S: Source>(
     superblock.chunk_count = shape.chunks_for(writer.feed_bytes);
     superblock.message_count = writer.framer.messages();
     superblock.flags |= FLAG_COMPLETE;
+    // As it lies on the device: a replay that is started again reads it from there, and has to
+    // recognise the feed.
+    let superblock = superblock.sealed();
     store.write_superblock(superblock).await?;
     Ok(superblock)
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use hybrid_conventions::testing::skipped;
 use serde_json::{Value, json};
 
+use crate::feeds;
 use crate::machine::Machine;
 use crate::run::{PROGRAM, Started};
 use crate::temp::{TempDir, text};
@@ -102,6 +103,36 @@ fn a_client_restarts_and_drains_the_partition_and_every_line_is_json() {
         line["message"].as_str().is_some_and(|said| said.starts_with("metrics at 127.0.0.1:"))
     }));
     assert!(prom.exists() && std::fs::read_dir(&run_dir).expect("there").next().is_none());
+}
+
+/// The replay of what the same run has put on the device, begun again by a client in its middle.
+#[test]
+fn a_run_that_ingested_goes_on_where_its_replay_was_restarted() {
+    let name = "a_run_that_ingested_goes_on_where_its_replay_was_restarted";
+    let Some(machine) = Machine::of(name) else { return };
+    let dir = TempDir::new();
+    let day = dir.file("day.itch", &feeds::day(5, 40, 40_000));
+    let (whole, again, run_dir) = (dir.path("whole.csv"), dir.path("again.csv"), dir.path("run"));
+    machine.run(&["replay", text(&day), "--no-probe", "--bbo", text(&whole)]).ok();
+    let mut args = vec!["replay", text(&day), "--no-probe", "--bbo", text(&again)];
+    args.extend(["--run-dir", text(&run_dir), "--model-latency", "40ms", "--queue-depth", "1"]);
+    let started = machine.start(&args);
+    let stream = connect(&started, &run_dir);
+    let begun = Instant::now();
+    loop {
+        let seen = call(&stream, "statistics_get");
+        let read = &seen["result"]["partitions"][0]["metrics"]["feed_bytes_read"];
+        if read.as_u64().unwrap_or(0) != 0 {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{seen}");
+        assert!(started.runs_for(Duration::from_millis(1)), "it ended early");
+    }
+    assert_eq!(call(&stream, "partition_restart")["result"]["asked"], "restart");
+    drop(stream);
+    started.wait().ok();
+    let of = |path| std::fs::read(path).expect("the changes");
+    assert!(of(&again) == of(&whole), "each change once");
 }
 
 #[test]
