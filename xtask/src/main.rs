@@ -1,4 +1,5 @@
-//! Developer commands: `cargo xtask test`, `soak`, `bench`, `sim`, `mutants`, `fuzz`, `vm`, `dist`.
+//! Developer commands: `cargo xtask test`, `soak`, `bench`, `sim`, `mutants`, `fuzz`, `vm`, `dist`,
+//! `dashboard`.
 //!
 //! CI calls `cargo xtask test` and nothing else, so what CI checks is what a developer can check.
 
@@ -6,6 +7,7 @@
 
 mod bench;
 mod command;
+mod dashboard;
 mod dist;
 mod fuzz;
 mod libtest;
@@ -134,6 +136,14 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
     },
+    /// Has a real Prometheus scrape a replay, puts every query of the shipped dashboard to it, and
+    /// draws the answers; a query without an answer is an error (two minutes; needs prometheus and
+    /// chromium).
+    Dashboard {
+        /// The picture [default: docs/images/dashboard.png].
+        #[arg(long, value_name = "FILE.png")]
+        out: Option<PathBuf>,
+    },
 }
 
 const TEST_HELP: &str = "\
@@ -230,6 +240,7 @@ fn run(command: Command) -> Result<u8> {
             bench::run(&load()?, &wanted)?
         }
         Command::Dist { test, out } => dist::run(&load()?, &dist::Dist { test, out })?,
+        Command::Dashboard { out } => dashboard::run(&load()?, &dashboard::Wanted { out })?,
         Command::Sim { options } => return sim::run(&load()?, &options),
         Command::Fuzz { time, targets } => {
             fuzz::run(&load()?, &fuzz::Wanted { time: time.to_duration(), targets })?
