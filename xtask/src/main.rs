@@ -132,6 +132,10 @@ enum Command {
         /// Install, use, remove and purge it in a fresh Debian tree (needs root; a few minutes).
         #[arg(long)]
         test: bool,
+        /// With --test: boot the tree in an emulated machine too, where limits and devices of the
+        /// unit's sandbox can be tried whatever this machine allows (QEMU; some minutes more).
+        #[arg(long, requires = "test")]
+        emulated: bool,
         /// Where the package and the tree go [default: target/dist].
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
@@ -239,7 +243,9 @@ fn run(command: Command) -> Result<u8> {
             let wanted = bench::Wanted { quick, race_device, filter };
             bench::run(&load()?, &wanted)?
         }
-        Command::Dist { test, out } => dist::run(&load()?, &dist::Dist { test, out })?,
+        Command::Dist { test, emulated, out } => {
+            dist::run(&load()?, &dist::Dist { test, emulated, out })?
+        }
         Command::Dashboard { out } => dashboard::run(&load()?, &dashboard::Wanted { out })?,
         Command::Sim { options } => return sim::run(&load()?, &options),
         Command::Fuzz { time, targets } => {

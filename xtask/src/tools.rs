@@ -27,6 +27,8 @@ pub(crate) enum Tool {
     Debootstrap,
     /// Boots that Debian.
     Nspawn,
+    /// Reads the package as Debian's policy does.
+    Lintian,
     /// What apt knows of Debian's packages; a guest is made of some, which are not installed.
     AptLists,
 }
@@ -59,6 +61,7 @@ impl Tool {
             Self::Qemu => "QEMU emulates the machine of the guests",
             Self::Debootstrap => "debootstrap makes the tree in which the package is tried",
             Self::Nspawn => "systemd-nspawn boots the tree, for the units",
+            Self::Lintian => "lintian reads the package as Debian's policy does",
             Self::AptLists => "the guests are made of Debian packages, and apt knows of none",
         }
     }
@@ -74,6 +77,7 @@ impl Tool {
             Self::Qemu => Run::new(vm::QEMU).arg("--version"),
             Self::Debootstrap => Run::new("debootstrap --version"),
             Self::Nspawn => Run::new("systemd-nspawn --version"),
+            Self::Lintian => Run::new("lintian --version"),
             Self::AptLists => Run::new("apt-cache show").arg(vm::KERNEL_PACKAGE),
         }
     }
@@ -100,6 +104,9 @@ impl Tool {
             Self::Nspawn => Run::shell(
                 "apt-get update && apt-get install -y --no-install-recommends systemd-container",
             ),
+            Self::Lintian => {
+                Run::shell("apt-get update && apt-get install -y --no-install-recommends lintian")
+            }
             Self::AptLists => Run::new("apt-get update"),
         };
         // Tens of megabytes: minutes mean that there is no way out of this machine.
@@ -166,7 +173,7 @@ pub(crate) fn is_root() -> bool {
 mod tests {
     use super::*;
 
-    const ALL: [Tool; 10] = [
+    const ALL: [Tool; 11] = [
         Tool::Rustfmt,
         Tool::Clippy,
         Tool::NoStdTarget,
@@ -176,6 +183,7 @@ mod tests {
         Tool::Qemu,
         Tool::Debootstrap,
         Tool::Nspawn,
+        Tool::Lintian,
         Tool::AptLists,
     ];
 

@@ -3,10 +3,12 @@
 //! The programs are built in release and write their own man pages and completions; [`stage`] lays
 //! everything out as it will lie on a machine, [`control`] says what the package is, `dpkg-deb`
 //! packs it. [`tree`] installs, uses and purges it in a Debian of its own,
-//! and [`boot`] does so under that Debian's systemd.
+//! and [`boot`] does so under that Debian's systemd, which [`emulated`] boots on a machine of its
+//! own.
 
 mod boot;
 mod control;
+mod emulated;
 mod stage;
 mod tree;
 
@@ -26,6 +28,8 @@ use stage::{PROGRAMS, Stage};
 pub(crate) struct Dist {
     /// Install, use and purge it in a fresh tree.
     pub(crate) test: bool,
+    /// And in an emulated machine.
+    pub(crate) emulated: bool,
     /// Where packages and trees go, instead of `target/dist`.
     pub(crate) out: Option<PathBuf>,
 }
@@ -40,8 +44,10 @@ pub(crate) fn run(project: &Project, dist: &Dist) -> Result<Exit> {
         eprintln!("error: dpkg-deb packs the package, and is not here: apt-get install dpkg");
         return Ok(Exit::Missing);
     }
-    let tools = [Tool::Debootstrap, Tool::Nspawn];
-    if dist.test && !tools.into_iter().all(|tool| has(tool, &out)) {
+    let tools = [Tool::Debootstrap, Tool::Nspawn, Tool::Lintian];
+    let more = [Tool::Qemu, Tool::AptLists];
+    let wanted = tools.into_iter().chain(more.into_iter().filter(|_| dist.emulated));
+    if dist.test && !wanted.into_iter().all(|tool| has(tool, &out)) {
         return Ok(Exit::Missing);
     }
     let programs = build(project)?;
@@ -49,7 +55,13 @@ pub(crate) fn run(project: &Project, dist: &Dist) -> Result<Exit> {
     let bytes = fs::metadata(&package)?.len();
     println!("{}, {}", package.display(), HumanBytes(bytes));
     if dist.test {
+        lintian(&package, &out)?;
         tree::test(&package, &out)?;
+    }
+    if dist.emulated {
+        let tree = tree::installed(&package, &out)?;
+        emulated::test(project, &tree, &out)?;
+        println!("the same in an emulated machine, with its limits and devices");
     }
     Ok(Exit::Ok)
 }
@@ -96,6 +108,18 @@ fn finish(root: &Path, stage: &Stage, out: &Path) -> Result<PathBuf> {
     };
     succeed(run, out)?;
     Ok(package)
+}
+
+/// What Debian's own critic says of the package: nothing, or it is an error. What is meant to be as
+/// it is stands in `debian/lintian-overrides`, with the reason.
+fn lintian(package: &Path, out: &Path) -> Result<()> {
+    let run = Run::new("lintian --allow-root --no-cfg --tag-display-limit 0").arg(path(package));
+    let output = run.command(out).output().context("lintian")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let tags: Vec<&str> = said.lines().filter(|line| !line.starts_with("N:")).collect();
+    ensure!(output.status.success() && tags.is_empty(), "`{}` says:\n{said}", run.line());
+    println!("lintian has nothing to say");
+    Ok(())
 }
 
 /// Runs a command, its output in a log beside what is built.
@@ -185,23 +209,41 @@ mod tests {
         let _ = fs::remove_dir_all(&out);
     }
 
+    /// What systemd-analyze says of a unit of ours below `root`. Units of the system are not there;
+    /// what is said of them does not count.
+    fn said_of(root: &Path, unit: &str) -> Vec<String> {
+        let run = Run::new("systemd-analyze verify --man=no --recursive-errors=no");
+        let run = run.arg(format!("--root={}", path(root))).arg(unit);
+        let output = run.command(root).output().expect("started");
+        let said = String::from_utf8_lossy(&output.stderr);
+        said.lines().filter(|line| line.contains("hybrid")).map(str::to_owned).collect()
+    }
+
+    /// A tree with a unit that no systemd would take.
+    fn wrong_unit(stage: &Stage) -> PathBuf {
+        let root = stage.root.with_extension("wrong");
+        let folder = root.join("usr/lib/systemd/system");
+        fs::create_dir_all(&folder).expect("a folder");
+        let unit = "[Service]\nType=never\nExecStart=/usr/bin/hybrid-not-there\nUnheardOf=1\n";
+        fs::write(folder.join("hybrid-wrong.service"), unit).expect("a unit");
+        root
+    }
+
     fn verify_units(stage: &Stage) {
-        let verify = "systemd-analyze verify --man=no --recursive-errors=no";
         if !Run::new("systemd-analyze --version").succeeds(&stage.root) {
             return testing::skipped("units_are_sound", "no systemd-analyze here");
+        }
+        // An old one says nothing of a unit below --root, whatever is in it: that is no praise.
+        if said_of(&wrong_unit(stage), "hybrid-wrong.service").is_empty() {
+            let reason = "this systemd-analyze does not notice a wrong unit below --root";
+            return testing::skipped("units_are_sound", reason);
         }
         let folder = stage.root.join("usr/lib/systemd/system");
         let units = fs::read_dir(&folder).expect("units").flatten().map(|entry| entry.path());
         for unit in units {
             // An instance of a template is what can be verified.
             let name = unit.file_name().and_then(|name| name.to_str()).expect("a name");
-            let run = Run::new(verify)
-                .arg(format!("--root={}", path(&stage.root)))
-                .arg(name.replace("@.", "@x."));
-            let output = run.command(&stage.root).output().expect("started");
-            let said = String::from_utf8_lossy(&output.stderr);
-            // Units of the system are not in the stage; what is said of ours counts.
-            let ours: Vec<&str> = said.lines().filter(|line| line.contains("hybrid")).collect();
+            let ours = said_of(&stage.root, &name.replace("@.", "@x."));
             assert_eq!(ours, [""; 0], "{name}");
         }
     }

@@ -84,6 +84,13 @@ pub(super) fn test(package: &Path, out: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A fresh tree with the package in it.
+pub(super) fn installed(package: &Path, out: &Path) -> Result<PathBuf> {
+    let tree = Tree::fresh(out)?;
+    tree.install(package)?;
+    Ok(tree.root)
+}
+
 impl Tree {
     /// A copy of the base, which is made where there is none.
     fn fresh(out: &Path) -> Result<Self> {

@@ -94,6 +94,26 @@ pub(crate) fn base(kernel: &Kernel, busybox: &Path) -> Result<Vec<u8>> {
     Ok(archive.finish())
 }
 
+/// Enough to find a disk: busybox, `modules` with what they need, and `init`.
+pub(crate) fn first(
+    kernel: &Kernel,
+    busybox: &Path,
+    modules: &[&str],
+    init: &str,
+) -> Result<Vec<u8>> {
+    let mut archive = Archive::default();
+    archive.directory("/dev", 0o755);
+    archive.file("/init", 0o755, init.as_bytes());
+    applets(&mut archive, busybox)?;
+    let mut names = String::new();
+    for module in kernel.modules(busybox)?.in_order(modules)? {
+        archive.file(&format!("/modules/{}.ko", module.name), 0o644, &module.content);
+        names.push_str(&format!("{}\n", module.name));
+    }
+    archive.file("/modules/order", 0o644, names.as_bytes());
+    Ok(archive.finish())
+}
+
 /// Busybox under each of its names.
 fn applets(archive: &mut Archive, busybox: &Path) -> Result<()> {
     let content =

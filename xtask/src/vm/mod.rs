@@ -195,6 +195,21 @@ impl Prepared {
     }
 }
 
+/// Debian's kernel, and a first file system for it: busybox, `modules` after what they need (their
+/// names in `/modules/order`), and `init` as its process 1.
+pub(crate) fn first_stage(
+    project: &Project,
+    log: &Path,
+    modules: &[&str],
+    init: &str,
+) -> Result<(PathBuf, Vec<u8>)> {
+    let packages = project.target.join("xtask-vm/packages");
+    fs::create_dir_all(&packages).with_context(|| format!("{}", packages.display()))?;
+    let kernel = Kernel::find(&package::fetch(package::KERNEL, &packages, log)?)?;
+    let busybox = package::busybox_in(&package::fetch(package::BUSYBOX, &packages, log)?)?;
+    Ok((kernel.image.clone(), image::first(&kernel, &busybox, modules, init)?))
+}
+
 /// What the guest's shell finds in its environment.
 fn environment(machine: &Machine, shell: bool) -> Vec<(String, String)> {
     let (rows, columns) = if shell { shell::size() } else { (24, 80) };
