@@ -177,10 +177,6 @@ fn a_partition_is_started_again_in_its_place_and_its_peer_goes_on() {
     let mesh = mesh.expect("two are a mesh");
     let mut asking = handles.pop().expect("two");
     let answering = handles.pop().expect("two");
-    for metric in asking.metrics().iter().flatten() {
-        let unknown = help_of("nothing of ours");
-        assert_ne!(help_of(metric.name()), unknown, "{}: add it to families.rs", metric.name());
-    }
     let begun = Instant::now();
     let mut enough = false;
     asking.wait(Duration::from_millis(1), |handle| {
@@ -190,6 +186,11 @@ fn a_partition_is_started_again_in_its_place_and_its_peer_goes_on() {
         assert!(looked.is_ok() && begun.elapsed() < LIMIT);
         if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
+    assert!(asking.metrics().find("mesh_records_sent").is_some());
+    for metric in asking.metrics().iter().flatten() {
+        let unknown = help_of("nothing of ours");
+        assert_ne!(help_of(metric.name()), unknown, "{}: add it to families.rs", metric.name());
+    }
     answering.request_stop(StopReason::Finished);
     assert!(finished(answering).0.is_done());
     let mut again = in_turns(answer, 0, cpu);

@@ -261,13 +261,17 @@ fn browser() -> Option<&'static str> {
 }
 
 /// What a browser makes of the page in a window of that width: its own width, its background, its
-/// charts and tables that are broader than the window, and the least height of a chart's letters.
+/// charts and tables that are broader than the window, with the words that a chart cuts off at its
+/// left, and the least height of a chart's letters.
 fn rendered(browser: &str, dir: &TempDir, html: &str, width: u32, dark: bool) -> String {
     let (framed, profile) = (dir.path("framed.html"), dir.path("profile"));
     let page = html.replace('&', "&amp;").replace('"', "&quot;");
     let script = "onload = () => { const d = f.contentDocument, w = d.documentElement.clientWidth; \
          const all = [...d.querySelectorAll('svg, section, .tile')]; \
-         const broad = all.filter(e => e.getBoundingClientRect().right > w).length; \
+         const left = e => e.getBoundingClientRect().left; \
+         const cut = [...d.querySelectorAll('svg text')].filter(e => \
+             left(e) < left(e.ownerSVGElement)).length; \
+         const broad = cut + all.filter(e => e.getBoundingClientRect().right > w).length; \
          const scale = m => Math.hypot(m.a, m.b); \
          const letters = [...d.querySelectorAll('svg text')].map(e => \
              parseFloat(getComputedStyle(e).fontSize) * scale(e.getScreenCTM())); \

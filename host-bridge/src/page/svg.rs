@@ -7,7 +7,7 @@ use super::escape;
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 340.0;
-const LEFT: f64 = 104.0;
+const LEFT: f64 = 148.0;
 const RIGHT: f64 = 40.0;
 const TOP: f64 = 18.0;
 const BOTTOM: f64 = 56.0;

@@ -81,6 +81,9 @@ impl Live {
         thread::sleep(RESTART);
         self.call("partition_restart")?;
         thread::sleep(ALL.saturating_sub(begun.elapsed()));
+        let up = prometheus.query("hybrid_partition_up == 1", now())?;
+        let is_up = up.as_array().is_some_and(|series| !series.is_empty());
+        ensure!(is_up, "the partition did not come back from its restart");
         Ok((from, now()))
     }
 
