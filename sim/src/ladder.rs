@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use core_runtime::clock::{Clock, Instant, ManualClock};
 use core_runtime::mem::{Bump, DmaArena, Iova};
+use core_runtime::partition::PartitionConfig;
 use core_runtime::task::{Scheduler, SchedulerConfig, TaskOptions};
 use hybrid_policy::policy::{Action, Ending, Limits, Phase, Policy, Seen};
 use hybrid_policy::restart::{BackOff, CrashLimit, RestartPolicy, Restarts};
@@ -361,6 +362,9 @@ fn the_worst_case_of_every_step_is_what_the_table_says() {
 fn a_partition_that_ends_in_order_is_never_killed_for_its_slow_device() {
     let (driver, host) = (ControllerConfig::default(), Limits::default());
     assert!(Duration::from_nanos(driver.shutdown_total_ns) < host.stop);
+    // The partition's own loop lets it end, and ends before it is killed.
+    let grace = PartitionConfig::default().stop_grace_ns;
+    assert!(driver.shutdown_total_ns < grace && Duration::from_nanos(grace) < host.stop);
     // The drain and the longest wait for SHST have room in it.
     assert!(driver.drain_ns + driver.shutdown_ceiling_ns < driver.shutdown_total_ns);
 }

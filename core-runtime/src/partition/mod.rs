@@ -318,6 +318,12 @@ impl Partition {
         None
     }
 
+    /// Bytes of the ring of commands: more was never sent without having been taken.
+    #[must_use]
+    pub fn commands_bytes(&self) -> usize {
+        self.commands.capacity()
+    }
+
     /// Why the host wants the partition to stop, once it does. Cheap: tasks may ask in any loop.
     #[inline]
     #[must_use]

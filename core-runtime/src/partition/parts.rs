@@ -79,8 +79,8 @@ pub struct PartitionConfig {
     pub publish_every_ns: u64,
     /// Commands taken in a pass, so that a talkative host does not stall I/O. Default: 4.
     pub commands_per_pass: u32,
-    /// What tasks have to end after the host asked to stop. Default: 5 s, above the time that a
-    /// command's deadline and a queue reset take.
+    /// What tasks have to end after the host asked to stop. Default: 14.5 s, above what an orderly
+    /// shutdown of a controller takes at most, below what a supervisor gives a partition to end.
     pub stop_grace_ns: u64,
     /// Records of the probe ring, of 32 bytes each; rounded up to a power of two. Default: 8192.
     pub probe_records: u32,
@@ -94,7 +94,7 @@ impl Default for PartitionConfig {
             more_histograms: 8,
             publish_every_ns: 1_000_000,
             commands_per_pass: 4,
-            stop_grace_ns: 5_000_000_000,
+            stop_grace_ns: 14_500_000_000,
             probe_records: 8192,
         }
     }

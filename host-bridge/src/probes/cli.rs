@@ -20,8 +20,8 @@ const LONGEST: Nanos = Nanos(3_600_000_000_000);
 #[command(next_help_heading = "Probes", group = ArgGroup::new("freezes").multiple(true))]
 pub struct ProbeArgs {
     /// Probes that are on from the start: `all`, `none`, or some of sched, timer, driver, bridge,
-    /// ring, watchdog, feed, app, journal (no probe yet), each with an optional :error, :info, :debug or :trace
-    /// [default: none; all:debug with --trace or a --freeze option]
+    /// ring, watchdog, feed, app, journal (no probe yet), each with an optional :error, :info,
+    /// :debug or :trace [default: none; all:debug with --trace or a --freeze option]
     #[arg(long, value_name = "GROUPS", value_parser = parse_mask)]
     pub probes: Option<u64>,
     /// Follow the probes into this file, for `probe-util trace`

@@ -93,7 +93,8 @@ pub(crate) fn replay_lines(figures: &JournalFigures) -> String {
     }
     if figures.clock_jumps > 0 {
         lines += &format!(
-            "clock     jumped {} times, first before record {}: no pause was made there\n",
+            "clock     went back, or ahead by more than a minute, {} times, first before \
+             record {}: no pause was made there\n",
             Count(figures.clock_jumps),
             Count(figures.first_jump),
         );

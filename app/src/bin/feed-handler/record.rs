@@ -44,6 +44,13 @@ use crate::summary;
 /// How long a packet may still come that the end of its session has overtaken.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How long packets are taken before the rest of the program has its turn.
+const A_LOOK: Duration = Duration::from_millis(20);
+
+/// Packets that are kept at most, about: behind a device that takes none the socket fills, and what
+/// it loses is named as a gap.
+const KEPT_MOST: usize = 1 << 20;
+
 /// Gaps that are told one by one.
 const TOLD_GAPS: u64 = 8;
 
@@ -211,9 +218,17 @@ struct Recorder<H> {
 
 impl<H: FnMut(&[u8])> Packets for Recorder<H> {
     fn push(&mut self, partition: &mut PartitionHandle) -> io::Result<bool> {
-        // Until nothing has come: what waits in the socket is not to wait for the next look.
-        while self.reactor.turn() {}
+        // Until nothing has come: what waits in the socket is not to wait for the next look. A feed
+        // that never pauses does not keep signals and requests waiting.
+        let (sent, waiting) = self.line.borrow().outbox.left();
+        let full = sent + waiting >= KEPT_MOST;
+        let begun = Instant::now();
+        while !full && self.reactor.turn() && begun.elapsed() < A_LOOK {}
         let mut line = self.line.borrow_mut();
+        if full {
+            // Nobody looked whether something has come.
+            line.last = begun;
+        }
         if let Some(errno) = self.reactor.sources()[0].stats().failed {
             return Err(io::Error::other(format!("receiving: {errno}")));
         }
@@ -307,9 +322,14 @@ pub(crate) fn record(args: &RecordArgs) -> Result<Exit, Failure> {
 fn unknown(line: &Line) {
     let (sent, waiting) = line.outbox.left();
     if sent + waiting + line.held.len() > 0 {
+        // Where the journal is another one than was acknowledged, the error says what is not there.
+        let (durable, sure) = match line.astray {
+            None => ("are in the journal for good", "they are"),
+            Some(_) => ("were acknowledged", "they are in a journal"),
+        };
         output::note(format_args!(
-            "warning: {} packets are in the journal for good; of {sent} it is unknown whether \
-             they are; {} that came are not in it",
+            "warning: {} packets {durable}; of {sent} it is unknown whether {sure}; {} that came \
+             are not in it",
             line.outbox.durable(),
             waiting + line.held.len(),
         ));

@@ -8,7 +8,8 @@ use core_runtime::clock::{Clock, Instant};
 /// Packets that were put in order may be a little older than the one before. More is a clock that
 /// was set back.
 const BACK_NS: u64 = 1_000_000_000;
-/// A longer pause is a clock that was set forward: a recording's longest `--idle`.
+/// A longer pause is a clock that was set forward, or a break: a recording's longest `--idle` but
+/// for never.
 const AHEAD_NS: u64 = 60_000_000_000;
 
 /// When packets are due.

@@ -31,7 +31,7 @@ const COMMAND_BYTES: usize = 8 + PACKET_BYTES;
 const LOG_BUDGET_NS: u64 = 50_000;
 
 /// Records what comes until the host says that it is over, or asks to stop; then everything that
-/// came is durable.
+/// came before is durable.
 ///
 /// # Errors
 /// [`HandlerError`]. What was acknowledged before is in the journal.
@@ -114,14 +114,21 @@ async fn take_packets(
     let (partition, progress) = (here.desk.partition, here.desk.progress);
     let room = partition.bump().slice_with(COMMAND_BYTES, |_| 0_u8);
     let room = room.map_err(HandlerError::NoMemory)?;
+    // What may lie in the ring when a stop is seen. What is behind that came later, and a feed that
+    // never pauses has no end of its own.
+    let mut left = partition.commands_bytes();
     loop {
-        let mut all = false;
-        for _ in 0..A_TURN {
+        let stopping = progress.stop.get();
+        let mut all = stopping && left == 0;
+        for _ in 0..if all { 0 } else { A_TURN } {
             let Some(header) = partition.take_command(room) else {
                 all = true;
                 break;
             };
             let payload = room.get(..usize::from(header.len)).unwrap_or_default();
+            if stopping {
+                left = left.saturating_sub(size_of_val(&header) + payload.len());
+            }
             match header.kind {
                 KIND_PACKET => {
                     let Some((time, packet)) = payload.split_first_chunk::<8>() else { continue };
@@ -141,8 +148,8 @@ async fn take_packets(
         if let Some(ended) = log.ended() {
             return Err(ended.into());
         }
-        // An orderly end for a recording: all that came is kept.
-        if all && progress.stop.get() {
+        // An orderly end for a recording: all that came before the stop is kept.
+        if all && stopping {
             return Ok(());
         }
         partition.spawner().yield_now().await;

@@ -22,8 +22,8 @@ use hybrid_conventions::{Bytes, Nanos, TimeUnit};
       journal-bench --beside /var/tmp\n  \
       journal-bench --device uring:/var/tmp/log.img --allow-writes --rate 10k")]
 pub(crate) struct Cli {
-    /// The goals: p99 at 100,000 appends/s, on one core and across two, appends/s in batches, ticks
-    /// an append, opening 1 GiB
+    /// The goals: p99 at 100,000 appends/s, on one core and across two, appends/s in batches,
+    /// opening 1 GiB; and the ticks of an append
     #[arg(long, conflicts_with_all = ["rate", "batch"])]
     pub(crate) goals: bool,
     /// Open loop: appends a second, Poisson

@@ -154,17 +154,18 @@ impl Core {
         self.scheduler.tick(now);
         self.core.controller.ring();
         let ticks = rdtsc().wrapping_sub(begin);
-        self.core.model.borrow_mut().step(now.ticks());
         if ticks > self.tsc.ns_to_ticks(GAP_NS).get() {
             self.gaps += 1;
             self.gap_ticks += ticks;
-            return;
+        } else {
+            self.ours += ticks;
+            self.carry += ticks as f64 * 1e9 / self.tsc.hz() as f64;
+            let ns = whole(self.carry);
+            self.carry -= ns as f64;
+            self.manual.advance(ns);
         }
-        self.ours += ticks;
-        self.carry += ticks as f64 * 1e9 / self.tsc.hz() as f64;
-        let ns = whole(self.carry);
-        self.carry -= ns as f64;
-        self.manual.advance(ns);
+        // The doorbells are rung at the end of a pass: a command's latency begins there.
+        self.core.model.borrow_mut().step(self.core.clock.now().ticks());
     }
 
     /// Runs a task to its end.

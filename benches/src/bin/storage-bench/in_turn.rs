@@ -3,8 +3,9 @@
 //! Each round measures every set-up once: driver and model stepped on one core; the model polling
 //! on a thread on the other core; the model behind our own vfio-user server, polling there; and
 //! what `--race-device` names. Every second round goes through them backwards, so that none always
-//! follows the same. All but the stepped one are begun anew, so that one device at a time polls the other core; before
-//! and after it a bare cache line goes there and back, which says how far apart the cores are then.
+//! follows the same. All but the stepped one are begun anew, so that one device at a time polls the
+//! other core; before and after it a bare cache line goes there and back, which says how far apart
+//! the cores are then.
 //!
 //! Stepped it is as `--stepped` measures, net of the clock; the others are bursts as `--burst` has
 //! them, two readings of the clock included.
