@@ -386,7 +386,7 @@ pub(crate) fn stepped(report: &mut Report, run: &SteppedRun, goals: bool) {
             Cell::maybe(row.model.median(), 1),
         ]);
         // A size that is not measured in turn has its goal here always.
-        let here = goals || !in_turn::READS.iter().any(|reads| u32::from(*reads) == row.size);
+        let here = goals || !in_turn::READS.contains(&row.size);
         if let Some(goal) = row.goal().filter(|_| here) {
             report.goal_most(format!("ticks a read, stepped, batch {}", row.size), row.sum(), goal);
         }
