@@ -270,7 +270,7 @@ fn rendered(browser: &str, dir: &TempDir, html: &str, width: u32, dark: bool) ->
          const all = [...d.querySelectorAll('svg, section, .tile')]; \
          const left = e => e.getBoundingClientRect().left; \
          const cut = [...d.querySelectorAll('svg text')].filter(e => \
-             left(e) < left(e.ownerSVGElement)).length; \
+             e.getClientRects().length && left(e) < left(e.ownerSVGElement)).length; \
          const broad = cut + all.filter(e => e.getBoundingClientRect().right > w).length; \
          const scale = m => Math.hypot(m.a, m.b); \
          const letters = [...d.querySelectorAll('svg text')].map(e => \
