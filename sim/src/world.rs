@@ -58,6 +58,10 @@ const MAX_SPINS: u32 = 32;
 /// Passes without anything in flight after which abandoned writes are over.
 const QUIET_PASSES: u32 = 4;
 
+/// Passes after which a command that the device alone still has is taken from it by a reset: a stray
+/// answer was one that its driver had to believe, and the command's own was dropped.
+const FORGOTTEN_PASSES: u32 = 10_000;
+
 /// What to keep of a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Watch {
@@ -130,6 +134,7 @@ struct World<'p> {
     still: u32,
     spins: u32,
     quiet: u32,
+    forgotten: u32,
     passes: u64,
     progress: (u64, u64),
     progress_at: (u64, u64),
@@ -221,6 +226,7 @@ impl<'p> World<'p> {
             still: 0,
             spins: 0,
             quiet: 0,
+            forgotten: 0,
             passes: 0,
             progress: (0, 0),
             progress_at: (0, 0),
@@ -321,6 +327,12 @@ impl<'p> World<'p> {
                 None => self.device.with(|model| model.io_in_flight()) == Some(0),
             }
             && self.partition.device.stats().io.in_flight == 0;
+        let waits = self.state == 1 && self.host.pending() == 0;
+        self.forgotten = if waits && !nothing { self.forgotten + 1 } else { 0 };
+        if self.forgotten >= FORGOTTEN_PASSES {
+            self.forgotten = 0;
+            self.request_reset();
+        }
         self.quiet = if nothing { self.quiet + 1 } else { 0 };
         if self.quiet >= QUIET_PASSES {
             self.quiet = 0;

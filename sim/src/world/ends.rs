@@ -100,7 +100,7 @@ impl World<'_> {
         }
     }
 
-    fn request_reset(&self) {
+    pub(super) fn request_reset(&self) {
         if let Device::Nvme(controller) = self.partition.device {
             controller.request_reset();
         }
