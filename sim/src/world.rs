@@ -58,8 +58,8 @@ const MAX_SPINS: u32 = 32;
 /// Passes without anything in flight after which abandoned writes are over.
 const QUIET_PASSES: u32 = 4;
 
-/// Passes after which a command that the device alone still has is taken from it by a reset: a stray
-/// answer was one that its driver had to believe, and the command's own was dropped.
+/// Passes after which a command that the device alone still has is taken from it by a reset: its
+/// driver had to believe a stray answer, and the command's own was dropped.
 const FORGOTTEN_PASSES: u32 = 10_000;
 
 /// What to keep of a run.
