@@ -279,6 +279,11 @@ fn every_metric_of_the_runtime_has_a_help_text_of_its_own() {
     let Some(only) = common::runtime(name) else { return };
     let partition = only.runtime.spawn(common::spec("idle", common::idle)).expect("a partition");
     let unknown = help_of("nothing of ours");
+    let begun = Instant::now();
+    while partition.metrics().find("polls").is_none() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "it makes no pass");
+        std::thread::yield_now();
+    }
     for metric in partition.metrics().iter().flatten() {
         assert_ne!(help_of(metric.name()), unknown, "{}: add it to families.rs", metric.name());
     }

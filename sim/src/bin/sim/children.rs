@@ -83,7 +83,22 @@ struct Row<'a> {
     stopped: bool,
 }
 
-impl Row<'_> {
+impl<'a> Row<'a> {
+    /// Nothing is given out yet, and the time begins.
+    fn new(cli: &'a Cli) -> Self {
+        let now = Instant::now();
+        Self {
+            cli,
+            limit: cli.limit(),
+            start: now,
+            told: now,
+            total: Total::default(),
+            given: 0,
+            running: 0,
+            stopped: false,
+        }
+    }
+
     /// The next runs for a child: the first one's number, and how many; `None` at the end.
     fn claim(&mut self) -> Option<(u64, u64)> {
         let run_ops = self.cli.run_ops;
@@ -126,17 +141,7 @@ impl Row<'_> {
 
 /// Runs children until the limit, as many at once as there are jobs.
 pub(crate) fn campaign(cli: &Cli) -> Result<Exit, String> {
-    let now = Instant::now();
-    let row = Mutex::new(Row {
-        cli,
-        limit: cli.limit(),
-        start: now,
-        told: now,
-        total: Total::default(),
-        given: 0,
-        running: 0,
-        stopped: false,
-    });
+    let row = Mutex::new(Row::new(cli));
     let failed: Vec<String> = thread::scope(|scope| {
         let jobs: Vec<_> = (0..cli.jobs).map(|_| scope.spawn(|| job(cli, &row))).collect();
         jobs.into_iter().filter_map(|job| job.join().ok()?.err()).collect()
@@ -228,17 +233,7 @@ mod tests {
     #[test]
     fn every_run_is_given_to_one_child_and_no_more_of_them_than_asked_for() {
         let cli = Cli::try_parse_from("sim --runs 45 --run-ops 100000".split(' ')).expect("good");
-        let now = Instant::now();
-        let mut row = Row {
-            cli: &cli,
-            limit: cli.limit(),
-            start: now,
-            told: now,
-            total: Total::default(),
-            given: 0,
-            running: 0,
-            stopped: false,
-        };
+        let mut row = Row::new(&cli);
         assert_eq!(
             [row.claim(), row.claim(), row.claim()],
             [Some((0, 20)), Some((20, 20)), Some((40, 5))]
