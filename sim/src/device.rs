@@ -83,8 +83,11 @@ pub(crate) struct Device {
     /// Faults of the plan that did not strike yet, by index: admin queue, I/O queues.
     coming: [VecDeque<usize>; 2],
     lba_bytes: u32,
-    /// Flushes of this incarnation that were answered with an error.
-    pub(crate) refused_flushes: u64,
+    /// Flushes of this incarnation that were answered with an error, and stray completions in it
+    /// which named a slot: queue and CID of each. One of these may have ended one of those early,
+    /// which its driver can't see; each pair of the kind is struck out.
+    refused: Vec<(QueueId, u16)>,
+    strays: Vec<(QueueId, u16)>,
     plant: Plant,
     shared: Rc<Shared>,
 }
@@ -176,7 +179,8 @@ impl Device {
             resized: false,
             coming: [of(Trigger::Admin), of(Trigger::Io)],
             lba_bytes: plan.lba_bytes,
-            refused_flushes: 0,
+            refused: Vec::new(),
+            strays: Vec::new(),
             plant: Plant::of(plan.plant),
             shared,
         })
@@ -226,7 +230,8 @@ impl Device {
     pub(crate) fn memory(&mut self, controller: bool) -> Result<&'static DmaArena, String> {
         self.be_silent(0);
         self.regs.gone.set(false);
-        self.refused_flushes = 0;
+        self.refused.clear();
+        self.strays.clear();
         self.incarnations += 1;
         let iova = Iova(0x10_0000_0000 * self.incarnations);
         let arena = DmaArena::leak(DMA_BYTES, iova).map_err(|error| error.to_string())?;
@@ -323,15 +328,26 @@ impl Device {
             let flush = io && NvmOpcode(sqe.opcode()) == NvmOpcode::FLUSH;
             self.shared.note_status(if flush || !io { 0 } else { slba }, status.code());
             if flush {
-                self.refused_flushes += 1;
+                let flush = (note.sqid, sqe.cid().0);
+                match self.strays.iter().position(|stray| *stray == flush) {
+                    Some(at) => {
+                        self.strays.swap_remove(at);
+                    }
+                    None => self.refused.push(flush),
+                }
                 self.with(Model::lose_unflushed);
                 self.shared.oracle.borrow_mut().doubt();
             }
         }
     }
 
+    /// Flushes of this incarnation that were answered with an error, which its driver saw.
+    pub(crate) fn refused_flushes(&self) -> u64 {
+        self.refused.len() as u64
+    }
+
     /// A transfer or a completion was spoilt just now.
-    fn spoil(&self, note: FaultNote, slba: u64, nlb: u64) {
+    fn spoil(&mut self, note: FaultNote, slba: u64, nlb: u64) {
         if self.plant == Plant::Silent {
             return;
         }
@@ -341,6 +357,13 @@ impl Device {
                 if bits & SLOT_BITS != 0 =>
             {
                 oracle.suspect_everything();
+                let stray = (note.sqid, note.sqe.cid().0 ^ bits);
+                match self.refused.iter().position(|flush| *flush == stray) {
+                    Some(at) => {
+                        self.refused.swap_remove(at);
+                    }
+                    None => self.strays.push(stray),
+                }
             }
             FaultAction::Data(fault) => match NvmOpcode(note.sqe.opcode()) {
                 NvmOpcode::READ => oracle.excuse_reads(slba, nlb),

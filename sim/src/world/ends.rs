@@ -141,7 +141,7 @@ impl World<'_> {
         }
         self.partition.check_leaks(failed);
         let refused = self.kernel.as_ref().map(|kernel| kernel.refused_flushes);
-        self.partition.check_flushes(refused.unwrap_or(self.device.refused_flushes));
+        self.partition.check_flushes(refused.unwrap_or(self.device.refused_flushes()));
         if self.stage == Stage::Closing && !off {
             self.shared.violate(|| "the last shutdown ended in a failure".to_owned());
         }
