@@ -35,6 +35,10 @@ pub struct ControllerConfig {
     pub deadline_ns: u64,
     /// An aborted command that is still not answered after this long makes us reset its queue.
     pub abort_grace_ns: u64,
+    /// How long the host has for a request that it was asked to cancel, before it is given up with
+    /// all that was in flight. Only a bridge has it. There is no other storage behind that one, and
+    /// a host that has died is noticed otherwise: so it is long.
+    pub bridge_grace_ns: u64,
     /// An admin command older than this makes us reset the controller.
     pub admin_deadline_ns: u64,
     /// At least this long for RDY to change, whatever CAP.TO says.
@@ -88,6 +92,7 @@ impl Default for ControllerConfig {
             max_namespaces: 16,
             deadline_ns: 5_000 * MS,
             abort_grace_ns: 1_000 * MS,
+            bridge_grace_ns: 5_000 * MS,
             // With a reset after it an admin command that hangs costs less than 5 s.
             admin_deadline_ns: 2_000 * MS,
             // CAP.TO of 0 occurs in controllers that are not that fast.

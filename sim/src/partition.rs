@@ -89,6 +89,7 @@ fn driver_config(plan: &Plan) -> ControllerConfig {
         max_namespaces: 2,
         deadline_ns: us(plan.deadline_us),
         abort_grace_ns: us(plan.grace_us),
+        bridge_grace_ns: us(plan.grace_us.max(plan.deadline_us)),
         admin_deadline_ns: us(plan.admin_deadline_us),
         ready_floor_ns: us(50_000),
         ready_ceiling_ns: us(200_000),

@@ -4,7 +4,7 @@ use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
 use core::task::{Poll, Waker};
 
-use core_runtime::clock::{Clock, Instant, Ticks};
+use core_runtime::clock::{Clock, Instant};
 use core_runtime::mem::{Bump, DeviceBuf, DmaBuf};
 use core_runtime::probe::{Probes, Register};
 use core_runtime::ring::{Consumer, Producer};
@@ -46,9 +46,10 @@ pub struct Bridge {
     sample_every: u32,
     until_sample: Cell<u32>,
     histograms: Cell<Option<LatencyHistograms>>,
-    deadline: Ticks,
-    grace: Ticks,
+    deadline: u64,
+    grace: u64,
     looked: Cell<Instant>,
+    waited: Cell<u64>,
     stats: RefCell<ControllerStats>,
     drained: WakeSlot,
     pub(super) by_hand: ByHand,
@@ -84,7 +85,7 @@ impl Bridge {
                 Slot::new(if next >= depth { NONE } else { next })
             })
             .map_err(no_memory("requests"))?;
-        let ticks = |ns| parts.clock.ns_to_ticks(ns);
+        let ticks = |ns| parts.clock.ns_to_ticks(ns).get();
         let probes = probes::or_off(parts.probes, parts.clock, bump);
         let probes = probes.map_err(no_memory("probes"))?;
         probes::BRIDGE_OPEN.emit(probes, depth.into(), 0, 0);
@@ -105,8 +106,9 @@ impl Bridge {
             until_sample: Cell::new(1),
             histograms: Cell::new(None),
             deadline: ticks(config.deadline_ns),
-            grace: ticks(config.abort_grace_ns.max(config.deadline_ns)),
-            looked: Cell::new(Instant::MIN),
+            grace: ticks(config.bridge_grace_ns),
+            looked: Cell::new(parts.clock.now()),
+            waited: Cell::new(0),
             stats: RefCell::new(ControllerStats::default()),
             drained: WakeSlot::new(),
             by_hand: ByHand::new(),
@@ -201,10 +203,10 @@ impl Bridge {
         self.free.set(slot.next.get());
         slot.generation.set(generation);
         slot.state.set(state);
-        slot.begun.set(now);
+        slot.begun.set(self.patience(now));
         slot.stamp.set(self.sample().then_some(now));
         slot.kind.set(kind_of(request.op));
-        slot.cancelled.set(false);
+        slot.cancelled.set(None);
         slot.slba.set(request.slba);
         let in_flight = self.in_flight.get() + 1;
         self.in_flight.set(in_flight);
@@ -244,10 +246,7 @@ impl Bridge {
     pub fn poll(&'static self, now: Instant) -> u32 {
         let most = (self.depth() / 4).max(8);
         let taken = self.take(most.into());
-        if now.since(self.looked.get()).get() >= self.clock.ns_to_ticks(LOOK_NS).get()
-            || self.looked.get() == Instant::MIN
-        {
-            self.looked.set(now);
+        if now.since(self.looked.get()) >= self.clock.ns_to_ticks(LOOK_NS) {
             self.look(now);
         }
         if self.free.get() != NONE && !self.line.is_empty() {
@@ -393,8 +392,19 @@ impl Bridge {
 
     // ---- deadlines and the end -------------------------------------------------------------
 
+    /// How long the host has been waited for, in ticks: the time that passes, but between two looks
+    /// at most an eighth of the deadline. Whoever took this core away for longer took the time in
+    /// which an answer would have been seen, and as a rule the host's time too.
+    fn patience(&self, now: Instant) -> u64 {
+        let since = now.since(self.looked.get()).get().min((self.deadline / 8).max(1));
+        self.waited.get().saturating_add(since)
+    }
+
     #[cold]
     fn look(&self, now: Instant) {
+        let waited = self.patience(now);
+        self.waited.set(waited);
+        self.looked.set(now);
         if self.in_flight.get() == 0 {
             return;
         }
@@ -402,19 +412,18 @@ impl Bridge {
             if !slot.in_flight() {
                 continue;
             }
-            let age = now.since(slot.begun.get()).get();
-            if slot.cancelled.get() {
-                if age >= self.deadline.get().saturating_add(self.grace.get()) {
+            if let Some(asked) = slot.cancelled.get() {
+                if waited.saturating_sub(asked) >= self.grace {
                     self.lose();
                     return;
                 }
-            } else if age >= self.deadline.get() {
+            } else if waited.saturating_sub(slot.begun.get()) >= self.deadline {
                 let target = cid(index, slot.generation.get());
                 let cancel =
                     BridgeRequest { op: BRIDGE_CANCEL, slba: target.into(), ..Default::default() };
                 // Without room it is tried again at the next look.
                 if self.requests.try_push(&cancel).is_ok() {
-                    slot.cancelled.set(true);
+                    slot.cancelled.set(Some(waited));
                     let mut stats = self.stats.borrow_mut();
                     stats.deadlines += 1;
                     stats.aborts += 1;

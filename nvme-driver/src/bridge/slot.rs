@@ -38,11 +38,13 @@ pub(super) struct Slot {
     pub(super) buf: Cell<Option<DeviceBuf>>,
     pub(super) result: Cell<Result<(), IoError>>,
     pub(super) wake: WakeSlot,
-    /// When it was started, and when its latency was.
-    pub(super) begun: Cell<Instant>,
+    /// When it was started, and when the host was asked to cancel it, both on the bridge's measure
+    /// of patience.
+    pub(super) begun: Cell<u64>,
+    pub(super) cancelled: Cell<Option<u64>>,
+    /// When it was started, if its latency is told.
     pub(super) stamp: Cell<Option<Instant>>,
     pub(super) kind: Cell<Kind>,
-    pub(super) cancelled: Cell<bool>,
     pub(super) slba: Cell<u64>,
 }
 
@@ -61,10 +63,10 @@ impl Slot {
             buf: Cell::new(None),
             result: Cell::new(Ok(())),
             wake: WakeSlot::new(),
-            begun: Cell::new(Instant::from_ticks(0)),
+            begun: Cell::new(0),
+            cancelled: Cell::new(None),
             stamp: Cell::new(None),
             kind: Cell::new(Kind::Other),
-            cancelled: Cell::new(false),
             slba: Cell::new(0),
         }
     }

@@ -6,7 +6,7 @@ use std::vec::Vec;
 use core_runtime::clock::{Clock, ManualClock};
 use core_runtime::mem::{Bump, DmaArena, Iova};
 use core_runtime::ring::{Consumer, Producer, RingSpec};
-use hybrid_abi::bridge::{BRIDGE_DONE, BridgeCompletion, BridgeInfo, BridgeRequest};
+use hybrid_abi::bridge::{BRIDGE_CANCEL, BRIDGE_DONE, BridgeCompletion, BridgeInfo, BridgeRequest};
 use hybrid_shm::leak_zeroed;
 use nvme_spec::{Lba, Nsid};
 use zerocopy::IntoBytes;
@@ -97,12 +97,17 @@ impl Rig {
         self.device.poll_io(Clock::manual(self.clock).now());
     }
 
-    /// Lets the host be silent beyond every limit.
-    fn lose(&self) {
-        for _ in 0..3 {
-            self.clock.advance(1 << 40);
+    /// Polls `times`, each after so many milliseconds.
+    fn pass_time(&self, times: u32, ms: u64) {
+        for _ in 0..times {
+            self.clock.advance(ms * 1_000_000);
             self.poll();
         }
+    }
+
+    /// Lets the host be silent beyond every limit.
+    fn lose(&self) {
+        self.pass_time(17, 700);
         assert!(self.device.failure().is_some(), "gone");
     }
 
@@ -151,6 +156,41 @@ fn told(queue: &BlockQueue) -> Vec<(u32, Result<(), IoError>)> {
     let mut told = Vec::new();
     queue.reap(8, |token, result| told.push((token, result)));
     told
+}
+
+/// Deadline and grace are 5 s each, and a look counts as an eighth of the deadline at most.
+#[test]
+fn time_in_which_nobody_looked_is_not_the_hosts() {
+    let rig = Rig::new();
+    let queue = rig.queue(1);
+    rig.poll();
+    rig.read(&queue, 0, 5).expect("room");
+    let read = rig.sent()[0];
+    rig.pass_time(1, 3_600_000);
+    assert!(rig.sent().is_empty(), "this core was away, not the host");
+    rig.pass_time(6, 625);
+    assert_eq!(rig.device.stats().deadlines, 0, "7 eighths");
+    rig.pass_time(1, 625);
+    let cancel = rig.sent();
+    assert_eq!(
+        cancel.iter().map(|r| (r.op, r.slba)).collect::<Vec<_>>(),
+        [(BRIDGE_CANCEL, u64::from(read.cid))]
+    );
+    rig.pass_time(1, 3_600_000);
+    rig.pass_time(6, 625);
+    assert!(rig.device.failure().is_none(), "7 eighths of the grace time");
+    assert!(rig.sent().is_empty(), "it is asked once");
+    rig.answer(&read);
+    assert_eq!(told(&queue), [(5, Ok(()))]);
+    // The next one has a deadline of its own.
+    rig.read(&queue, 0, 6).expect("room");
+    rig.pass_time(7, 625);
+    assert_eq!(rig.device.stats().deadlines, 1);
+    rig.pass_time(8, 625);
+    assert!(rig.device.failure().is_none());
+    rig.pass_time(1, 625);
+    assert!(rig.device.failure().is_some(), "twice 8 eighths");
+    assert_eq!(told(&queue), [(6, Err(IoError::Gone))]);
 }
 
 #[test]

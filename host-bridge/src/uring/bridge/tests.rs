@@ -518,9 +518,10 @@ fn a_host_that_does_not_answer_is_given_up_and_its_buffers_are_quarantined() {
     let mut read = pin!(read);
     let mut cx = Context::from_waker(Waker::noop());
     assert!(read.as_mut().poll(&mut cx).is_pending());
-    // The reactor never turns. One deadline, and the grace time after it.
-    for _ in 0..3 {
-        rig.clock.advance(5_100_000_000);
+    // The reactor never turns. One deadline, and the grace time after it: eight looks each.
+    for look in 0..16 {
+        assert!(client.device.failure().is_none(), "given up at look {look}");
+        rig.clock.advance(700_000_000);
         client.device.poll_io(Clock::manual(rig.clock).now());
     }
     let Poll::Ready(Err(failed)) = read.as_mut().poll(&mut cx) else { panic!("given up") };
