@@ -1,7 +1,8 @@
 //! Runs one command with its output in a log file and a deadline.
 //!
 //! The child has no standard input and stays in our process group, so that ^C ends it too. A child
-//! that passes its deadline is killed with everything it started.
+//! that passes its deadline is killed with everything it started; so is one that does not end when
+//! we are to.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,6 +10,10 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use hybrid_conventions::Exit;
+
+use crate::stop;
 
 /// A command, its extra environment and its deadline.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +30,8 @@ pub(crate) struct Run {
 pub(crate) enum End {
     Exited(ExitStatus),
     TimedOut(Duration),
+    /// We were to end, and it with us.
+    Stopped,
     NotStarted(io::Error),
 }
 
@@ -139,19 +146,27 @@ impl Run {
 
     fn wait(&self, mut child: Child) -> End {
         let start = Instant::now();
+        let mut stopping = None;
         loop {
             match child.try_wait() {
+                Ok(Some(_)) if stop::exit().is_some() => return End::Stopped,
                 Ok(Some(status)) => return End::Exited(status),
                 Err(error) => return End::NotStarted(error),
                 Ok(None) if start.elapsed() >= self.limit => {
-                    kill_tree(child.id());
-                    let _ = child.kill();
-                    let _ = child.wait();
+                    kill(&mut child);
                     return End::TimedOut(self.limit);
                 }
-                // Steps take seconds: a twentieth is a poll that costs nothing.
-                Ok(None) => thread::sleep(Duration::from_millis(50)),
+                Ok(None) => {}
             }
+            if let Some(exit) = stop::exit() {
+                let stopping = stopping.get_or_insert_with(|| Stopping::by(exit));
+                if stopping.passed(&child) {
+                    kill(&mut child);
+                    return End::Stopped;
+                }
+            }
+            // Steps take seconds: a twentieth is a poll that costs nothing.
+            thread::sleep(Duration::from_millis(50));
         }
     }
 }
@@ -163,13 +178,54 @@ impl End {
             Self::Exited(status) if status.success() => None,
             Self::Exited(status) => Some(format!("{status}")),
             Self::TimedOut(limit) => Some(format!("killed after {} s", limit.as_secs())),
+            Self::Stopped => Some("stopped".to_owned()),
             Self::NotStarted(error) => Some(format!("could not start: {error}")),
         }
     }
 }
 
-/// Kills a process and everything that it started, children first found first.
-fn kill_tree(pid: u32) {
+/// A child that is to end.
+struct Stopping {
+    /// When it is asked; none once it was.
+    ask: Option<Instant>,
+    /// When it is no longer asked.
+    end: Instant,
+}
+
+impl Stopping {
+    /// What a terminal's ^C already asked for; a signal to us alone asked nobody else.
+    const PATIENCE: Duration = Duration::from_secs(3);
+
+    /// To flush what it found.
+    const LAST_WORDS: Duration = Duration::from_secs(10);
+
+    fn by(signal: Exit) -> Self {
+        let patience = match signal {
+            Exit::Interrupted => Self::PATIENCE,
+            _ => Duration::ZERO,
+        };
+        let ask = Instant::now() + patience;
+        Self { ask: Some(ask), end: ask + Self::LAST_WORDS }
+    }
+
+    /// Asks when it is time to; whether it has had all its time.
+    fn passed(&mut self, child: &Child) -> bool {
+        let now = Instant::now();
+        if self.ask.take_if(|ask| *ask <= now).is_some() {
+            signal_tree("-TERM", child.id());
+        }
+        now >= self.end
+    }
+}
+
+fn kill(child: &mut Child) {
+    signal_tree("-KILL", child.id());
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// Sends a signal to a process and everything that it started, children first found first.
+fn signal_tree(signal: &str, pid: u32) {
     let mut pids = vec![pid];
     let mut next = 0;
     while let Some(pid) = pids.get(next).copied() {
@@ -177,7 +233,7 @@ fn kill_tree(pid: u32) {
         pids.extend(children(pid));
     }
     let mut kill = Command::new("sh");
-    kill.args(["-c", "kill -KILL \"$@\"", "kill"]);
+    kill.args(["-c", "kill \"$@\"", "kill", signal]);
     let _ = kill.args(pids.iter().map(u32::to_string)).stderr(Stdio::null()).status();
 }
 
@@ -261,6 +317,22 @@ mod tests {
             assert!(start.elapsed() < Duration::from_secs(10), "{child} was not killed");
             thread::yield_now();
         }
+        let _ = fs::remove_file(&log);
+    }
+
+    #[test]
+    fn a_child_is_asked_to_end_with_us_at_once_or_after_the_terminal_has_asked_it() {
+        let run = Run::new("sh -c").arg("sleep 1000 & wait");
+        let log = scratch("stopping");
+        let mut child = run.spawn(Path::new("/"), &log).expect("a shell");
+        let mut patient = Stopping::by(Exit::Interrupted);
+        assert!(!patient.passed(&child) && patient.ask.is_some());
+        let mut stopping = Stopping::by(Exit::Terminated);
+        assert!(!stopping.passed(&child) && stopping.ask.is_none());
+        let status = child.wait().expect("a child");
+        assert!(status.to_string().contains("15"), "{status}: not by SIGTERM");
+        stopping.end = Instant::now();
+        assert!(stopping.passed(&child), "it has had all its time");
         let _ = fs::remove_file(&log);
     }
 

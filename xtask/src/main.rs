@@ -18,6 +18,7 @@ mod screen;
 mod sim;
 mod soak;
 mod steps;
+mod stop;
 mod summary;
 mod test;
 mod tidy;
@@ -168,7 +169,11 @@ Tests read their sizes through hybrid_conventions::testing (feature std):
   HYBRID_SOAK=1         testing::soak(): large sizes
   HYBRID_SOAK_OPS=N     testing::ops(ordinary, soak): operations of a random test
   HYBRID_SEED=N         testing::seed(ordinary): seed of the round, printed before it
-Loom runs with LOOM_MAX_PREEMPTIONS=5. The last line is that of `cargo xtask test`.";
+Loom runs with LOOM_MAX_PREEMPTIONS=5. At the end, and at ^C or SIGTERM: a table of what ran, how
+often, how long and with which result, the logs of what failed (their names have the seeds), and
+the last line of `cargo xtask test`.
+
+Exit codes: 0 all passed, 1 something failed, 130 and 143 ended by SIGINT and SIGTERM.";
 
 const FUZZ_HELP: &str = "\
 Targets: cqe, identify, ring, region, trace, dump, itch, mold, control. What was learnt stays in

@@ -1,7 +1,9 @@
 //! `cargo xtask soak`: the long versions of the random tests, round after round, a new seed each.
 
+mod totals;
+
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -9,12 +11,15 @@ use hybrid_conventions::{Exit, testing};
 
 use crate::command::Run;
 use crate::fuzz::FUZZ;
-use crate::libtest::Tally;
 use crate::project::Project;
 use crate::runner::Runner;
 use crate::screen::Screen;
 use crate::sim::SIM;
 use crate::steps::{self, Work};
+use crate::stop;
+use crate::tools::{self, Found, Tool};
+
+use self::totals::Totals;
 
 /// Operations of the oracle test in one round: what the acceptance of the driver asks for.
 const ORACLE_OPS: u64 = 10_000_000;
@@ -69,46 +74,62 @@ pub(crate) struct Soak {
     pub(crate) seed: u64,
 }
 
-/// Runs the rounds and ends with one line, as `test` does.
+/// Runs the rounds, until the time is over or a signal comes, and says what they came to; the last
+/// line is that of `test`.
 pub(crate) fn run(project: &Project, soak: &Soak) -> Result<Exit> {
+    stop::install()?;
     let runner = Runner::new(project, soak.time.saturating_add(LIMIT))?;
     let screen = Screen::new();
     let start = Instant::now();
-    let mut total = Tally::default();
-    for round in 0.. {
+    let mut totals = Totals::default();
+    let mut interrupted = None;
+    'rounds: for round in 0.. {
         let seed = soak.seed.wrapping_add(round);
         println!("round {} with {}={seed}", round + 1, testing::SEED);
         let works = round_of(project, soak, seed);
         for (index, (name, work)) in works.iter().enumerate() {
             screen.begin(index, works.len(), name, "a long time");
-            let report = runner.run(name, work);
-            screen.end(name, &report, &runner.log(name));
-            if report.tally.failed > 0 {
-                keep(project, &runner.log(name), name, seed)?;
+            let mut report = runner.run(name, work);
+            interrupted = stop::exit();
+            if interrupted.is_some() {
+                println!("{name:<12} stopped  {:>7.1} s", report.took.as_secs_f64());
+                break 'rounds;
             }
-            total.add(report.tally);
+            let log = runner.log(name);
+            report.notes.extend(totals::figures(&text_of(&log)));
+            screen.end(name, &report, &log);
+            if report.tally.failed > 0 {
+                totals.keep(keep(project, &log, name, seed)?);
+            }
+            totals.add(name, &report);
             if soak.in_turn && round > 0 && start.elapsed() >= soak.time {
                 break;
             }
         }
         // Hours are spent whatever was found: what failed is kept, and the next seed may find more.
-        if total.failed > 0 && !soak.in_turn || start.elapsed() >= soak.time {
+        let failed = totals.tally().failed > 0;
+        if failed && !soak.in_turn || start.elapsed() >= soak.time {
             break;
         }
     }
-    println!("{total}");
-    Ok(if total.is_good() { Exit::Ok } else { Exit::Error })
+    println!("\n{totals}");
+    let good = if totals.tally().is_good() { Exit::Ok } else { Exit::Error };
+    Ok(interrupted.unwrap_or(good))
 }
 
-/// Keeps the log of what failed, under its seed; bundles of the simulation are in `target/sim`, and
-/// inputs of the fuzzer in `target/fuzz/broken`.
-fn keep(project: &Project, log: &Path, name: &str, seed: u64) -> Result<()> {
+/// A log, as far as it is text.
+fn text_of(log: &Path) -> String {
+    fs::read(log).map_or_else(|_| String::new(), |log| String::from_utf8_lossy(&log).into_owned())
+}
+
+/// Keeps the log of what failed, under its seed, and says where; bundles of the simulation are in
+/// `target/sim`, and inputs of the fuzzer in `target/fuzz/broken`.
+fn keep(project: &Project, log: &Path, name: &str, seed: u64) -> Result<PathBuf> {
     let dir = project.target.join("soak");
     fs::create_dir_all(&dir)?;
     let kept = dir.join(format!("{name}-seed-{seed}.log"));
     fs::copy(log, &kept).with_context(|| log.display().to_string())?;
-    println!("kept: {}", kept.display());
-    Ok(())
+    Ok(kept)
 }
 
 /// The work of one round.
@@ -129,7 +150,7 @@ fn turns(project: &Project, time: Duration, seed: u64) -> Vec<(&'static str, Wor
     vec![
         ("soak-sim", own(&sim)),
         ("soak-swarm", own(&swarm)),
-        ("soak-fuzz", own(&fuzz)),
+        ("soak-fuzz", libfuzzer(project, &fuzz)),
         ("soak-crashes", crashes(project, deaths, seed)),
         ("soak-storms", storms(project, turn == TURN, seed)),
         ("soak-guest", own("cargo xtask test --only vm")),
@@ -139,6 +160,23 @@ fn turns(project: &Project, time: Duration, seed: u64) -> Vec<(&'static str, Wor
 /// A command of ours.
 fn own(line: &str) -> Work {
     Work::Gates(vec![Run::new(line).limit(LIMIT)])
+}
+
+/// The fuzzer, where there is a compiler for it.
+fn libfuzzer(project: &Project, line: &str) -> Work {
+    match tools::has_nightly(&project.root) {
+        true => own(line),
+        false => Work::Skip("no nightly toolchain; `rustup toolchain install nightly`".to_owned()),
+    }
+}
+
+/// All unit tests of what partitions run, interpreted.
+fn miri(project: &Project) -> Work {
+    match Tool::Miri.find(&project.root) {
+        Found::Yes => steps::miri_of_all(project, LIMIT),
+        Found::No(reason) => Work::Skip(reason),
+        Found::Missing { why, fix } => Work::Skip(format!("{why}: {fix}")),
+    }
 }
 
 /// Everything that has a count, with its full one.
@@ -159,6 +197,7 @@ fn counts(project: &Project, ops: Option<u64>, seed: u64) -> Vec<(&'static str, 
         ("soak-hostile", prolong(hostile(project), HOSTILE_CASES)),
         ("soak-sim", sim(project, ops.unwrap_or(SIM_COMMANDS), seed)),
         ("soak-loom", steps::loom_with(project, LOOM_PREEMPTIONS, LIMIT)),
+        ("soak-miri", miri(project)),
         ("soak-journal", prolong(journal(project), CRASH_POINTS)),
         ("soak-fuzz", prolong(fuzz(project), FUZZ_INPUTS)),
         ("soak-shuttle", shuttle(project)),
@@ -268,6 +307,7 @@ mod tests {
 
     fn turns_in(time: Duration) -> Vec<String> {
         let mut project = Project::parse(METADATA).expect("metadata");
+        project.root = ".".into();
         for name in [steps::APP, steps::CONFORMANCE] {
             project.packages.push(Package { name: name.to_owned(), ..Package::default() });
         }

@@ -242,22 +242,32 @@ pub(crate) fn loom_with(project: &Project, preemptions: &str, limit: Duration) -
 }
 
 fn miri(project: &Project) -> Work {
+    // An interpreter is one thread, whatever it interprets. What all need is made before.
+    let setup = Run::new("cargo +nightly miri setup");
+    match miri_runs(project, &MIRI, MIRI_LIMIT) {
+        runs if runs.is_empty() => Work::Skip("no crate for Miri in the workspace".to_owned()),
+        runs => Work::Beside(setup, runs),
+    }
+}
+
+/// The unit tests of every no_std crate under Miri, one crate after the other.
+pub(crate) fn miri_of_all(project: &Project, limit: Duration) -> Work {
+    let names = NO_STD.map(|(name, _)| name);
+    tests(miri_runs(project, &names, limit), "no no_std crate in the workspace")
+}
+
+fn miri_runs(project: &Project, names: &[&str], limit: Duration) -> Vec<Run> {
     let run = |package: &&str| {
         let run = Run::new("cargo +nightly miri test --no-fail-fast --lib -p").arg(*package);
         let mut run = run
             .env("MIRIFLAGS", "-Zmiri-ignore-leaks -Zmiri-disable-isolation")
             .env("PROPTEST_CASES", MIRI_CASES)
             .env("CARGO_TARGET_DIR", path(&project.target.join("miri")))
-            .limit(MIRI_LIMIT);
+            .limit(limit);
         run.argv.extend(project.std_features(&[package]));
         run
     };
-    // An interpreter is one thread, whatever it interprets. What all need is made before.
-    let setup = Run::new("cargo +nightly miri setup");
-    match present(project, &MIRI).iter().map(run).collect::<Vec<_>>() {
-        runs if runs.is_empty() => Work::Skip("no crate for Miri in the workspace".to_owned()),
-        runs => Work::Beside(setup, runs),
-    }
+    present(project, names).iter().map(run).collect()
 }
 
 pub(crate) fn conformance(project: &Project) -> Work {

@@ -159,7 +159,8 @@ impl Tool {
     }
 }
 
-fn has_nightly(dir: &Path) -> bool {
+/// Whether there is a nightly toolchain.
+pub(crate) fn has_nightly(dir: &Path) -> bool {
     let list = Run::new("rustup toolchain list").output(dir);
     list.is_some_and(|list| list.lines().any(|line| line.starts_with("nightly")))
 }

@@ -180,6 +180,7 @@ impl Copy {
         let text = fs::read_to_string(&log).unwrap_or_default();
         match end {
             End::TimedOut(_) => Ok(Fate::Hung),
+            End::Stopped => bail!("{}: stopped", mutant.name),
             End::NotStarted(error) => bail!("{}: {error}", mutant.name),
             End::Exited(status) if status.success() => Ok(Fate::Survived),
             End::Exited(_) if text.contains("could not compile") => {
