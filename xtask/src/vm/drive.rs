@@ -176,7 +176,7 @@ impl Namespace {
         let Self { lba_bytes, nsid, .. } = self;
         let zoned = if self.zoned { ",zoned=on,zoned.zone_size=1M" } else { "" };
         format!(
-            "nvme-ns,drive={drive},bus=nvme{index},nsid={nsid},logical_block_size={lba_bytes},\
+            "nvme-ns,id={drive},drive={drive},bus=nvme{index},nsid={nsid},logical_block_size={lba_bytes},\
              physical_block_size={lba_bytes}{zoned}"
         )
     }
@@ -235,7 +235,9 @@ mod tests {
             line.contains("mdts=1,cmb_size_mb=0,max_ioqpairs=16 -blockdev driver=raw"),
             "{line}"
         );
-        assert!(line.contains("-device nvme-ns,drive=nvme1n7,bus=nvme1,nsid=7,logical_block_size"));
+        assert!(line.contains(
+            "-device nvme-ns,id=nvme1n7,drive=nvme1n7,bus=nvme1,nsid=7,logical_block_size"
+        ));
         assert_eq!(std::fs::metadata(dir.join("nvme1n7.img")).expect("a file").len(), 2 << 20);
         std::fs::remove_dir_all(&dir).expect("our own folder");
     }

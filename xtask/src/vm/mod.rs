@@ -3,13 +3,17 @@
 //!
 //! [`package`] fetches Debian's kernel and busybox, [`modules`] and [`cpio`] make a file system of
 //! them with our programs ([`image`], [`binaries`]); [`machine`] and [`drive`] say what is
-//! emulated; [`qemu`] runs one guest and [`qmp`] unplugs its drives; [`shell`] lends it our
+//! emulated; [`qemu`] runs one guest and [`qmp`] unplugs its drives, [`hold`]
+//! holds them; [`shell`] lends it our
 //! terminal. [`scenario`] is the guest suite, which [`suite`] runs and counts: that is where tests
-//! are added. The guest's own scripts are in `guest/`. For users there is `docs/vm.md`.
+//! are added; [`crash`] says when it boots a guest again. The guest's own scripts are in `guest/`.
+//! For users there is `docs/vm.md`.
 
 mod binaries;
 mod cpio;
+mod crash;
 mod drive;
+mod hold;
 mod image;
 mod machine;
 mod modules;

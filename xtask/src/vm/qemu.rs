@@ -11,7 +11,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -20,7 +20,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
+use super::crash::Crash;
 use super::drive;
+use super::hold;
 use super::machine::{Files, Machine};
 use super::qmp::Qmp;
 use super::shell;
@@ -42,6 +44,9 @@ const SETTLE: Duration = Duration::from_millis(250);
 
 /// QEMU connects within milliseconds; a machine that is busy gets more.
 const CONNECT: Duration = Duration::from_secs(30);
+
+/// What the guest's script `host` may ask for.
+const REQUESTS: &str = "exit, device_del, device_add, hold, release, qmp, notes";
 
 /// The file of QEMU's own complaints.
 const ERRORS: &str = "errors";
@@ -137,8 +142,8 @@ impl Guest<'_> {
                 Ok(stream) => streams.push(stream),
                 Err(error) => {
                     let _ = child.kill();
-                    let _ = child.wait();
-                    return Err(error.context(errors_in(dir)));
+                    let crash = child.wait().ok().and_then(|status| self.crash(status, dir));
+                    return Err(crash.map_or_else(|| error.context(errors_in(dir)), Into::into));
                 }
             }
         }
@@ -197,10 +202,15 @@ impl Guest<'_> {
     ) -> Result<()> {
         loop {
             if let Some(status) = child.try_wait()? {
-                if !status.success() {
-                    bail!("{PROGRAM}: {status}: {}\n{}", errors_in(dir), self.tail());
+                if status.success() {
+                    return Ok(());
                 }
-                return Ok(());
+                if let Some(crash) = self.crash(status, dir) {
+                    return Err(crash.into());
+                }
+                let errors = errors_in(dir);
+                let last = errors.lines().last().unwrap_or_default();
+                bail!("{PROGRAM}: {status}: {last}\n{errors}\n{}", self.tail());
             }
             if leave.load(Ordering::Relaxed) {
                 child.kill()?;
@@ -261,6 +271,8 @@ impl Guest<'_> {
                 Ok(String::new())
             }
             "device_del" => unplug(rest, qmp),
+            "hold" => hold::hold(rest, qmp),
+            "release" => hold::release(rest, qmp),
             "device_add" => {
                 let index = rest.strip_prefix("nvme").and_then(|index| index.parse().ok());
                 let arguments = index.and_then(|index| self.machine.device_again(index));
@@ -273,7 +285,7 @@ impl Guest<'_> {
                 Ok(qmp.execute(&command)?.to_string())
             }
             "notes" => self.look_at_notes(dir, rest),
-            _ => bail!("request {verb:?}; allowed are exit, device_del, device_add, qmp, notes"),
+            _ => bail!("request {verb:?}; allowed are {REQUESTS}"),
         }
     }
 
@@ -293,6 +305,10 @@ impl Guest<'_> {
         let said = String::from_utf8_lossy(&said).trim().replace('\n', "; ");
         ensure!(output.status.success(), "{said} ({})", output.status);
         Ok(said)
+    }
+
+    fn crash(&self, status: ExitStatus, dir: &Path) -> Option<Crash> {
+        Crash::of(status, &errors_in(dir), &self.tail())
     }
 
     fn tail(&self) -> String {

@@ -40,6 +40,12 @@ impl<R: BufRead, W: Write> Qmp<R, W> {
         }
     }
 
+    /// What was sent.
+    #[cfg(test)]
+    pub(crate) const fn sent(&self) -> &W {
+        &self.writer
+    }
+
     fn read(&mut self) -> Result<Value> {
         let mut line = String::new();
         let count = self.reader.read_line(&mut line).context("QEMU does not answer")?;

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use hybrid_conventions::Exit;
 
+use super::crash;
 use super::image::{self, Extra};
 use super::qemu::Guest;
 use super::scenario::{BOOTS, Boot, FILES, Part};
@@ -25,8 +26,8 @@ use crate::runner::Report;
 use crate::screen::Screen;
 
 /// Begins the line before a part, and the one after it with its exit code.
-const BEGIN: &str = "==== part ";
-const END: &str = "==== end ";
+pub(crate) const BEGIN: &str = "==== part ";
+pub(crate) const END: &str = "==== end ";
 
 /// Boot and shutdown, and the emulator's pace on a machine that does something else too.
 const SLACK: Duration = Duration::from_secs(90);
@@ -168,19 +169,33 @@ fn run_boot(
     for part in absent {
         report.add(Report::skipped(format!("{}: {} is not built", part.name, part.programs[0])));
     }
-    let mut output = Vec::new();
-    let ended = boot_with(project, prepared, boot, &parts, left, &mut output);
-    let mut text = String::from_utf8_lossy(&output).into_owned();
-    report.add(judge(&parts, &text));
-    match ended {
-        Ok(0) => {}
-        Ok(code) => report.fail(format!("guest {}: exit code {code}", boot.name)),
-        Err(error) => {
+    let (mut text, mut boots_before) = (String::new(), 0);
+    loop {
+        let mut output = Vec::new();
+        let left = left.saturating_sub(start.elapsed());
+        let ended = boot_with(project, prepared, boot, &parts, left, &mut output);
+        let output = String::from_utf8_lossy(&output);
+        text.push_str(&output);
+        if let Err(error) = &ended {
             text.push_str(&format!("\n{error:#}\n"));
-            let line = error.to_string();
-            let line = line.lines().next().unwrap_or_default().to_owned();
-            report.fail(format!("guest {}: {line}", boot.name));
         }
+        if let Some(lines) = crash::again(boots_before, &ended, &output) {
+            text.push_str(&format!("{}\n", lines.join("\n")));
+            report.notes.extend(lines.iter().map(|line| format!("guest {}: {line}", boot.name)));
+            boots_before += 1;
+            continue;
+        }
+        report.add(judge(&parts, &output));
+        match ended {
+            Ok(0) => {}
+            Ok(code) => report.fail(format!("guest {}: exit code {code}", boot.name)),
+            Err(error) => {
+                let line = error.to_string();
+                let line = line.lines().next().unwrap_or_default().to_owned();
+                report.fail(format!("guest {}: {line}", boot.name));
+            }
+        }
+        break;
     }
     let _ = fs::write(&log, text);
     report.took = start.elapsed();

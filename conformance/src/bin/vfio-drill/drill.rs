@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 use std::fmt::Display;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use core_runtime::clock::Instant;
@@ -18,6 +18,7 @@ use nvme_driver::{
 };
 
 use crate::stamp::{BLOCK, BLOCKS, is_right, stamp};
+use crate::still::Still;
 
 /// What to do.
 pub(crate) enum Drill {
@@ -30,12 +31,18 @@ pub(crate) enum Drill {
 
 pub(crate) static DRILL: Mutex<Option<Drill>> = Mutex::new(None);
 static UNDER_WAY: AtomicBool = AtomicBool::new(false);
+static STILL_STEPS: AtomicU64 = AtomicU64::new(0);
 static RESULTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 static TAKEN: Mutex<Option<Vec<u8>>> = Mutex::new(None);
 
 /// Whether commands are in flight: the moment to pull the plug.
 pub(crate) fn is_under_way() -> bool {
     UNDER_WAY.load(Ordering::Relaxed)
+}
+
+/// How long a whole window has been in flight without that a read ended: steps of [`Still`].
+pub(crate) fn still_steps() -> u64 {
+    STILL_STEPS.load(Ordering::Relaxed)
 }
 
 /// The lines to print.
@@ -131,6 +138,13 @@ struct Ends {
     running: Cell<u16>,
 }
 
+impl Ends {
+    fn ended(&self) -> u64 {
+        let ended = [&self.right, &self.wrong, &self.gone, &self.reset, &self.failed];
+        ended.iter().map(|count| count.get()).sum()
+    }
+}
+
 fn more(count: &Cell<u64>) {
     count.set(count.get() + 1);
 }
@@ -166,7 +180,10 @@ impl Desk {
             let spawned = self.partition.spawner().spawn(options, task);
             spawned.map_err(|error| error.to_string())?.detach();
         }
+        let mut still = Still::new(self.partition.spawner().clock());
         while ends.running.get() != 0 {
+            let steps = still.steps(ends.started.get(), ends.ended(), window);
+            STILL_STEPS.store(steps, Ordering::Relaxed);
             self.partition.spawner().yield_now().await;
         }
         tell(format_args!(
@@ -181,10 +198,9 @@ impl Desk {
         if let Some(error) = ends.first.get() {
             tell(format_args!("first failure: {error}"));
         }
-        let ended = [&ends.right, &ends.wrong, &ends.gone, &ends.reset, &ends.failed];
-        let ended: u64 = ended.iter().map(|count| count.get()).sum();
-        if ended != ends.started.get() {
-            return Err(format!("{} reads started and {ended} ended", ends.started.get()));
+        if ends.ended() != ends.started.get() {
+            let (started, ended) = (ends.started.get(), ends.ended());
+            return Err(format!("{started} reads started and {ended} ended"));
         }
         if ends.gone.get() != 0 {
             return Err(format!("device gone: {} reads ended so", ends.gone.get()));

@@ -15,6 +15,7 @@ use hybrid_conventions::{CpuSet, DeviceSpec, Exit};
 
 use crate::Command;
 use crate::drill::{self, DRILL, Drill};
+use crate::still;
 
 /// An error's line and exit code.
 type Failure = (Exit, String);
@@ -50,12 +51,17 @@ pub(crate) fn run(
     spec.device = Some(backend);
     spec.dma_bytes = 8 << 20;
     let mut partition = runtime.spawn(spec).map_err(start)?;
-    let mut said = false;
+    let (mut said, mut still) = (false, 0);
     partition.wait(Duration::from_millis(5), |partition| {
         if !said && drill::is_under_way() {
             said = true;
             say("under way");
         }
+        let steps = drill::still_steps();
+        if steps > still {
+            say(&still::line(steps));
+        }
+        still = steps;
         if signals.pending().is_some() {
             partition.request_stop(StopReason::Signal);
         }

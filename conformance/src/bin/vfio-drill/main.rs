@@ -9,6 +9,7 @@
 mod drill;
 mod host;
 mod stamp;
+mod still;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
