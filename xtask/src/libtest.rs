@@ -6,6 +6,8 @@
 
 use std::collections::VecDeque;
 
+use crate::excerpt::{self, Excerpt};
+
 /// How many tests passed, failed and did not run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
@@ -55,6 +57,8 @@ pub(crate) struct TestOutput {
     pub(crate) tally: Tally,
     /// Names of failed tests, as `binary: test` where the binary is known.
     pub(crate) failures: Vec<String>,
+    /// What failed tests said.
+    pub(crate) excerpts: Vec<Excerpt>,
     /// Ignored tests with the reason that their attribute gives.
     pub(crate) ignored: Vec<String>,
     /// Test binaries that started and never printed their result: they crashed or hung.
@@ -65,16 +69,30 @@ pub(crate) struct TestOutput {
 pub(crate) fn parse(output: &str) -> TestOutput {
     let mut parsed = TestOutput::default();
     let mut running: Option<String> = None;
+    // Of the running binary: its failed tests, and what follows its line `failures:`.
+    let (mut failed, mut section) = (Vec::new(), None::<Vec<&str>>);
     for line in output.lines() {
+        match &mut section {
+            Some(lines) => lines.push(line),
+            None if line == "failures:" => section = Some(Vec::new()),
+            None => {}
+        }
         if let Some(binary) = started(line) {
             parsed.unfinished.extend(running.replace(binary));
         } else if let Some(tally) = result_line(line).or_else(|| own_line(line)) {
             parsed.tally.add(tally);
+            let section = section.take().unwrap_or_default();
+            parsed.excerpts.extend(excerpt::of_section(&section, &failed));
+            failed.clear();
             running = None;
         } else if let Some((name, outcome)) = test_line(line) {
             let place = running.as_deref().unwrap_or("test");
             match outcome.split_once(", ") {
-                _ if outcome == "FAILED" => parsed.failures.push(format!("{place}: {name}")),
+                _ if outcome == "FAILED" => {
+                    let listed = format!("{place}: {name}");
+                    failed.push((name.to_owned(), listed.clone()));
+                    parsed.failures.push(listed);
+                }
                 Some(("ignored", reason)) => parsed.ignored.push(format!("{name}: {reason}")),
                 None if outcome == "ignored" => {
                     parsed.ignored.push(format!("{name}: ignored without a reason"));
@@ -199,6 +217,30 @@ test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
         let parsed = parse(output);
         assert_eq!(parsed.tally, Tally::new(1, 1, 0));
         assert_eq!(parsed.failures, ["ring (tests/ring.rs): lost"]);
+    }
+
+    #[test]
+    fn what_a_failed_test_said_is_taken_from_its_own_binarys_section() {
+        let one = |binary: &str, message: &str| {
+            format!(
+                "     Running tests/{binary}.rs (target/debug/deps/{binary}-00)\n\
+                 running 1 test\ntest lost ... FAILED\n\nfailures:\n\n---- lost stdout ----\n\n\
+                 thread 'lost' panicked at tests/{binary}.rs:1:1:\n{message}\n\n\n\
+                 failures:\n    lost\n\ntest result: FAILED. 0 passed; 1 failed; 0 ignored; \
+                 0 measured; 0 filtered out\n\n"
+            )
+        };
+        let parsed = parse(&format!("{}{}", one("a", "no a"), one("b", "no b")));
+        let lines: Vec<_> = parsed.excerpts.iter().map(Excerpt::line).collect();
+        assert_eq!(parsed.tally, Tally::new(0, 2, 0));
+        assert_eq!(
+            lines,
+            [
+                "a (tests/a.rs): lost: panicked at tests/a.rs:1:1: no a",
+                "b (tests/b.rs): lost: panicked at tests/b.rs:1:1: no b",
+            ]
+        );
+        assert_eq!(parsed.excerpts[0].lines, ["thread 'lost' panicked at tests/a.rs:1:1:", "no a"]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod bench;
 mod command;
 mod dashboard;
 mod dist;
+mod excerpt;
 mod fuzz;
 mod libtest;
 mod mutants;

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use hybrid_conventions::testing;
 
 use crate::command::Run;
+use crate::excerpt::Excerpt;
 use crate::libtest::{self, Tally};
 use crate::project::Project;
 use crate::steps::Work;
@@ -23,6 +24,8 @@ pub(crate) struct Report {
     pub(crate) skips: Vec<String>,
     /// One line each: what failed.
     pub(crate) failures: Vec<String>,
+    /// What some of these said.
+    pub(crate) excerpts: Vec<Excerpt>,
     /// One line each: figures that were measured on the way.
     pub(crate) notes: Vec<String>,
     pub(crate) took: Duration,
@@ -44,12 +47,21 @@ impl Report {
         self.tally.add(other.tally);
         self.skips.extend(other.skips);
         self.failures.extend(other.failures);
+        self.excerpts.extend(other.excerpts);
         self.notes.extend(other.notes);
     }
 
     pub(crate) fn fail(&mut self, what: impl Into<String>) {
         self.tally.add(Tally::FAILED);
         self.failures.push(what.into());
+    }
+
+    /// A line for each failure, with what it panicked over where that is known.
+    pub(crate) fn failure_lines(&self) -> impl Iterator<Item = String> {
+        self.failures.iter().map(|failure| {
+            let excerpt = self.excerpts.iter().find(|excerpt| excerpt.of == *failure);
+            excerpt.map_or_else(|| failure.clone(), Excerpt::line)
+        })
     }
 }
 
@@ -197,6 +209,7 @@ fn judge(run: &Run, trouble: Option<String>, output: &str, skips: &str) -> Repor
         tally: parsed.tally,
         skips: parsed.ignored,
         failures: parsed.failures,
+        excerpts: parsed.excerpts,
         ..Report::default()
     };
     let own: Vec<String> = skips.lines().map(str::to_owned).collect();

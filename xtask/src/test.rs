@@ -10,7 +10,7 @@ use hybrid_conventions::Exit;
 use crate::libtest::Tally;
 use crate::project::Project;
 use crate::runner::{Report, Runner};
-use crate::screen::Screen;
+use crate::screen::{Ending, Screen};
 use crate::steps::{STEPS, Step};
 use crate::tools::{self, Found, Tool};
 
@@ -29,10 +29,9 @@ pub(crate) fn run(project: &Project, only: &[String], limit: Duration) -> Result
     let steps = choose(only)?;
     let runner = Runner::new(project, limit)?;
     let screen = Screen::new();
-    let mut total = Tally::default();
+    let mut ending = Ending::default();
     let Some(missing) = look(project, &steps) else {
-        total.skipped = steps.len() as u64;
-        println!("{total}");
+        println!("{}", Tally::new(0, 0, steps.len() as u64));
         return Ok(Exit::Missing);
     };
     let install = |tool| install(project, &runner, tool);
@@ -65,11 +64,11 @@ pub(crate) fn run(project: &Project, only: &[String], limit: Duration) -> Result
                 false => do_step(step),
             };
             screen.end(step.name, &report, &runner.log(step.name));
-            total.add(report.tally);
+            ending.add(step.name, &report);
         }
     });
-    println!("{total}");
-    Ok(if total.is_good() { Exit::Ok } else { Exit::Error })
+    println!("{ending}");
+    Ok(ending.exit())
 }
 
 fn choose(only: &[String]) -> Result<Vec<&'static Step>> {

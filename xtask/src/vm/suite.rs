@@ -23,7 +23,7 @@ use super::{Prepared, environment};
 use crate::libtest::Tally;
 use crate::project::Project;
 use crate::runner::Report;
-use crate::screen::Screen;
+use crate::screen::{Ending, Screen};
 
 /// Begins the line before a part, and the one after it with its exit code.
 pub(crate) const BEGIN: &str = "==== part ";
@@ -40,19 +40,19 @@ pub(crate) fn run(project: &Project, only: &[String], package: &str) -> Result<E
     let boots = choose(only)?;
     let prepared = Prepared::new(project, package, true)?;
     let screen = Screen::new();
-    let (mut total, mut ended) = (Tally::default(), 0);
+    let (mut ending, mut ended) = (Ending::default(), 0);
     screen.begin(0, boots.len(), boots.first().map_or("", |boot| boot.name), "guests");
     let one = |boot| run_boot(project, &prepared, boot, only, Duration::MAX);
     each(&boots, one, |boot, report, log| {
         screen.end(boot.name, &report, &log);
-        total.add(report.tally);
+        ending.add(boot.name, &report);
         ended += 1;
         if ended < boots.len() {
             screen.begin(ended, boots.len(), boot.name, "guests, after");
         }
     });
-    println!("{total}");
-    Ok(if total.is_good() { Exit::Ok } else { Exit::Error })
+    println!("{ending}");
+    Ok(ending.exit())
 }
 
 /// The suite as a step of `cargo xtask test`; its log is the output of all guests.
