@@ -176,8 +176,8 @@ impl Namespace {
         let Self { lba_bytes, nsid, .. } = self;
         let zoned = if self.zoned { ",zoned=on,zoned.zone_size=1M" } else { "" };
         format!(
-            "nvme-ns,id={drive},drive={drive},bus=nvme{index},nsid={nsid},logical_block_size={lba_bytes},\
-             physical_block_size={lba_bytes}{zoned}"
+            "nvme-ns,id={drive},drive={drive},bus=nvme{index},nsid={nsid},\
+             logical_block_size={lba_bytes},physical_block_size={lba_bytes}{zoned}"
         )
     }
 }
