@@ -30,6 +30,9 @@ const FLAGS: &str = "--cfg fuzzing -Zsanitizer=address -Cpasses=sancov-module \
 /// The instrumented standard library is for one target only.
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
+/// The build takes three minutes on two idle cores; it must come to its end beside a soak, too.
+const BUILD: Duration = Duration::from_secs(3600);
+
 /// Inputs of `identify`: each ends its controller, whose memory is never freed.
 const MOST_CONTROLLERS: u32 = 10_000;
 
@@ -65,7 +68,7 @@ pub(crate) fn run(project: &Project, wanted: &Wanted) -> Result<Exit> {
         .env("RUSTFLAGS", FLAGS)
         .env("CARGO_TARGET_DIR", home("build"));
     for step in [seeds.arg(home("seeds")), build] {
-        if let Some(trouble) = step.run(&project.root, &log).trouble() {
+        if let Some(trouble) = step.limit(BUILD).run(&project.root, &log).trouble() {
             bail!("{trouble}; see {}", log.display());
         }
     }

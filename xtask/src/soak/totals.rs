@@ -51,6 +51,9 @@ impl Totals {
 
 impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.suites.is_empty() {
+            return write!(f, "{}", self.tally());
+        }
         let width = self.suites.iter().map(|suite| suite.name.len()).max().unwrap_or(0).max(5);
         writeln!(f, "{:<width$}  rounds  passed  failed  skipped      took", "suite")?;
         for Suite { name, rounds, tally, took } in &self.suites {
@@ -102,6 +105,7 @@ mod tests {
     #[test]
     fn the_table_has_a_line_for_each_suite_and_ends_with_all_of_them() {
         let mut totals = Totals::default();
+        assert_eq!(totals.to_string(), "0 passed, 0 failed, 0 skipped");
         totals.add("soak-sim", &report(Tally::new(1, 0, 0), 600));
         totals.add("soak-crashes", &report(Tally::new(4, 1, 0), 61));
         totals.add("soak-sim", &report(Tally::new(1, 0, 0), 3001));
