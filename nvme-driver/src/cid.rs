@@ -130,4 +130,18 @@ mod tests {
         let most = CidLayout::new(MAX_SLOTS).expect("legal");
         assert!(most.generations() >= 1 << MIN_GENERATION_BITS);
     }
+
+    #[test]
+    fn no_slot_of_the_largest_queue_lacks_a_generation() {
+        let layout = CidLayout::new(MAX_SLOTS).expect("legal");
+        for slot in [0, 1, MAX_SLOTS - 1] {
+            let first = layout.next(layout.before_first(slot));
+            let mut cid = first;
+            for _ in 0..1 << MIN_GENERATION_BITS {
+                assert_eq!(cid & layout.mask(), slot);
+                cid = layout.next(cid);
+            }
+            assert_eq!(cid, first, "16 others, slot {slot}");
+        }
+    }
 }

@@ -163,6 +163,7 @@ mod tests {
                     let value = memory[&at];
                     let last_of_page = at % page == page - 8;
                     if last_of_page && spanned - named.len() as u64 > 1 {
+                        assert!(value > at, "a link that leads back");
                         at = value;
                         continue;
                     }
@@ -215,6 +216,25 @@ mod tests {
         assert_eq!(all[511], (511, Iova(0x9000 + PAGE)));
         assert_eq!(all[512], (512, Iova(511 * PAGE)));
         assert_eq!(all[513], (513, Iova(512 * PAGE)));
+    }
+
+    #[test]
+    fn list_memory_is_what_the_worst_offset_needs_and_no_more() {
+        // The interpreter gets along with the smaller one.
+        for page in [64_u64, 4096].into_iter().take(if cfg!(miri) { 1 } else { 2 }) {
+            let per = u32::try_from(page / 8).expect("small");
+            let near = |pages: u32| pages.saturating_sub(2)..pages + 4;
+            for pages in near(0).chain(near(per)).chain(near(2 * per)).chain(near(5 * per)) {
+                // Behind an offset a buffer has one page more than its length says.
+                let mut used = 0;
+                if pages > 1 {
+                    list(Iova(0), pages, Iova(0), page, |i, _| used = i + 1);
+                }
+                let len = pages * u32::try_from(page).expect("small");
+                assert_eq!(list_entries(len, page), used, "{pages} pages of {page}");
+                assert_eq!(list_entries(len.saturating_sub(3), page), used, "{pages} of {page}");
+            }
+        }
     }
 
     #[test]

@@ -415,15 +415,20 @@ impl QueuePair {
                     self.cold.sq_doorbells.add(1);
                 }
             }
-            // Commands in flight only get more between two reaps: here is where they are the most.
-            let depth = self.in_flight.get();
-            self.in_flight_now.set(depth.into());
-            if depth > self.cold.high_water.get() {
-                self.cold.high_water.set(depth);
-            }
+            self.tell_depth();
             if probes::DOORBELL.is_on(self.probes) {
                 self.rung();
             }
+        }
+    }
+
+    /// Commands in flight only get more between two reaps: when a doorbell rings they are the most.
+    #[inline(always)]
+    fn tell_depth(&self) {
+        let depth = self.in_flight.get();
+        self.in_flight_now.set(depth.into());
+        if depth > self.cold.high_water.get() {
+            self.cold.high_water.set(depth);
         }
     }
 
@@ -452,7 +457,7 @@ impl QueuePair {
         if !self.is_new(high) || limit == 0 {
             return Reaped::default();
         }
-        self.look_ahead(entry, limit);
+        self.look_ahead(entry, limit, |at| self.cq.prefetch(at));
         // Looked at once: within a reap probes may be frozen, but never come on.
         if probes::COMPLETE.is_on(self.probes) {
             self.reap_traced(high, limit, sink)
@@ -505,13 +510,13 @@ impl QueuePair {
 
     /// Asks for the lines of the completions that are likely to be there: as many as last time.
     #[inline(always)]
-    fn look_ahead(&self, entry: u16, limit: u16) {
+    fn look_ahead(&self, entry: u16, limit: u16, ask: impl Fn(u16)) {
         let likely = self.last_taken.get().min(self.in_flight.get()).min(limit);
         let mut ahead = CQES_PER_LINE;
         while ahead < likely {
             let at = entry.wrapping_add(ahead);
             let at = if at >= self.entries { at.wrapping_sub(self.entries) } else { at };
-            self.cq.prefetch(at);
+            ask(at);
             ahead = ahead.wrapping_add(CQES_PER_LINE);
         }
     }

@@ -1,5 +1,11 @@
 //! Tests of [`crate::queue`] against a device that writes whatever a test wants.
 
+#[path = "queue/rare_tests.rs"]
+mod rare;
+#[path = "queue/told_tests.rs"]
+mod told;
+
+use std::boxed::Box;
 use std::vec::Vec;
 
 use core_runtime::clock::{Clock, ManualClock};
@@ -33,6 +39,7 @@ impl Sink for Seen {
 
 struct Rig {
     qp: QueuePair,
+    arena: &'static DmaArena,
     cq: DeviceCq,
     sq: DeviceSq,
     doorbells: Span<'static>,
@@ -45,22 +52,26 @@ struct Rig {
 
 impl Rig {
     fn new(entries: u16, max_len: u32) -> Self {
-        let clock: &'static ManualClock =
-            std::boxed::Box::leak(std::boxed::Box::new(ManualClock::new(0)));
+        Self::made(Self::spec(entries, max_len), None)
+    }
+
+    const fn spec(entries: u16, max_len: u32) -> QueueSpec {
+        QueueSpec { qid: 1, entries, page_bytes: 4096, max_len, sample_every: 0, stream_from: 4 }
+    }
+
+    /// With these probes, or without any.
+    fn made(spec: QueueSpec, given: Option<(Clock, &'static Probes)>) -> Self {
         let arena = DmaArena::leak(8 << 20, Iova(0x4000_0000)).expect("arena");
         let doorbells = leak_zeroed(4096);
         let region = DoorbellRegion { span: doorbells, dstrd: 0 };
-        let spec = QueueSpec {
-            qid: 1,
-            entries,
-            page_bytes: 4096,
-            max_len,
-            sample_every: 0,
-            stream_from: 4,
-        };
         let bump = Bump::leak(1 << 20);
-        let clock = Clock::manual(clock);
-        let probes = crate::probes::or_off(None, clock, &bump).expect("memory");
+        let still = || Clock::manual(Box::leak(Box::new(ManualClock::new(0))));
+        let (clock, probes) = match given {
+            Some((clock, probes)) => (clock, Some(probes)),
+            None => (still(), None),
+        };
+        let probes = crate::probes::or_off(probes, clock, &bump).expect("memory");
+        let entries = usize::from(spec.entries);
         let qp = QueuePair::new(spec, region, arena, (clock, probes), &bump).expect("queue");
         qp.open_when_drained();
         let memory = |iova: Iova, len| {
@@ -69,9 +80,10 @@ impl Rig {
         };
         let (sq, cq) = qp.iovas();
         Self {
-            cq: DeviceCq::new(memory(cq, usize::from(entries) * 16)),
-            sq: DeviceSq::new(memory(sq, usize::from(entries) * 64)),
+            cq: DeviceCq::new(memory(cq, entries * 16)),
+            sq: DeviceSq::new(memory(sq, entries * 64)),
             qp,
+            arena,
             doorbells,
             at: 0,
             phase: true,

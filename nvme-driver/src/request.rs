@@ -82,7 +82,7 @@ impl Request {
 
     /// The `i`th command.
     #[inline(always)]
-    pub(crate) const fn command(&self, i: u32) -> Command {
+    pub(crate) fn command(&self, i: u32) -> Command {
         if self.split.nlb == 0 {
             let tail = [self.slba, self.cdw12 as u64];
             return Command { iova: self.iova, len: self.unit_bytes, tail };
@@ -104,7 +104,7 @@ impl Request {
     }
 
     /// First block of the `i`th command.
-    pub(crate) const fn slba_of(&self, i: u32) -> Lba {
+    pub(crate) fn slba_of(&self, i: u32) -> Lba {
         if self.split.nlb == 0 {
             return Lba(0);
         }

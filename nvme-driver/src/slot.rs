@@ -364,6 +364,11 @@ mod tests {
         assert_eq!(slot.age(6), 255);
         slot.expire();
         assert_eq!(slot.age(9), 2, "flags do not disturb the epoch");
+        slot.expire();
+        assert_eq!(slot.state(), S::Expired, "a second time is once");
+        slot.hold();
+        assert_eq!((slot.word().live(), slot.word().last()), (NO_CID, 0x0ABC));
+        assert_eq!((slot.word().next(), slot.word().tag()), (0, HELD));
         slot.release(5);
         assert_eq!((slot.word().last(), slot.word().next()), (0x0ABC, 5));
         assert_eq!(slot.word().tag(), 0);

@@ -30,13 +30,13 @@ impl Split {
 
     /// The `i`th part; empty beyond the last.
     #[inline(always)]
-    pub(crate) const fn part(self, i: u32) -> Part {
+    pub(crate) fn part(self, i: u32) -> Part {
         let first = match i.checked_mul(self.max) {
-            Some(first) if first < self.nlb => first,
-            _ => self.nlb,
+            Some(first) => first.min(self.nlb),
+            None => self.nlb,
         };
         let left = self.nlb.wrapping_sub(first);
-        Part { first, nlb: if left < self.max { left } else { self.max } }
+        Part { first, nlb: left.min(self.max) }
     }
 }
 
@@ -45,14 +45,14 @@ impl Split {
 /// `mdts` is the exponent of Identify Controller in units of `unit_bytes` (CAP.MPSMIN), 0 means no
 /// limit; `own_bytes` is what our PRP lists hold. The result is a multiple of `lba_bytes`, `None`
 /// if not even one block fits.
-pub(crate) const fn max_transfer(
+pub(crate) fn max_transfer(
     mdts: u8,
     unit_bytes: u64,
     own_bytes: u32,
     lba_bytes: u32,
     metadata_bytes: u32,
 ) -> Option<u32> {
-    let own = own_bytes as u64;
+    let own = u64::from(own_bytes);
     let device = match mdts {
         0 => own,
         // 2^31 units is beyond any length that we have: the same as no limit.
@@ -62,12 +62,9 @@ pub(crate) const fn max_transfer(
             None => own,
         },
     };
-    let limit = if device < own { device } else { own };
     // NLB is a 16-bit field counted from 0.
-    let mut blocks = limit / (lba_bytes as u64 + metadata_bytes as u64);
-    if blocks > 1 << 16 {
-        blocks = 1 << 16;
-    }
+    let most = device.min(own) / (u64::from(lba_bytes) + u64::from(metadata_bytes));
+    let blocks = most.min(1 << 16);
     if blocks == 0 {
         return None;
     }
@@ -75,7 +72,7 @@ pub(crate) const fn max_transfer(
         clippy::cast_possible_truncation,
         reason = "blocks * lba_bytes <= own_bytes, which has 32 bits"
     )]
-    let bytes = (blocks * lba_bytes as u64) as u32;
+    let bytes = (blocks * u64::from(lba_bytes)) as u32;
     Some(bytes)
 }
 
