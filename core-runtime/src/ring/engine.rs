@@ -265,13 +265,11 @@ where
     /// # Errors
     /// [`Closed`] if nothing was left.
     pub fn pop_batch(&self, most: u32, mut each: impl FnMut(P::Item)) -> Result<u32, Closed> {
-        if self.index.ready().to_u32() < most {
-            match self.look() {
-                Err(PopError::Closed(closed)) if self.index.ready() == I::ZERO => {
-                    return Err(closed);
-                }
-                _ => {}
-            }
+        // Nothing is ready at an end that is closed.
+        if self.index.ready().to_u32() < most
+            && let Err(PopError::Closed(closed)) = self.look()
+        {
+            return Err(closed);
         }
         let most = self.index.ready().to_u32().min(most);
         let mut count = 0;

@@ -91,6 +91,46 @@ fn a_full_ring_refuses_and_counts_and_goes_on_when_there_is_room() {
 }
 
 #[test]
+fn both_ends_say_how_large_and_how_full_they_are() {
+    let (_, _, producer, consumer) = ring(4);
+    assert_eq!((producer.capacity(), consumer.capacity()), (4, 4));
+    for item in 0..4 {
+        producer.try_push(&item).unwrap();
+    }
+    for _ in 0..2 {
+        assert_eq!(producer.try_push(&9), Err(PushError::Full));
+    }
+    assert_eq!((producer.depth(), producer.high_water(), producer.dropped()), (4, 4, 2));
+    assert_eq!((consumer.ready(), consumer.high_water()), (0, 0), "it has not looked yet");
+    assert_eq!(consumer.pop(), Ok(0));
+    assert_eq!((consumer.ready(), consumer.high_water()), (3, 4));
+    let (_, _, empty, _) = ring(4);
+    assert_eq!((empty.has_room(4), empty.has_room(5)), (Ok(true), Ok(false)));
+}
+
+#[test]
+fn what_was_found_waiting_is_taken_before_the_producer_is_looked_at_again() {
+    for batch in [false, true] {
+        let (tail_part, head_part, producer, consumer) = ring(4);
+        producer.push_batch(&[1, 2, 3]).unwrap();
+        assert_eq!(consumer.pop(), Ok(1));
+        // No tail that can be: whoever looks at it closes the ring.
+        tail_part.word32(END_OFFSET).unwrap().store(77);
+        let mut taken = Vec::new();
+        if batch {
+            assert_eq!(consumer.pop_batch(2, |item| taken.push(item)), Ok(2));
+        } else {
+            taken.extend([consumer.pop().unwrap(), consumer.pop().unwrap()]);
+        }
+        assert_eq!((taken.as_slice(), consumer.closed()), (&[2, 3][..], None));
+        let closed = consumer.pop_batch(1, |_| ()).unwrap_err();
+        assert!(matches!(closed, Closed::Index(violation) if violation.seen == 77));
+        let said = [4, 8].map(|at| head_part.word32(END_OFFSET + at).unwrap().load());
+        assert_eq!(said, [STATE_VIOLATION, 77]);
+    }
+}
+
+#[test]
 fn the_number_pushed_is_exact_over_the_wrap_of_the_index() {
     let first = u32::MAX - 5;
     let spec = RingSpec::fixed::<u64>(256).unwrap().with_first_index(first);

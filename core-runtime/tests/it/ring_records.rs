@@ -171,6 +171,56 @@ fn a_drain_may_read_further_records_and_close() {
 }
 
 #[test]
+fn both_ends_say_how_many_records_and_bytes_there_are() {
+    let ring = ring(64, 0);
+    let (producer, consumer) = (&ring.producer, &ring.consumer);
+    assert_eq!((producer.capacity(), consumer.capacity()), (64, 64));
+    for tag in 0..4 {
+        producer.write(1, tag, b"8 bytes.").unwrap();
+    }
+    for _ in 0..2 {
+        assert_eq!(producer.write(1, 9, b""), Err(PushError::Full));
+    }
+    assert_eq!((producer.records(), producer.dropped()), (4, 2));
+    assert_eq!((producer.depth(), producer.high_water(), consumer.ready()), (64, 64, 0));
+    consumer.read(&mut [0; 8]).unwrap();
+    assert_eq!((consumer.ready(), consumer.high_water(), consumer.records()), (48, 64, 1));
+    assert_eq!(producer.depth(), 64, "as far as it has seen");
+    producer.look();
+    assert_eq!(producer.depth(), 48);
+    for _ in 0..2 {
+        consumer.read(&mut [0; 7]).unwrap_err();
+    }
+    assert_eq!(consumer.skipped(), 2);
+    assert_eq!((producer.closed(), consumer.closed()), (None, None));
+    producer.close();
+    consumer.close();
+    let here = Some(Closed::Here);
+    assert_eq!((producer.closed(), consumer.closed()), (here, here));
+}
+
+#[test]
+fn a_drain_that_meets_the_end_gives_the_number_of_what_came_before() {
+    let ring = ring(256, 0);
+    ring.producer.write(1, 0, b"").unwrap();
+    ring.producer.write(2, 0, b"").unwrap();
+    ring.producer.close();
+    assert_eq!(ring.consumer.drain(5, &mut [0; 8], |_, _| {}), Ok(2));
+    assert_eq!(ring.consumer.drain(5, &mut [0; 8], |_, _| {}), Err(Closed::ByPeer));
+}
+
+#[test]
+fn a_reservation_says_what_is_left_of_it() {
+    let mut ring = ring(256, 0);
+    let mut room = ring.producer.reserve(1, 0, 20).unwrap();
+    assert_eq!(room.left(), 20);
+    room.append(b"12345").unwrap();
+    assert_eq!(room.left(), 15);
+    room.append(&[0; 15]).unwrap();
+    assert_eq!(room.left(), 0);
+}
+
+#[test]
 fn a_reservation_that_is_dropped_leaves_nothing() {
     let mut ring = ring(256, 0);
     {
