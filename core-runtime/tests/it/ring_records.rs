@@ -175,13 +175,15 @@ fn both_ends_say_how_many_records_and_bytes_there_are() {
     let ring = ring(64, 0);
     let (producer, consumer) = (&ring.producer, &ring.consumer);
     assert_eq!((producer.capacity(), consumer.capacity()), (64, 64));
+    assert_eq!((producer.has_room(56), producer.has_room(57)), (Ok(true), Ok(false)));
     for tag in 0..4 {
         producer.write(1, tag, b"8 bytes.").unwrap();
     }
     for _ in 0..2 {
         assert_eq!(producer.write(1, 9, b""), Err(PushError::Full));
     }
-    assert_eq!((producer.records(), producer.dropped()), (4, 2));
+    assert_eq!(producer.has_room(0), Ok(false));
+    assert_eq!((producer.records(), producer.dropped()), (4, 2), "asking is not counted");
     assert_eq!((producer.depth(), producer.high_water(), consumer.ready()), (64, 64, 0));
     consumer.read(&mut [0; 8]).unwrap();
     assert_eq!((consumer.ready(), consumer.high_water(), consumer.records()), (48, 64, 1));
@@ -210,14 +212,22 @@ fn a_drain_that_meets_the_end_gives_the_number_of_what_came_before() {
 }
 
 #[test]
-fn a_reservation_says_what_is_left_of_it() {
+fn a_reservation_takes_what_is_left_of_it_and_keeps_each_byte() {
     let mut ring = ring(256, 0);
-    let mut room = ring.producer.reserve(1, 0, 20).unwrap();
+    let mut room = ring.producer.reserve(1, 9, 20).unwrap();
     assert_eq!(room.left(), 20);
     room.append(b"12345").unwrap();
     assert_eq!(room.left(), 15);
-    room.append(&[0; 15]).unwrap();
+    let refused = Err(PushError::TooLong { len: 16, allowed: 15 });
+    assert_eq!(room.append(&[0; 16]), refused);
+    room.append(b"abcdefghijklmno").unwrap();
     assert_eq!(room.left(), 0);
+    room.commit();
+    ring.producer.publish();
+    let mut buffer = [0; 20];
+    let header = ring.consumer.read(&mut buffer).unwrap();
+    assert_eq!((header.len, header.tag), (20, 9));
+    assert_eq!(&buffer, b"12345abcdefghijklmno");
 }
 
 #[test]
