@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::path;
+use super::{path, succeed};
 use crate::command::Run;
 
 /// Where the script writes.
@@ -163,6 +163,9 @@ pub(super) fn is_locked(result: &str) -> Result<()> {
 /// Boots the tree, in which the package is installed.
 pub(super) fn test(tree: &Path, out: &Path) -> Result<()> {
     prepare(tree, "")?;
+    // An instance's image is flushed by the model's own thread, which answers nothing meanwhile; on
+    // a disk that still writes the tree that takes seconds, and then its controller is gone.
+    succeed(Run::new("sync --file-system").arg(path(tree)), out)?;
     // A container lacks the right to lock memory, and its limits are small, unless it is said.
     // A network of its own: no port of this machine is taken, and none is in the way.
     let boot =
