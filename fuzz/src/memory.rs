@@ -3,10 +3,11 @@
 use core_runtime::region::RegionReader;
 use core_runtime::ring::{Consumer, Producer, RingSpec, RingStats};
 use hybrid_abi::crash::file::FileHeader;
-use hybrid_abi::crash::{self, metric::MetricRecord};
+use hybrid_abi::crash::{self, CRASH_SLOT_BYTES, CRASH_SLOTS, metric::MetricRecord};
 use hybrid_abi::probe::file::{Piece, Pieces, TraceHeader, records_of};
 use hybrid_shm::{Span, leak_aligned};
 use std::cell::OnceCell;
+use zerocopy::{FromBytes as _, IntoBytes as _};
 
 /// Memory that is made once: it is never freed.
 macro_rules! leaked {
@@ -67,8 +68,16 @@ pub(crate) fn region(bytes: &[u8]) {
     }
 }
 
-/// A trace file: every byte behind its header is in exactly one piece, in order.
+/// A trace file as it is, and with its header's checksum mended, which no fuzzer guesses.
 pub(crate) fn trace(bytes: &[u8]) {
+    pieces_of(bytes);
+    if let Ok((header, rest)) = TraceHeader::read_from_prefix(bytes) {
+        pieces_of(&[header.sealed().as_bytes(), rest].concat());
+    }
+}
+
+/// Every byte behind the header is in exactly one piece, in order.
+fn pieces_of(bytes: &[u8]) {
     if TraceHeader::parse(bytes).is_err() {
         return;
     }
@@ -90,19 +99,31 @@ pub(crate) fn trace(bytes: &[u8]) {
     }
 }
 
-/// A crash dump, and a partition's crash slots.
+/// A crash dump as it is, and with its header's checksum mended; and a partition's crash slots.
 pub(crate) fn dump(bytes: &[u8]) {
-    if let Ok(header) = FileHeader::parse(bytes) {
-        let _ = (header.ticks_to_ns(u64::MAX), header.unix_ns(u64::MAX));
-        for section in header.sections(bytes) {
-            let _ = crash::text(section.payload);
-            let _ = crash::elements::<MetricRecord>(section.payload).count();
-        }
+    sections_of(bytes);
+    if let Ok((header, rest)) = FileHeader::read_from_prefix(bytes) {
+        sections_of(&[header.sealed().as_bytes(), rest].concat());
     }
-    if let Some((index, header)) = crash::newest(bytes) {
-        let slot = crash::slot(bytes, index);
+    // Half of the input in each slot, which is longer than any input.
+    let mut part = vec![0; CRASH_SLOTS * CRASH_SLOT_BYTES];
+    let half = bytes.len().div_ceil(CRASH_SLOTS).clamp(1, CRASH_SLOT_BYTES);
+    for (slot, bytes) in part.chunks_exact_mut(CRASH_SLOT_BYTES).zip(bytes.chunks(half)) {
+        slot[..bytes.len()].copy_from_slice(bytes);
+    }
+    if let Some((index, header)) = crash::newest(&part) {
+        let slot = crash::slot(&part, index);
         for section in header.sections(slot) {
             assert!(section.payload.len() <= slot.len());
         }
+    }
+}
+
+fn sections_of(bytes: &[u8]) {
+    let Ok(header) = FileHeader::parse(bytes) else { return };
+    let _ = (header.ticks_to_ns(u64::MAX), header.unix_ns(u64::MAX));
+    for section in header.sections(bytes) {
+        let _ = crash::text(section.payload);
+        let _ = crash::elements::<MetricRecord>(section.payload).count();
     }
 }
