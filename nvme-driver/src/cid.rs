@@ -86,7 +86,9 @@ mod tests {
 
     #[test]
     fn every_generation_of_every_slot_names_its_slot_and_never_ffff() {
-        for slots in [1, 2, 3, 7, 31, 32, 255, 256, 1023, MAX_SLOTS] {
+        let all = [1, 2, 3, 7, 31, 32, 255, 256, 1023, MAX_SLOTS];
+        // The fewer slots, the more generations: up to 65,535.
+        for slots in all.into_iter().skip(if cfg!(miri) { 6 } else { 0 }) {
             let layout = CidLayout::new(slots).expect("legal");
             for slot in [0, slots / 2, slots - 1] {
                 let mut cid = layout.before_first(slot);

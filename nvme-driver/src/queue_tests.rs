@@ -133,7 +133,7 @@ fn a_thousand_laps_in_order_and_reversed_deliver_each_token_once() {
         let mut rig = Rig::new(entries, 0);
         let depth = u64::from(entries - 1);
         let mut token = 0;
-        for lap in 0..1000 {
+        for lap in 0..if cfg!(miri) { 20 } else { 1000 } {
             let first = token;
             for _ in 0..depth {
                 rig.post(token).expect("room");
