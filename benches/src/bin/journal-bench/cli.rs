@@ -46,8 +46,8 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "N", default_value_t = 8,
           value_parser = clap::value_parser!(u8).range(1..=16))]
     pub(crate) in_flight: u8,
-    /// Bytes of the log that is opened with and without its checkpoint; the goal speaks of 1G and is
-    /// judged from there on
+    /// Bytes of the log that is opened with and without its checkpoint; the goal speaks of 1G and
+    /// is judged from there on
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
     pub(crate) open_size: u64,
     /// model, uring:PATH, a PCI address or vfio-user:SOCKET
