@@ -375,6 +375,34 @@ mod tests {
         }
     }
 
+    /// Slots are read and written with Relaxed, so that only the index orders them: the interpreter
+    /// hands out old words where it may.
+    #[test]
+    fn what_another_thread_pushed_is_what_is_popped() {
+        let rounds: u64 = if cfg!(miri) { 40 } else { 20_000 };
+        let spec = RingSpec::fixed::<[u64; 2]>(2).unwrap();
+        let (own, peer) = parts(spec);
+        let (producer, consumer) = pair::<[u64; 2]>(own, peer, spec).unwrap();
+        let pushing = std::thread::spawn(move || {
+            for round in 1..=rounds {
+                while producer.try_push(&[round; 2]).is_err() {
+                    std::thread::yield_now();
+                }
+            }
+        });
+        for round in 1..=rounds {
+            let item = loop {
+                match consumer.pop() {
+                    Ok(item) => break item,
+                    Err(PopError::Empty) => std::thread::yield_now(),
+                    Err(error) => panic!("{error}"),
+                }
+            };
+            assert_eq!(item, [round; 2]);
+        }
+        pushing.join().unwrap();
+    }
+
     #[test]
     fn a_rogue_index_closes_either_end() {
         let spec = RingSpec::fixed::<u64>(2).unwrap();
