@@ -105,6 +105,7 @@ pub(crate) fn dump(bytes: &[u8]) {
     if let Ok((header, rest)) = FileHeader::read_from_prefix(bytes) {
         sections_of(&[header.sealed().as_bytes(), rest].concat());
     }
+    let _ = crash::newest(bytes);
     // Half of the input in each slot, which is longer than any input.
     let mut part = vec![0; CRASH_SLOTS * CRASH_SLOT_BYTES];
     let half = bytes.len().div_ceil(CRASH_SLOTS).clamp(1, CRASH_SLOT_BYTES);

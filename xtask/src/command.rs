@@ -98,6 +98,9 @@ impl Run {
 
     /// Runs it in `dir`, appending to `log`.
     pub(crate) fn run(&self, dir: &Path, log: &Path) -> End {
+        if stop::exit().is_some() {
+            return End::Stopped;
+        }
         match self.spawn(dir, log) {
             Ok(child) => self.wait(child),
             Err(error) => End::NotStarted(error),
@@ -322,11 +325,16 @@ mod tests {
 
     #[test]
     fn a_child_is_asked_to_end_with_us_at_once_or_after_the_terminal_has_asked_it() {
-        let run = Run::new("sh -c").arg("sleep 1000 & wait");
+        let run = Run::new("sh -c").arg("sleep 1000 & echo both; wait");
         let log = scratch("stopping");
+        let begun = Instant::now();
         let mut child = run.spawn(Path::new("/"), &log).expect("a shell");
-        let mut patient = Stopping::by(Exit::Interrupted);
-        assert!(!patient.passed(&child) && patient.ask.is_some());
+        while !fs::read_to_string(&log).is_ok_and(|log| log.ends_with("both\n")) {
+            assert!(begun.elapsed() < Duration::from_secs(60), "it does not start");
+            thread::yield_now();
+        }
+        let patient = Stopping::by(Exit::Interrupted);
+        assert!(patient.ask.is_some_and(|ask| ask >= begun + Stopping::PATIENCE));
         let mut stopping = Stopping::by(Exit::Terminated);
         assert!(!stopping.passed(&child) && stopping.ask.is_none());
         let status = child.wait().expect("a child");

@@ -79,6 +79,8 @@ pub(crate) fn parse(output: &str) -> TestOutput {
         }
         if let Some(binary) = started(line) {
             parsed.unfinished.extend(running.replace(binary));
+            failed.clear();
+            section = None;
         } else if let Some(tally) = result_line(line).or_else(|| own_line(line)) {
             parsed.tally.add(tally);
             let section = section.take().unwrap_or_default();

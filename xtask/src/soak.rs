@@ -134,11 +134,19 @@ fn keep(project: &Project, log: &Path, name: &str, seed: u64) -> Result<PathBuf>
 
 /// The work of one round.
 fn round_of(project: &Project, soak: &Soak, seed: u64) -> Vec<(&'static str, Work)> {
-    if soak.in_turn { turns(project, soak.time, seed) } else { counts(project, soak.ops, seed) }
+    if soak.in_turn {
+        turns(project, soak.time, (seed, tools::has_nightly(&project.root)))
+    } else {
+        counts(project, soak.ops, seed)
+    }
 }
 
 /// Simulation, fuzzing, crash storms and the guest's suite, each for a while.
-fn turns(project: &Project, time: Duration, seed: u64) -> Vec<(&'static str, Work)> {
+fn turns(
+    project: &Project,
+    time: Duration,
+    (seed, has_nightly): (u64, bool),
+) -> Vec<(&'static str, Work)> {
     let turn = (time / TURNS).clamp(SHORTEST_TURN, TURN);
     let half = turn.as_secs() / 2;
     let base = seed.wrapping_mul(1 << 32);
@@ -150,7 +158,7 @@ fn turns(project: &Project, time: Duration, seed: u64) -> Vec<(&'static str, Wor
     vec![
         ("soak-sim", own(&sim)),
         ("soak-swarm", own(&swarm)),
-        ("soak-fuzz", libfuzzer(project, &fuzz)),
+        ("soak-fuzz", libfuzzer(has_nightly, &fuzz)),
         ("soak-crashes", crashes(project, deaths, seed)),
         ("soak-storms", storms(project, turn == TURN, seed)),
         ("soak-guest", own("cargo xtask test --only vm")),
@@ -163,8 +171,8 @@ fn own(line: &str) -> Work {
 }
 
 /// The fuzzer, where there is a compiler for it.
-fn libfuzzer(project: &Project, line: &str) -> Work {
-    match tools::has_nightly(&project.root) {
+fn libfuzzer(has_nightly: bool, line: &str) -> Work {
+    match has_nightly {
         true => own(line),
         false => Work::Skip("no nightly toolchain; `rustup toolchain install nightly`".to_owned()),
     }
@@ -307,11 +315,10 @@ mod tests {
 
     fn turns_in(time: Duration) -> Vec<String> {
         let mut project = Project::parse(METADATA).expect("metadata");
-        project.root = ".".into();
         for name in [steps::APP, steps::CONFORMANCE] {
             project.packages.push(Package { name: name.to_owned(), ..Package::default() });
         }
-        let round = round_of(&project, &Soak { time, ..soak(None, true) }, 7);
+        let round = turns(&project, time, (7, true));
         round.iter().map(|(_, work)| line(work)).collect()
     }
 

@@ -101,7 +101,8 @@ fn say_anew(partition: &'static Partition, job: &FeedJob, why: BeginsAnew) {
     );
 }
 
-/// Deadlines as the job wants them: all of them in proportion to a command's.
+/// Deadlines as the job wants them: none of the controller's is longer than a command's. A bridge's
+/// grace time stays as it is, since there is no storage behind it.
 fn deadlines(job: &FeedJob, config: ControllerConfig) -> ControllerConfig {
     if job.io_timeout_ms == 0 {
         return config;

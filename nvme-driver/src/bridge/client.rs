@@ -46,10 +46,9 @@ pub struct Bridge {
     sample_every: u32,
     until_sample: Cell<u32>,
     histograms: Cell<Option<LatencyHistograms>>,
-    deadline: u64,
-    grace: u64,
+    deadline: Patience,
+    grace: Patience,
     looked: Cell<Instant>,
-    waited: Cell<u64>,
     stats: RefCell<ControllerStats>,
     drained: WakeSlot,
     pub(super) by_hand: ByHand,
@@ -61,6 +60,35 @@ enum Gate {
     Open,
     ShutDown,
     Gone,
+}
+
+/// A limit, and how long the host has been waited for: the time that passes, but between two looks
+/// at most an eighth of the limit. Whoever took this core away for longer took the time in which an
+/// answer would have been seen, and as a rule the host's time too. In ticks.
+#[derive(Debug)]
+struct Patience {
+    limit: u64,
+    most: u64,
+    waited: Cell<u64>,
+}
+
+impl Patience {
+    fn new(limit: u64) -> Self {
+        Self { limit, most: (limit / 8).max(1), waited: Cell::new(0) }
+    }
+
+    /// What will have been waited, `since` after the last look.
+    fn after(&self, since: u64) -> u64 {
+        self.waited.get().saturating_add(since.min(self.most))
+    }
+
+    fn pass(&self, since: u64) {
+        self.waited.set(self.after(since));
+    }
+
+    fn is_over(&self, begun: u64) -> bool {
+        self.waited.get().saturating_sub(begun) >= self.limit
+    }
 }
 
 impl Bridge {
@@ -105,10 +133,9 @@ impl Bridge {
             sample_every: config.latency_sampling,
             until_sample: Cell::new(1),
             histograms: Cell::new(None),
-            deadline: ticks(config.deadline_ns),
-            grace: ticks(config.bridge_grace_ns),
+            deadline: Patience::new(ticks(config.deadline_ns)),
+            grace: Patience::new(ticks(config.bridge_grace_ns)),
             looked: Cell::new(parts.clock.now()),
-            waited: Cell::new(0),
             stats: RefCell::new(ControllerStats::default()),
             drained: WakeSlot::new(),
             by_hand: ByHand::new(),
@@ -203,7 +230,7 @@ impl Bridge {
         self.free.set(slot.next.get());
         slot.generation.set(generation);
         slot.state.set(state);
-        slot.begun.set(self.patience(now));
+        slot.begun.set(self.deadline.after(now.since(self.looked.get()).get()));
         slot.stamp.set(self.sample().then_some(now));
         slot.kind.set(kind_of(request.op));
         slot.cancelled.set(None);
@@ -246,8 +273,10 @@ impl Bridge {
     pub fn poll(&'static self, now: Instant) -> u32 {
         let most = (self.depth() / 4).max(8);
         let taken = self.take(most.into());
-        if now.since(self.looked.get()) >= self.clock.ns_to_ticks(LOOK_NS) {
-            self.look(now);
+        // Modulo 2^64: a clock that goes back is looked at too, and counts as a pause.
+        let since = now.ticks().wrapping_sub(self.looked.get().ticks());
+        if since >= self.clock.ns_to_ticks(LOOK_NS).get() {
+            self.look(now, since);
         }
         if self.free.get() != NONE && !self.line.is_empty() {
             self.line.wake(1);
@@ -392,18 +421,10 @@ impl Bridge {
 
     // ---- deadlines and the end -------------------------------------------------------------
 
-    /// How long the host has been waited for, in ticks: the time that passes, but between two looks
-    /// at most an eighth of the deadline. Whoever took this core away for longer took the time in
-    /// which an answer would have been seen, and as a rule the host's time too.
-    fn patience(&self, now: Instant) -> u64 {
-        let since = now.since(self.looked.get()).get().min((self.deadline / 8).max(1));
-        self.waited.get().saturating_add(since)
-    }
-
     #[cold]
-    fn look(&self, now: Instant) {
-        let waited = self.patience(now);
-        self.waited.set(waited);
+    fn look(&self, now: Instant, since: u64) {
+        self.deadline.pass(since);
+        self.grace.pass(since);
         self.looked.set(now);
         if self.in_flight.get() == 0 {
             return;
@@ -413,17 +434,17 @@ impl Bridge {
                 continue;
             }
             if let Some(asked) = slot.cancelled.get() {
-                if waited.saturating_sub(asked) >= self.grace {
+                if self.grace.is_over(asked) {
                     self.lose();
                     return;
                 }
-            } else if waited.saturating_sub(slot.begun.get()) >= self.deadline {
+            } else if self.deadline.is_over(slot.begun.get()) {
                 let target = cid(index, slot.generation.get());
                 let cancel =
                     BridgeRequest { op: BRIDGE_CANCEL, slba: target.into(), ..Default::default() };
                 // Without room it is tried again at the next look.
                 if self.requests.try_push(&cancel).is_ok() {
-                    slot.cancelled.set(Some(waited));
+                    slot.cancelled.set(Some(self.grace.after(0)));
                     let mut stats = self.stats.borrow_mut();
                     stats.deadlines += 1;
                     stats.aborts += 1;

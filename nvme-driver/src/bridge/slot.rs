@@ -38,8 +38,8 @@ pub(super) struct Slot {
     pub(super) buf: Cell<Option<DeviceBuf>>,
     pub(super) result: Cell<Result<(), IoError>>,
     pub(super) wake: WakeSlot,
-    /// When it was started, and when the host was asked to cancel it, both on the bridge's measure
-    /// of patience.
+    /// When it was started, and when the host was asked to cancel it: what had been waited then
+    /// towards the deadline, and towards the grace time.
     pub(super) begun: Cell<u64>,
     pub(super) cancelled: Cell<Option<u64>>,
     /// When it was started, if its latency is told.

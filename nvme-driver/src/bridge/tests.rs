@@ -194,6 +194,17 @@ fn time_in_which_nobody_looked_is_not_the_hosts() {
 }
 
 #[test]
+fn a_clock_that_goes_back_stops_no_deadline_of_the_bridge() {
+    let rig = Rig::new();
+    let queue = rig.queue(1);
+    rig.pass_time(1, 3_600_000);
+    rig.read(&queue, 0, 5).expect("room");
+    rig.clock.set(1);
+    rig.lose();
+    assert_eq!(told(&queue), [(5, Err(IoError::Gone))]);
+}
+
+#[test]
 fn what_ended_before_the_host_was_lost_keeps_its_result() {
     let rig = Rig::new();
     let queue = rig.queue(2);

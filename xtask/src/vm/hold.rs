@@ -1,4 +1,4 @@
-//! Holds a drive: QEMU takes its commands and finishes none, until it is let go or reset.
+//! Holds a drive: QEMU takes its commands and finishes none, until it is let go.
 //!
 //! For tests that reset a drive with reads in it. QEMU's `nvme_ctrl_reset` drains the drive's block
 //! devices, then frees its queues. A doorbell that was rung just before, and whose bottom half has
