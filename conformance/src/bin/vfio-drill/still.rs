@@ -11,20 +11,23 @@ const STEP_NS: u64 = 100_000_000;
 /// Looks at a storm's counts.
 pub(crate) struct Still {
     clock: Clock,
-    /// Reads that had ended, and since when no more.
+    /// Reads that had ended, and whether all others were in flight, at the last look; since when
+    /// both are so.
     ended: u64,
+    whole: bool,
     since: Instant,
 }
 
 impl Still {
     pub(crate) fn new(clock: Clock) -> Self {
-        Self { clock, ended: 0, since: clock.now() }
+        Self { clock, ended: 0, whole: false, since: clock.now() }
     }
 
     /// For how many whole steps of 100 ms all of `window` have been in flight.
     pub(crate) fn steps(&mut self, started: u64, ended: u64, window: u16) -> u64 {
-        if ended != self.ended || started - ended != u64::from(window) {
-            (self.ended, self.since) = (ended, self.clock.now());
+        let whole = started - ended == u64::from(window);
+        if ended != self.ended || !whole || !self.whole {
+            (self.ended, self.whole, self.since) = (ended, whole, self.clock.now());
         }
         self.clock.ticks_to_ns(self.clock.now().since(self.since)) / STEP_NS
     }
