@@ -86,13 +86,13 @@ pub(crate) fn completions(bytes: &[u8]) {
         assert_eq!(rig.arena.stats().live, before, "a buffer is missing");
         let resets = rig.controller.stats().resets;
         let again = || rig.run(rig.ns().read(Lba(0), rig.filled(512, 0xA5)));
-        // What struck last may be told as an event only now, and its one reset ends this read.
-        let end = again().or_else(|failed| match failed.error {
-            IoError::Reset(ResetReason::Event) if rig.controller.stats().resets <= resets + 1 => {
-                again()
-            }
-            _ => Err(failed),
-        });
+        // What struck last may show only now, and its one reset ends this read: as an event, or as
+        // an entry that a wrong phase had the driver take early, which is missing from here on.
+        let late = |error| {
+            matches!(error, IoError::Reset(ResetReason::Event | ResetReason::Stuck { .. }))
+                && rig.controller.stats().resets <= resets + 1
+        };
+        let end = again().or_else(|failed| if late(failed.error) { again() } else { Err(failed) });
         drop(end.expect("it goes on"));
         // Completions that were made up are told of as mistakes of ours.
         rig.backend.with_model(|model| drop(model.take_mistakes()));
