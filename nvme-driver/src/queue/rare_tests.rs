@@ -169,9 +169,9 @@ fn a_register_is_spared_where_the_shadow_says_so_but_never_the_admin_queues() {
     }
 }
 
-#[test]
-fn a_register_is_written_when_the_index_passes_the_event() {
-    let mut rig = Rig::new(8, 0);
+/// A queue with shadow doorbells on which one command was sent, answered and acknowledged.
+fn answered_over_shadows(entries: u16) -> (Rig, &'static ShadowDoorbells) {
+    let mut rig = Rig::new(entries, 0);
     let shadows = shadows(&rig);
     rig.qp.shadow(shadows.pair(1));
     rig.post(1).expect("room");
@@ -180,6 +180,12 @@ fn a_register_is_written_when_the_index_passes_the_event() {
     rig.complete(cid, OK);
     rig.reap();
     rig.qp.acknowledge_all();
+    (rig, shadows)
+}
+
+#[test]
+fn a_register_is_written_when_the_index_passes_the_event() {
+    let (rig, shadows) = answered_over_shadows(8);
     // Both left the event index, 0, behind.
     assert_eq!((rig.qp.stats().sq_doorbells, rig.qp.stats().cq_doorbells), (1, 1));
     assert_eq!(shadow_words(&rig, shadows, 1), (1, 1));
@@ -187,15 +193,7 @@ fn a_register_is_written_when_the_index_passes_the_event() {
 
 #[test]
 fn a_cleared_queue_holds_neither_entries_nor_indices() {
-    let mut rig = Rig::new(4, 0);
-    let shadows = shadows(&rig);
-    rig.qp.shadow(shadows.pair(1));
-    rig.post(1).expect("room");
-    rig.qp.ring();
-    let cid = rig.fetch();
-    rig.complete(cid, OK);
-    rig.reap();
-    rig.qp.acknowledge_all();
+    let (rig, shadows) = answered_over_shadows(4);
     rig.qp.fence(Mode::Fenced(ResetReason::Requested));
     rig.qp.clear();
     assert_eq!(rig.sq.read(0), Ok([0; 8]));
