@@ -1,7 +1,7 @@
 //! What a failed test said, short enough for a screen that is cut: its panic first.
 //!
-//! libtest prints what it captured behind all tests of a binary, in a section `failures:`. Pure text
-//! in, a few lines out; logs have all of it.
+//! libtest prints what it captured behind all tests of a binary, in a section `failures:`. Pure
+//! text in, a few lines out; logs have all of it.
 
 /// Lines of an excerpt.
 const LINES: usize = 25;
