@@ -92,7 +92,7 @@ impl Model {
                     let list = self.namespaces[place].descriptors();
                     self.send(sqe, &list)
                 }
-                None => self.refuse(sqe, StatusCode::INVALID_NAMESPACE),
+                None => self.refuse(sqe, self.code_of_missing(sqe.nsid())),
             },
             _ => self.refuse(sqe, StatusCode::INVALID_FIELD),
         }
@@ -112,7 +112,8 @@ impl Model {
         }
     }
 
-    fn largest_nsid(&self) -> u32 {
+    /// NN.
+    pub(crate) fn largest_nsid(&self) -> u32 {
         self.namespaces.last().map_or(1, |ns| ns.nsid.0)
     }
 
@@ -200,8 +201,12 @@ impl Model {
 
     fn set_features(&mut self, sqe: &Sqe) -> Outcome {
         let value = sqe.dword(11);
+        let feature = FeatureId((sqe.dword(10) & 0xff) as u8);
+        if let Some(code) = self.wrong_scope(feature, sqe.nsid()) {
+            return self.refuse(sqe, code).into();
+        }
         let features = &mut self.features;
-        match FeatureId((sqe.dword(10) & 0xff) as u8) {
+        match feature {
             _ if sqe.dword(10) & 1 << 31 != 0 => {
                 return self.refuse(sqe, StatusCode::FEATURE_NOT_SAVEABLE).into();
             }
@@ -219,6 +224,22 @@ impl Model {
             _ => return self.refuse(sqe, StatusCode::INVALID_FIELD).into(),
         }
         Status::SUCCESS.into()
+    }
+
+    /// What is wrong with the namespace of a Set Features: error recovery is set for a namespace or
+    /// all, everything else for the controller (NVMe Base 2.0, section 5.27).
+    fn wrong_scope(&self, feature: FeatureId, nsid: Nsid) -> Option<StatusCode> {
+        match feature {
+            FeatureId::ERROR_RECOVERY => self.missing(nsid),
+            _ if nsid == Nsid::NONE || nsid == Nsid::ALL => None,
+            _ => Some(StatusCode::FEATURE_NOT_NAMESPACE_SPECIFIC),
+        }
+    }
+
+    /// What is wrong with a namespace that may also be all of them.
+    fn missing(&self, nsid: Nsid) -> Option<StatusCode> {
+        let there = nsid == Nsid::ALL || self.place_of(nsid).is_some();
+        (!there).then(|| self.code_of_missing(nsid))
     }
 
     fn set_number_of_queues(&mut self, sqe: &Sqe) -> Outcome {
@@ -244,7 +265,13 @@ impl Model {
             Some(FeatureSelect::Default | FeatureSelect::Saved) => initial,
             None => return self.refuse(sqe, StatusCode::INVALID_FIELD).into(),
         };
-        let value = match FeatureId((sqe.dword(10) & 0xff) as u8) {
+        let feature = FeatureId((sqe.dword(10) & 0xff) as u8);
+        if feature == FeatureId::ERROR_RECOVERY
+            && let Some(code) = self.missing(sqe.nsid())
+        {
+            return self.refuse(sqe, code).into();
+        }
+        let value = match feature {
             FeatureId::ARBITRATION => values.arbitration,
             FeatureId::POWER_MANAGEMENT => values.power,
             FeatureId::TEMPERATURE_THRESHOLD => values.temperature,

@@ -105,7 +105,16 @@ impl Model {
     fn no_namespace(&mut self, sqid: QueueId, sqe: &Sqe) -> Status {
         let (cid, nsid) = (sqe.cid(), sqe.nsid());
         self.mistakes.add(HostMistake::Namespace { sqid, cid, nsid });
-        self.fail(sqid, sqe, StatusCode::INVALID_NAMESPACE)
+        self.fail(sqid, sqe, self.code_of_missing(nsid))
+    }
+
+    /// What a command is told whose namespace is not there: an identifier up to NN is valid, only
+    /// inactive (NVMe Base 2.0, section 3.2.1).
+    pub(crate) fn code_of_missing(&self, nsid: Nsid) -> StatusCode {
+        match (1..=self.largest_nsid()).contains(&nsid.0) {
+            true => StatusCode::INVALID_FIELD,
+            false => StatusCode::INVALID_NAMESPACE,
+        }
     }
 
     #[inline]

@@ -172,6 +172,15 @@ fn features_are_set_read_back_and_reset() {
     let cid = host.cid();
     let save = Sqe::set_feature(cid, Nsid::NONE, cache, 0).with_cdw(10, 6 | 1 << 31);
     assert_eq!(host.admin_code(save), StatusCode::FEATURE_NOT_SAVEABLE);
+    let of_one = Sqe::set_feature(cid, Nsid(1), cache, 0);
+    assert_eq!(host.admin_code(of_one), StatusCode::FEATURE_NOT_NAMESPACE_SPECIFIC);
+    let (invalid, inactive) = (StatusCode::INVALID_NAMESPACE, StatusCode::INVALID_FIELD);
+    for (nsid, code) in [(0, invalid), (1, StatusCode::SUCCESS), (2, inactive), (9, invalid)] {
+        let feature = FeatureId::ERROR_RECOVERY;
+        let get = Sqe::get_feature(cid, Nsid(nsid), feature, FeatureSelect::Current);
+        assert_eq!(host.admin_code(get), code, "of namespace {nsid}");
+        assert_eq!(host.admin_code(Sqe::set_feature(cid, Nsid(nsid), feature, 0)), code);
+    }
     host.disable();
     host.enable();
     assert_eq!(get(&mut host, cache, FeatureSelect::Current), 1);

@@ -164,9 +164,11 @@ fn wrong_namespaces_blocks_and_lengths_are_refused() {
     let io = |nsid, slba, blocks| {
         wrong(move |host| host.io(NvmOpcode::WRITE, nsid, slba, blocks, BASE + 0x8000, 0))
     };
-    for nsid in [0, 2, 4, u32::MAX] {
+    // Namespaces 1 and 3 are there: 2 is a valid identifier, only inactive.
+    let (invalid, inactive) = (StatusCode::INVALID_NAMESPACE, StatusCode::INVALID_FIELD);
+    for (nsid, code) in [(0, invalid), (2, inactive), (4, invalid), (u32::MAX, invalid)] {
         let namespace = HostMistake::Namespace { sqid, cid, nsid: Nsid(nsid) };
-        assert_eq!(io(nsid, 0, 1), (StatusCode::INVALID_NAMESPACE, vec![namespace]));
+        assert_eq!(io(nsid, 0, 1), (code, vec![namespace]));
     }
     for (slba, blocks) in [(64, 1), (63, 2), (u64::MAX, 1), (u64::MAX - 1, 65_536), (0, 65)] {
         let range = HostMistake::LbaRange { sqid, cid, slba, blocks: u64::from(blocks), limit: 64 };
