@@ -57,6 +57,8 @@ pub trait Backend {
     fn complaints(&self) -> Vec<String> {
         Vec::new()
     }
+    /// Forgets these mistakes: they were made on purpose.
+    fn pardon(&self) {}
 }
 
 impl<B: Backend + ?Sized> Backend for &B {
@@ -86,6 +88,10 @@ impl<B: Backend + ?Sized> Backend for &B {
 
     fn complaints(&self) -> Vec<String> {
         (**self).complaints()
+    }
+
+    fn pardon(&self) {
+        (**self).pardon();
     }
 }
 
@@ -190,6 +196,10 @@ impl Backend for Stepped {
     fn complaints(&self) -> Vec<String> {
         self.with_model(complaints_of)
     }
+
+    fn pardon(&self) {
+        self.with_model(|model| drop(model.take_mistakes()));
+    }
 }
 
 /// The model on a thread of its own, registers through a mailbox, in real time.
@@ -266,5 +276,9 @@ impl Backend for Threaded {
 
     fn complaints(&self) -> Vec<String> {
         self.with_model(complaints_of)
+    }
+
+    fn pardon(&self) {
+        self.with_model(|model| drop(model.take_mistakes()));
     }
 }

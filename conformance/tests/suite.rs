@@ -236,6 +236,9 @@ fn run(tests: &[Test], filtered: usize) -> ExitCode {
                 while let Some(test) = tests.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let verdict = test.kind.run(&test.case, seed);
                     println!("test {} ... {verdict}", test.name);
+                    if let Verdict::Passed(left_out) = &verdict {
+                        left_out.iter().for_each(|line| println!("    left out: {line}"));
+                    }
                     verdicts.lock().expect("nobody panics with it").push((&test.name, verdict));
                 }
             });

@@ -1,4 +1,4 @@
-//! Panics of cases: kept as text with their place, not printed.
+//! Panics of cases: kept as text with their place, not printed. And what cases left out.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -8,6 +8,11 @@ use std::sync::Once;
 thread_local! {
     /// `None` while no case runs on this thread.
     static SEEN: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
+}
+
+thread_local! {
+    /// What the case that runs on this thread did not try, a line each.
+    static LEFT_OUT: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
 static ONCE: Once = Once::new();
@@ -33,9 +38,20 @@ pub fn watch_panics() {
 /// Runs `f`; the first panic that it made, if panics are watched.
 pub(super) fn watched<R>(f: impl FnOnce() -> R) -> (R, Option<String>) {
     SEEN.set(Some(Vec::new()));
+    LEFT_OUT.take();
     let result = f();
     let first = SEEN.take().and_then(|seen| seen.into_iter().next());
     (result, first)
+}
+
+/// A part of the case that has nothing to try here.
+pub(super) fn leave_out(line: String) {
+    LEFT_OUT.with_borrow_mut(|lines| lines.push(line));
+}
+
+/// What the case left out.
+pub(super) fn left_out() -> Vec<String> {
+    LEFT_OUT.take()
 }
 
 /// What a panic says.

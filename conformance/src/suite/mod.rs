@@ -13,11 +13,13 @@
 //! | [`transfers`] | PRP shapes, MDTS, splitting |
 //! | [`queues`] | counts, depths, wrap-around, back-pressure, bursts |
 //! | [`trouble`] | resets in flight, deadlines, dropped futures |
+//! | [`answers`] | single commands, right and wrong, past the driver: the same answer everywhere |
 //! | [`data`] | namespaces side by side, random I/O against a copy in memory |
 //!
 //! It does not lie in `nvme-driver/model`, since the model can't see the host's backends
 //! (`docs/adr/0010-conformance-suite.md`).
 
+mod answers;
 mod bringup;
 mod commands;
 mod cx;
@@ -44,6 +46,9 @@ bitflags! {
         const WRITES = 1 << 0;
         /// Reads can be left unanswered ([`crate::Backend::stall`]).
         const STALL = 1 << 1;
+        /// It does on purpose what a host must not: what the device says of its host is not held
+        /// against it ([`crate::Backend::pardon`]).
+        const PARDON = 1 << 2;
     }
 }
 
@@ -74,8 +79,8 @@ pub type Outcome = Result<(), Skip>;
 /// What became of a case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It held.
-    Passed,
+    /// It held; parts of it that had nothing to try, a line each.
+    Passed(Vec<String>),
     /// It did not, for this reason.
     Failed(String),
     /// It was not tried, for this reason.
@@ -86,7 +91,7 @@ pub enum Verdict {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Passed => f.write_str("ok"),
+            Self::Passed(_) => f.write_str("ok"),
             Self::Failed(_) => f.write_str("FAILED"),
             Self::Skipped(reason) => write!(f, "ignored, {reason}"),
         }
@@ -105,8 +110,11 @@ impl Case {
             return Verdict::Skipped(reason.to_owned());
         }
         let ended = guard::watched(|| catch_unwind(AssertUnwindSafe(|| (self.run)(cx))));
+        if self.needs.contains(Needs::PARDON) {
+            cx.backend.pardon();
+        }
         match ended {
-            (Ok(Ok(())), _) => Verdict::Passed,
+            (Ok(Ok(())), _) => Verdict::Passed(guard::left_out()),
             (Ok(Err(Skip(reason))), _) => Verdict::Skipped(reason),
             (Err(panic), seen) => {
                 Verdict::Failed(seen.unwrap_or_else(|| guard::text(panic.as_ref())))
@@ -125,6 +133,7 @@ pub fn cases() -> Vec<Case> {
         transfers::CASES,
         queues::CASES,
         trouble::CASES,
+        answers::CASES,
         data::CASES,
     ]
     .concat()

@@ -64,7 +64,7 @@ impl Work {
 pub(crate) fn verdict_from(text: &str) -> Option<Verdict> {
     let (word, rest) = text.split_once(' ')?;
     match word {
-        "passed" => Some(Verdict::Passed),
+        "passed" => Some(Verdict::Passed(rest.lines().map(str::to_owned).collect())),
         "failed" => Some(Verdict::Failed(rest.to_owned())),
         "skipped" => Some(Verdict::Skipped(rest.to_owned())),
         _ => None,
@@ -73,7 +73,7 @@ pub(crate) fn verdict_from(text: &str) -> Option<Verdict> {
 
 fn verdict_to_text(verdict: &Verdict) -> String {
     match verdict {
-        Verdict::Passed => "passed ".to_owned(),
+        Verdict::Passed(left_out) => format!("passed {}", left_out.join("\n")),
         Verdict::Failed(why) => format!("failed {why}"),
         Verdict::Skipped(why) => format!("skipped {why}"),
     }
@@ -161,7 +161,8 @@ mod tests {
         assert_eq!(Work::from_args(b"1 2 x"), None);
         let two_lines = "block 7 is wrong\n and more".to_owned();
         for verdict in [
-            Verdict::Passed,
+            Verdict::Passed(Vec::new()),
+            Verdict::Passed(vec!["a row: why".to_owned(), "another: why".to_owned()]),
             Verdict::Failed(two_lines),
             Verdict::Skipped("no namespace of that kind".to_owned()),
         ] {
