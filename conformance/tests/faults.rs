@@ -2,7 +2,7 @@
 
 use hybrid_conformance::{Backend, Oracle, Rig, Stepped, quick};
 use nvme_driver::{
-    ControllerConfig, ControllerError, ControllerState, Failed, IoError, Lba, RegsError,
+    ControllerConfig, ControllerError, ControllerState, Failed, IoError, Lba, Refusal, RegsError,
     ResetReason, WriteFlags,
 };
 use nvme_model::{
@@ -544,6 +544,58 @@ fn a_critical_warning_is_read_and_the_next_event_asked_for() {
         assert_eq!(rig.controller.take_event(), Some(event));
     }
     recovers(&rig);
+}
+
+#[test]
+fn a_namespace_that_is_resized_under_load_is_refused_at_its_event_and_the_other_goes_on() {
+    let mut m = model();
+    m.namespaces.push(NamespaceConfig::memory(7, 512).lba_bytes(512));
+    let rig = quick(m, config());
+    rig.wait_ns(10 * MS);
+    let other = rig.controller.namespace(Nsid(7)).expect("usable");
+    let ns = rig.ns();
+    let blocks = ns.blocks();
+    // What was posted before is the device's to answer, once each.
+    let running: Vec<_> = (0..9).map(|i| ns.read(Lba(i), rig.filled(512, 1))).collect();
+    rig.backend.with_model(move |m| m.shrink_namespace(Nsid(1), blocks / 2));
+    for read in running {
+        drop(rig.run(read).expect("in the half that is left"));
+    }
+    rig.until(|c| c.stats().namespaces_refused == 1);
+    let failed = rig.run(ns.read(Lba(0), rig.filled(512, 1))).expect_err("another shape");
+    assert_eq!(failed.error, IoError::NamespaceChanged(Nsid(1)));
+    assert!(failed.buf.is_some());
+    assert_eq!(ns.refusal(), Some(Refusal::Changed));
+    drop(rig.run(other.read(Lba(500), rig.filled(512, 1))).expect("whole"));
+    assert_eq!(rig.controller.take_event(), Some(AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED));
+    // The list was read: the next change is told of too, and one that changes nothing costs nothing.
+    for _ in 0..2 {
+        rig.backend.with_model(|m| m.shrink_namespace(Nsid(7), 512));
+        rig.until(|c| c.take_event() == Some(AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED));
+        rig.wait_ns(10 * MS);
+        drop(rig.run(other.read(Lba(500), rig.filled(512, 1))).expect("as it was"));
+    }
+    assert_eq!(rig.controller.stats().resets, 0);
+    drop(failed);
+    rig.finish();
+}
+
+#[test]
+fn a_namespace_that_cannot_be_identified_after_its_event_is_asked_again_and_stays() {
+    // Descriptors, Identify Namespace; then twice after the event.
+    let busy = FaultAction::Status(StatusCode::INTERNAL_ERROR.status());
+    let at = |n| FaultRule::admin(AdminOpcode::IDENTIFY, busy).nsid(1).when(When::Nth(n));
+    let rig = quick(with_rules([at(3), at(4)]), config());
+    rig.wait_ns(10 * MS);
+    let ns = rig.ns();
+    let blocks = ns.blocks();
+    rig.backend.with_model(move |m| m.shrink_namespace(Nsid(1), blocks));
+    rig.wait_ns(S);
+    drop(rig.run(ns.read(Lba(0), rig.filled(512, 1))).expect("as it was"));
+    rig.backend.with_model(move |m| m.shrink_namespace(Nsid(1), blocks - 1));
+    rig.until(|c| c.stats().namespaces_refused == 1);
+    assert_eq!(rig.controller.stats().resets, 0);
+    rig.finish();
 }
 
 #[test]

@@ -25,6 +25,8 @@ pub(crate) enum AdminToken {
     Event,
     /// A log page read that clears an event.
     EventLog,
+    /// Identify of a namespace, after the event that it changed.
+    Namespace,
     /// An abort of the command with this CID on this I/O queue (index).
     Abort { queue: u16, cid: u16 },
 }
@@ -36,6 +38,7 @@ impl AdminToken {
                 Self::Step => 0,
                 Self::Event => 1 << 56,
                 Self::EventLog => 2 << 56,
+                Self::Namespace => 4 << 56,
                 Self::Abort { queue, cid } => 3 << 56 | (queue as u64) << 16 | cid as u64,
             }
     }
@@ -45,6 +48,7 @@ impl AdminToken {
         match token >> 56 & 0x7F {
             1 => Self::Event,
             2 => Self::EventLog,
+            4 => Self::Namespace,
             3 => Self::Abort { queue: (token >> 16) as u16, cid: token as u16 },
             _ => Self::Step,
         }
@@ -69,6 +73,7 @@ impl Internal for AdminSide {
             AdminToken::Step => self.0.life.answer(result),
             AdminToken::Event => self.0.events.arrived(result),
             AdminToken::EventLog => self.0.event_log_read(result),
+            AdminToken::Namespace => self.0.namespace_looked_at(result),
             AdminToken::Abort { queue, cid } => {
                 let command = (u32::from(queue) + 1) << 16 | u32::from(cid);
                 let aborted = matches!(result, Ok(dw0) if dw0 & 1 == 0);
@@ -81,7 +86,9 @@ impl Internal for AdminSide {
     fn lost(&mut self, token: u64) {
         match AdminToken::unpack(token) {
             AdminToken::Step => {}
-            AdminToken::Event | AdminToken::EventLog => self.0.events.lost(),
+            AdminToken::Event | AdminToken::EventLog | AdminToken::Namespace => {
+                self.0.events.lost();
+            }
             AdminToken::Abort { .. } => self.0.watch.abort_lost(),
         }
     }

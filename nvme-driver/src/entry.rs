@@ -7,12 +7,15 @@
 use core::error::Error;
 use core::future::Future;
 
-use core_runtime::partition::{Partition, PartitionExit, run_until_stopped};
+use core_runtime::clock::Instant;
+use core_runtime::metrics::RuntimeMetrics;
+use core_runtime::partition::{Devices, Partition, PartitionExit, run_until_stopped};
 use core_runtime::task::TaskOptions;
 
 use crate::block::Device;
 use crate::config::ControllerConfig;
 use crate::controller::DeviceParts;
+use crate::health::HealthWatch;
 
 /// Runs `work` on the partition's device, which is ready, until it ends; then the partition does.
 /// The first error counts, the work's before that of the shutdown.
@@ -47,5 +50,29 @@ where
         Ok(task) => task.detach(),
         Err(error) => return PartitionExit::from(Err(error)),
     }
-    run_until_stopped(here, device)
+    run_until_stopped(here, Watched { here, device, health: HealthWatch::default() })
+}
+
+/// A device whose warnings the host hears.
+struct Watched {
+    here: &'static Partition,
+    device: Device,
+    health: HealthWatch,
+}
+
+impl Devices for Watched {
+    #[inline]
+    fn poll(&mut self, now: Instant) -> bool {
+        Devices::poll(&mut self.device, now)
+    }
+
+    #[inline]
+    fn ring(&mut self) {
+        Devices::ring(&mut self.device);
+    }
+
+    fn publish(&mut self, metrics: &RuntimeMetrics) {
+        Devices::publish(&mut self.device, metrics);
+        self.health.look(self.here, self.device);
+    }
 }

@@ -1,5 +1,7 @@
 //! Asynchronous events: asked for, recorded, their log page read so that they may come again, and
-//! limited, so that a controller that never stops telling cannot keep us busy.
+//! limited, so that a controller that never stops telling cannot keep us busy. After the event that
+//! a namespace changed, each one in use is identified again: the list in the log page is not relied
+//! upon.
 //!
 //! Part of the controller's housekeeping. Invariant: at most as many requests are outstanding as
 //! AERL and the configuration allow; beyond `events_per_second` the next one is asked for only when
@@ -8,13 +10,14 @@
 use core::cell::{Cell, RefCell};
 
 use nvme_spec::{
-    AdminOpcode, AsyncEvent, AsyncEventType, Cid, GetLogPage, LogPageId, Nsid, Sqe, Status,
+    AdminOpcode, AsyncEvent, AsyncEventType, Cid, Cns, GetLogPage, LogPageId, Nsid, Sqe, Status,
     StatusCode,
 };
 
 use crate::admin::AdminToken;
 use crate::controller::Controller;
 use crate::lifecycle::is_unknown;
+use crate::namespace::Namespace;
 use crate::stats::Count;
 
 /// Events kept for the users; older ones give way. They are rare, and their counts are kept.
@@ -26,6 +29,15 @@ const LOG_BYTES: u32 = 512;
 /// Log pages whose reading clears an event, as bits of [`Events::to_read`].
 const LOGS: [LogPageId; 4] =
     [LogPageId::ERROR, LogPageId::SMART, LogPageId::FIRMWARE, LogPageId::CHANGED_NAMESPACES];
+
+/// What events have us read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    /// A log page, by its index in [`LOGS`].
+    Log(usize),
+    /// Identify of the namespace at this place.
+    Namespace(usize),
+}
 
 #[derive(Debug)]
 pub(crate) struct Events {
@@ -40,7 +52,10 @@ pub(crate) struct Events {
     paused: Cell<bool>,
     /// Log pages to read, by index in [`LOGS`].
     to_read: Cell<u8>,
-    reading: Cell<Option<LogPageId>>,
+    /// Place of the namespace that is looked at next; `None` if none is to be.
+    look_at: Cell<Option<usize>>,
+    /// What is on its way into the scratch memory.
+    reading: Cell<Option<Reading>>,
     /// How often that reading failed, and when it is tried again, on the driver's clock.
     log_tries: Cell<u8>,
     log_at: Cell<u64>,
@@ -61,6 +76,7 @@ impl Events {
             window_end: Cell::new(0),
             paused: Cell::new(false),
             to_read: Cell::new(0),
+            look_at: Cell::new(None),
             reading: Cell::new(None),
             log_tries: Cell::new(0),
             log_at: Cell::new(0),
@@ -119,6 +135,8 @@ impl Events {
         self.log_tries.set(0);
         self.log_at.set(0);
         self.to_read.set(0);
+        // The next bring-up looks at each namespace.
+        self.look_at.set(None);
         // The reset that it asked for has been, whoever asked for it.
         self.wants_reset.set(false);
     }
@@ -175,13 +193,17 @@ impl Controller {
 
     fn read_event_log(&self) {
         let events = &self.events;
-        let pending = events.to_read.get();
         let waits = self.time() < events.log_at.get();
-        if pending == 0 || waits || events.reading.get().is_some() {
+        if waits || events.reading.get().is_some() {
             return;
         }
-        let index = pending.trailing_zeros();
-        let Some(lid) = LOGS.get(index as usize).copied() else {
+        let pending = events.to_read.get();
+        if pending == 0 {
+            self.look_at_namespaces();
+            return;
+        }
+        let index = pending.trailing_zeros() as usize;
+        let Some(lid) = LOGS.get(index).copied() else {
             return;
         };
         let nsid = match lid {
@@ -195,29 +217,91 @@ impl Controller {
             .with_cdw(11, page.cdw11());
         if self.post_admin(AdminToken::EventLog, sqe) {
             events.to_read.set(pending & !(1 << index));
-            events.reading.set(Some(lid));
+            events.reading.set(Some(Reading::Log(index)));
         }
     }
 
     /// The log page of an event was read.
     pub(crate) fn event_log_read(&self, result: Result<u32, Status>) {
-        let lid = self.events.reading.take();
-        let tries = self.events.log_tries.take();
-        if let Err(status) = result
-            && !status.dnr()
-            && tries < self.config.retries
-            && let Some(i) = LOGS.iter().position(|log| Some(*log) == lid)
-        {
+        let Some(Reading::Log(index)) = self.events.reading.take() else {
+            return;
+        };
+        let lid = LOGS.get(index).copied();
+        if self.reads_again(result) {
             // Unread, the event would not come again.
-            self.events.log_tries.set(tries + 1);
-            self.events.log_at.set(self.time_in(self.retry_delay_ns(status.crd())));
-            self.events.to_read.set(self.events.to_read.get() | 1 << i);
+            self.events.to_read.set(self.events.to_read.get() | 1 << index);
         }
         if lid == Some(LogPageId::SMART) && result.is_ok() {
             let mut first = [0; 4];
             if self.scratch.span().read(0, &mut first).is_ok() {
                 self.events.warning.set(first[0]);
             }
+        }
+        if lid == Some(LogPageId::CHANGED_NAMESPACES) {
+            self.events.look_at.set(Some(0));
+        }
+    }
+
+    /// Whether what was read is to be read again, after the delay asked for: it failed, and may
+    /// succeed.
+    fn reads_again(&self, result: Result<u32, Status>) -> bool {
+        let tries = self.events.log_tries.take();
+        match result {
+            Err(status) if !status.dnr() && tries < self.config.retries => {
+                self.events.log_tries.set(tries + 1);
+                self.events.log_at.set(self.time_in(self.retry_delay_ns(status.crd())));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Identifies the next namespace in use, if any is to be looked at.
+    fn look_at_namespaces(&self) {
+        let events = &self.events;
+        let Some(from) = events.look_at.get() else {
+            return;
+        };
+        let mut places = self.namespaces.iter().enumerate().skip(from);
+        let Some((place, namespace)) = places.find(|(_, n)| n.was_usable()) else {
+            events.look_at.set(None);
+            return;
+        };
+        let page = self.scratch.iova().0;
+        let sqe = Sqe::identify(Cid(0), Cns::NAMESPACE, namespace.nsid(), page, 0);
+        if self.post_admin(AdminToken::Namespace, sqe) {
+            events.look_at.set(Some(place + 1));
+            events.reading.set(Some(Reading::Namespace(place)));
+        }
+    }
+
+    /// Identify of a namespace was answered.
+    pub(crate) fn namespace_looked_at(&self, result: Result<u32, Status>) {
+        let Some(Reading::Namespace(place)) = self.events.reading.take() else {
+            return;
+        };
+        let Some(namespace) = self.namespaces.get(place) else {
+            return;
+        };
+        if self.reads_again(result) {
+            self.events.look_at.set(Some(place));
+            return;
+        }
+        self.compare(namespace, result);
+    }
+
+    /// A namespace that is another one now, or none, is refused from here on. Of one that cannot
+    /// be identified nothing is known; the next bring-up asks again.
+    fn compare(&self, namespace: &Namespace, result: Result<u32, Status>) {
+        match result {
+            // An inactive one is all zeros, and of no size.
+            Ok(_) => {
+                if let Ok((page, checked)) = self.identified_namespace() {
+                    namespace.fill(namespace.nsid().0, checked, &page);
+                }
+            }
+            Err(status) if status.code() == StatusCode::INVALID_NAMESPACE => namespace.lose(),
+            Err(_) => {}
         }
     }
 }

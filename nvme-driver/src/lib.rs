@@ -36,6 +36,7 @@ mod entry;
 mod error;
 mod events;
 mod future;
+mod health;
 mod hub;
 mod latency;
 mod lifecycle;
@@ -67,6 +68,7 @@ pub use controller::{Controller, ControllerParts, ControllerState, DeviceParts, 
 pub use entry::run_with_device;
 pub use error::{ControllerError, Failed, IoError, ResetReason, Step};
 pub use future::{CommandFuture, IoFuture};
+pub use health::HealthWatch;
 pub use latency::LatencyHistograms;
 pub use namespace::{Namespace, WriteFlags};
 pub use nvme_spec::{self as spec, Lba};

@@ -15,9 +15,10 @@ use hybrid_abi::feed_job::{
     KIND_FEED_ABORT, KIND_FEED_DATA, KIND_FEED_END,
 };
 use hybrid_abi::feed_journal::{JOB_JOURNAL, JOB_RECORD, JournalJob};
-use nvme_driver::spec::{LogPageId, Nsid};
+use nvme_driver::spec::{CriticalWarning, LogPageId, Nsid};
 use nvme_driver::{
-    BlockDevice, Controller, ControllerConfig, Device, DeviceParts, IoError, LatencyHistograms,
+    BlockDevice, Controller, ControllerConfig, Device, DeviceParts, HealthWatch, IoError,
+    LatencyHistograms,
 };
 use zerocopy::IntoBytes;
 
@@ -80,6 +81,7 @@ fn start(
     device.record_latencies_into(LatencyHistograms::of(partition.metrics()));
     let bump = partition.bump();
     let progress = bump.alloc(Progress::default()).map_err(HandlerError::NoMemory)?;
+    progress.writes.set(job.has(JOB_INGEST) || job.has(JOB_RECORD));
     let metrics = partition.add_metrics(|writer| JobMetrics::register(writer, &job))?;
     let metrics = bump.alloc(metrics).map_err(HandlerError::NoMemory)?;
     let desk = Desk { partition, device, metrics, progress };
@@ -89,7 +91,7 @@ fn start(
         partition.finish(exit);
     })?;
     handle.detach();
-    Ok(Driven(desk))
+    Ok(Driven { desk, health: HealthWatch::default() })
 }
 
 /// Tells the host that work is done twice.
@@ -119,7 +121,14 @@ fn deadlines(job: &FeedJob, config: ControllerConfig) -> ControllerConfig {
 
 /// The job, from bring-up to shutdown.
 async fn work(desk: Desk, job: FeedJob, kept: Option<Kept>) -> PartitionExit {
-    let outcome = phases(desk, (&job, kept)).await;
+    let outcome = match phases(desk, (&job, kept)).await {
+        // Whatever it looked like to the job.
+        _ if desk.progress.read_only.get() => Err(HandlerError::ReadOnly),
+        Err(error) if error.is_protected() && is_read_only(desk.device).await => {
+            Err(HandlerError::ReadOnly)
+        }
+        outcome => outcome,
+    };
     // What failed for good fails every command; and some fail one in ways of their own.
     let failed = desk.device.failure().is_some();
     let off = desk.device.shutdown().await;
@@ -132,6 +141,18 @@ async fn work(desk: Desk, job: FeedJob, kept: Option<Kept>) -> PartitionExit {
             PartitionExit::device_fault(format_args!("shutdown of the controller: {error}"))
         }
         (Ok(()), Ok(())) => PartitionExit::done(),
+    }
+}
+
+/// Whether the drive itself says that its media are read only; its event may come later than the
+/// first write that it refuses.
+async fn is_read_only(device: Device) -> bool {
+    match device.controller() {
+        None => false,
+        Some(controller) => controller
+            .smart_log()
+            .await
+            .is_ok_and(|log| log.warnings().contains(CriticalWarning::READ_ONLY)),
     }
 }
 
@@ -243,25 +264,33 @@ impl Source for RingSource {
 }
 
 /// The devices of the standard loop.
-struct Driven(Desk);
+struct Driven {
+    desk: Desk,
+    health: HealthWatch,
+}
 
 impl Devices for Driven {
     #[inline]
     fn poll(&mut self, now: Instant) -> bool {
-        Devices::poll(&mut self.0.device, now)
+        Devices::poll(&mut self.desk.device, now)
     }
 
     #[inline]
     fn ring(&mut self) {
-        Devices::ring(&mut self.0.device);
+        Devices::ring(&mut self.desk.device);
     }
 
     fn publish(&mut self, metrics: &RuntimeMetrics) {
-        let Desk { partition, progress, .. } = self.0;
+        let Desk { partition, progress, device, .. } = self.desk;
         if partition.stop_requested().is_some() {
             progress.stop.set(true);
         }
-        Devices::publish(&mut self.0.device, metrics);
-        self.0.metrics.publish(progress);
+        Devices::publish(&mut self.desk.device, metrics);
+        self.desk.metrics.publish(progress);
+        let warnings = self.health.look(partition, device);
+        if warnings.contains(CriticalWarning::READ_ONLY) && progress.writes.get() {
+            progress.read_only.set(true);
+            progress.stop.set(true);
+        }
     }
 }

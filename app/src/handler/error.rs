@@ -6,7 +6,7 @@ use core_runtime::partition::StateError;
 use core_runtime::task::SpawnError;
 use hybrid_abi::AbiError;
 use journal::{Ended, JournalError, ReadError};
-use nvme_driver::spec::Nsid;
+use nvme_driver::spec::{Nsid, StatusCode};
 use nvme_driver::{ControllerError, IoError, Refusal};
 use thiserror::Error;
 
@@ -186,6 +186,9 @@ pub enum HandlerError {
         /// So many.
         sent: u64,
     },
+    /// The drive writes no more.
+    #[error("the drive has made its media read only; replace it")]
+    ReadOnly,
     /// The host asked to stop.
     #[error("interrupted")]
     Interrupted,
@@ -205,17 +208,39 @@ impl HandlerError {
                     | ControllerError::NoMemory(_)
                     | ControllerError::NotAController
             ),
+            Self::ReadOnly => true,
+            _ => match self.command() {
+                Some(IoError::TimedOut | IoError::Reset(_) | IoError::Gone | IoError::NotReady) => {
+                    true
+                }
+                // Other storage may be written.
+                _ => self.is_protected(),
+            },
+        }
+    }
+
+    /// Whether the device refused a write because nothing may be written to it.
+    #[must_use]
+    pub const fn is_protected(&self) -> bool {
+        match self.command() {
+            Some(IoError::Status { status, .. }) => {
+                status.code().0 == StatusCode::NAMESPACE_WRITE_PROTECTED.0
+            }
+            _ => false,
+        }
+    }
+
+    /// What became of the command that failed, if it was one.
+    const fn command(&self) -> Option<&IoError> {
+        match self {
             Self::Chunk { error, .. }
             | Self::Device { error, .. }
             | Self::Journal(JournalError::Io(error) | JournalError::Read(ReadError::Io(error)))
             | Self::JournalRead(ReadError::Io(error))
             | Self::JournalEnded(
                 Ended::Write { error, .. } | Ended::Flush(error) | Ended::Superblock(error),
-            ) => matches!(
-                error,
-                IoError::TimedOut | IoError::Reset(_) | IoError::Gone | IoError::NotReady
-            ),
-            _ => false,
+            ) => Some(error),
+            _ => None,
         }
     }
 }

@@ -102,6 +102,7 @@ pub async fn run<S: Source>(
     let mut superblock = None;
     if job.has(JOB_INGEST) {
         superblock = Some(run_ingest(desk, store, job, source).await?);
+        desk.progress.writes.set(false);
     }
     if job.has(JOB_REPLAY) {
         let superblock = match superblock {

@@ -20,6 +20,10 @@ pub struct Progress {
     pub ring_waits: Cell<u64>,
     /// Whether the host asked to stop; the tasks look at it between chunks.
     pub stop: Cell<bool>,
+    /// Whether the job writes to the device, or has yet to.
+    pub writes: Cell<bool>,
+    /// The drive said that its media are read only while the job wrote; it was stopped for that.
+    pub read_only: Cell<bool>,
 }
 
 impl Progress {

@@ -5,8 +5,12 @@
 
 use std::path::{Path, PathBuf};
 
+use host_bridge::backend::model::{
+    ControllerFault, FaultAction, FaultPlan, FaultRule, OnQueue, When,
+};
 use hybrid_abi::feed::{CHUNK_HEADER_BYTES, ChunkHeader, Superblock};
 use hybrid_conventions::testing::{self, Random};
+use nvme_driver::spec::CriticalWarning;
 
 use crate::fallback::{ADMIN, Process, WAYS, Way, plan, serve};
 use crate::feeds;
@@ -150,6 +154,48 @@ fn an_ingest_whose_device_fails_at_random_points_leaves_the_whole_feed_once() {
         assert!(quotes == days.after.quotes, "{what}: other quotes");
     }
     assert!(fallbacks * 3 >= points * 2, "{fallbacks} fell back");
+}
+
+#[test]
+fn an_ingest_onto_a_drive_that_becomes_read_only_goes_on_elsewhere_or_says_so() {
+    let name = "an_ingest_onto_a_drive_that_becomes_read_only_goes_on_elsewhere_or_says_so";
+    let Some(machine) = Machine::of(name) else { return };
+    let days = Days::new(&machine);
+    let socket = days.dir.path("cntrl");
+    let device = format!("vfio-user:{}", text(&socket));
+    let fallback = format!("uring:{}", text(&days.image));
+    let said = "the drive has made its media read only";
+    // What is refused behind it: the first write, one in the middle, the superblock at the end.
+    for command in [1, days.commands() / 2, days.commands() - 2] {
+        for other in [true, false] {
+            days.reset(&machine);
+            let warning = ControllerFault::CriticalWarning(CriticalWarning::READ_ONLY.bits());
+            let at = FaultRule::on(OnQueue::Io, FaultAction::Controller(warning));
+            let plan = FaultPlan::none().with(at.when(When::Nth(command)));
+            let (server, _) = serve(&socket, &days.image, plan);
+            let mut args = vec!["ingest", text(&days.after.file), "--device", &device, "--json"];
+            args.extend(["--queue-depth", "4", "--io-timeout", "5s", "--restart", "never"]);
+            if other {
+                args.extend(["--storage", "auto", "--fallback", &fallback]);
+            }
+            let run = machine.run(&args);
+            drop(server);
+            let what = format!("command {command}, other storage {other}: {run:?}");
+            if other {
+                assert_eq!(run.code(), Some(0), "{what}");
+                assert_eq!(run.json()["starts"]["fallbacks"], 1, "{what}");
+                assert!(feed_on(&days.image, &what) == days.after.bytes, "{what}");
+            } else {
+                assert_eq!(run.code(), Some(1), "{what}");
+                let (replayed, quotes) = days.replay(&machine);
+                match command {
+                    1 => assert!(quotes == days.before.quotes, "{what}"),
+                    _ => replayed.refused(1, &["is incomplete", "ingest it again"]),
+                }
+            }
+            assert!(run.stderr.contains(said), "{what}");
+        }
+    }
 }
 
 #[test]

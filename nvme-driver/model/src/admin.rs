@@ -175,7 +175,7 @@ impl Model {
             LogPageId::ERROR => self.logs.error_page(),
             LogPageId::SMART => self.logs.smart_page(&self.stats),
             LogPageId::FIRMWARE => firmware_page(),
-            LogPageId::CHANGED_NAMESPACES => vec![0; 4096],
+            LogPageId::CHANGED_NAMESPACES => self.logs.changed_page(),
             _ => return self.refuse(sqe, StatusCode::INVALID_LOG_PAGE),
         };
         let whole = bytes.len() as u64;
@@ -195,6 +195,9 @@ impl Model {
         let status = self.send(sqe, &part);
         if status.is_success() && !page.retain_event {
             self.events.masked &= !cleared_by(page.lid);
+            if page.lid == LogPageId::CHANGED_NAMESPACES {
+                self.logs.changed.clear();
+            }
         }
         status
     }

@@ -226,6 +226,8 @@ pub enum ControllerFault {
     PauseNs(u64),
     /// An event, reported when a request is there and the host wants it.
     Event(AsyncEvent),
+    /// The critical warning byte of the SMART log, with the events of the bits that are new.
+    CriticalWarning(u8),
     /// So many events, reported without regard to masks.
     EventStorm(AsyncEvent, u32),
 }

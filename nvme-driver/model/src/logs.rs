@@ -23,6 +23,8 @@ pub(crate) struct Logs {
     media_errors: u64,
     pub(crate) unsafe_shutdowns: u64,
     pub(crate) critical_warning: u8,
+    /// Namespaces that changed since their list was read.
+    pub(crate) changed: Vec<Nsid>,
 }
 
 impl Logs {
@@ -34,6 +36,7 @@ impl Logs {
             media_errors: 0,
             unsafe_shutdowns: 0,
             critical_warning: 0,
+            changed: Vec::new(),
         }
     }
 
@@ -54,6 +57,18 @@ impl Logs {
         entry.nsid = nsid.0.into();
         self.errors.truncate(self.capacity.saturating_sub(1));
         self.errors.push_front(entry);
+    }
+
+    /// The changed namespace list: at most 1,024 identifiers, lowest first.
+    pub(crate) fn changed_page(&self) -> Vec<u8> {
+        let mut nsids: Vec<u32> = self.changed.iter().map(|nsid| nsid.0).collect();
+        nsids.sort_unstable();
+        nsids.dedup();
+        // More than fit are said as one entry of all ones (NVMe Base 2.0, section 5.16.1.5).
+        let list = if nsids.len() > 1024 { vec![u32::MAX] } else { nsids };
+        let mut page: Vec<u8> = list.into_iter().flat_map(u32::to_le_bytes).collect();
+        page.resize(4096, 0);
+        page
     }
 
     /// The error log, newest first, empty entries up to its size.

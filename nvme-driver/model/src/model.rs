@@ -14,7 +14,7 @@ use crate::shadow::Shadows;
 use crate::stats::ModelStats;
 use core_runtime::mem::{DmaError, DmaMap, DmaRegion, DoorbellRegion, Iova};
 use hybrid_shm::{Span, Word32};
-use nvme_spec::{AsyncEvent, Cid, QueueId};
+use nvme_spec::{AsyncEvent, Cid, CriticalWarning, Nsid, QueueId};
 use std::collections::VecDeque;
 
 /// What the doorbell of a queue that does not exist holds; anything else was written by a host.
@@ -355,10 +355,28 @@ impl Model {
         self.long_way = Self::needs_long_way(&self.config);
     }
 
-    /// Sets the critical warning byte of the SMART log; a newly set bit raises its event.
+    /// Makes a namespace end after so many blocks, as if somebody had resized it: Identify says so,
+    /// commands beyond are refused, the changed namespace list has it, and the event is raised.
+    ///
+    /// # Panics
+    /// If there is no such namespace, or it would grow.
+    pub fn shrink_namespace(&mut self, nsid: Nsid, blocks: u64) {
+        let found = self.namespaces.iter_mut().find(|ns| ns.nsid == nsid);
+        let namespace = found.unwrap_or_else(|| panic!("no namespace {nsid}"));
+        assert!(blocks <= namespace.blocks, "a namespace of {} blocks grows", namespace.blocks);
+        namespace.blocks = blocks;
+        self.logs.changed.push(nsid);
+        self.raise(AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED);
+    }
+
+    /// Sets the critical warning byte of the SMART log; a newly set bit raises its event. With
+    /// read-only media, whatever writes is refused from then on.
     pub fn set_critical_warning(&mut self, bits: u8) {
         let new = bits & !self.logs.critical_warning;
         self.logs.critical_warning = bits;
+        if new & CriticalWarning::READ_ONLY.bits() != 0 {
+            self.namespaces.iter_mut().for_each(|ns| ns.write_protected = true);
+        }
         for (bit, event) in [
             (1, AsyncEvent::SMART_SPARE),
             (2, AsyncEvent::SMART_TEMPERATURE),

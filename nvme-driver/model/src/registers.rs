@@ -485,6 +485,7 @@ impl Model {
                 self.paused_until_ns = self.now_ns.saturating_add(ns);
             }
             ControllerFault::Event(event) => self.raise(event),
+            ControllerFault::CriticalWarning(bits) => self.set_critical_warning(bits),
             ControllerFault::EventStorm(event, count) => {
                 self.events.storm = Some((event, count));
             }

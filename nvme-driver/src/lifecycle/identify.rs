@@ -16,7 +16,7 @@ use crate::error::{ControllerError, Step};
 use crate::hub::Offers;
 use crate::namespace::Namespace;
 use crate::requests::RetryPolicy;
-use crate::shape::{self, Refusal, TransferLimits};
+use crate::shape::{self, Refusal, Shape, TransferLimits};
 
 /// Longest delay of a retry that we grant: CRDT can say almost two hours.
 const MAX_RETRY_DELAY_NS: u64 = 5_000_000_000;
@@ -34,6 +34,9 @@ const NSIDS_A_PAGE: u32 = 1024;
 /// Namespaces without a place that are counted before the list is believed to have no end: eight
 /// pages, sixty times the most that are kept.
 const MAX_BEYOND: u32 = 8 * NSIDS_A_PAGE;
+
+/// The bytes of an Identify Namespace, and what they say.
+type Identified = ([u8; 4096], Result<Shape, Refusal>);
 
 impl Controller {
     pub(super) fn take_identify(&self) -> Outcome {
@@ -172,18 +175,6 @@ impl Controller {
         failed: Option<Status>,
         barred: Option<Refusal>,
     ) -> Outcome {
-        let mut page = [0; 4096];
-        if failed.is_none() {
-            let read = self.scratch.span().read(0, &mut page);
-            read.map_err(|_| ControllerError::BadIdentify("no data"))?;
-        }
-        let id = IdentifyNamespace::read_from_bytes(&page[..])
-            .map_err(|_| ControllerError::BadIdentify("no data"))?;
-        let limits = TransferLimits {
-            mdts: self.life.mdts.get(),
-            unit_bytes: u64::from(self.cap.min_page_bytes()),
-            own_bytes: self.config.max_transfer_bytes,
-        };
         let Some(namespace) = self.place_of(nsid) else {
             return Ok(());
         };
@@ -199,15 +190,29 @@ impl Controller {
             // Somebody uses it, and the controller has not said that it never will.
             return Err(ControllerError::Refused { step: Step::IdentifyNamespace, status });
         }
-        let checked = match (failed, barred) {
-            (_, Some(refusal)) => Err(refusal),
+        let (page, checked) = match failed {
             // One that cannot be looked at is no reason to do without the others.
-            (Some(status), None) => Err(Refusal::Unidentified(status)),
-            (None, None) => shape::check(&id, limits),
+            Some(status) => ([0; 4096], Err(Refusal::Unidentified(status))),
+            None => self.identified_namespace()?,
         };
-        namespace.fill(nsid, checked, &page);
+        namespace.fill(nsid, barred.map_or(checked, Err), &page);
         namespace.seen.set(true);
         Ok(())
+    }
+
+    /// The Identify Namespace in the scratch memory: its bytes, and what they say.
+    pub(crate) fn identified_namespace(&self) -> Result<Identified, ControllerError> {
+        let mut page = [0; 4096];
+        let read = self.scratch.span().read(0, &mut page);
+        read.map_err(|_| ControllerError::BadIdentify("no data"))?;
+        let id = IdentifyNamespace::read_from_bytes(&page[..])
+            .map_err(|_| ControllerError::BadIdentify("no data"))?;
+        let limits = TransferLimits {
+            mdts: self.life.mdts.get(),
+            unit_bytes: u64::from(self.cap.min_page_bytes()),
+            own_bytes: self.config.max_transfer_bytes,
+        };
+        Ok((page, shape::check(&id, limits)))
     }
 
     pub(super) fn scan_from(&'static self, nsid: u32) {
