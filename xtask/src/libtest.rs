@@ -63,6 +63,8 @@ pub(crate) struct TestOutput {
     pub(crate) ignored: Vec<String>,
     /// Test binaries that started and never printed their result: they crashed or hung.
     pub(crate) unfinished: Vec<String>,
+    /// What the last of these had come to.
+    pub(crate) begun: Tally,
 }
 
 /// Parses the whole output of one `cargo test`, standard output and error in one file.
@@ -79,6 +81,7 @@ pub(crate) fn parse(output: &str) -> TestOutput {
         }
         if let Some(binary) = started(line) {
             parsed.unfinished.extend(running.replace(binary));
+            parsed.begun = Tally::default();
             failed.clear();
             section = None;
         } else if let Some(tally) = result_line(line).or_else(|| own_line(line)) {
@@ -86,9 +89,15 @@ pub(crate) fn parse(output: &str) -> TestOutput {
             let section = section.take().unwrap_or_default();
             parsed.excerpts.extend(excerpt::of_section(&section, &failed));
             failed.clear();
+            parsed.begun = Tally::default();
             running = None;
         } else if let Some((name, outcome)) = test_line(line) {
             let place = running.as_deref().unwrap_or("test");
+            parsed.begun.add(match outcome {
+                "ok" => Tally::PASSED,
+                "FAILED" => Tally::FAILED,
+                _ => Tally::default(),
+            });
             match outcome.split_once(", ") {
                 _ if outcome == "FAILED" => {
                     let listed = format!("{place}: {name}");

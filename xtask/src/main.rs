@@ -119,7 +119,13 @@ enum Command {
         /// Instead, those that cargo-mutants makes up in ring, queue pair, PRP lists and slots.
         #[arg(long, conflicts_with = "check")]
         generated: bool,
-        /// Only those whose name contains one of these.
+        /// With --generated: go on where the last run was stopped, if the code is still the same.
+        #[arg(long, requires = "generated")]
+        resume: bool,
+        /// With --generated: stop after this time (10s, 5m, 1h); --resume goes on.
+        #[arg(long = "for", value_name = "TIME", requires = "generated")]
+        time: Option<Nanos>,
+        /// Only those whose name contains one of these; with --generated, whose file's path does.
         names: Vec<String>,
     },
     /// Runs a Debian kernel under QEMU, with emulated drives behind an emulated IOMMU.
@@ -186,11 +192,14 @@ Exit codes: 0 nothing was found, 1 something was, 3 there is no nightly compiler
 
 const MUTANTS_HELP: &str = "\
 Works on a copy in target/mutants; logs are in target/xtask-logs/mutant-NAME.log. Each test is first
-run on the copy unbroken. With --generated, NAMEs choose among the files; its results are in
-target/mutants/generated-GROUP/mutants.out.
+run on the copy unbroken. With --generated, NAMEs choose among the files; what became of each is
+printed as a table at the end, and at ^C or SIGTERM, and stays in
+target/mutants/generated/GROUP/decided.txt. What runs now is the end of
+target/xtask-logs/mutants-GROUP.log.
 
-Exit codes: 0 all were caught, 1 one survived, or its text or its test is not as the list says, 3
-cargo-mutants is not there (cargo install cargo-mutants).";
+Exit codes: 0 all were caught (that were tried within the time of --for), 1 one survived, or its
+text or its test is not as the list says, 3 cargo-mutants is not there (cargo install
+cargo-mutants), 130 and 143 ended by SIGINT and SIGTERM.";
 
 const DIST_HELP: &str = "\
 The package is target/dist/hybrid-runtime_VERSION_amd64.deb; docs/installing.md says what is in it.
@@ -257,8 +266,10 @@ fn run(command: Command) -> Result<u8> {
         Command::Fuzz { time, targets } => {
             fuzz::run(&load()?, &fuzz::Wanted { time: time.to_duration(), targets })?
         }
-        Command::Mutants { generated: true, list, names, .. } => {
-            mutants::generated::run(&load()?, list, &names)?
+        Command::Mutants { generated: true, list, resume, time, names, .. } => {
+            let time = time.map(Nanos::to_duration);
+            let wanted = mutants::generated::Wanted { list, resume, time, names };
+            mutants::generated::run(&load()?, &wanted)?
         }
         Command::Mutants { check, list, names, .. } => {
             mutants::run(&load()?, &mutants::Wanted { check, list, names })?

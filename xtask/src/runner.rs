@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use hybrid_conventions::testing;
 
-use crate::command::Run;
+use crate::command::{End, Run};
 use crate::excerpt::Excerpt;
 use crate::libtest::{self, Tally};
 use crate::project::Project;
 use crate::steps::Work;
+use crate::stop;
 use crate::tidy;
 use crate::vm;
 
@@ -29,6 +30,8 @@ pub(crate) struct Report {
     /// One line each: figures that were measured on the way.
     pub(crate) notes: Vec<String>,
     pub(crate) took: Duration,
+    /// We were to end, so that this is what it had come to by then.
+    pub(crate) stopped: bool,
 }
 
 impl Report {
@@ -98,7 +101,8 @@ impl<'a> Runner<'a> {
             Work::Tests(runs) => self.each(runs, |run| self.tests(run, step, &log)),
             Work::Beside(first, runs) => self.beside(first, runs, step, &log),
         };
-        if report.tally == Tally::default() {
+        report.stopped = stop::exit().is_some();
+        if report.tally == Tally::default() && !report.stopped {
             report.add(Report::skipped("it has no tests yet"));
         }
         report.took = start.elapsed();
@@ -174,8 +178,11 @@ impl<'a> Runner<'a> {
 
     fn gate(&self, run: &Run, log: &Path) -> Report {
         let mut report = Report::default();
-        match run.run(&self.project.root, log).trouble() {
+        let end = run.run(&self.project.root, log);
+        match end.trouble() {
             None => report.tally.add(Tally::PASSED),
+            // It has not failed, and what it found stands in its log.
+            Some(_) if matches!(end, End::Stopped) => {}
             Some(trouble) => report.fail(format!("`{}`: {trouble}", run.line())),
         }
         report
@@ -186,10 +193,10 @@ impl<'a> Runner<'a> {
         let _ = fs::remove_file(&skip_log);
         let before = fs::metadata(log).map_or(0, |meta| meta.len());
         let run = run.clone().env(testing::SKIP_LOG, skip_log.to_string_lossy());
-        let trouble = run.run(&self.project.root, log).trouble();
+        let end = run.run(&self.project.root, log);
         let output = read_from(log, before);
         let skips = fs::read_to_string(&skip_log).unwrap_or_default();
-        judge(&run, trouble, &output, &skips)
+        judge(&run, &end, &output, &skips)
     }
 }
 
@@ -202,8 +209,9 @@ fn read_from(log: &Path, before: u64) -> String {
 
 /// Turns what a `cargo test` printed and how it ended into a report.
 ///
-/// A failure that no test was blamed for (a compiler error, a crash, a deadline) counts as one.
-fn judge(run: &Run, trouble: Option<String>, output: &str, skips: &str) -> Report {
+/// A failure that no test was blamed for (a compiler error, a crash, a deadline) counts as one; of
+/// a run that was stopped, what it had come to counts.
+fn judge(run: &Run, end: &End, output: &str, skips: &str) -> Report {
     let parsed = libtest::parse(output);
     let mut report = Report {
         tally: parsed.tally,
@@ -215,9 +223,13 @@ fn judge(run: &Run, trouble: Option<String>, output: &str, skips: &str) -> Repor
     let own: Vec<String> = skips.lines().map(str::to_owned).collect();
     report.tally.move_skipped(own.len() as u64);
     report.skips.extend(own);
-    let Some(trouble) = trouble else {
+    let Some(trouble) = end.trouble() else {
         return report;
     };
+    if matches!(end, End::Stopped) {
+        report.tally.add(parsed.begun);
+        return report;
+    }
     for binary in parsed.unfinished {
         report.fail(format!("{binary}: ended without a result ({trouble})"));
     }
@@ -229,6 +241,9 @@ fn judge(run: &Run, trouble: Option<String>, output: &str, skips: &str) -> Repor
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::ExitStatus;
+
     use super::*;
 
     const TWO: &str = "     Running unittests src/lib.rs (target/debug/deps/x-00)\n\
@@ -238,26 +253,30 @@ mod tests {
         Run::new("cargo test")
     }
 
-    fn failed() -> Option<String> {
-        Some("exit status: 101".to_owned())
+    fn good() -> End {
+        End::Exited(ExitStatus::from_raw(0))
+    }
+
+    fn failed() -> End {
+        End::Exited(ExitStatus::from_raw(101 << 8))
     }
 
     #[test]
     fn passed_tests_are_counted() {
-        let report = judge(&run(), None, TWO, "");
+        let report = judge(&run(), &good(), TWO, "");
         assert_eq!(report.tally, Tally::new(2, 0, 0));
     }
 
     #[test]
     fn a_test_that_skipped_itself_is_skipped_with_its_reason() {
-        let report = judge(&run(), None, TWO, "vfio: no device\n");
+        let report = judge(&run(), &good(), TWO, "vfio: no device\n");
         assert_eq!(report.tally, Tally::new(1, 0, 1));
         assert_eq!(report.skips, ["vfio: no device"]);
     }
 
     #[test]
     fn a_compiler_error_is_one_failure() {
-        let report = judge(&run(), failed(), "error: could not compile\n", "");
+        let report = judge(&run(), &failed(), "error: could not compile\n", "");
         assert_eq!(report.tally, Tally::FAILED);
         assert_eq!(report.failures, ["`cargo test`: exit status: 101"]);
     }
@@ -265,7 +284,7 @@ mod tests {
     #[test]
     fn a_crash_is_a_failure_beside_the_tests_that_passed() {
         let crash = format!("{TWO}     Running tests/y.rs (target/debug/deps/y-00)\n");
-        let report = judge(&run(), failed(), &crash, "");
+        let report = judge(&run(), &failed(), &crash, "");
         assert_eq!(report.tally, Tally::new(2, 1, 0));
         assert!(report.failures[0].starts_with("y (tests/y.rs)"), "{report:?}");
     }
@@ -274,9 +293,22 @@ mod tests {
     fn a_failed_test_is_not_counted_twice() {
         let output = "     Running tests/y.rs (target/debug/deps/y-00)\ntest z ... FAILED\n\
             test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out\n";
-        let report = judge(&run(), failed(), output, "");
+        let report = judge(&run(), &failed(), output, "");
         assert_eq!(report.tally, Tally::FAILED);
         assert_eq!(report.failures, ["y (tests/y.rs): z"]);
+    }
+
+    #[test]
+    fn what_a_run_had_come_to_when_it_was_stopped_counts_and_the_stop_does_not() {
+        let output = format!(
+            "{TWO}     Running tests/y.rs (target/debug/deps/y-00)\ntest z ... FAILED\n\
+            test a ... ok\ntest b ... "
+        );
+        let report = judge(&run(), &End::Stopped, &output, "");
+        assert_eq!(report.tally, Tally::new(3, 1, 0));
+        assert_eq!(report.failures, ["y (tests/y.rs): z"]);
+        let report = judge(&run(), &End::Stopped, "   Compiling y v0.1.0\n", "");
+        assert_eq!((report.tally, report.failures.len()), (Tally::default(), 0));
     }
 
     fn scratch(name: &str) -> Project {

@@ -104,6 +104,7 @@ impl std::fmt::Display for Ending {
 fn line(name: &str, report: &Report) -> String {
     let verdict = match report.tally {
         tally if tally.failed > 0 => "FAILED",
+        _ if report.stopped => "stopped",
         tally if tally.passed == 0 => "skipped",
         _ => "ok",
     };

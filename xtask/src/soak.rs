@@ -91,17 +91,20 @@ pub(crate) fn run(project: &Project, soak: &Soak) -> Result<Exit> {
             screen.begin(index, works.len(), name, "a long time");
             let mut report = runner.run(name, work);
             interrupted = stop::exit();
-            if interrupted.is_some() {
-                println!("{name:<12} stopped  {:>7.1} s", report.took.as_secs_f64());
-                break 'rounds;
-            }
             let log = runner.log(name);
-            report.notes.extend(totals::figures(&text_of(&log)));
+            let text = text_of(&log);
+            report.notes.extend(totals::figures(&text));
+            if report.stopped {
+                totals::found(&text).into_iter().for_each(|line| report.fail(line));
+            }
             screen.end(name, &report, &log);
             if report.tally.failed > 0 {
                 totals.keep(keep(project, &log, name, seed)?);
             }
             totals.add(name, &report);
+            if interrupted.is_some() {
+                break 'rounds;
+            }
             if soak.in_turn && round > 0 && start.elapsed() >= soak.time {
                 break;
             }

@@ -5,15 +5,16 @@
 //! if its test fails or hangs, *survives* if it passes, and is no mutant at all if it does not
 //! compile; each test is first run on the copy unbroken, where it must pass.
 
+mod copy;
 pub(crate) mod generated;
 mod list;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use hybrid_conventions::Exit;
 
 use crate::command::{End, Run};
@@ -89,7 +90,6 @@ pub(crate) fn run(project: &Project, wanted: &Wanted) -> Result<Exit> {
 }
 
 impl Copy {
-    /// Copies what git knows of, and what differs from the last copy only.
     fn make(project: &Project) -> Result<Self> {
         let base = project.target.join("mutants");
         let copy = Self {
@@ -98,17 +98,7 @@ impl Copy {
             logs: project.target.join("xtask-logs"),
         };
         fs::create_dir_all(&copy.logs)?;
-        let files = Run::new("git ls-files --cached --others --exclude-standard");
-        let files = files.output(&project.root).context("git ls-files failed; see above")?;
-        let mut known = BTreeSet::new();
-        for file in files.lines() {
-            let (from, to) = (project.root.join(file), copy.tree.join(file));
-            // A file that was deleted and not committed is still listed.
-            let Ok(bytes) = fs::read(&from) else { continue };
-            known.insert(to.clone());
-            write_if_new(&to, &bytes)?;
-        }
-        remove_others(&copy.tree, &known)?;
+        copy::mirror(project, &copy.tree)?;
         Ok(copy)
     }
 
@@ -189,28 +179,4 @@ impl Copy {
             End::Exited(_) => Ok(Fate::Caught),
         }
     }
-}
-
-/// Writes a file unless it holds these bytes: cargo goes by the time of the last change.
-fn write_if_new(path: &Path, bytes: &[u8]) -> Result<()> {
-    if fs::read(path).is_ok_and(|old| old == bytes) {
-        return Ok(());
-    }
-    if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir)?;
-    }
-    fs::write(path, bytes).with_context(|| path.display().to_string())
-}
-
-/// Removes files that are in the copy and not in the tree any more.
-fn remove_others(dir: &Path, known: &BTreeSet<PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            remove_others(&path, known)?;
-        } else if !known.contains(&path) {
-            fs::remove_file(&path)?;
-        }
-    }
-    Ok(())
 }

@@ -85,8 +85,18 @@ pub(super) fn figures(log: &str) -> Vec<String> {
     let simulated = log.lines().rfind(|line| line.contains(" commands, ") && is_sum(line));
     let fuzzed = log.lines().filter(|line| line.contains(" inputs, "));
     let survived = log.lines().filter(|line| line.contains(" deaths and dumps "));
-    let lines = simulated.into_iter().chain(fuzzed).chain(survived);
+    let made_up = log.lines().filter(|line| line.contains(" made up: "));
+    let lines = simulated.into_iter().chain(fuzzed).chain(survived).chain(made_up);
     lines.map(|line| line.trim().to_owned()).collect()
+}
+
+/// What programs of ours had found when they were stopped, which their exit code then does not say:
+/// a violation of the simulation, a broken target of the fuzzer, a mutant that nothing noticed.
+pub(super) fn found(log: &str) -> Vec<String> {
+    let fuzzed = |line: &str| line.contains("; see ") && line.contains("/fuzz-");
+    let words = ["violation: ", "SURVIVED ", "MISSED ", "    failed: "];
+    let tells = |line: &&str| words.iter().any(|word| line.starts_with(word)) || fuzzed(line);
+    log.lines().filter(tells).map(str::to_owned).collect()
 }
 
 /// Whether a line is one of the simulation's totals.
@@ -118,6 +128,24 @@ failed: target/soak/soak-crashes-seed-7.log
 6 passed, 1 failed, 0 skipped";
         assert_eq!(totals.to_string(), expected);
         assert_eq!(totals.tally(), Tally::new(6, 1, 0));
+    }
+
+    #[test]
+    fn what_was_found_before_a_stop_is_a_line_each() {
+        let log = "\
+$ cargo xtask sim
+1 runs, 10 commands, 2 faults (20.00 %), 0 violations, 1 s, 10 commands/s, next seed 3
+violation: block 7 has bytes that nobody wrote
+cqe        12 inputs, nothing found
+ring       exit status: 77; see /target/xtask-logs/fuzz-ring.log
+SURVIVED      phase-not-flipped                     3 s  nvme-driver --lib
+MISSED nvme-driver/src/cid.rs:16:62: replace - with +
+caught        wrap-one-early                        3 s  nvme-driver --lib
+";
+        let found = found(log);
+        assert_eq!(found.len(), 4, "{found:?}");
+        assert!(found[0].starts_with("violation: block 7"), "{found:?}");
+        assert!(found[1].starts_with("ring       exit status: 77"), "{found:?}");
     }
 
     #[test]
