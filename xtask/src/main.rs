@@ -66,9 +66,10 @@ enum Command {
         /// Start rounds until so many minutes have passed; one round runs in any case.
         #[arg(long, value_name = "N", default_value_t = 0)]
         minutes: u64,
-        /// For so many hours (0.2 is 12 minutes): simulation, fuzzing, crash storms and the guest's
-        /// suite in turn, each for a fifth of the time and 20 minutes at most. What fails is kept
-        /// in target/soak with its seed, and the next one begins. The first round runs whole.
+        /// For so many hours (0.2 is 12 minutes): simulation, fuzzing, generated mutants, crash
+        /// storms and the guest's suite in turn, each for a sixth of the time and 20 minutes at
+        /// most. What fails is kept in target/soak with its seed, and the next one begins. The
+        /// first round runs whole.
         #[arg(long, value_name = "N", value_parser = parse_hours,
             conflicts_with_all = ["minutes", "ops"])]
         hours: Option<Duration>,

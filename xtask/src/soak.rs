@@ -11,6 +11,7 @@ use hybrid_conventions::{Exit, testing};
 
 use crate::command::Run;
 use crate::fuzz::FUZZ;
+use crate::mutants;
 use crate::project::Project;
 use crate::runner::Runner;
 use crate::screen::Screen;
@@ -56,15 +57,15 @@ const TURN: Duration = Duration::from_secs(20 * 60);
 const SHORTEST_TURN: Duration = Duration::from_secs(60);
 
 /// Turns of a round.
-const TURNS: u32 = 5;
+const TURNS: u32 = 6;
 
 /// Targets of the fuzzer share a turn.
 const FUZZ_TARGETS: u32 = 9;
 
 /// How long, and how much in a round.
 pub(crate) struct Soak {
-    /// Rounds in which simulation, fuzzing, crash storms and the guest's suite take turns, instead
-    /// of ones in which each has its full count.
+    /// Rounds in which simulation, fuzzing, generated mutants, crash storms and the guest's suite
+    /// take turns, instead of ones in which each has its full count.
     pub(crate) in_turn: bool,
     /// Rounds start until this much time has passed; one round runs in any case, and whole.
     pub(crate) time: Duration,
@@ -144,7 +145,7 @@ fn round_of(project: &Project, soak: &Soak, seed: u64) -> Vec<(&'static str, Wor
     }
 }
 
-/// Simulation, fuzzing, crash storms and the guest's suite, each for a while.
+/// Simulation, fuzzing, generated mutants, crash storms and the guest's suite, each for a while.
 fn turns(
     project: &Project,
     time: Duration,
@@ -156,12 +157,15 @@ fn turns(
     let sim = format!("cargo xtask sim --shrink --for {half}s --seed {base}");
     let swarm = format!("{sim} --swarm --run-ops 20000");
     let fuzz = format!("cargo xtask fuzz --time {}s", (turn / FUZZ_TARGETS).as_secs());
+    // Each turn goes on where the last one ended, until all were tried.
+    let mutants = format!(" --resume --for {}s", turn.as_secs());
     // As much of their count as the turn is of the longest one.
     let deaths = CRASHES * turn.as_secs() / TURN.as_secs();
     vec![
         ("soak-sim", own(&sim)),
         ("soak-swarm", own(&swarm)),
         ("soak-fuzz", libfuzzer(has_nightly, &fuzz)),
+        ("soak-mutants-generated", generated(project, &mutants)),
         ("soak-crashes", crashes(project, deaths, seed)),
         ("soak-storms", storms(project, turn == TURN, seed)),
         ("soak-guest", own("cargo xtask test --only vm")),
@@ -178,6 +182,14 @@ fn libfuzzer(has_nightly: bool, line: &str) -> Work {
     match has_nightly {
         true => own(line),
         false => Work::Skip("no nightly toolchain; `rustup toolchain install nightly`".to_owned()),
+    }
+}
+
+/// The mutants that cargo-mutants makes up, where it is.
+fn generated(project: &Project, options: &str) -> Work {
+    match mutants::generated::is_there(project) {
+        true => own(&format!("cargo xtask mutants --generated{options}")),
+        false => Work::Skip(mutants::generated::MISSING.to_owned()),
     }
 }
 
@@ -213,7 +225,7 @@ fn counts(project: &Project, ops: Option<u64>, seed: u64) -> Vec<(&'static str, 
         ("soak-fuzz", prolong(fuzz(project), FUZZ_INPUTS)),
         ("soak-shuttle", shuttle(project)),
         ("soak-mutants", own("cargo xtask mutants")),
-        ("soak-mutants-generated", own("cargo xtask mutants --generated")),
+        ("soak-mutants-generated", generated(project, "")),
         ("soak-dist", own("cargo xtask dist --test")),
     ]
 }
@@ -330,19 +342,21 @@ mod tests {
         let lines = turns_in(Duration::from_secs(24 * 3600));
         assert_eq!(lines[0], "cargo xtask sim --shrink --for 600s --seed 30064771072");
         assert_eq!(lines[2], "cargo xtask fuzz --time 133s");
-        assert!(lines[3].ends_with("--crashes 1000"), "{}", lines[3]);
-        assert!(lines[4].contains("HYBRID_SOAK=1 HYBRID_SEED=7 "), "{}", lines[4]);
-        assert_eq!(lines[5], "cargo xtask test --only vm");
-        assert_eq!(lines.len(), 6);
+        let mutants = "cargo xtask mutants --generated --resume --for 1200s";
+        assert!(lines[3] == mutants || lines[3].contains("cargo-mutants is not"), "{}", lines[3]);
+        assert!(lines[4].ends_with("--crashes 1000"), "{}", lines[4]);
+        assert!(lines[5].contains("HYBRID_SOAK=1 HYBRID_SEED=7 "), "{}", lines[5]);
+        assert_eq!(lines[6], "cargo xtask test --only vm");
+        assert_eq!(lines.len(), 7);
     }
 
     #[test]
     fn turns_of_a_part_of_an_hour_are_shorter() {
         let lines = turns_in(Duration::from_secs(360));
-        assert_eq!(lines[0], "cargo xtask sim --shrink --for 36s --seed 30064771072");
-        assert_eq!(lines[2], "cargo xtask fuzz --time 8s");
-        assert!(lines[3].ends_with("--crashes 60"), "{}", lines[3]);
-        assert!(lines[4].contains("HYBRID_SOAK=0 "), "{}", lines[4]);
+        assert_eq!(lines[0], "cargo xtask sim --shrink --for 30s --seed 30064771072");
+        assert_eq!(lines[2], "cargo xtask fuzz --time 6s");
+        assert!(lines[4].ends_with("--crashes 50"), "{}", lines[4]);
+        assert!(lines[5].contains("HYBRID_SOAK=0 "), "{}", lines[5]);
         assert_eq!(turns_in(Duration::from_secs(1))[2], "cargo xtask fuzz --time 6s");
     }
 

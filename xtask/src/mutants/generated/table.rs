@@ -147,7 +147,7 @@ mod tests {
         ]);
         sum.add(vec![
             mutant("b.rs:1:2: replace f -> u8 with 0", None, Some(Fate::Unviable)),
-            mutant("b.rs:2:2: replace > with >=", Some(2), None),
+            mutant("b.rs:2:2: replace > with >=", Some(3), None),
         ]);
         sum
     }
