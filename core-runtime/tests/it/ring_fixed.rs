@@ -38,6 +38,14 @@ fn items_come_out_as_they_went_in() {
         assert_eq!(consumer.pop(), Ok(sent));
         assert_eq!(consumer.pop(), Err(PopError::Empty));
     }
+    // Items of several words lie beside each other, in whichever slot the first one is.
+    let items = [1, 2, 3, 4].map(|fill| Bbo::read_from_bytes(&[fill; 56]).unwrap());
+    for _ in 0..10 {
+        assert_eq!(producer.push_batch(&items), Ok(4));
+        items.iter().for_each(|item| assert_eq!(consumer.pop(), Ok(*item)));
+        producer.try_push(&sent).unwrap();
+        assert_eq!(consumer.pop(), Ok(sent));
+    }
 }
 
 #[test]
@@ -136,6 +144,8 @@ fn the_number_pushed_is_exact_over_the_wrap_of_the_index() {
     let spec = RingSpec::fixed::<u64>(256).unwrap().with_first_index(first);
     let (tail_part, head_part) = parts(spec);
     let (producer, consumer) = pair::<u64>(tail_part, head_part, spec).unwrap();
+    let indices = [tail_part, head_part].map(|part| part.word32(END_OFFSET).unwrap().load());
+    assert_eq!((indices, spec.capacity()), ([first; 2], 256));
     for pushed in 1..u64::from(rounds(2000)).max(20) {
         producer.try_push(&pushed).unwrap();
         assert_eq!(consumer.pop(), Ok(pushed));
@@ -353,4 +363,6 @@ fn a_ring_holds_what_arrives_while_its_consumer_is_away_and_a_fifth_more() {
     assert_eq!(capacity_for(213_333_333, 1000), 256);
     assert_eq!(capacity_for(213_333_334, 1000), 512);
     assert_eq!(capacity_for(u64::MAX, u64::MAX), 1 << 31);
+    // Six times 2^32 slots, of which 32 bits would be none.
+    assert_eq!(capacity_for(5 << 32, 1_000_000_000), 1 << 31);
 }
