@@ -37,6 +37,23 @@ pub struct PartitionAlert {
     pub text: String,
 }
 
+#[cfg(test)]
+impl PartitionAlert {
+    /// One that a supervisor acts on.
+    pub(crate) fn critical_of(partition: &str) -> Self {
+        Self {
+            partition: partition.to_owned(),
+            cpu: 1,
+            severity: Severity::CRITICAL,
+            code: 7,
+            number: 1,
+            tsc: 0,
+            task: String::new(),
+            text: "the book is torn".to_owned(),
+        }
+    }
+}
+
 impl fmt::Display for PartitionAlert {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (severity, code) = (self.severity.word(), self.code);

@@ -350,7 +350,7 @@ fn the_fallback_is_taken_once_under_alerts_and_a_drain() {
         let sink = options.criticals.sink(&Warnings::to(|_| {}));
         let stage = Stage::new(&options);
         let mut supervisor = stage.supervisor(options, &[Way::Blame, Way::Never]);
-        let alerter = thread::spawn(move || sink.tell(&critical()));
+        let alerter = thread::spawn(move || sink.tell(&PartitionAlert::critical_of(NAME)));
         let at = Arc::clone(&stage);
         let drainer = thread::spawn(move || {
             while !(at.fallback.is_taken() || at.starts() > 1) || !at.ask("partition_drain") {
@@ -365,19 +365,6 @@ fn the_fallback_is_taken_once_under_alerts_and_a_drain() {
         assert!(fallbacks <= 1 && (2..=3).contains(&starts), "{fallbacks} of {starts}");
         assert_eq!(stage.alive.load(Ordering::Relaxed), 0, "one still runs");
     });
-}
-
-fn critical() -> PartitionAlert {
-    PartitionAlert {
-        partition: NAME.to_owned(),
-        cpu: 1,
-        severity: hybrid_abi::alert::Severity::CRITICAL,
-        code: 7,
-        number: 1,
-        tsc: 0,
-        task: String::new(),
-        text: "the book is torn".to_owned(),
-    }
 }
 
 /// Memory that is made in the background, taken by a start and given back on a machine that is

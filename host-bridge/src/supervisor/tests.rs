@@ -244,16 +244,7 @@ fn one_that_calls_itself_critically_ill_is_asked_for_a_dump_and_started_again() 
     let stage = Stage::new();
     let options = stage.options();
     let sink = options.criticals.sink(&crate::warnings::Warnings::to(|_| {}));
-    sink.tell(&crate::alert::PartitionAlert {
-        partition: "feed".to_owned(),
-        cpu: 1,
-        severity: hybrid_abi::alert::Severity::CRITICAL,
-        code: 7,
-        number: 1,
-        tsc: 0,
-        task: String::new(),
-        text: "the book is torn".to_owned(),
-    });
+    sink.tell(&crate::alert::PartitionAlert::critical_of("feed"));
     stage.play(&[Script::Ill, Script::Fine], 0, options);
     assert_eq!(stage.told(), "start dump fence read start");
     let lines = stage.lines();
