@@ -6,6 +6,8 @@
 //! `cargo xtask test` moves it to the skipped ones, with its reason. Without xtask the reason is
 //! printed and nothing else happens.
 
+pub mod kani;
+
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::string::String;

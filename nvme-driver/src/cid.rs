@@ -63,12 +63,14 @@ impl CidLayout {
 }
 
 /// For those who have Kani (`cargo kani -p nvme-driver`): for every depth and every CID.
-#[cfg(kani)]
+#[cfg(any(kani, test))]
 mod proofs {
     use super::*;
+    #[cfg(not(kani))]
+    use hybrid_conventions::testing::kani;
 
-    #[kani::proof]
-    fn the_next_cid_names_the_same_slot_and_is_another_one() {
+    #[cfg_attr(kani, kani::proof)]
+    pub(super) fn the_next_cid_names_the_same_slot_and_is_another_one() {
         let (slots, last) = (kani::any(), kani::any());
         let Some(layout) = CidLayout::new(slots) else {
             assert!(slots == 0 || slots > MAX_SLOTS);
@@ -83,6 +85,12 @@ mod proofs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hybrid_conventions::testing::kani;
+
+    #[test]
+    fn the_proof_holds_for_random_values() {
+        kani::sample(proofs::the_next_cid_names_the_same_slot_and_is_another_one);
+    }
 
     #[test]
     fn every_generation_of_every_slot_names_its_slot_and_never_ffff() {

@@ -105,15 +105,17 @@ const fn per_list_page(page_bytes: u64) -> usize {
 }
 
 /// For those who have Kani (`cargo kani -p nvme-driver`): for every buffer, not for some.
-#[cfg(kani)]
+#[cfg(any(kani, test))]
 mod proofs {
     use super::*;
+    #[cfg(not(kani))]
+    use hybrid_conventions::testing::kani;
 
     /// PRP1 and what follows it name exactly the pages that the buffer touches.
-    #[kani::proof]
-    fn the_pages_are_those_of_the_buffer() {
-        let (iova, len, page_shift) = (kani::any(), kani::any(), kani::any());
-        kani::assume(page_shift >= 12 && page_shift <= 16);
+    #[cfg_attr(kani, kani::proof)]
+    pub(super) fn the_pages_are_those_of_the_buffer() {
+        let (iova, len) = (kani::any(), kani::any());
+        let page_shift = kani::any_where(|shift| (12..=16).contains(shift));
         let page = |at: u64| at >> page_shift;
         let Ok(rest) = rest(Iova(iova), len, page_shift) else {
             let wraps = len != 0 && iova.checked_add(u64::from(len) - 1).is_none();
@@ -141,8 +143,15 @@ mod tests {
     extern crate std;
     use std::vec::Vec;
 
+    use hybrid_conventions::testing::kani;
+
     const PAGE: u64 = 4096;
     const SHIFT: u32 = 12;
+
+    #[test]
+    fn the_proof_holds_for_random_values() {
+        kani::sample(proofs::the_pages_are_those_of_the_buffer);
+    }
 
     /// The pages that PRP1, PRP2 and the list name, read back as a controller would.
     fn walk(iova: u64, len: u32, page: u64) -> Vec<u64> {

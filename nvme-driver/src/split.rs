@@ -77,14 +77,16 @@ pub(crate) fn max_transfer(
 }
 
 /// For those who have Kani (`cargo kani -p nvme-driver`): for every request and every limit.
-#[cfg(kani)]
+#[cfg(any(kani, test))]
 mod proofs {
     use super::*;
+    #[cfg(not(kani))]
+    use hybrid_conventions::testing::kani;
 
-    #[kani::proof]
-    fn a_part_lies_in_its_request_and_the_next_one_begins_behind_it() {
-        let split = Split { nlb: kani::any(), max: kani::any() };
-        kani::assume(split.nlb != 0 && split.max != 0);
+    #[cfg_attr(kani, kani::proof)]
+    pub(super) fn a_part_lies_in_its_request_and_the_next_one_begins_behind_it() {
+        let some = || kani::any_where(|blocks| *blocks != 0);
+        let split = Split { nlb: some(), max: some() };
         let i: u32 = kani::any();
         let part = split.part(i);
         assert!(part.first <= split.nlb && part.nlb <= split.nlb - part.first);
@@ -98,6 +100,12 @@ mod proofs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hybrid_conventions::testing::kani;
+
+    #[test]
+    fn the_proof_holds_for_random_values() {
+        kani::sample(proofs::a_part_lies_in_its_request_and_the_next_one_begins_behind_it);
+    }
 
     #[test]
     fn parts_cover_a_request_exactly_once() {

@@ -299,23 +299,22 @@ impl<I: Index> ConsumerIndex<I> {
 
 /// For those who have Kani (`cargo kani -p core-runtime`): every index of 32 bits, where the tests
 /// go through all of 8.
-#[cfg(kani)]
+#[cfg(any(kani, test))]
 mod proofs {
     use super::*;
+    #[cfg(not(kani))]
+    use hybrid_conventions::testing::kani;
 
     fn capacity() -> u32 {
-        let shift: u32 = kani::any();
-        kani::assume(shift < 32);
-        1 << shift
+        1 << kani::any_where(|shift: &u32| *shift < 32)
     }
 
     /// Whatever the consumer claims: what may be written then is free by what it claimed.
-    #[kani::proof]
-    fn a_producer_never_gets_a_slot_that_is_in_use() {
+    #[cfg_attr(kani, kani::proof)]
+    pub(super) fn a_producer_never_gets_a_slot_that_is_in_use() {
         let (capacity, first) = (capacity(), kani::any());
         let producer = ProducerIndex::<u32>::new(capacity, first);
-        let used: u32 = kani::any();
-        kani::assume(used <= capacity);
+        let used = kani::any_where(|used| *used <= capacity);
         producer.advance(first.wrapping_add(used));
         let (head, slots): (u32, u32) = (kani::any(), kani::any());
         let tail = producer.tail();
@@ -330,8 +329,8 @@ mod proofs {
     }
 
     /// Whatever the producer claims: what may be read then was claimed, and is at most a full ring.
-    #[kani::proof]
-    fn a_consumer_never_gets_more_than_a_full_ring() {
+    #[cfg_attr(kani, kani::proof)]
+    pub(super) fn a_consumer_never_gets_more_than_a_full_ring() {
         let (capacity, first) = (capacity(), kani::any());
         let consumer = ConsumerIndex::<u32>::new(capacity, first);
         let tail: u32 = kani::any();
@@ -340,5 +339,17 @@ mod proofs {
             Err(_) => assert!(consumer.ready() == 0),
         }
         assert!(consumer.ready() <= capacity);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::proofs;
+    use hybrid_conventions::testing::kani;
+
+    #[test]
+    fn the_proofs_hold_for_random_values() {
+        kani::sample(proofs::a_producer_never_gets_a_slot_that_is_in_use);
+        kani::sample(proofs::a_consumer_never_gets_more_than_a_full_ring);
     }
 }

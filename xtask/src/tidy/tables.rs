@@ -55,6 +55,7 @@ const NOT_NO_STD: &[&str] = &[
     "app/src/main.rs",              // the std binary
     "conventions/src/config/",      // feature config: host programs' command lines
     "conventions/src/testing.rs",   // feature std: what tests share with xtask
+    "conventions/src/testing/",     // the same
     "core-runtime/shm/src/heap.rs", // feature std: heap-backed spans for tests and tools
 ];
 
