@@ -353,6 +353,7 @@ impl Model {
 
     #[inline]
     fn post_cqe(&mut self, cqid: QueueId, cqe: Cqe) {
+        self.make_way(cqid);
         let Some(cq) = &mut self.cqs[usize::from(cqid.0)] else { return };
         self.stats.completions += 1;
         if let Err(mistake) = cq.post(cqe) {
@@ -403,18 +404,42 @@ impl Model {
             }
             CqeFault::PhaseStuck => {
                 self.stats.completions += 1;
+                self.make_way(cqid);
                 if let Some(cq) = &mut self.cqs[usize::from(cqid.0)] {
                     cq.post_stuck(right);
                 }
             }
             CqeFault::Order(order) => {
                 self.stats.completions += 1;
+                self.make_way(cqid);
                 if let Some(cq) = &mut self.cqs[usize::from(cqid.0)] {
                     let (index, cqe) = cq.reserve(right);
                     self.flights.torn.push(Torn { cqid, index, cqe, order, done: 0 });
                 }
             }
         }
+    }
+
+    /// An entry that is to be written again is stored to its end first, if it becomes visible piece
+    /// by piece: its host has taken it with the dword that has the phase.
+    #[inline]
+    fn make_way(&mut self, cqid: QueueId) {
+        if !self.flights.torn.is_empty() {
+            self.finish_torn(cqid);
+        }
+    }
+
+    #[cold]
+    fn finish_torn(&mut self, cqid: QueueId) {
+        let Some(cq) = &self.cqs[usize::from(cqid.0)] else { return };
+        self.flights.torn.retain(|torn| {
+            if torn.cqid != cqid || torn.index != cq.tail {
+                return true;
+            }
+            let rest = torn.order.iter().skip(torn.done);
+            rest.for_each(|dword| cq.store_dword(torn.index, torn.cqe, *dword));
+            false
+        });
     }
 
     /// Stores the next dword of each completion that becomes visible piece by piece.

@@ -124,6 +124,30 @@ fn dwords_become_visible_in_every_order() {
     }
 }
 
+/// The entry's place is due again, in a queue of two, before its last dwords are stored.
+#[test]
+fn words_that_come_late_are_not_stored_over_the_next_entry() {
+    let fault = on_reads(FaultAction::Cqe(CqeFault::Order([3, 2, 1, 0])));
+    let mut host = Host::on(ModelConfig { paranoid: true, ..fault });
+    let mut pair = host.pair(1, 2);
+    let at = host.alloc(PAGE);
+    let mut reaped = Vec::new();
+    for cid in 1..=5 {
+        let sqe = read(&mut host, cid, 0, at);
+        host.post(&mut pair, sqe);
+        host.ring_sq(1, pair.tail);
+        host.step();
+        if cid == 1 {
+            // The dword with the phase.
+            host.step();
+        }
+        reaped.extend(host.reap(&mut pair));
+        host.ring_cq(1, pair.head);
+    }
+    assert_eq!(cids(&reaped)[1..], [2, 3, 4, 5]);
+    assert_eq!(host.model.take_mistakes(), []);
+}
+
 #[test]
 fn an_overrun_overwrites_entries_that_were_not_released() {
     let rule = FaultRule::io(NvmOpcode::READ, FaultAction::Cqe(CqeFault::Overrun));
