@@ -145,11 +145,13 @@ impl Total {
         u64::try_from(u128::from(self.commands) * 1_000_000_000 / nanos).unwrap_or(u64::MAX)
     }
 
-    /// What a campaign with every fault must have reached by now and has not. Short ones are held
-    /// to less.
+    /// What a campaign must have reached by now and has not: every fault that was named, however
+    /// short it was; with every fault, all that is reachable from a length on.
     #[must_use]
     pub fn missing(&self, shape: &Shape) -> Vec<String> {
         let mut wanted: Vec<String> = BASIC.iter().map(|name| (*name).to_owned()).collect();
+        let named = shape.faults.iter().flatten();
+        wanted.extend(named.map(|name| format!("fault {name}")));
         let whole = shape.faults.is_none() && !shape.swarm && self.commands >= ENOUGH;
         if whole {
             wanted.extend(WHOLE.iter().map(|name| (*name).to_owned()));

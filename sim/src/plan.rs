@@ -199,6 +199,11 @@ plan! {
 const PER_MILLION: [(Weight, u64); 3] =
     [(Weight::Often, 13_000), (Weight::Seldom, 1_000), (Weight::Rarely, 120)];
 
+/// The fault that costs the device, so that the host's kernel has it, and operations from one to
+/// the next where there would be none.
+const LOSS: &str = "all-ones";
+const OPS_PER_LOSS: u64 = 10_000;
+
 impl Plan {
     /// An ordinary run of `ops` operations, with faults of every kind.
     #[must_use]
@@ -315,7 +320,9 @@ impl Plan {
         self.fallback = rng.below(4) != 0;
     }
 
-    /// Without the faults whose names are not in `names`.
+    /// With the faults of these names alone, each of them early enough to strike. Those of the
+    /// host's kernel, which has the device only after it was at fault, have losses of the device
+    /// beside them.
     ///
     /// # Errors
     /// A name that no fault has.
@@ -325,8 +332,34 @@ impl Plan {
             let unknown = || format!("no fault is named {name:?}; --list-faults prints the names");
             kinds.push(catalogue::find(name).ok_or_else(unknown)?);
         }
-        self.faults = draw_faults(&mut Rng::new(self.seed ^ 0xFA17), self.ops, &kinds, 1_000);
+        let mut rng = Rng::new(self.seed ^ 0xFA17);
+        self.faults = draw_faults(&mut rng, self.ops, &kinds, 1_000);
+        for kind in &kinds {
+            let span = match CATALOGUE[*kind].trigger {
+                // By then even a run that is on the fallback for a while has had so many.
+                Trigger::Io | Trigger::Op => self.ops / 4,
+                Trigger::Admin => 8,
+                Trigger::Kernel => 100,
+            };
+            self.faults.push(draw_fault(&mut rng, *kind, span));
+        }
+        if kinds.iter().any(|kind| CATALOGUE[*kind].trigger == Trigger::Kernel) {
+            self.lose_the_device(&mut rng);
+        }
+        self.faults.sort_unstable();
         Ok(())
+    }
+
+    /// Now and then the host's kernel is to have the device, whatever else was drawn.
+    fn lose_the_device(&mut self, rng: &mut Rng) {
+        let Some(gone) = catalogue::find(LOSS) else { return };
+        for loss in 0..self.ops.div_ceil(OPS_PER_LOSS) {
+            let span = OPS_PER_LOSS.min(self.ops) / 4;
+            let Fault { at, kind, choice } = draw_fault(rng, gone, span);
+            self.faults.push(Fault { at: at + loss * OPS_PER_LOSS, kind, choice });
+        }
+        // The first loss is answered with it, and more of them are no crash loop.
+        (self.fallback, self.restart) = (true, self.restart.max(2));
     }
 
     /// Whether operation `op` is sent.
@@ -398,6 +431,10 @@ impl Plan {
     }
 }
 
+fn draw_fault(rng: &mut Rng, kind: usize, span: u64) -> Fault {
+    Fault { at: 1 + rng.below(span.max(1)), kind, choice: rng.next_u64() }
+}
+
 fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
     from[rng.index(from.len())]
 }
@@ -424,7 +461,7 @@ fn draw_faults(rng: &mut Rng, ops: u64, kinds: &[usize], permille: u64) -> Vec<F
                 // A fallback lasts for a thousand or two.
                 Trigger::Kernel => 200 + ops / 50,
             };
-            faults.push(Fault { at: 1 + rng.below(span), kind, choice: rng.next_u64() });
+            faults.push(draw_fault(rng, kind, span));
         }
     }
     faults.sort_unstable();

@@ -74,8 +74,7 @@ fn survives(name: &str) {
         Trigger::Io | Trigger::Op => 9_000,
     };
     let mut choices = nvme_model::Rng::new(7);
-    plan.faults.truncate(1);
-    let first = plan.faults[0];
+    let first = *plan.faults.iter().find(|fault| fault.kind().name == name).expect("one of it");
     let strikes =
         (1..=20).map(|i| crate::Fault { at: i * last / 20, choice: choices.next_u64(), ..first });
     plan.faults = strikes.collect();
@@ -89,6 +88,26 @@ fn survives(name: &str) {
     assert_eq!(outcome.violation, None, "{name}");
     let struck = outcome.reached.get(&format!("fault {name}")).copied().unwrap_or(0);
     assert!(struck >= 1, "{name} never struck: {:?}", outcome.reached);
+}
+
+#[test]
+fn each_fault_that_is_named_strikes_in_a_short_run() {
+    for kind in CATALOGUE {
+        let faults = Some(vec![kind.name.to_owned()]);
+        for swarm in [false, true] {
+            let shape = Shape { faults: faults.clone(), ..shape(swarm, 1_000) };
+            let (total, violation) = campaign(&shape, Limit::Runs(2), |_, _, _| true).expect("one");
+            assert_eq!(violation, None, "{kind:?}");
+            assert_eq!(total.missing(&shape), [""; 0], "{kind:?}, swarm: {swarm}");
+        }
+    }
+}
+
+#[test]
+fn a_fault_that_was_named_and_never_struck_is_missing() {
+    let shape = Shape { faults: Some(vec!["kernel-gone".to_owned()]), ..shape(false, 1) };
+    let missing = crate::campaign::Total::default().missing(&shape);
+    assert!(missing.contains(&"fault kernel-gone".to_owned()), "{missing:?}");
 }
 
 #[test]

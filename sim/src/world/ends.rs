@@ -128,6 +128,8 @@ impl World<'_> {
     pub(super) fn end_partition(&mut self) {
         self.partition.close();
         self.ending = true;
+        // One on a bridge may be off after its next pass.
+        self.watch_state();
     }
 
     // ---- ends of partitions ------------------------------------------------------------------

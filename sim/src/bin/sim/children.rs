@@ -13,8 +13,8 @@ use std::time::Instant;
 use hybrid_conventions::Exit;
 use hybrid_sim::{Limit, Total};
 
-use crate::TELL_EVERY;
 use crate::cli::Cli;
+use crate::{TELL_EVERY, all_reached};
 
 /// Operations of one child: a few seconds, and a few hundred MiB.
 const CHILD_OPS: u64 = 2_000_000;
@@ -159,13 +159,10 @@ pub(crate) fn campaign(cli: &Cli) -> Result<Exit, String> {
         total.trace_hash,
         total.state_hash
     );
-    let missing = total.missing(&cli.shape());
-    let good = !stopped && total.violations == 0;
-    if good && !missing.is_empty() {
-        println!("never reached: {}", missing.join(", "));
-    }
+    let wrong = stopped || total.violations != 0;
+    let exit = if wrong { Exit::Error } else { all_reached(&total, &cli.shape()) };
     println!("{total}, {}", cli.jobs_in_words());
-    Ok(if good && missing.is_empty() { Exit::Ok } else { Exit::Error })
+    Ok(exit)
 }
 
 /// One child after the other.

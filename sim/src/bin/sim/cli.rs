@@ -46,7 +46,8 @@ pub(crate) struct Cli {
     /// run
     #[arg(long)]
     pub(crate) swarm: bool,
-    /// Only these faults, by name, with commas between them; `none` for none
+    /// Only these faults, by name, with commas between them, each of which must strike; `none` for
+    /// none. Those of the host's kernel (kernel-...) come with losses of the device, all-ones
     #[arg(long, value_name = "NAMES")]
     pub(crate) faults: Option<String>,
     /// Print the names of the faults and run nothing

@@ -84,12 +84,23 @@ fn one(cli: &Cli, plan: &Plan) -> Result<Exit, String> {
     println!("{total}");
     println!("trace hash {:016x}, state hash {:016x}", outcome.trace_hash, outcome.state_hash);
     match &outcome.violation {
-        None => Ok(Exit::Ok),
+        None if cli.repro.is_some() => Ok(Exit::Ok),
+        None => Ok(all_reached(&total, &cli.shape())),
         Some(what) => {
             told(cli, plan, what)?;
             Ok(Exit::Error)
         }
     }
+}
+
+/// Says what should have been reached and was not.
+fn all_reached(total: &Total, shape: &Shape) -> Exit {
+    let missing = total.missing(shape);
+    if missing.is_empty() {
+        return Exit::Ok;
+    }
+    println!("never reached: {}", missing.join(", "));
+    Exit::Error
 }
 
 /// Says what was wrong, leaves a bundle, and shrinks it if that was asked for.
