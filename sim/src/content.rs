@@ -16,6 +16,19 @@ pub(crate) enum Content {
     Torn,
 }
 
+impl Content {
+    /// A number that differs where contents do.
+    #[inline]
+    pub(crate) const fn number(self) -> u64 {
+        match self {
+            Self::Zeros => 0,
+            Self::Version(version) => version,
+            Self::Elsewhere(at, version) => mix(at, version) ^ 1 << 63,
+            Self::Torn => u64::MAX,
+        }
+    }
+}
+
 const fn mix(lba: u64, version: u64) -> u64 {
     let x = lba.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ version.wrapping_mul(0xd6e8_feb8_6659_fd93);
     x ^ x >> 29 | 1

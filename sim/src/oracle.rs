@@ -130,9 +130,27 @@ pub(crate) struct Oracle {
     reads: Vec<(Token, bool)>,
     /// What the blocks of the read that is checked showed.
     found: Vec<Option<Cand>>,
-    /// Changes with everything that was told.
+    /// Changes with everything that was told, and with all that is known from it: what blocks
+    /// showed, which candidates are left, what is damaged.
     pub(crate) digest: u64,
     pub(crate) seen: Seen,
+}
+
+impl Block {
+    /// Adds what is known of it to a digest.
+    #[inline]
+    fn fold(&self, digest: u64) -> u64 {
+        let cand = |sum, cand: &Cand| mix(sum, cand.version << 8 | u64::from(cand.flags));
+        let known = self.damaged ^ self.damaged_medium.rotate_left(21) ^ self.mended << 42;
+        self.cands.iter().fold(digest ^ known, cand)
+    }
+}
+
+/// A step of a digest.
+#[inline]
+const fn mix(digest: u64, word: u64) -> u64 {
+    let x = (digest ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    x ^ x >> 32
 }
 
 impl Oracle {
@@ -172,8 +190,7 @@ impl Oracle {
 
     fn tick(&mut self, what: u64) -> u64 {
         self.time += 1;
-        let x = (self.digest ^ what ^ self.time).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.digest = x ^ x >> 32;
+        self.digest = mix(self.digest ^ what, self.time);
         self.time
     }
 
@@ -236,6 +253,7 @@ impl Oracle {
                 }
             }
             block.cands.retain(|cand| cand.is(CURRENT | MEDIA));
+            self.digest = block.fold(self.digest);
         }
     }
 
@@ -260,6 +278,7 @@ impl Oracle {
         for at in self.spoiling.drain(..) {
             let block = &mut self.blocks[at as usize];
             (block.damaged, block.damaged_medium) = (now, now);
+            self.digest = block.fold(self.digest);
         }
         for token in core::mem::take(&mut self.abandoned) {
             self.write_end(token, End::Unknown);
@@ -309,6 +328,7 @@ impl Oracle {
         for (i, bytes) in bytes.chunks_exact(len.max(1)).enumerate() {
             let at = token.first as usize + i;
             let content = content::look(bytes, at as u64);
+            self.digest = mix(self.digest, content.number());
             let shown = self.check_block(at, content, token, excused)?;
             self.found.push(shown);
         }
@@ -357,6 +377,7 @@ impl Oracle {
             // Both survived the cut, or neither did: only one was on the medium after it.
             let cut = if shown.start < self.last_cut { self.last_cut } else { 0 };
             Self::rule_out(block, content, token.start, (self.time, cut));
+            self.digest = block.fold(self.digest);
         }
         Ok(Some(shown))
     }

@@ -1,6 +1,6 @@
 //! What faults may have spoilt, and until when that excuses what a read shows.
 
-use super::{OPEN, Oracle};
+use super::{OPEN, Oracle, mix};
 
 impl Oracle {
     /// A fault has spoilt what a command did to these blocks of the medium; the next good write
@@ -19,6 +19,7 @@ impl Oracle {
             return;
         }
         (block.damaged, block.damaged_medium) = (until, until);
+        self.digest = block.fold(self.digest);
         let at = u32::try_from(at).unwrap_or(0);
         if until == OPEN {
             self.spoiling.push(at);
@@ -33,7 +34,9 @@ impl Oracle {
     pub(crate) fn excuse_reads(&mut self, first: u64, count: u64) {
         for (token, bad) in &mut self.reads {
             let (from, to) = (u64::from(token.first), u64::from(token.first + token.count));
-            *bad |= from < first + count && first < to;
+            let hit = from < first + count && first < to;
+            *bad |= hit;
+            self.digest = mix(self.digest, token.start << 1 | u64::from(hit));
         }
     }
 

@@ -13,7 +13,7 @@ impl Oracle {
             return;
         }
         self.tick(if good { 2 } else { 3 });
-        let blocks = &mut self.blocks;
+        let (blocks, digest) = (&mut self.blocks, &mut self.digest);
         self.listed.retain(|at| {
             let block = &mut blocks[*at as usize];
             if block.cands.len() == 1 && block.damaged_medium == 0 {
@@ -39,6 +39,7 @@ impl Oracle {
                     cand.flags |= DOUBT;
                 }
             }
+            *digest = block.fold(*digest);
             block.listed = block.cands.len() > 1 || block.damaged_medium != 0;
             block.listed
         });
@@ -52,6 +53,7 @@ impl Oracle {
             for cand in &mut self.blocks[*at as usize].cands {
                 cand.flags |= DOUBT;
             }
+            self.digest = self.blocks[*at as usize].fold(self.digest);
         }
     }
 
@@ -72,6 +74,7 @@ impl Oracle {
             for cand in block.cands.iter_mut().filter(|cand| cand.end == OPEN) {
                 cand.end = now;
             }
+            self.digest = block.fold(self.digest);
         }
     }
 
@@ -85,6 +88,7 @@ impl Oracle {
                 // Acknowledged or not, it is one of several that may be there.
                 cand.flags = (cand.flags | CURRENT) & !ACKED;
             }
+            self.digest = block.fold(self.digest);
         }
     }
 }

@@ -183,3 +183,26 @@ fn what_was_begun_before_a_fence_is_told_to_nobody_after_it() {
     oracle.write_end(old, End::Acked);
     read(&mut oracle, 0, &[1]).expect_err("the old owner is gone");
 }
+
+/// Two that were told the same know more or less by what a read showed, or a fault spoilt.
+#[test]
+fn the_digest_is_of_what_is_known_and_not_only_of_what_was_told() {
+    let digest = |seen: u64, spoilt: bool| {
+        let mut oracle = Oracle::new(8, 1, 1);
+        write(&mut oracle, (0, 1), 1, End::Unknown);
+        let slow = oracle.read_begin(0, 1);
+        oracle.excuse_reads(if spoilt { 0 } else { 4 }, 1);
+        oracle.check(slow, &bytes(0, &[seen]), true).unwrap();
+        oracle.read_end(slow);
+        oracle.digest
+    };
+    assert_eq!(digest(1, false), digest(1, false));
+    assert_ne!(digest(1, false), digest(0, false));
+    assert_ne!(digest(1, false), digest(1, true));
+    let damaged = |count| {
+        let mut oracle = Oracle::new(8, 1, 1);
+        oracle.damage(2, count);
+        oracle.digest
+    };
+    assert_ne!(damaged(1), damaged(2));
+}
