@@ -192,7 +192,7 @@ const BASIC: [&str; 3] =
 const ENOUGH: u64 = 1_000_000;
 
 /// States, transitions and events that an ordinary campaign reaches.
-const WHOLE: [&str; 66] = [
+const WHOLE: [&str; 68] = [
     "abort",
     "abort refused",
     "alarm over",
@@ -200,6 +200,8 @@ const WHOLE: [&str; 66] = [
     "alarm: stopped",
     "answer taken after a death",
     "asked for a dump",
+    "atomic write compared",
+    "atomic write compared after a power cut",
     "back to the device",
     "bridge request",
     "bridge request cancelled",

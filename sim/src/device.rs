@@ -111,6 +111,7 @@ fn lie(kind: u8) -> Option<Patch> {
 }
 
 fn model_config(plan: &Plan) -> ModelConfig {
+    let torn = Plant::of(plan.plant) == Plant::TornCut;
     let us = |us: u32| u64::from(us) * 1_000;
     let scheduled = |trigger| {
         let faults = plan.faults.iter().filter(|fault| fault.kind().trigger == trigger);
@@ -139,7 +140,7 @@ fn model_config(plan: &Plan) -> ModelConfig {
         mpsmax: 0,
         volatile_write_cache: plan.write_cache,
         atomic_write_blocks: plan.awun,
-        atomic_write_blocks_power_fail: plan.awupf,
+        atomic_write_blocks_power_fail: if torn { 1 } else { plan.awupf },
         retry_delays_100ms: [1, 2, 3],
         shutdown_limit_us: 50_000,
         ready_delay_ns: us(plan.ready_delay_us),

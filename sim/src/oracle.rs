@@ -107,6 +107,10 @@ pub struct Seen {
     pub older: u64,
     /// Blocks spoilt by a fault that the stamp gave away.
     pub caught: u64,
+    /// Writes of several blocks within the atomic unit that were looked at for a tear.
+    pub atomic: u64,
+    /// Those of them that a power cut had come after.
+    pub atomic_cut: u64,
 }
 
 /// The oracle.
@@ -398,7 +402,7 @@ impl Oracle {
         block.cands.retain(|cand| cand.is(CURRENT | MEDIA));
     }
 
-    fn check_tears(&self, token: Token) -> Result<(), String> {
+    fn check_tears(&mut self, token: Token) -> Result<(), String> {
         let mut last = 0;
         for (i, write) in self.found.iter().enumerate() {
             let Some(write) = write.filter(|write| write.version != last) else { continue };
@@ -407,6 +411,10 @@ impl Oracle {
                 if write.start < self.last_cut { self.awun.min(self.awupf) } else { self.awun };
             if !write.is(SINGLE) || write.count > unit || write.is(ZERO) {
                 continue;
+            }
+            if write.count > 1 {
+                self.seen.atomic += 1;
+                self.seen.atomic_cut += u64::from(write.start < self.last_cut);
             }
             for (j, other) in self.found.iter().enumerate() {
                 let at = token.first + u32::try_from(j).unwrap_or(0);

@@ -22,12 +22,16 @@ pub(crate) enum Plant {
     AnswerTwice,
     /// An answer is lost.
     AnswerLost,
+    /// Writes within AWUN are sent as two commands.
+    SplitWrite,
+    /// A power cut tears what AWUPF says is whole.
+    TornCut,
 }
 
 impl Plant {
     /// All bugs.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::AckEarly,
         Self::AckFailed,
         Self::NoFua,
@@ -35,6 +39,8 @@ impl Plant {
         Self::Silent,
         Self::AnswerTwice,
         Self::AnswerLost,
+        Self::SplitWrite,
+        Self::TornCut,
     ];
 
     /// Its number in a plan.

@@ -464,6 +464,8 @@ impl<'p> World<'p> {
             ("read shows the later of several versions", seen.newer),
             ("read shows an earlier one", seen.older),
             ("spoilt block caught", seen.caught),
+            ("atomic write compared", seen.atomic),
+            ("atomic write compared after a power cut", seen.atomic_cut),
             ("completion queue full", model.cq_full),
             ("bridge request", self.fortune.taken),
             ("ring to the partition full", self.host.full),

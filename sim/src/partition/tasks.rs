@@ -165,8 +165,27 @@ impl Partition {
             self.shared.oracle.borrow_mut().write_end(token, End::Acked);
             return Ok(());
         }
-        let done = self.bounded(op, ns.write(Lba(op.lba.into()), buf, flags)).await;
+        let done = if self.plant == Plant::SplitWrite && op.count > 1 {
+            let halves = Self::write_halves(ns, Lba(op.lba.into()), buf, flags);
+            self.bounded(op, Box::pin(halves)).await
+        } else {
+            self.bounded(op, ns.write(Lba(op.lba.into()), buf, flags)).await
+        };
         self.end(op, token, through, done.map(|done| done.map(drop)))
+    }
+
+    /// A bug: first its first block, and then all of it.
+    async fn write_halves(
+        ns: BlockDevice,
+        lba: Lba,
+        mut buf: DmaBuf,
+        flags: WriteFlags,
+    ) -> Result<DmaBuf, Failed> {
+        let len = buf.len();
+        buf.truncate(ns.lba_bytes() as usize);
+        let mut buf = ns.write(lba, buf, flags).await?;
+        assert!(buf.set_len(len), "it was as long before");
+        ns.write(lba, buf, flags).await
     }
 
     async fn zero(&self, ns: BlockDevice, op: Op) -> Result<(), Code> {
