@@ -319,12 +319,14 @@ impl Device {
             self.spoil(note, slba, nlb);
             return;
         }
-        let kind = self.coming[usize::from(io)].pop_front().map(|at| plan.faults[at].kind());
-        let name = kind.map_or("?", |kind| kind.name);
-        let place = crate::catalogue::find(name).unwrap_or(0) as u64;
-        let opcode = u64::from(sqe.opcode());
-        self.shared.event(Who::Device, What::Fault, [place, sqe.cid().0.into(), opcode]);
-        self.shared.strike(name);
+        let Some(at) = self.coming[usize::from(io)].pop_front() else {
+            self.shared.violate(|| format!("a fault that the plan does not have: {note:?}"));
+            return;
+        };
+        let fault = &plan.faults[at];
+        let numbers = [fault.kind as u64, sqe.cid().0.into(), sqe.opcode().into()];
+        self.shared.event(Who::Device, What::Fault, numbers);
+        self.shared.strike(fault);
         if let FaultAction::Status(status) | FaultAction::StatusAfter(status) = note.action {
             let flush = io && NvmOpcode(sqe.opcode()) == NvmOpcode::FLUSH;
             self.shared.note_status(if flush || !io { 0 } else { slba }, status.code());

@@ -76,7 +76,7 @@ impl Fortune {
         }
         self.coming.pop_front();
         let Deed::Kernel(what) = fault.deed() else { return None };
-        shared.strike(fault.kind().name);
+        shared.strike(&fault);
         shared.kernel_faults.set(shared.kernel_faults.get() + 1);
         shared.event(Who::Device, What::Fault, [fault.kind as u64, self.taken, 0]);
         Some((what, fault.choice))

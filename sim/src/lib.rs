@@ -20,6 +20,7 @@
 mod campaign;
 mod catalogue;
 mod content;
+mod cost;
 mod device;
 mod host;
 mod kernel;

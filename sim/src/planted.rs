@@ -26,12 +26,14 @@ pub(crate) enum Plant {
     SplitWrite,
     /// A power cut tears what AWUPF says is whole.
     TornCut,
+    /// The controller is reset though it is well.
+    ResetAtRandom,
 }
 
 impl Plant {
     /// All bugs.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::AckEarly,
         Self::AckFailed,
         Self::NoFua,
@@ -41,6 +43,7 @@ impl Plant {
         Self::AnswerLost,
         Self::SplitWrite,
         Self::TornCut,
+        Self::ResetAtRandom,
     ];
 
     /// Its number in a plan.

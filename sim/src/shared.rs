@@ -8,6 +8,8 @@ use core_runtime::clock::ManualClock;
 use nvme_driver::{BridgeError, IoError};
 use nvme_spec::StatusCode;
 
+use crate::catalogue::Fault;
+use crate::cost::{Cost, Costs};
 use crate::oracle::Oracle;
 use crate::tape::{Tape, What, Who};
 
@@ -27,6 +29,7 @@ pub(crate) struct Shared {
     pub(crate) clock: &'static ManualClock,
     /// Faults and blows so far: an error before the first one has no excuse.
     pub(crate) faults: Cell<u64>,
+    costs: Cell<Costs>,
     statuses: RefCell<VecDeque<(u64, StatusCode)>>,
     /// Those of the host's kernel among them.
     pub(crate) kernel_faults: Cell<u64>,
@@ -49,6 +52,7 @@ impl Shared {
             violation: RefCell::new(None),
             clock,
             faults: Cell::new(0),
+            costs: Cell::new(Costs::default()),
             statuses: RefCell::new(VecDeque::new()),
             kernel_faults: Cell::new(0),
             crash_in: Cell::new(0),
@@ -83,10 +87,21 @@ impl Shared {
         }
     }
 
-    /// A fault or blow of this name strikes.
-    pub(crate) fn strike(&self, name: &str) {
+    /// A fault or blow strikes.
+    pub(crate) fn strike(&self, fault: &Fault) {
         self.faults.set(self.faults.get() + 1);
-        self.reach(&format!("fault {name}"), 1);
+        self.may_cost(fault.cost());
+        self.reach(&format!("fault {}", fault.kind().name), 1);
+    }
+
+    /// From now on errors of this kind have a reason.
+    pub(crate) fn may_cost(&self, cost: Cost) {
+        self.costs.set(self.costs.get().with(cost));
+    }
+
+    /// What may have come of the faults so far.
+    pub(crate) fn costs(&self) -> Costs {
+        self.costs.get()
     }
 
     /// Something is wrong; the first is kept.
@@ -148,7 +163,11 @@ impl Shared {
             | IoError::Reset(_)
             | IoError::Gone
             | IoError::NotReady
-            | IoError::NamespaceChanged(_) => {}
+            | IoError::NamespaceChanged(_) => {
+                if !self.costs.get().explain(error) {
+                    self.violate(|| format!("an error that no fault so far can cost: {error}"));
+                }
+            }
             other => self.violate(|| format!("an error that cannot be: {other}")),
         }
     }

@@ -56,6 +56,29 @@ fn every_planted_bug_is_caught() {
     }
 }
 
+/// What strikes besides is no excuse for it.
+#[test]
+fn a_reset_at_random_is_caught_under_every_fault_that_costs_nothing() {
+    for name in [
+        "none",
+        "status-retry",
+        "sqhd-lies",
+        "command-delayed",
+        "event-storm",
+        "clock-jumps",
+        "partition-killed",
+        "restart-asked-for",
+    ] {
+        let mut plan = Plan::ordinary(7, 3_000, Workload::Mixed);
+        let names: &[&str] = if name == "none" { &[] } else { &[name] };
+        plan.only_faults(names).expect("a fault");
+        assert_eq!(run(&plan, Watch::default()).violation, None, "{name}");
+        plan.plant = Plant::number(Plant::ResetAtRandom);
+        let violation = run(&plan, Watch::default()).violation.unwrap_or_default();
+        assert!(violation.contains("fault"), "{name}: {violation:?}");
+    }
+}
+
 #[test]
 fn a_run_that_does_nothing_has_reached_nothing() {
     let total = crate::campaign::Total::default();

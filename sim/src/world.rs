@@ -29,6 +29,7 @@ use nvme_driver::DeviceParts;
 use nvme_model::Rng;
 
 use crate::catalogue::Deed;
+use crate::cost::Cost;
 use crate::device::Device;
 use crate::host::Host;
 use crate::kernel::{Fortune, Kernel};
@@ -255,6 +256,9 @@ impl<'p> World<'p> {
             self.shared.state.set(state.rotate_left(17) ^ self.partition.digest());
         }
         self.strike();
+        if self.plant.strikes(self.passes) == Some(Plant::ResetAtRandom) {
+            self.request_reset();
+        }
         let host = !self.watchman.host_is_stopped(self.now());
         // It does not know of one that hangs or is stopped.
         if host && !self.ending && self.stage != Stage::Closing {
@@ -331,6 +335,7 @@ impl<'p> World<'p> {
         self.forgotten = if waits && !nothing { self.forgotten + 1 } else { 0 };
         if self.forgotten >= FORGOTTEN_PASSES {
             self.forgotten = 0;
+            self.shared.may_cost(Cost::Device);
             self.request_reset();
         }
         self.quiet = if nothing { self.quiet + 1 } else { 0 };

@@ -38,10 +38,7 @@ impl World<'_> {
             let fault = self.plan.faults[at];
             if let Deed::World(blow) = fault.deed() {
                 self.shared.event(Who::Device, What::World, [fault.kind as u64, fault.choice, 0]);
-                self.shared.reach(&format!("fault {}", fault.kind().name), 1);
-                if !matches!(blow, Blow::Jump | Blow::Still) {
-                    self.shared.faults.set(self.shared.faults.get() + 1);
-                }
+                self.shared.strike(&fault);
                 self.strike_with(blow, fault.choice);
             }
         }
@@ -244,8 +241,8 @@ impl World<'_> {
             self.shared.violate(|| format!("namespace 2 lies (way {liar}) and is not refused"));
         }
         let quiet = stats.aborts + stats.resets + stats.queue_resets + ignored.total();
-        if self.shared.faults.get() == 0 && quiet != 0 {
-            self.shared.violate(|| format!("trouble without a fault: {stats:?}"));
+        if !self.shared.costs().has_trouble() && quiet != 0 {
+            self.shared.violate(|| format!("trouble that no fault so far can cost: {stats:?}"));
         }
     }
 }
