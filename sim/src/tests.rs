@@ -85,6 +85,24 @@ fn a_run_that_does_nothing_has_reached_nothing() {
     assert!(total.missing(&shape(false, 1)).contains(&"operation good".to_owned()));
 }
 
+#[test]
+fn a_long_campaign_must_reach_what_is_rare_and_a_swarm_what_only_it_reaches() {
+    let missing = |swarm, commands| {
+        let total = crate::campaign::Total { commands, ..Default::default() };
+        total.missing(&shape(swarm, 100_000))
+    };
+    let is_missing = |missing: &[String], name: &str| missing.iter().any(|m| m == name);
+    let (rare, swarm) = ("error reset: stuck admin command", "error reset: rogue");
+    assert!(!is_missing(&missing(false, 1_000_000), rare));
+    assert!(is_missing(&missing(false, 20_000_000), rare));
+    assert!(!is_missing(&missing(false, 20_000_000), swarm));
+    assert!(!is_missing(&missing(true, 9_000_000), "fault fatal"));
+    assert!(is_missing(&missing(true, 10_000_000), "fault fatal"));
+    assert!(!is_missing(&missing(true, 10_000_000), swarm));
+    let all = missing(true, 50_000_000);
+    assert!([rare, swarm, "abort"].iter().all(|name| is_missing(&all, name)), "{all:?}");
+}
+
 /// One fault by name, alone, twenty times in a run: nothing is lost or invented, everything is
 /// answered, and the controller is well in the end, which the run itself checks.
 fn survives(name: &str) {
