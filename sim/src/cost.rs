@@ -17,6 +17,8 @@ use crate::catalogue::{Deed, Fault, Trigger, World};
 pub(crate) enum Cost {
     /// Nothing: no command, no queue, no controller.
     Nothing,
+    /// A command the delay that its status asks for, before it is tried again.
+    Delay,
     /// A command its deadline, and then its queue or, where that is not enough, a controller reset.
     Command,
     /// The service is let go in order: what comes too late is refused.
@@ -51,6 +53,12 @@ impl Costs {
             | IoError::Reset(R::Stuck { .. } | R::AdminStuck | R::Rogue | R::QueueReset) => {
                 self.has_trouble()
             }
+            // An orderly end waits for what is in flight, and not for ever.
+            IoError::Reset(R::Requested)
+                if self.has(Cost::Service) && (self.has(Cost::Delay) || self.has_trouble()) =>
+            {
+                true
+            }
             IoError::Gone | IoError::NotReady => self.has(Cost::Service) || self.has(Cost::Device),
             _ => self.has(Cost::Device),
         }
@@ -72,6 +80,7 @@ impl Fault {
 
 const fn of_command(action: FaultAction) -> Cost {
     match action {
+        FaultAction::Status(status) if status.crd() != 0 => Cost::Delay,
         FaultAction::Status(_)
         | FaultAction::StatusAfter(_)
         | FaultAction::DelayNs(_)
@@ -159,6 +168,7 @@ mod tests {
     #[test]
     fn what_a_fault_may_cost_depends_on_what_its_choice_makes_of_it() {
         assert_eq!(cost("status-retry", 0), Cost::Nothing);
+        assert_eq!(cost("status-retry-later", 0), Cost::Delay);
         assert_eq!(cost("command-dropped", 0), Cost::Command);
         assert_eq!(cost("phase-early", 0), Cost::Device);
         assert_eq!(cost("admin-status", 0), Cost::Device);
@@ -180,6 +190,9 @@ mod tests {
         assert!(!after(Cost::Command).explain(IoError::Gone));
         assert!(after(Cost::Service).explain(IoError::NotReady));
         assert!(!after(Cost::Service).explain(IoError::TimedOut));
+        assert!(!after(Cost::Service).explain(requested));
+        assert!(!after(Cost::Delay).explain(requested));
+        assert!(after(Cost::Service).with(Cost::Delay).explain(requested));
         assert!(after(Cost::Device).explain(requested));
     }
 }
