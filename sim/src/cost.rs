@@ -103,6 +103,8 @@ const fn of_controller(fault: ControllerFault) -> Cost {
         // Several in a row are longer than a deadline.
         ControllerFault::PauseNs(_) => Cost::Command,
         ControllerFault::Event(event) | ControllerFault::EventStorm(event, _) => of_event(event),
+        // Media that are read only refuse what writes, which is a status.
+        ControllerFault::CriticalWarning(_) => Cost::Nothing,
         ControllerFault::Fatal
         | ControllerFault::AllOnes
         | ControllerFault::AllZeros
