@@ -101,19 +101,17 @@ pub(crate) fn completions(bytes: &[u8]) {
 
 /// Identify data with bytes of others' in it: refused by name, or used within its bounds.
 pub(crate) fn identify(bytes: &[u8]) {
-    let Some(([which, low, high], patch)) = bytes.split_first_chunk::<3>() else { return };
-    let offset = usize::from(u16::from_le_bytes([*low, *high])) % 4096;
-    let patch = Patch { offset, bytes: patch.iter().copied().take(64).collect() };
+    let (controller, namespace) = patches_of(bytes);
     with_rig(|rig| {
-        let put = |patches: Vec<Patch>| {
-            rig.backend.with_model(move |model| {
-                model.reconfigure(move |config| match which % 2 {
-                    0 => config.identify_patches = patches,
-                    _ => config.namespaces[0].identify_patches = patches,
+        let put = |controller, namespace| {
+            rig.backend.with_model(|model| {
+                model.reconfigure(|config| {
+                    config.identify_patches = controller;
+                    config.namespaces[0].identify_patches = namespace;
                 });
             });
         };
-        put(vec![patch]);
+        put(controller, namespace);
         let resets = rig.controller.stats().resets;
         rig.controller.request_reset();
         let over = |state| matches!(state, ControllerState::Ready | ControllerState::Failed(_));
@@ -126,8 +124,22 @@ pub(crate) fn identify(bytes: &[u8]) {
             let beyond = rig.run(ns.read(Lba(last + 1), rig.filled(len, 0xA5)));
             assert!(beyond.is_err(), "a block behind the last one");
         }
-        put(Vec::new());
+        put(Vec::new(), Vec::new());
         // Its namespace has changed for good.
         rig.run(rig.controller.shutdown()).ok();
     });
+}
+
+/// The patches of an input, of the controller's data and of the namespace's: which, where, how many
+/// bytes, the bytes; the last one has those that are left.
+fn patches_of(mut bytes: &[u8]) -> (Vec<Patch>, Vec<Patch>) {
+    let (mut controller, mut namespace) = (Vec::new(), Vec::new());
+    while let Some(([which, low, high, len], rest)) = bytes.split_first_chunk::<4>() {
+        let offset = usize::from(u16::from_le_bytes([*low, *high])) % 4096;
+        let (patch, rest) = rest.split_at(rest.len().min(usize::from(*len % 64) + 1));
+        let patches = if which % 2 == 0 { &mut controller } else { &mut namespace };
+        patches.push(Patch { offset, bytes: patch.to_vec() });
+        bytes = rest;
+    }
+    (controller, namespace)
 }

@@ -13,6 +13,9 @@ pub mod mutate;
 pub mod seeds;
 mod text;
 
+/// Longest input.
+pub const LONGEST: usize = 16 << 10;
+
 /// A target: its name, which is that of its corpus, and what it does with bytes.
 pub struct Target {
     /// Its name.
@@ -48,4 +51,35 @@ pub static TARGETS: [Target; 9] = [
 #[must_use]
 pub fn find(name: &str) -> Option<&'static Target> {
     TARGETS.iter().find(|target| target.name == name)
+}
+
+/// Names the target that the one program of `fuzz/libfuzzer` is to run.
+pub const TARGET_VARIABLE: &str = "HYBRID_FUZZ_TARGET";
+
+/// A folder: the same program writes all seeds there, and runs nothing.
+pub const SEEDS_VARIABLE: &str = "HYBRID_FUZZ_SEEDS";
+
+/// The target that [`TARGET_VARIABLE`] names.
+///
+/// # Errors
+/// The names that are allowed.
+pub fn chosen(name: Option<&str>) -> Result<&'static Target, String> {
+    name.and_then(find).ok_or_else(|| {
+        let names = TARGETS.each_ref().map(|target| target.name).join(", ");
+        let found = name.unwrap_or("not set");
+        format!("{TARGET_VARIABLE} is {found}; allowed are {names}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_chosen_by_its_name_and_others_are_told_the_names() {
+        assert_eq!(chosen(Some("cqe")).expect("a target").name, "cqe");
+        let message = chosen(Some("cq")).expect_err("no target");
+        assert!(message.starts_with("HYBRID_FUZZ_TARGET is cq; allowed are cqe, "), "{message}");
+        assert!(chosen(None).expect_err("no target").contains("is not set; "));
+    }
 }

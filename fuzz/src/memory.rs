@@ -2,12 +2,19 @@
 
 use core_runtime::region::RegionReader;
 use core_runtime::ring::{Consumer, Producer, RingSpec, RingStats};
-use hybrid_abi::crash::file::FileHeader;
-use hybrid_abi::crash::{self, CRASH_SLOT_BYTES, CRASH_SLOTS, metric::MetricRecord};
+use hybrid_abi::crash::device::{CommandRecord, CommandsHead, ControllerRecord, QueueRecord};
+use hybrid_abi::crash::file::{FileHeader, HostWords, QueueImageHead};
+use hybrid_abi::crash::metric::MetricRecord;
+use hybrid_abi::crash::program::{
+    BacktraceHead, CurrentTask, Location, Registers, TaskRecord, TasksHead,
+};
+use hybrid_abi::crash::rings::Rings;
+use hybrid_abi::crash::{self, CRASH_SLOT_BYTES, CRASH_SLOTS, CrashHeader, Section, SectionKind};
 use hybrid_abi::probe::file::{Piece, Pieces, TraceHeader, records_of};
+use hybrid_abi::probe::{ProbeRecord, entries};
 use hybrid_shm::{Span, leak_aligned};
 use std::cell::OnceCell;
-use zerocopy::{FromBytes as _, IntoBytes as _};
+use zerocopy::{FromBytes, IntoBytes as _};
 
 /// Memory that is made once: it is never freed.
 macro_rules! leaked {
@@ -95,7 +102,8 @@ fn pieces_of(bytes: &[u8]) {
         };
         assert!(offset >= end, "pieces go forward");
         end = offset + 1;
-        let _ = records_of(payload);
+        let records = records_of(payload).map_or(0, |(_, records)| records.len());
+        assert!(records.max(entries(payload).count()) <= payload.len());
     }
 }
 
@@ -116,6 +124,7 @@ pub(crate) fn dump(bytes: &[u8]) {
         let slot = crash::slot(&part, index);
         for section in header.sections(slot) {
             assert!(section.payload.len() <= slot.len());
+            look_into(&section);
         }
     }
 }
@@ -124,7 +133,63 @@ fn sections_of(bytes: &[u8]) {
     let Ok(header) = FileHeader::parse(bytes) else { return };
     let _ = (header.ticks_to_ns(u64::MAX), header.unix_ns(u64::MAX));
     for section in header.sections(bytes) {
-        let _ = crash::text(section.payload);
-        let _ = crash::elements::<MetricRecord>(section.payload).count();
+        match section.header.kind {
+            SectionKind::RECORD => {
+                if let Ok(record) = CrashHeader::parse_record(section.payload) {
+                    record.sections(section.payload).for_each(|section| look_into(&section));
+                }
+            }
+            SectionKind::QUEUE_IMAGE => queue_of(&section),
+            _ => look_into(&section),
+        }
     }
+}
+
+/// Reads a section as `probe-util dump` does, by its kind.
+fn look_into(section: &Section<'_>) {
+    fn counted<T: FromBytes>(rest: &[u8]) -> usize {
+        crash::elements::<T>(rest).count()
+    }
+    let bytes = section.payload;
+    let most = match section.header.kind {
+        SectionKind::LOCATION => section.head::<Location>().map_or(0, |(_, file)| text_of(file)),
+        SectionKind::REGISTERS => usize::from(section.head::<Registers>().is_ok()),
+        SectionKind::BACKTRACE => {
+            section.head::<BacktraceHead>().map_or(0, |(_, rest)| counted::<u64>(rest))
+        }
+        SectionKind::CURRENT_TASK => section
+            .head::<CurrentTask>()
+            .map_or(0, |(task, _)| task.name.as_str().len().min(bytes.len())),
+        SectionKind::TASKS => {
+            section.head::<TasksHead>().map_or(0, |(_, rest)| counted::<TaskRecord>(rest))
+        }
+        SectionKind::PROBE => counted::<ProbeRecord>(bytes),
+        SectionKind::CONTROLLER => counted::<ControllerRecord>(bytes),
+        SectionKind::QUEUES => counted::<QueueRecord>(bytes),
+        SectionKind::COMMANDS => {
+            section.head::<CommandsHead>().map_or(0, |(_, rest)| counted::<CommandRecord>(rest))
+        }
+        SectionKind::METRICS => counted::<MetricRecord>(bytes),
+        SectionKind::HOST => section.head::<HostWords>().map_or(0, |(_, line)| text_of(line)),
+        SectionKind::PROBE_NAMES => entries(bytes).count(),
+        _ => text_of(bytes),
+    };
+    assert!(most <= bytes.len(), "{most} of {section:?}");
+}
+
+fn text_of(bytes: &[u8]) -> usize {
+    crash::text(bytes).len()
+}
+
+/// A pair of rings: no entry is told twice, and none that is not there.
+fn queue_of(section: &Section<'_>) {
+    let Ok((head, bytes)) = section.head::<QueueImageHead>() else { return };
+    let Some(rings) = Rings::new(&head, bytes) else { return };
+    let _ = rings.knows_tail();
+    let mut unanswered = 0;
+    rings.each_unanswered(|command| {
+        unanswered += 1;
+        let _ = rings.answer_to(command.cid);
+    });
+    assert!(unanswered <= head.entries, "{unanswered} of {}", head.entries);
 }

@@ -2,11 +2,10 @@
 
 use hybrid_conventions::testing::Random;
 
+use crate::LONGEST;
+
 /// Numbers that are often the edge of something.
 const EDGES: [u64; 8] = [0, 1, 0x7f, 0xff, 0x7fff, 0xffff, u32::MAX as u64, u64::MAX];
-
-/// Longest input that is made.
-const LONGEST: usize = 16 << 10;
 
 fn at(random: &mut Random, len: usize) -> usize {
     usize::try_from(random.below(len.max(1) as u64)).unwrap_or(0)
