@@ -98,11 +98,29 @@ impl Run {
 
     /// Runs it in `dir`, appending to `log`.
     pub(crate) fn run(&self, dir: &Path, log: &Path) -> End {
+        self.run_watched(dir, log, |_| ())
+    }
+
+    /// The same for a program that ends well at SIGUSR1, which it gets once it has computed for
+    /// `time`; also says for how long it has, as far as that was seen.
+    pub(crate) fn run_for(&self, dir: &Path, log: &Path, time: Duration) -> (End, Duration) {
+        let (mut computed, mut asked) = (Duration::ZERO, false);
+        let end = self.run_watched(dir, log, |pid| {
+            computed = time_of(pid).unwrap_or(computed);
+            if computed >= time && !asked {
+                asked = true;
+                signal_tree("-USR1", pid);
+            }
+        });
+        (end, computed)
+    }
+
+    fn run_watched(&self, dir: &Path, log: &Path, watch: impl FnMut(u32)) -> End {
         if stop::exit().is_some() {
             return End::Stopped;
         }
         match self.spawn(dir, log) {
-            Ok(child) => self.wait(child),
+            Ok(child) => self.wait(child, watch),
             Err(error) => End::NotStarted(error),
         }
     }
@@ -147,7 +165,7 @@ impl Run {
         self.command(dir).stdout(file).stderr(errors).spawn()
     }
 
-    fn wait(&self, mut child: Child) -> End {
+    fn wait(&self, mut child: Child, mut watch: impl FnMut(u32)) -> End {
         let start = Instant::now();
         let mut stopping = None;
         loop {
@@ -159,7 +177,7 @@ impl Run {
                     kill(&mut child);
                     return End::TimedOut(self.limit);
                 }
-                Ok(None) => {}
+                Ok(None) => watch(child.id()),
             }
             if let Some(exit) = stop::exit() {
                 let stopping = stopping.get_or_insert_with(|| Stopping::by(exit));
@@ -225,6 +243,17 @@ fn kill(child: &mut Child) {
     signal_tree("-KILL", child.id());
     let _ = child.kill();
     let _ = child.wait();
+}
+
+/// What a process has computed, in user and kernel mode; its children not.
+fn time_of(pid: u32) -> Option<Duration> {
+    /// `USER_HZ` of Linux on x86-64, in which the kernel counts for us.
+    const TICK: Duration = Duration::from_millis(10);
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // proc(5): the name in parentheses may have spaces; state is field 3, the times are 14 and 15.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let times = fields.split(' ').skip(14 - 3).take(2).map(|field| field.parse::<u32>().ok());
+    times.sum::<Option<u32>>().map(|ticks| TICK * ticks)
 }
 
 /// Sends a signal to a process and everything that it started, children first found first.
@@ -304,6 +333,24 @@ mod tests {
         let busy = Run::new("sh -c").arg("while :; do :; done").limit(Duration::from_secs(1));
         let trouble = busy.behind().run(Path::new("/"), &log).trouble().expect("it is killed");
         assert!(trouble.contains("signal"), "{trouble}");
+        let _ = fs::remove_file(&log);
+    }
+
+    #[test]
+    fn a_command_is_asked_to_end_once_it_has_computed_enough() {
+        let log = scratch("enough");
+        let count = "trap 'echo enough; exit' USR1; while :; do :; done";
+        let run = Run::new("sh -c").arg(count).limit(Duration::from_secs(60));
+        for run in [run.clone(), run.behind()] {
+            let time = Duration::from_millis(200);
+            let (end, computed) = run.run_for(Path::new("/"), &log, time);
+            assert_eq!(end.trouble(), None);
+            assert!(computed >= time, "{computed:?}");
+        }
+        let text = fs::read_to_string(&log).expect("a log");
+        assert_eq!(text.matches("\nenough\n").count(), 2, "{text}");
+        let (end, computed) = Run::new("true").run_for(Path::new("/"), &log, Duration::MAX);
+        assert!(end.trouble().is_none() && computed < Duration::from_secs(1), "{computed:?}");
         let _ = fs::remove_file(&log);
     }
 

@@ -1,132 +1,181 @@
-//! `cargo xtask fuzz`: the targets of `fuzz` under libFuzzer, one after the other.
+//! `cargo xtask fuzz`, and the step `fuzz` of `cargo xtask test`: the targets of `fuzz` under
+//! libFuzzer.
 //!
 //! Builds `fuzz/libfuzzer` with the nightly compiler, as `cargo fuzz` would: coverage, and the
-//! address sanitizer. What a fuzzer learnt stays in `target/fuzz/corpus`, what broke something is
-//! in `target/fuzz/broken`, and belongs into `fuzz/corpus/TARGET` once it is mended.
+//! address sanitizer; one program has all targets. A target's time is what it computes, so that a
+//! crowded machine makes it longer and not emptier. What a fuzzer learnt stays in
+//! `target/fuzz/corpus`, what broke something is in `target/fuzz/broken`, and belongs into
+//! `fuzz/corpus/TARGET` once it is mended.
+
+mod outcome;
+mod program;
 
 use std::fs;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use hybrid_conventions::Exit;
 
-use crate::command::Run;
+use self::outcome::Outcome;
+use self::program::Program;
+use crate::libtest::Tally;
 use crate::project::Project;
+use crate::runner::Report;
+use crate::tools::{Found, Tool};
 
 /// The package with the targets and their seeds.
 pub(crate) const FUZZ: &str = "hybrid-fuzz";
 
-/// The programs; not in the workspace.
-const PROGRAMS: &str = "fuzz/libfuzzer/Cargo.toml";
+/// What it takes to build the program.
+pub(crate) const TOOLS: [Tool; 2] = [Tool::NightlyStd, Tool::Cxx];
 
-/// What `cargo fuzz` gives the compiler.
-const FLAGS: &str = "--cfg fuzzing -Zsanitizer=address -Cpasses=sancov-module \
-    -Cllvm-args=-sanitizer-coverage-level=4 \
-    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
-    -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares \
-    -Ccodegen-units=1";
+/// What each target computes in CI.
+const STEP_TIME: Duration = Duration::from_secs(60);
 
-/// The instrumented standard library is for one target only.
-const TRIPLE: &str = "x86_64-unknown-linux-gnu";
-
-/// The build takes three minutes on two idle cores; it must come to its end beside a soak, too.
-const BUILD: Duration = Duration::from_secs(3600);
-
-/// Inputs of `identify`: each ends its controller, whose memory is never freed.
-const MOST_CONTROLLERS: u32 = 10_000;
+/// Targets that run at once in CI, behind the other steps: there are two cores.
+const STEP_TARGETS_AT_ONCE: usize = 2;
 
 /// What is wanted.
 pub(crate) struct Wanted {
-    /// How long each target runs.
+    /// How long each target computes.
     pub(crate) time: Duration,
     /// Targets; all if there are none.
     pub(crate) targets: Vec<String>,
+    /// Instead: this input, once.
+    pub(crate) repeat: Option<PathBuf>,
 }
 
-/// Runs them; the last line is `N of N targets found nothing`.
+/// Runs them one after the other; the last line is `N of N targets found nothing`.
 pub(crate) fn run(project: &Project, wanted: &Wanted) -> Result<Exit> {
     let all = targets(project)?;
     if let Some(unknown) = wanted.targets.iter().find(|name| !all.contains(name)) {
         bail!("no target `{unknown}`: {} are there", all.join(", "));
     }
-    if !Run::new("cargo +nightly --version").succeeds(&project.root) {
-        eprintln!("error: libFuzzer wants a nightly compiler: rustup toolchain install nightly");
-        return Ok(Exit::Missing);
+    for tool in TOOLS {
+        match tool.find(&project.root) {
+            Found::Yes => (),
+            Found::No(why) => return Ok(missing(&why)),
+            Found::Missing { why, fix } => return Ok(missing(&format!("{why}: {fix}"))),
+        }
     }
-    let base = project.target.join("fuzz");
-    let home = |what: &str| base.join(what).to_string_lossy().into_owned();
-    let logs = project.target.join("xtask-logs");
-    fs::create_dir_all(&logs)?;
-    let log = logs.join("fuzz.log");
+    let program = Program::new(project)?;
+    let log = program.log("fuzz");
     let _ = fs::remove_file(&log);
-    let seeds = Run::new(&format!("cargo run --quiet -p {FUZZ} --bin fuzz-seeds --"));
-    let build = Run::new("cargo +nightly build --release --target")
-        .arg(TRIPLE)
-        .arg("--manifest-path")
-        .arg(PROGRAMS)
-        .env("RUSTFLAGS", FLAGS)
-        .env("CARGO_TARGET_DIR", home("build"));
-    for step in [seeds.arg(home("seeds")), build] {
-        if let Some(trouble) = step.limit(BUILD).run(&project.root, &log).trouble() {
-            bail!("{trouble}; see {}", log.display());
-        }
+    if let Some(trouble) = program.build(&log) {
+        bail!("{trouble}; see {}", log.display());
     }
-    let chosen: Vec<_> = match wanted.targets.is_empty() {
-        true => all,
-        false => wanted.targets.clone(),
-    };
+    if let Some(input) = &wanted.repeat {
+        let target = target_of(input, &wanted.targets, &all)?;
+        return program.repeat(&target, input);
+    }
+    let chosen = if wanted.targets.is_empty() { &all } else { &wanted.targets };
     let mut good = 0;
-    for name in &chosen {
-        let (corpus, broken) = (home(&format!("corpus/{name}")), home("broken"));
-        fs::create_dir_all(&corpus)?;
-        fs::create_dir_all(&broken)?;
-        let program = PathBuf::from(home("build")).join(TRIPLE).join("release").join(name);
-        let run = Run::new(&program.to_string_lossy())
-            .arg(format!("-max_total_time={}", wanted.time.as_secs().max(1)))
-            .arg(format!("-artifact_prefix={broken}/{name}-"))
-            // Rigs and spans are leaked once; leaks of an input would show as growth. The sanitizer
-            // looks once more at the end unless it is told, too.
-            .arg("-detect_leaks=0")
-            .env("ASAN_OPTIONS", "detect_leaks=0")
-            .arg("-rss_limit_mb=3072")
-            .arg("-timeout=30")
-            .arg("-max_len=16384")
-            .arg("-print_final_stats=1")
-            .args((name == "identify").then(|| format!("-runs={MOST_CONTROLLERS}")))
-            .args([corpus, home(&format!("seeds/{name}"))])
-            .args(kept(project, name))
-            .limit(wanted.time.saturating_add(Duration::from_secs(120)));
-        let log = logs.join(format!("fuzz-{name}.log"));
-        let _ = fs::remove_file(&log);
-        let trouble = run.run(&project.root, &log).trouble();
-        let text = fs::read_to_string(&log).unwrap_or_default();
-        let units = figure(&text, "stat::number_of_executed_units:");
-        match trouble {
-            None => println!("{name:<10} {units} inputs, nothing found"),
-            Some(trouble) => println!("{name:<10} {trouble}; see {}", log.display()),
+    for name in chosen {
+        let outcome = program.run(name, wanted.time);
+        match &outcome.trouble {
+            None => println!("{name:<10} {outcome}, nothing found"),
+            Some(trouble) => {
+                println!("{name:<10} {trouble}; see {}", program.log_of(name).display())
+            }
         }
-        good += usize::from(run_was_good(&text, &units));
+        good += usize::from(outcome.trouble.is_none());
     }
     println!("{good} of {} targets found nothing", chosen.len());
     Ok(if good == chosen.len() { Exit::Ok } else { Exit::Error })
 }
 
-/// It came to its end and counted what it did.
-fn run_was_good(text: &str, units: &str) -> bool {
-    units != "no" && !text.contains("SUMMARY: ")
+fn missing(what: &str) -> Exit {
+    eprintln!("error: libFuzzer can't be built here: {what}");
+    Exit::Missing
 }
 
-/// The figure behind a word of libFuzzer's last lines.
-fn figure(text: &str, word: &str) -> String {
-    let line = text.lines().rev().find_map(|line| line.strip_prefix(word));
-    line.map_or_else(|| "no".to_owned(), |figure| figure.trim().to_owned())
+/// Every target for a minute of its own, two at once, on the time that other steps leave; each
+/// counts as one test.
+pub(crate) fn step(project: &Project, log: &Path, left: Duration) -> Report {
+    let begun = Instant::now();
+    let started = targets(project).and_then(|names| Ok((names, Program::new(project)?)));
+    let (names, program) = match started {
+        Ok(started) => started,
+        Err(error) => return failed(format!("{error:#}")),
+    };
+    let program = program.behind(left);
+    if let Some(trouble) = program.build(log) {
+        return failed(trouble);
+    }
+    let queue = Mutex::new(names.iter());
+    let next = || queue.lock().ok()?.next();
+    let work = || {
+        let mut outcomes = Vec::new();
+        while let Some(name) = next() {
+            let left = left.saturating_sub(begun.elapsed());
+            outcomes.push(program.clone().behind(left).run(name, STEP_TIME));
+        }
+        outcomes
+    };
+    let outcomes: Vec<_> = thread::scope(|scope| {
+        let workers = [(); STEP_TARGETS_AT_ONCE].map(|()| scope.spawn(work));
+        workers.into_iter().map(|worker| worker.join().ok()).collect()
+    });
+    let mut report = Report::default();
+    for outcomes in outcomes {
+        match outcomes {
+            Some(outcomes) => outcomes.iter().for_each(|outcome| tell(outcome, &mut report)),
+            None => report.fail("xtask panicked over a target"),
+        }
+    }
+    report.notes.sort();
+    keep_logs(&program, &names, log);
+    report
 }
 
-/// Inputs that once broke something.
-fn kept(project: &Project, name: &str) -> Option<String> {
-    let dir = project.root.join("fuzz/corpus").join(name);
-    dir.is_dir().then(|| dir.to_string_lossy().into_owned())
+/// The log of the step ends with those of its targets, what failed last.
+fn keep_logs(program: &Program<'_>, names: &[String], log: &Path) {
+    let mut text = fs::read(log).unwrap_or_default();
+    let mut logs: Vec<_> =
+        names.iter().map(|name| fs::read(program.log_of(name)).unwrap_or_default()).collect();
+    let ended_well = |log: &Vec<u8>| String::from_utf8_lossy(log).contains("\nstat::peak_rss_mb");
+    logs.sort_by_key(|log| !ended_well(log));
+    text.extend(logs.concat());
+    let _ = fs::write(log, text);
+}
+
+fn failed(why: String) -> Report {
+    let mut report = Report::default();
+    report.fail(why);
+    report
+}
+
+/// A target's line among those of a step.
+fn tell(outcome: &Outcome, report: &mut Report) {
+    match &outcome.trouble {
+        None => {
+            report.tally.add(Tally::PASSED);
+            report.notes.push(format!("{:<8} {outcome}", outcome.target));
+        }
+        Some(trouble) => {
+            let failure = format!("{}: {trouble}", outcome.target);
+            report.excerpts.extend(outcome.excerpt(&failure));
+            report.fail(failure);
+        }
+    }
+}
+
+/// The target of an input: the one that is named, or the folder's, or what its name begins with.
+fn target_of(input: &Path, named: &[String], all: &[String]) -> Result<String> {
+    let text =
+        |part: Option<&std::ffi::OsStr>| part.map(|part| part.to_string_lossy().into_owned());
+    let folder = text(input.parent().and_then(Path::file_name));
+    let prefix = text(input.file_name())
+        .and_then(|name| name.split_once('-').map(|(before, _)| before.to_owned()));
+    let named = named.first().cloned();
+    let guesses = [named, folder, prefix].into_iter().flatten();
+    let found = guesses.into_iter().find(|name| all.contains(name));
+    found.with_context(|| {
+        format!("{}: name its target behind it, one of {}", input.display(), all.join(", "))
+    })
 }
 
 /// The targets are the files of programs.
@@ -148,13 +197,38 @@ fn targets(project: &Project) -> Result<Vec<String>> {
 mod tests {
     use super::*;
 
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
     #[test]
-    fn the_last_figure_of_a_word_is_read() {
-        let text = "x\nstat::number_of_executed_units: 12\nstat::average_exec_per_sec: 3\n";
-        assert_eq!(figure(text, "stat::number_of_executed_units:"), "12");
-        assert_eq!(figure(text, "stat::none:"), "no");
-        assert!(run_was_good(text, "12"));
-        assert!(!run_was_good("SUMMARY: libFuzzer: deadly signal", "12"));
-        assert!(!run_was_good("", "no"), "it never came to its end");
+    fn an_input_says_whose_it_is() {
+        let all = names(&["cqe", "ring"]);
+        let of = |path: &str, named: &[&str]| target_of(Path::new(path), &names(named), &all).ok();
+        assert_eq!(of("target/fuzz/broken/cqe-crash-12", &[]).as_deref(), Some("cqe"));
+        assert_eq!(of("fuzz/corpus/ring/wrong-phases", &[]).as_deref(), Some("ring"));
+        assert_eq!(of("cqe-crash-12", &["ring"]).as_deref(), Some("ring"));
+        assert_eq!(of("/tmp/input", &[]), None);
+    }
+
+    #[test]
+    fn a_target_that_broke_is_told_with_its_words_and_one_that_did_not_with_its_figures() {
+        let mut report = Report::default();
+        let good = Outcome::of("ring", outcome::tests::GOOD, None, 10);
+        tell(&good, &mut report);
+        let text = outcome::tests::BROKEN;
+        tell(&Outcome::of("cqe", text, Some("exit status: 77".to_owned()), 10), &mut report);
+        assert_eq!(report.tally, Tally::new(1, 1, 0));
+        assert!(report.notes[0].starts_with("ring     "), "{:?}", report.notes);
+        let line = report.failure_lines().next().expect("a failure");
+        assert!(line.starts_with("cqe: "), "{line}");
+        assert!(
+            line.contains("cargo xtask fuzz --repeat target/fuzz/broken/cqe-crash-0b"),
+            "{line}"
+        );
+        assert!(
+            line.ends_with("panicked at fuzz/src/device.rs:106:9: a buffer is missing"),
+            "{line}"
+        );
     }
 }

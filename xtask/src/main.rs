@@ -102,9 +102,13 @@ enum Command {
     /// Gives any bytes to everything that reads bytes of others, under libFuzzer (nightly).
     #[command(after_long_help = FUZZ_HELP)]
     Fuzz {
-        /// How long each target runs (10s, 5m, 1h).
+        /// How long each target computes (10s, 5m, 1h); on a crowded machine that takes longer.
         #[arg(long, value_name = "TIME", default_value = "60s")]
         time: Nanos,
+        /// Instead, run this input once, and show what it breaks. Its target is the one that is
+        /// named, or its folder, or what its name begins with.
+        #[arg(long, value_name = "FILE", conflicts_with = "time")]
+        repeat: Option<PathBuf>,
         /// Only these targets.
         targets: Vec<String>,
     },
@@ -160,7 +164,8 @@ enum Command {
 }
 
 const TEST_HELP: &str = "\
-Every test counts as one; fmt, tidy, clippy, docs and each no_std build count as one each. Logs are
+Every test counts as one; fmt, tidy, clippy, docs, each no_std build and each target of the fuzzer
+count as one each. Logs are
 in target/xtask-logs/STEP.log; of a failed step the end is printed. What is missing is installed
 when run as root; otherwise the command is printed and the exit code is 3.
 
@@ -185,11 +190,12 @@ Exit codes: 0 all passed, 1 something failed, 130 and 143 ended by SIGINT and SI
 
 const FUZZ_HELP: &str = "\
 Targets: cqe, identify, ring, region, trace, dump, itch, mold, control. What was learnt stays in
-target/fuzz/corpus; what broke something is in target/fuzz/broken, and belongs into
-fuzz/corpus/TARGET once it is mended. The short form, on any toolchain, is
-`cargo test -p hybrid-fuzz`, which CI runs.
+target/fuzz/corpus; what broke something is in target/fuzz/broken, `--repeat` shows it again, and it
+belongs into fuzz/corpus/TARGET once it is mended. A target that runs fewer than ten inputs a second
+of what it computes has failed. CI runs each target for a minute (`cargo xtask test --only fuzz`),
+and the short form, which runs on any toolchain (`cargo test -p hybrid-fuzz`).
 
-Exit codes: 0 nothing was found, 1 something was, 3 there is no nightly compiler.";
+Exit codes: 0 nothing was found, 1 something was, 3 there is no nightly or no C++ compiler.";
 
 const MUTANTS_HELP: &str = "\
 Works on a copy in target/mutants; logs are in target/xtask-logs/mutant-NAME.log. Each test is first
@@ -264,8 +270,8 @@ fn run(command: Command) -> Result<u8> {
         }
         Command::Dashboard { out } => dashboard::run(&load()?, &dashboard::Wanted { out })?,
         Command::Sim { options } => return sim::run(&load()?, &options),
-        Command::Fuzz { time, targets } => {
-            fuzz::run(&load()?, &fuzz::Wanted { time: time.to_duration(), targets })?
+        Command::Fuzz { time, repeat, targets } => {
+            fuzz::run(&load()?, &fuzz::Wanted { time: time.to_duration(), targets, repeat })?
         }
         Command::Mutants { generated: true, list, resume, time, names, .. } => {
             let time = time.map(Nanos::to_duration);

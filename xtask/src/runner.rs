@@ -10,6 +10,7 @@ use hybrid_conventions::testing;
 
 use crate::command::{End, Run};
 use crate::excerpt::Excerpt;
+use crate::fuzz;
 use crate::libtest::{self, Tally};
 use crate::project::Project;
 use crate::steps::Work;
@@ -97,6 +98,7 @@ impl<'a> Runner<'a> {
             Work::Skip(reason) => Report::skipped(reason.clone()),
             Work::Tidy => self.tidy(&log),
             Work::Guest => vm::step(self.project, &log, self.left()),
+            Work::Fuzz => fuzz::step(self.project, &log, self.left()),
             Work::Gates(runs) => self.each(runs, |run| self.gate(run, &log)),
             Work::Tests(runs) => self.each(runs, |run| self.tests(run, step, &log)),
             Work::Beside(first, runs) => self.beside(first, runs, step, &log),

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::command::Run;
+use crate::fuzz;
 use crate::project::{Package, Project};
 use crate::sim::SIM;
 use crate::tools::Tool;
@@ -48,6 +49,8 @@ pub(crate) enum Work {
     Tidy,
     /// The suite of `cargo xtask vm`, whose tests are counted.
     Guest,
+    /// Every target of the fuzzer, each of which counts as one test; always behind the others.
+    Fuzz,
     /// Nothing to run, for this reason.
     Skip(String),
 }
@@ -65,7 +68,7 @@ impl Work {
 }
 
 /// Every step, cheap ones first, so that a slip is reported in seconds.
-pub(crate) const STEPS: [Step; 17] = [
+pub(crate) const STEPS: [Step; 18] = [
     step("fmt", "rustfmt finds nothing to change", &[Tool::Rustfmt], fmt),
     step("tidy", "lengths, banned calls, unsafe rooms, arrows, links", &[], tidy),
     step("clippy", "no warning in any target", &[Tool::Clippy], clippy),
@@ -87,6 +90,7 @@ pub(crate) const STEPS: [Step; 17] = [
     step("peers", "the races against public crates agree with them", &[], peers),
     step("vm", "VFIO and Linux in an emulated machine", &[Tool::Qemu, Tool::AptLists], guest),
     step("miri", "no undefined behaviour in the no_std crates", &[Tool::Miri], miri).behind(),
+    step("fuzz", "any bytes under libFuzzer, a minute a target", &fuzz::TOOLS, fuzz).behind(),
     step("loom", "every interleaving of the ring and the waker", &[], loom).behind(),
 ];
 
@@ -340,6 +344,13 @@ fn guest(_: &Project) -> Work {
     Work::Guest
 }
 
+fn fuzz(project: &Project) -> Work {
+    match project.package(fuzz::FUZZ) {
+        Some(_) => Work::Fuzz,
+        None => Work::Skip(format!("no package {}", fuzz::FUZZ)),
+    }
+}
+
 /// The crate outside the workspace that races against others': it must build, and agree with them.
 fn peers(project: &Project) -> Work {
     let manifest = project.root.join(PEERS);
@@ -394,6 +405,7 @@ mod tests {
             }
             Work::Tidy => vec!["tidy".to_owned()],
             Work::Guest => vec!["guest".to_owned()],
+            Work::Fuzz => vec!["fuzz".to_owned()],
             Work::Skip(reason) => vec![format!("skip: {reason}")],
         }
     }

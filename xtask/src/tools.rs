@@ -17,6 +17,10 @@ pub(crate) enum Tool {
     Clippy,
     NoStdTarget,
     Miri,
+    /// What the nightly compiler builds the fuzzer's program with.
+    NightlyStd,
+    /// Builds libFuzzer, which is C++.
+    Cxx,
     /// Counts instructions.
     Valgrind,
     /// Runs beside each rung of the ladder.
@@ -56,6 +60,8 @@ impl Tool {
             Self::Clippy => "clippy checks the lints",
             Self::NoStdTarget => "the no_std crates are built for a target without std",
             Self::Miri => "Miri looks for undefined behaviour",
+            Self::NightlyStd => "libFuzzer's program is built with a nightly compiler",
+            Self::Cxx => "libFuzzer is built with a C++ compiler",
             Self::Valgrind => "valgrind counts the instructions of the hot paths",
             Self::Fio => "fio runs beside our io_uring, and reads the job files of the ladder",
             Self::Qemu => "QEMU emulates the machine of the guests",
@@ -72,6 +78,8 @@ impl Tool {
             Self::Clippy => Run::new("cargo clippy --version"),
             Self::NoStdTarget => Run::new("rustc --print target-libdir --target").arg(Self::TARGET),
             Self::Miri => Run::new("cargo +nightly miri --version"),
+            Self::NightlyStd => Run::new("rustc +nightly --print target-libdir"),
+            Self::Cxx => Run::new("c++ --version"),
             Self::Valgrind => Run::new("valgrind --version"),
             Self::Fio => Run::new("fio --version"),
             Self::Qemu => Run::new(vm::QEMU).arg("--version"),
@@ -88,7 +96,11 @@ impl Tool {
             Self::Clippy => Run::new("rustup component add clippy"),
             Self::NoStdTarget => Run::new("rustup target add").arg(Self::TARGET),
             Self::Miri => Run::new("rustup component add --toolchain nightly miri rust-src"),
+            Self::NightlyStd => Run::new("rustup component add --toolchain nightly rust-std"),
             // A machine that is new has no lists.
+            Self::Cxx => {
+                Run::shell("apt-get update && apt-get install -y --no-install-recommends g++")
+            }
             Self::Valgrind => {
                 Run::shell("apt-get update && apt-get install -y --no-install-recommends valgrind")
             }
@@ -116,7 +128,7 @@ impl Tool {
     fn is_here(self, dir: &Path) -> bool {
         match self {
             // rustc names the directory whether or not it is there.
-            Self::NoStdTarget => {
+            Self::NoStdTarget | Self::NightlyStd => {
                 self.probe().output(dir).is_some_and(|path| Path::new(path.trim()).is_dir())
             }
             Self::AptLists => vm::packages_are_known(),
@@ -126,7 +138,7 @@ impl Tool {
 
     /// Looks for the tool without changing anything.
     pub(crate) fn find(self, dir: &Path) -> Found {
-        if self == Self::Miri && !has_nightly(dir) {
+        if !self.is_required() && !has_nightly(dir) {
             let reason = "no nightly toolchain; `rustup toolchain install nightly` would bring it";
             return Found::No(reason.to_owned());
         }
@@ -150,12 +162,16 @@ impl Tool {
 
     /// Whether apt brings it; what is not is a part of the toolchain.
     pub(crate) const fn is_package(self) -> bool {
-        !matches!(self, Self::Rustfmt | Self::Clippy | Self::NoStdTarget | Self::Miri)
+        !matches!(
+            self,
+            Self::Rustfmt | Self::Clippy | Self::NoStdTarget | Self::Miri | Self::NightlyStd
+        )
     }
 
-    /// Whether a run without it is incomplete enough to end with exit code 3.
+    /// Whether a run without it is incomplete enough to end with exit code 3; what is not required
+    /// wants a nightly compiler.
     pub(crate) const fn is_required(self) -> bool {
-        !matches!(self, Self::Miri)
+        !matches!(self, Self::Miri | Self::NightlyStd)
     }
 }
 
@@ -174,11 +190,13 @@ pub(crate) fn is_root() -> bool {
 mod tests {
     use super::*;
 
-    const ALL: [Tool; 11] = [
+    const ALL: [Tool; 13] = [
         Tool::Rustfmt,
         Tool::Clippy,
         Tool::NoStdTarget,
         Tool::Miri,
+        Tool::NightlyStd,
+        Tool::Cxx,
         Tool::Valgrind,
         Tool::Fio,
         Tool::Qemu,
@@ -205,8 +223,8 @@ mod tests {
     }
 
     #[test]
-    fn only_miri_may_be_absent() {
-        assert!(!Tool::Miri.is_required());
+    fn only_what_wants_a_nightly_compiler_may_be_absent() {
+        assert!(!Tool::Miri.is_required() && !Tool::NightlyStd.is_required());
         assert!(Tool::Clippy.is_required() && Tool::NoStdTarget.is_required());
     }
 }
