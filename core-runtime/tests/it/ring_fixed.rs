@@ -9,7 +9,8 @@ use core_runtime::ring::{
 use hybrid_abi::AbiError;
 use hybrid_abi::event::Bbo;
 use hybrid_abi::ring::{
-    CONSUMER_MAGIC, END_OFFSET, PRODUCER_MAGIC, RingHeader, STATE_CLOSED, STATE_VIOLATION,
+    CONSUMER_MAGIC, END_OFFSET, PRODUCER_MAGIC, RingHeader, STATE_CLOSED, STATE_OPEN,
+    STATE_VIOLATION,
 };
 use hybrid_shm::{Span, leak_aligned};
 use zerocopy::FromBytes;
@@ -135,6 +136,8 @@ fn what_was_found_waiting_is_taken_before_the_producer_is_looked_at_again() {
         assert!(matches!(closed, Closed::Index(violation) if violation.seen == 77));
         let said = [4, 8].map(|at| head_part.word32(END_OFFSET + at).unwrap().load());
         assert_eq!(said, [STATE_VIOLATION, 77]);
+        let stats = RingStats::read(tail_part.read_only(), head_part.read_only()).unwrap();
+        assert_eq!((stats.producer_state, stats.consumer_state), (STATE_OPEN, STATE_VIOLATION));
     }
 }
 

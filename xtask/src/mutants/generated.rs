@@ -9,6 +9,7 @@
 mod ledger;
 mod table;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -219,11 +220,11 @@ impl Group {
         };
         let mut mutants: Vec<_> = list(self.command(files))?.lines().map(Mutant::new).collect();
         for (index, LeftOut { pattern, .. }) in LEFT_OUT.iter().enumerate() {
-            for name in list(self.command(files).arg("--re").arg(*pattern))?.lines() {
-                let mutant = mutants.iter_mut().find(|mutant| mutant.name == name);
-                if let Some(mutant) = mutant {
-                    mutant.left_out.get_or_insert(index);
-                }
+            // What is missing then: `--re` also lists fields that are deleted, whatever their name.
+            let others = list(self.command(files).arg("--exclude-re").arg(*pattern))?;
+            let others: BTreeSet<&str> = others.lines().collect();
+            for mutant in mutants.iter_mut().filter(|mutant| !others.contains(&*mutant.name)) {
+                mutant.left_out.get_or_insert(index);
             }
         }
         Ok(mutants)
