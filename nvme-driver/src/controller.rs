@@ -56,9 +56,6 @@ const MAX_STEP_NS: u64 = 50_000_000;
 /// Futures of [`Controller::ready`] and [`Controller::shutdown`] that are woken; more poll again.
 const STATE_WAITERS: usize = 8;
 
-/// Bit of Identify Controller's LPA: Get Log Page takes offsets.
-const LPA_OFFSETS: u8 = 1 << 2;
-
 /// What a backend hands over: the parts of a controller, or the partition's end of the bridge.
 #[derive(Clone, Copy, Debug)]
 pub enum DeviceParts {
@@ -585,7 +582,7 @@ impl Controller {
         // MDTS bounds this too; a page has at least a few dwords.
         let unit = u64::from(self.cap.min_page_bytes());
         let most = split::max_transfer(self.life.mdts(), unit, bytes, 4, 0).unwrap_or(4);
-        if bytes > most && self.identify().lpa & LPA_OFFSETS == 0 {
+        if bytes > most && !self.identify().log_offsets() {
             let error = IoError::Unsupported("log pages beyond its largest transfer");
             return Err(Failed { error, buf: Some(buf) });
         }

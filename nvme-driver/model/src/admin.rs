@@ -105,9 +105,7 @@ impl Model {
                 self.send(sqe, id.as_bytes())
             }
             // A valid identifier without a namespace reads as zeros.
-            None if (1..=self.largest_nsid()).contains(&sqe.nsid().0) => {
-                self.send(sqe, &[0; nvme_spec::IDENTIFY_BYTES])
-            }
+            None if self.is_valid(sqe.nsid()) => self.send(sqe, &[0; nvme_spec::IDENTIFY_BYTES]),
             None => self.refuse(sqe, StatusCode::INVALID_NAMESPACE),
         }
     }
@@ -141,6 +139,7 @@ impl Model {
         id.crdt = config.retry_delays_100ms.map(Into::into);
         id.acl_z = 3;
         id.aerl_z = zero_based(u32::from(config.async_event_limit)).to_le_bytes()[0];
+        id.lpa = IdentifyController::LPA_OFFSETS;
         // One read-only firmware slot.
         id.frmw = 0b0011;
         id.elpe_z = zero_based(u32::from(config.error_log_entries)).to_le_bytes()[0];
@@ -233,16 +232,17 @@ impl Model {
     /// all, everything else for the controller (NVMe Base 2.0, section 5.27).
     fn wrong_scope(&self, feature: FeatureId, nsid: Nsid) -> Option<StatusCode> {
         match feature {
+            _ if nsid == Nsid::ALL => None,
             FeatureId::ERROR_RECOVERY => self.missing(nsid),
-            _ if nsid == Nsid::NONE || nsid == Nsid::ALL => None,
-            _ => Some(StatusCode::FEATURE_NOT_NAMESPACE_SPECIFIC),
+            _ if nsid == Nsid::NONE => None,
+            _ if self.is_valid(nsid) => Some(StatusCode::FEATURE_NOT_NAMESPACE_SPECIFIC),
+            _ => Some(StatusCode::INVALID_NAMESPACE),
         }
     }
 
-    /// What is wrong with a namespace that may also be all of them.
+    /// What is wrong with a namespace that must be there.
     fn missing(&self, nsid: Nsid) -> Option<StatusCode> {
-        let there = nsid == Nsid::ALL || self.place_of(nsid).is_some();
-        (!there).then(|| self.code_of_missing(nsid))
+        self.place_of(nsid).is_none().then(|| self.code_of_missing(nsid))
     }
 
     fn set_number_of_queues(&mut self, sqe: &Sqe) -> Outcome {

@@ -105,16 +105,27 @@ impl Model {
     fn no_namespace(&mut self, sqid: QueueId, sqe: &Sqe) -> Status {
         let (cid, nsid) = (sqe.cid(), sqe.nsid());
         self.mistakes.add(HostMistake::Namespace { sqid, cid, nsid });
-        self.fail(sqid, sqe, self.code_of_missing(nsid))
+        // That of all namespaces is a valid value, only not for this command
+        // (NVMe Base 2.0, section 3.3.3.1).
+        let code = match nsid {
+            Nsid::ALL => StatusCode::INVALID_FIELD,
+            nsid => self.code_of_missing(nsid),
+        };
+        self.fail(sqid, sqe, code)
     }
 
     /// What a command is told whose namespace is not there: an identifier up to NN is valid, only
     /// inactive (NVMe Base 2.0, section 3.2.1).
     pub(crate) fn code_of_missing(&self, nsid: Nsid) -> StatusCode {
-        match (1..=self.largest_nsid()).contains(&nsid.0) {
+        match self.is_valid(nsid) {
             true => StatusCode::INVALID_FIELD,
             false => StatusCode::INVALID_NAMESPACE,
         }
+    }
+
+    /// Whether a namespace may have this identifier.
+    pub(crate) fn is_valid(&self, nsid: Nsid) -> bool {
+        (1..=self.largest_nsid()).contains(&nsid.0)
     }
 
     #[inline]

@@ -64,7 +64,9 @@ fn namespaces_are_listed_with_their_holes() {
     assert_eq!(list(&mut host, 0), Ok(vec![1, 3]));
     assert_eq!(list(&mut host, 1), Ok(vec![3]));
     assert_eq!(list(&mut host, 3), Ok(vec![]));
-    assert_eq!(list(&mut host, u32::MAX), Err(StatusCode::INVALID_NAMESPACE));
+    for above in [u32::MAX - 1, u32::MAX] {
+        assert_eq!(list(&mut host, above), Err(StatusCode::INVALID_NAMESPACE));
+    }
     let ns = identify(&mut host, Cns::NAMESPACE, 3).expect("success");
     let ns = IdentifyNamespace::read_from_bytes(&ns).expect("4096 bytes");
     assert_eq!(ns.nsze.get(), 1000);
@@ -75,6 +77,8 @@ fn namespaces_are_listed_with_their_holes() {
         let answer = identify(&mut host, Cns::NAMESPACE, nsid);
         assert_eq!(answer, Err(StatusCode::INVALID_NAMESPACE));
     }
+    let of_all = identify(&mut host, Cns::NS_DESCRIPTORS, u32::MAX);
+    assert_eq!(of_all, Err(StatusCode::INVALID_NAMESPACE));
     let bytes = identify(&mut host, Cns::NS_DESCRIPTORS, 3).expect("success");
     let found: Vec<_> = descriptors(&bytes).collect();
     assert_eq!(found[1..], [NamespaceDescriptor::CommandSet(0)]);
@@ -135,8 +139,12 @@ fn the_error_log_has_the_newest_first_and_smart_counts() {
     part.offset = 64;
     let bytes = page(&mut host, part).expect("success");
     assert_eq!(bytes[16], 80, "the refused log page is the newest entry now");
-    part.offset = 64 * 64 + 4;
-    assert_eq!(page(&mut host, part), Err(StatusCode::INVALID_FIELD));
+    part.offset = 64 * 64;
+    assert_eq!(page(&mut host, part), Ok(vec![0; 64]), "its end is no error");
+    for offset in [64 * 64 + 4, 2] {
+        part.offset = offset;
+        assert_eq!(page(&mut host, part), Err(StatusCode::INVALID_FIELD), "{offset}");
+    }
     host.model.assert_no_mistakes();
 }
 
@@ -172,15 +180,25 @@ fn features_are_set_read_back_and_reset() {
     let cid = host.cid();
     let save = Sqe::set_feature(cid, Nsid::NONE, cache, 0).with_cdw(10, 6 | 1 << 31);
     assert_eq!(host.admin_code(save), StatusCode::FEATURE_NOT_SAVEABLE);
-    let of_one = Sqe::set_feature(cid, Nsid(1), cache, 0);
-    assert_eq!(host.admin_code(of_one), StatusCode::FEATURE_NOT_NAMESPACE_SPECIFIC);
     let (invalid, inactive) = (StatusCode::INVALID_NAMESPACE, StatusCode::INVALID_FIELD);
+    let scope = StatusCode::FEATURE_NOT_NAMESPACE_SPECIFIC;
+    let all = (u32::MAX, StatusCode::SUCCESS);
+    for (nsid, code) in [(1, scope), (2, scope), (9, invalid), all] {
+        let set = Sqe::set_feature(cid, Nsid(nsid), cache, 0);
+        assert_eq!(host.admin_code(set), code, "of namespace {nsid}");
+    }
     for (nsid, code) in [(0, invalid), (1, StatusCode::SUCCESS), (2, inactive), (9, invalid)] {
         let feature = FeatureId::ERROR_RECOVERY;
         let get = Sqe::get_feature(cid, Nsid(nsid), feature, FeatureSelect::Current);
         assert_eq!(host.admin_code(get), code, "of namespace {nsid}");
         assert_eq!(host.admin_code(Sqe::set_feature(cid, Nsid(nsid), feature, 0)), code);
     }
+    // All may be set at once, and not be asked for at once.
+    let of_all = Sqe::set_feature(cid, Nsid::ALL, FeatureId::ERROR_RECOVERY, 0);
+    assert_eq!(host.admin_code(of_all), StatusCode::SUCCESS);
+    let feature = FeatureId::ERROR_RECOVERY;
+    let of_all = Sqe::get_feature(cid, Nsid::ALL, feature, FeatureSelect::Current);
+    assert_eq!(host.admin_code(of_all), invalid);
     host.disable();
     host.enable();
     assert_eq!(get(&mut host, cache, FeatureSelect::Current), 1);

@@ -166,7 +166,8 @@ fn wrong_namespaces_blocks_and_lengths_are_refused() {
     };
     // Namespaces 1 and 3 are there: 2 is a valid identifier, only inactive.
     let (invalid, inactive) = (StatusCode::INVALID_NAMESPACE, StatusCode::INVALID_FIELD);
-    for (nsid, code) in [(0, invalid), (2, inactive), (4, invalid), (u32::MAX, invalid)] {
+    // All of them are no namespace for these commands, and not invalid either.
+    for (nsid, code) in [(0, invalid), (2, inactive), (4, invalid), (u32::MAX, inactive)] {
         let namespace = HostMistake::Namespace { sqid, cid, nsid: Nsid(nsid) };
         assert_eq!(io(nsid, 0, 1), (code, vec![namespace]));
     }

@@ -263,6 +263,15 @@ const _: () = {
 };
 
 impl IdentifyController {
+    /// Bit of LPA: Get Log Page takes offsets, and lengths beyond 12 bits of dwords.
+    pub const LPA_OFFSETS: u8 = 1 << 2;
+
+    /// Whether Get Log Page takes offsets, and lengths beyond 12 bits of dwords.
+    #[must_use]
+    pub const fn log_offsets(&self) -> bool {
+        self.lpa & Self::LPA_OFFSETS != 0
+    }
+
     /// Largest transfer in bytes, or `None` for no limit (also where the shift would overflow).
     #[must_use]
     pub const fn max_transfer_bytes(&self, min_page_bytes: u32) -> Option<u64> {
