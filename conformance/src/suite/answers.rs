@@ -28,6 +28,7 @@ use super::{Case, Needs, Outcome, Skip, guard};
 
 pub(super) const CASES: &[Case] = &[
     asks("answers::admin_commands_are_answered_as_the_table_says", false, admin_commands),
+    asks("answers::event_requests_beyond_their_limit_are_refused", false, event_requests),
     asks("answers::queues_are_made_and_refused_as_the_table_says", false, queue_commands),
     asks("answers::reads_and_flushes_are_answered_as_the_table_says", false, reads),
     asks("answers::commands_that_write_are_answered_as_the_table_says", true, writes),
@@ -80,6 +81,10 @@ const QEMU: &str = "QEMU NVMe Ctrl";
 const OK: Status = Status::SUCCESS;
 const FIELD: Status = StatusCode::INVALID_FIELD.do_not_retry();
 const NAMESPACE: Status = StatusCode::INVALID_NAMESPACE.do_not_retry();
+/// A namespace identifier that this command does not take: it *should* be the first.
+const NOT_OF_ALL: Answer =
+    Answer::AnyOf(&[FIELD, NAMESPACE], "NVMe Base 2.0, section 3.3.3.1 (NSID)");
+
 const OPCODE: Status = StatusCode::INVALID_OPCODE.do_not_retry();
 const PRP_OFFSET: Status = StatusCode::PRP_OFFSET_INVALID.do_not_retry();
 
@@ -313,11 +318,17 @@ fn hole(bare: &Bare<'_>, nn: u32) -> Option<Nsid> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum On {
     Admin,
+    /// With as many event requests outstanding as there may be.
+    AdminWithEvents,
     Io,
 }
 
 fn admin_commands(cx: &Cx<'_>) -> Outcome {
     go_through(cx, On::Admin, admin::ROWS)
+}
+
+fn event_requests(cx: &Cx<'_>) -> Outcome {
+    go_through(cx, On::AdminWithEvents, admin::EVENTS)
 }
 
 fn queue_commands(cx: &Cx<'_>) -> Outcome {
@@ -345,6 +356,9 @@ fn go_through(cx: &Cx<'_>, on: On, rows: &[Row]) -> Outcome {
 
     let bare = Bare::up(cx.backend)?;
     let stage = Stage::new(&bare, id, space);
+    if on == On::AdminWithEvents {
+        bare.leave_event_requests(stage.id.async_event_limit() as usize);
+    }
     let ring = (on == On::Io).then(|| bare.io());
     let wrong = all(&bare, &stage, ring.as_ref().unwrap_or(&bare.admin), rows);
     // Nothing is given back before the device has let go of it.
@@ -384,7 +398,8 @@ mod tests {
     const DOCS: &str = include_str!("../../../docs/conformance.md");
 
     fn rows() -> impl Iterator<Item = &'static Row> {
-        [admin::ROWS, queues::ROWS, io::READS, io::WRITES].into_iter().flatten()
+        let tables = [admin::ROWS, admin::EVENTS, queues::ROWS, io::READS, io::WRITES];
+        tables.into_iter().flatten()
     }
 
     #[test]
@@ -394,6 +409,31 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), all);
+    }
+
+    /// Lines of the tables in the docs, but for their heads.
+    fn lines_of_docs() -> impl Iterator<Item = &'static str> {
+        let from = DOCS.lines().skip_while(|line| *line != "## The same answer everywhere");
+        let section = from.skip(1).take_while(|line| !line.starts_with("## "));
+        section.filter(|line| {
+            line.starts_with('|') && !line.starts_with("|---") && !line.starts_with("| row |")
+        })
+    }
+
+    #[test]
+    fn a_line_of_the_docs_has_a_row_with_a_choice_or_a_known_deviation() {
+        assert!(lines_of_docs().count() > 10);
+        for line in lines_of_docs() {
+            let name = line.trim_start_matches("| ").split(" | ").next().expect("a cell");
+            let row = rows().find(|row| row.name == name);
+            let row = row.unwrap_or_else(|| panic!("docs have {name}, and no table"));
+            let plain = matches!(row.answer, Answer::One(_)) && row.known.is_none();
+            assert!(!plain, "{name} has one answer");
+        }
+        let mut names: Vec<_> = lines_of_docs().map(|line| line.split(" | ").next()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), lines_of_docs().count(), "a row stands twice");
     }
 
     #[test]

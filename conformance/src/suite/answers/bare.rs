@@ -1,14 +1,14 @@
 //! A controller by hand: nothing of the driver stands between a command and its answer.
 //!
-//! One command at a time: the tail of a submission queue and the head of its completion queue are
-//! at the same index, and what is in flight is never in doubt. Waits end when the backend gives up.
+//! One command at a time, so that what is in flight is never in doubt; event requests may be left
+//! with the device beside it. Waits end when the backend gives up.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use core_runtime::mem::{CqMem, DmaStats, Doorbell, DoorbellRegion, Iova, SharedDma, SqMem};
 use nvme_driver::{ControllerParts, DeviceParts};
 use nvme_spec::registers::{Acq, Aqa, Asq, Cap, Cc, Csts, Register, Shn};
-use nvme_spec::{Cid, Cqe, CreateCq, CreateSq, QueueId, Sqe};
+use nvme_spec::{Cid, Cqe, CreateCq, CreateSq, FeatureId, FeatureSelect, Nsid, QueueId, Sqe};
 
 use super::super::Skip;
 use crate::backend::Backend;
@@ -29,7 +29,7 @@ pub(super) struct Bare<'a> {
     pub(super) admin: Ring,
 }
 
-/// A pair of queues with one command in it at most.
+/// A pair of queues with one command in it at most, but for event requests.
 pub(super) struct Ring {
     qid: QueueId,
     sq: SqMem,
@@ -37,9 +37,12 @@ pub(super) struct Ring {
     tail: Doorbell,
     head: Doorbell,
     entries: u16,
-    at: Cell<u16>,
+    sq_at: Cell<u16>,
+    cq_at: Cell<u16>,
     phase: Cell<bool>,
     sent: Cell<u16>,
+    /// Commands that nobody waits for.
+    left: RefCell<Vec<Cid>>,
 }
 
 impl Ring {
@@ -57,33 +60,58 @@ impl Ring {
             tail: doorbells.sq_tail(qid.0).expect("a doorbell"),
             head: doorbells.cq_head(qid.0).expect("a doorbell"),
             entries,
-            at: Cell::new(0),
+            sq_at: Cell::new(0),
+            cq_at: Cell::new(0),
             phase: Cell::new(true),
             sent: Cell::new(0),
+            left: RefCell::new(Vec::new()),
         }
     }
 
     fn clear(&self) {
         self.sq.clear();
         self.cq.clear();
-        self.at.set(0);
+        self.sq_at.set(0);
+        self.cq_at.set(0);
         self.phase.set(true);
+        self.left.borrow_mut().clear();
+    }
+
+    /// Rings a command in; its identifier.
+    fn post(&self, sqe: Sqe) -> Cid {
+        let sent = self.sent.get().wrapping_add(1) & 0x7fff;
+        self.sent.set(sent);
+        let (cid, at) = (Cid(sent), self.sq_at.get());
+        self.sq.write(at, &sqe.with_cid(cid).0);
+        self.sq_at.set((at + 1) % self.entries);
+        self.tail.ring(self.sq_at.get().into());
+        cid
     }
 
     /// The completion at the head, if the device has posted it.
     fn posted(&self) -> Option<Cqe> {
-        let at = self.at.get();
+        let at = self.cq_at.get();
         let high = self.cq.high(at);
         let cqe = Cqe::from_words(0, high);
         (cqe.phase() == self.phase.get()).then(|| Cqe::from_words(self.cq.low(at), high))
     }
 
+    /// Gives the entry at the head back.
     fn step(&self) {
-        let next = (self.at.get() + 1) % self.entries;
-        self.at.set(next);
+        let next = (self.cq_at.get() + 1) % self.entries;
+        self.cq_at.set(next);
         if next == 0 {
             self.phase.set(!self.phase.get());
         }
+        self.head.ring(next.into());
+    }
+
+    /// Whether nobody waits for this one; it is not with the device any more.
+    fn was_left(&self, cid: Cid) -> bool {
+        let mut left = self.left.borrow_mut();
+        let before = left.len();
+        left.retain(|one| *one != cid);
+        left.len() < before
     }
 }
 
@@ -190,16 +218,17 @@ impl<'a> Bare<'a> {
     /// # Errors
     /// What came instead, in words; the queue is of no use then.
     pub(super) fn send(&self, ring: &Ring, sqe: Sqe) -> Result<Cqe, String> {
-        let sent = ring.sent.get().wrapping_add(1) & 0x7fff;
-        ring.sent.set(sent);
-        let (cid, at) = (Cid(sent), ring.at.get());
-        ring.sq.write(at, &sqe.with_cid(cid).0);
-        let next = (at + 1) % ring.entries;
-        ring.tail.ring(next.into());
-        let answer = self.until(|| ring.posted());
-        let cqe = answer.ok_or_else(|| format!("no answer; CSTS is {:?}", self.csts()))?;
-        ring.step();
-        ring.head.ring(next.into());
+        let cid = ring.post(sqe);
+        let next = ring.sq_at.get();
+        let cqe = loop {
+            let answer = self.until(|| ring.posted());
+            let cqe = answer.ok_or_else(|| format!("no answer; CSTS is {:?}", self.csts()))?;
+            ring.step();
+            // An event is no answer.
+            if !ring.was_left(cqe.cid()) {
+                break cqe;
+            }
+        };
         let seen = (cqe.cid(), cqe.sqid(), cqe.sqhd());
         match seen == (cid, ring.qid, next) {
             true => Ok(cqe),
@@ -208,6 +237,26 @@ impl<'a> Bare<'a> {
                 seen.0, seen.1, seen.2, ring.qid
             )),
         }
+    }
+
+    /// Leaves `most` event requests with the device.
+    ///
+    /// # Panics
+    /// If they do not stay there.
+    pub(super) fn leave_event_requests(&self, most: usize) {
+        let get = FeatureId::NUMBER_OF_QUEUES;
+        let get = Sqe::get_feature(Cid(0), Nsid::NONE, get, FeatureSelect::Current);
+        // An event that there is takes one of them away.
+        for _ in 0..2 * most {
+            let cid = self.admin.post(Sqe::async_event_request(Cid(0)));
+            self.admin.left.borrow_mut().push(cid);
+            // Whose completion says that both were fetched.
+            self.ask("number of queues beside event requests", get);
+            if self.admin.left.borrow().len() == most {
+                return;
+            }
+        }
+        panic!("{} of {most} event requests stay", self.admin.left.borrow().len());
     }
 
     /// Sends an admin command that must succeed; DW0 of its completion.

@@ -7,8 +7,8 @@ use nvme_spec::{
 
 use super::bare::plus;
 use super::{
-    Answer, DNR_SECTION, FIELD, FUSED, Known, NAMESPACE, NO_NSID, OK, OPCODE, PRP_OFFSET, QEMU,
-    Row, Stage, any, of, row,
+    Answer, DNR_SECTION, FIELD, FUSED, Known, NAMESPACE, NO_NSID, NOT_OF_ALL, OK, OPCODE,
+    PRP_OFFSET, QEMU, Row, Stage, any, of, row,
 };
 
 const RANGE: Status = StatusCode::LBA_OUT_OF_RANGE.do_not_retry();
@@ -71,6 +71,16 @@ pub(super) const READS: &[Row] = &[
     row("read of namespace 0", NAMESPACE, |s| Ok(of(s.one(NvmOpcode::READ), Nsid::NONE))),
     row("read of an invalid namespace", NAMESPACE, |s| Ok(of(s.one(NvmOpcode::READ), NO_NSID))),
     row("read of an inactive namespace", FIELD, |s| Ok(of(s.one(NvmOpcode::READ), s.hole()?))),
+    any("read of all namespaces", NOT_OF_ALL, |s| Ok(of(s.one(NvmOpcode::READ), Nsid::ALL))),
+    any("compare of all namespaces", NOT_OF_ALL, |s| {
+        s.optional(OptionalNvmCommands::COMPARE, of(s.one(NvmOpcode::COMPARE), Nsid::ALL))
+    }),
+    // No write of all namespaces: a device that took it might do it.
+    any("advice on all namespaces", NOT_OF_ALL, |s| {
+        let sqe = Sqe::dsm(Cid(0), Nsid::ALL, 0, DsmAttributes::empty());
+        let sqe = sqe.with_prps(plus(s.ranges.iova(), 16), 0);
+        s.optional(OptionalNvmCommands::DATASET_MANAGEMENT, sqe)
+    }),
     any("read with PRP1 off its dword", DWORD, |s| {
         let sqe = s.one(NvmOpcode::READ);
         Ok(sqe.with_prps(s.at(1), s.at(s.page)))
