@@ -216,6 +216,8 @@ pub(super) const EVENTS: &[Row] = &[
     any("one event request more than AERL allows", TOO_MANY, |_| {
         Ok(Sqe::async_event_request(Cid(0)))
     }),
-    row("get a feature beside them", OK, |_| Ok(get(FeatureId::NUMBER_OF_QUEUES, Nsid::NONE)))
-        .result(|s| (u32::MAX, s.grant.0)),
+    row("get a feature beside event requests", OK, |_| {
+        Ok(get(FeatureId::NUMBER_OF_QUEUES, Nsid::NONE))
+    })
+    .result(|s| (u32::MAX, s.grant.0)),
 ];
