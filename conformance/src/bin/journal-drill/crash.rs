@@ -16,7 +16,7 @@ use std::time::Instant;
 use hybrid_abi::crc::crc32c;
 use hybrid_conformance::Rng;
 use journal::layout::{BatchHeader, Geometry, JournalSuperblock};
-use journal::{Cursor, From, IoError, Medium, Promise, Seek, recover};
+use journal::{Cursor, From, IoError, JournalError, Medium, Promise, Seek, recover};
 use zerocopy::FromBytes as _;
 
 use crate::load::{ACK_MAGIC, AckMark, KIND, payload, room};
@@ -78,6 +78,10 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 #[derive(Debug, Default)]
 struct Seen {
     points: u64,
+    /// Crashes before the first mark that left no journal.
+    no_journal: u64,
+    /// Crashes before the first mark that left an empty journal.
+    empty: u64,
     /// Crashes that lost records that were not acknowledged.
     lost_unacknowledged: u64,
     /// Crashes after which more was there than was acknowledged.
@@ -143,6 +147,7 @@ pub(crate) fn replay(bytes: &[u8], seed: u64, wanted: u64) -> Result<String, Str
     let one_in = if wanted == 0 { 1 } else { all.div_ceil(wanted).max(1) };
     let mut rng = Rng::new(seed);
     let mut loose: Vec<Loose<'_>> = Vec::new();
+    replay.points(&loose, one_in, &mut rng).map_err(|error| format!("at first: {error}"))?;
     for (number, note) in notes.iter().enumerate() {
         let named = |error| format!("after note {number} of {}: {error}", notes.len());
         match *note {
@@ -158,9 +163,7 @@ pub(crate) fn replay(bytes: &[u8], seed: u64, wanted: u64) -> Result<String, Str
         }
         let known = replay.known;
         replay.keep(&mut loose, |write| write.covered && write.end.is_some_and(|end| end <= known));
-        if replay.mark.magic == ACK_MAGIC {
-            replay.points(&loose, one_in, &mut rng).map_err(named)?;
-        }
+        replay.points(&loose, one_in, &mut rng).map_err(named)?;
     }
     replay.end(notes.len(), begun)
 }
@@ -281,11 +284,32 @@ impl Replay {
                 }
             }
         }
-        let outcome = self.examine();
+        let outcome = match self.mark.magic {
+            ACK_MAGIC => self.examine(),
+            _ => self.examine_format(),
+        };
         for (at, bytes) in undo {
             self.durable[at..at + bytes.len()].copy_from_slice(&bytes);
         }
         outcome
+    }
+
+    /// Before the first mark, which comes behind the format, there is no journal, or an empty one.
+    fn examine_format(&mut self) -> Result<(), String> {
+        let (lba, unit_blocks) = (self.lba, self.unit_blocks);
+        let mut image = Image { bytes: &self.durable, lba, unit_blocks };
+        match now(recover(&mut image, From::Front)) {
+            Err(JournalError::Empty) => self.seen.no_journal += 1,
+            Err(error) => return Err(format!("a format that was cut off: {error}")),
+            Ok(found) if found.tail.sequence == 0 && found.superblock.front_sequence == 0 => {
+                self.seen.empty += 1;
+            }
+            Ok(found) => {
+                return Err(format!("{} records, and none was appended", found.tail.sequence));
+            }
+        }
+        self.seen.points += 1;
+        Ok(())
     }
 
     /// What opening and reading find has to be all that was acknowledged, and nothing that was
@@ -340,12 +364,14 @@ impl Replay {
 
     fn end(self, notes: usize, begun: Instant) -> Result<String, String> {
         let seen = &self.seen;
-        let all = [seen.lost_unacknowledged, seen.more, seen.torn, seen.laps];
+        let Seen { no_journal, empty, .. } = *seen;
+        let all = [seen.lost_unacknowledged, seen.more, seen.torn, seen.laps, no_journal, empty];
         if all.contains(&0) || seen.epochs < 2 || self.mark.acknowledged != self.submitted {
             return Err(format!("the notes show too little: {seen:?}, {:?}", self.mark));
         }
         Ok(format!(
-            "{} crashes after {notes} notes, {} torn writes, {} with a flush in flight behind what \
+            "{} crashes after {notes} notes, {no_journal} before there was a log and {empty} \
+             before it had a record, {} torn writes, {} with a flush in flight behind what \
              was lost, {} with batches behind a hole, {} records read, \
              {} openings, {} laps: all \
              acknowledged records are there and nothing else ({:.1} s)",
