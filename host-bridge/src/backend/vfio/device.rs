@@ -30,7 +30,7 @@ use super::bar::{Area, mappable};
 use super::config_space::{self, Command, ConfigAccess};
 use super::error::VfioError;
 use super::probe::Found;
-use super::way::{Space, open_until};
+use super::way::{Mappings, Space, open_until};
 use crate::memory::SharedMemory;
 use crate::sys::bar::MappedBar;
 use crate::sys::mapping::ALIGNMENT;
@@ -163,7 +163,7 @@ impl Device {
     }
 
     fn start(&mut self, memory: &SharedMemory) -> Result<(), VfioError> {
-        self.map_memory(memory)?;
+        self.dma = Some(map(self.bdf, &self.space, memory)?);
         self.reset();
         let quiet = (self.command_before | Command::MEMORY | Command::NO_INTX)
             .difference(Command::BUS_MASTER);
@@ -182,22 +182,6 @@ impl Device {
             (0, 0) => Err(gone("all zeros")),
             _ => Ok(Cap::from_raw(cap)),
         }
-    }
-
-    fn map_memory(&mut self, memory: &SharedMemory) -> Result<(), VfioError> {
-        let bdf = self.bdf;
-        let info =
-            self.space.info().map_err(VfioError::step(bdf, "asking for the iommu's addresses"))?;
-        if info.page_sizes & PAGE_4K == 0 {
-            return Err(VfioError::PageSizes { bdf, sizes: info.page_sizes });
-        }
-        let mapped = &memory.mapped;
-        let iova = address_for(&info.ranges, mapped.len() as u64, mapped.page().bytes())
-            .map_err(|source| VfioError::Iova { bdf, source })?;
-        self.space.map(iova.0, mapped).map_err(VfioError::step(bdf, "mapping the dma memory"))?;
-        let page_bytes = mapped.page().bytes();
-        self.dma = Some(DmaRegion { span: mapped.span(), iova, page_bytes });
-        Ok(())
     }
 
     /// Resets the function where it can be; where not, clearing CC.EN must do.
@@ -285,7 +269,7 @@ impl Device {
             problems.push(error.to_string());
         }
         if let Some(dma) = self.dma.take() {
-            problems.extend(self.unmap(&dma));
+            problems.extend(unmap(self.bdf, &self.space, &dma));
         }
         if let Err(errno) = self.bar.cover() {
             problems.push(format!("{}: its registers stay mapped: {errno}", self.bdf));
@@ -307,20 +291,40 @@ impl Device {
         stopped
     }
 
-    fn unmap(&self, dma: &DmaRegion) -> Option<String> {
-        let wanted = dma.len() as u64;
-        let bdf = self.bdf;
-        match self.space.unmap(dma.iova.0, wanted) {
-            Ok(len) if len == wanted => None,
-            Ok(len) => Some(format!("{bdf}: {len} of {wanted} bytes of dma memory were unmapped")),
-            Err(errno) => Some(format!("{bdf}: unmapping the dma memory failed: {errno}")),
-        }
-    }
-
     fn release(self, gone: bool) {
         let Self { space, device, bar, found, .. } = self;
         drop(bar);
         space.let_go(device, !gone && found.is_there());
+    }
+}
+
+/// Makes all of `memory` reachable for the device, as one mapping. Every error of the kernel's is
+/// one of ours: a range that is taken (`EEXIST`) is somebody else's mapping, not this one.
+fn map(bdf: Bdf, space: &impl Mappings, memory: &SharedMemory) -> Result<DmaRegion, VfioError> {
+    let info = space.info().map_err(VfioError::step(bdf, "asking for the iommu's addresses"))?;
+    if info.page_sizes & PAGE_4K == 0 {
+        return Err(VfioError::PageSizes { bdf, sizes: info.page_sizes });
+    }
+    if info.maps_left == Some(0) {
+        return Err(VfioError::MapsUsedUp { bdf });
+    }
+    let mapped = &memory.mapped;
+    let iova = address_for(&info.ranges, mapped.len() as u64, mapped.page().bytes())
+        .map_err(|source| VfioError::Iova { bdf, source })?;
+    match space.map(iova.0, mapped) {
+        Ok(()) => Ok(DmaRegion { span: mapped.span(), iova, page_bytes: mapped.page().bytes() }),
+        Err(Errno::NOSPC) => Err(VfioError::MapsUsedUp { bdf }),
+        Err(errno) => Err(VfioError::step(bdf, "mapping the dma memory")(errno)),
+    }
+}
+
+/// Takes the mapping away; what is wrong with the kernel's answer, if anything.
+fn unmap(bdf: Bdf, space: &impl Mappings, dma: &DmaRegion) -> Option<String> {
+    let wanted = dma.len() as u64;
+    match space.unmap(dma.iova.0, wanted) {
+        Ok(len) if len == wanted => None,
+        Ok(len) => Some(format!("{bdf}: {len} of {wanted} bytes of dma memory were unmapped")),
+        Err(errno) => Some(format!("{bdf}: unmapping the dma memory failed: {errno}")),
     }
 }
 
@@ -386,7 +390,106 @@ impl ConfigAccess for Config<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::cell::Cell;
+    use crate::memory::MemorySource;
+    use crate::sys::mapping::Mapped;
+    use crate::sys::memfd::PageSize;
+    use crate::warnings::Warnings;
+    use std::cell::{Cell, RefCell};
+
+    /// What `vfio_iommu_type1` keeps: ranges that do not overlap, up to a limit; an unmap takes
+    /// away what lies wholly inside, says how much that was, and is no error for nothing.
+    struct Kernel {
+        limit: usize,
+        tells_limit: bool,
+        mapped: RefCell<Vec<(u64, u64)>>,
+    }
+
+    impl Kernel {
+        const fn of(limit: usize) -> Self {
+            Self { limit, tells_limit: true, mapped: RefCell::new(Vec::new()) }
+        }
+    }
+
+    impl Mappings for Kernel {
+        fn info(&self) -> Result<sys::IommuInfo, Errno> {
+            let left = self.limit - self.mapped.borrow().len();
+            let maps_left = u32::try_from(left).ok().filter(|_| self.tells_limit);
+            Ok(sys::IommuInfo { page_sizes: PAGE_4K, ranges: Vec::new(), maps_left })
+        }
+
+        fn map(&self, iova: u64, memory: &Mapped) -> Result<(), Errno> {
+            let (mut mapped, end) = (self.mapped.borrow_mut(), iova + memory.len() as u64);
+            if mapped.iter().any(|(first, last)| iova < *last && *first < end) {
+                return Err(Errno::EXIST);
+            }
+            if mapped.len() == self.limit {
+                return Err(Errno::NOSPC);
+            }
+            mapped.push((iova, end));
+            Ok(())
+        }
+
+        fn unmap(&self, iova: u64, len: u64) -> Result<u64, Errno> {
+            let mut mapped = self.mapped.borrow_mut();
+            let inside = |(first, last): &(u64, u64)| iova <= *first && *last <= iova + len;
+            let bytes = mapped.iter().filter(|range| inside(range)).map(|(a, b)| b - a).sum();
+            mapped.retain(|range| !inside(range));
+            Ok(bytes)
+        }
+    }
+
+    fn memory(len: usize) -> SharedMemory {
+        let source = MemorySource::new(PageSize::Small4K, len, Warnings::to(|_| {}));
+        source.shared("test-dma", len).expect("memory")
+    }
+
+    fn bdf() -> Bdf {
+        "03:00.0".parse().expect("an address")
+    }
+
+    #[test]
+    fn a_range_that_is_mapped_already_is_an_error_and_what_was_there_stays() {
+        let (kernel, memory) = (Kernel::of(8), memory(1 << 20));
+        let dma = map(bdf(), &kernel, &memory).expect("room");
+        let before = kernel.mapped.borrow().clone();
+        // The addresses begin where they did: the second one meets the first.
+        let error = map(bdf(), &kernel, &memory).expect_err("taken");
+        let taken = VfioError::step(bdf(), "mapping the dma memory")(Errno::EXIST);
+        assert_eq!(error.to_string(), taken.to_string());
+        assert_eq!(*kernel.mapped.borrow(), before);
+        assert_eq!(unmap(bdf(), &kernel, &dma), None);
+        map(bdf(), &kernel, &memory).expect("room again");
+    }
+
+    #[test]
+    fn an_unmap_that_took_other_than_all_of_it_is_a_problem() {
+        let (kernel, memory) = (Kernel::of(8), memory(1 << 20));
+        let dma = map(bdf(), &kernel, &memory).expect("room");
+        let (first, end) = kernel.mapped.borrow()[0];
+        assert_eq!((first, end - first), (dma.iova.0, dma.len() as u64), "one mapping, whole");
+        // Half of it, as if somebody had mapped it in two; then nothing, which is no error either.
+        *kernel.mapped.borrow_mut() =
+            vec![(first, first + (1 << 19)), (first + (1 << 19), end + 1)];
+        for taken in [1 << 19, 0] {
+            let line = unmap(bdf(), &kernel, &dma).expect("a problem");
+            let all = dma.len();
+            assert!(line.ends_with(&format!("{taken} of {all} bytes of dma memory were unmapped")));
+        }
+    }
+
+    #[test]
+    fn one_mapping_is_enough_for_any_memory_and_none_is_told_with_the_remedy() {
+        let (one, large) = (Kernel::of(1), memory(8 << 20));
+        let dma = map(bdf(), &one, &large).expect("one is enough");
+        assert_eq!((one.mapped.borrow().len(), dma.len()), (1, 8 << 20));
+        // A kernel that tells how many are left is believed, one that does not says so itself.
+        for tells_limit in [true, false] {
+            let none = Kernel { tells_limit, ..Kernel::of(0) };
+            let error = map(bdf(), &none, &large).expect_err("none is left");
+            assert!(matches!(error, VfioError::MapsUsedUp { .. }), "{error}");
+            assert!(error.to_string().contains("echo 65535 > /sys/module/vfio_iommu_type1"));
+        }
+    }
 
     /// A command register; `None` is a function that cannot be asked.
     struct Fake(Cell<Option<u16>>);

@@ -177,6 +177,15 @@ pub enum VfioError {
         /// A bit for each size.
         sizes: u64,
     },
+    /// The kernel keeps no more mappings of this process.
+    #[error(
+        "{bdf}: the kernel takes no further dma mapping of this process, one is needed; as root: \
+         echo 65535 > /sys/module/vfio_iommu_type1/parameters/dma_entry_limit"
+    )]
+    MapsUsedUp {
+        /// The function.
+        bdf: Bdf,
+    },
     /// A configuration register did not keep what was written.
     #[error("{bdf}: command register reads {seen:#06x} after {wrote:#06x} was written")]
     Command {
@@ -231,7 +240,8 @@ impl VfioError {
             | Self::NoNode { .. }
             | Self::NoPermission { .. }
             | Self::Busy { .. }
-            | Self::Memlock { .. } => Exit::Missing,
+            | Self::Memlock { .. }
+            | Self::MapsUsedUp { .. } => Exit::Missing,
             _ => Exit::Error,
         }
     }

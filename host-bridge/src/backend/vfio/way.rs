@@ -31,12 +31,29 @@ pub enum Space {
     Iommufd(Arc<VfioIommufd>),
 }
 
-impl Space {
+/// Who keeps mappings: a [`Space`] of the kernel's, or one that a test makes up.
+pub trait Mappings {
     /// Addresses and page sizes of the IOMMU; the device is in already.
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn info(&self) -> Result<sys::IommuInfo, Errno> {
+    fn info(&self) -> Result<sys::IommuInfo, Errno>;
+
+    /// Makes `memory` reachable for the device at `iova`.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    fn map(&self, iova: u64, memory: &Mapped) -> Result<(), Errno>;
+
+    /// Takes the mapping away; returns how many bytes the kernel unmapped.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    fn unmap(&self, iova: u64, len: u64) -> Result<u64, Errno>;
+}
+
+impl Mappings for Space {
+    fn info(&self) -> Result<sys::IommuInfo, Errno> {
         match self {
             Self::Container(container) => sys::iommu_info(sys::borrow(&**container)),
             Self::Iommufd(space) => {
@@ -45,11 +62,7 @@ impl Space {
         }
     }
 
-    /// Makes `memory` reachable for the device at `iova`.
-    ///
-    /// # Errors
-    /// What the kernel said.
-    pub fn map(&self, iova: u64, memory: &Mapped) -> Result<(), Errno> {
+    fn map(&self, iova: u64, memory: &Mapped) -> Result<(), Errno> {
         match self {
             Self::Container(container) => sys::map_dma(sys::borrow(&**container), iova, memory),
             Self::Iommufd(space) => {
@@ -59,11 +72,7 @@ impl Space {
         }
     }
 
-    /// Takes the mapping away; returns how many bytes the kernel unmapped.
-    ///
-    /// # Errors
-    /// What the kernel said.
-    pub fn unmap(&self, iova: u64, len: u64) -> Result<u64, Errno> {
+    fn unmap(&self, iova: u64, len: u64) -> Result<u64, Errno> {
         match self {
             Self::Container(container) => sys::unmap_dma(sys::borrow(&**container), iova, len),
             Self::Iommufd(space) => {
@@ -72,7 +81,9 @@ impl Space {
             }
         }
     }
+}
 
+impl Space {
     /// Lets go of a device of this space. `there`: its function is still in sysfs.
     pub fn let_go(self, device: ManuallyDrop<VfioDevice>, there: bool) {
         match self {
