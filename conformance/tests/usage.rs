@@ -6,9 +6,14 @@ use core_runtime::metrics::{MetricsReader, MetricsWriter, part_bytes};
 use hybrid_abi::metrics::MetricUnit;
 use hybrid_conformance::{Backend, Oracle, Rig, Stepped, quick};
 use nvme_driver::{
-    ControllerConfig, ControllerState, Failed, IoError, LatencyHistograms, Lba, ResetReason,
+    BlockDevice, ControllerConfig, ControllerError, ControllerState, Failed, IoError,
+    LatencyHistograms, Lba, ReadAgain, ResetReason, WriteFlags,
 };
-use nvme_model::{ControllerFault, LatencyModel, ModelConfig, NamespaceConfig};
+use nvme_model::{
+    AbortPolicy, ControllerFault, CqeFault, FaultAction, FaultPlan, FaultRule, LatencyModel,
+    ModelConfig, NamespaceConfig, OnQueue, When,
+};
+use nvme_spec::StatusCode;
 
 fn model() -> ModelConfig {
     ModelConfig {
@@ -187,4 +192,117 @@ fn queues_that_the_iommu_stops_cost_a_reset_and_io_goes_on() {
     assert_eq!(rig.controller.stats().resets, 1);
     read(&rig, 3).expect("it goes on");
     rig.finish();
+}
+
+// ---- reads that are read again -------------------------------------------------------------
+
+/// A controller with blocks of which each says which one it is, and from then on with `faults`.
+fn faulty(faults: impl IntoIterator<Item = FaultRule>) -> Rig<Stepped> {
+    let rig = quick(model(), config());
+    for lba in 0..9 {
+        let buf = rig.filled(512, u8::try_from(lba).expect("small"));
+        rig.run(rig.ns().write(Lba(lba), buf, WriteFlags::empty())).expect("written");
+    }
+    let plan = faults.into_iter().fold(FaultPlan::none(), FaultPlan::with);
+    rig.backend.with_model(|m| m.reconfigure(|c| c.faults = plan));
+    rig
+}
+
+/// Reads block `lba`, again if it must be.
+fn read_again(rig: &Rig<Stepped>, lba: u64) -> Result<(), Failed> {
+    let device = BlockDevice::Nvme(rig.ns());
+    let buf = rig.run(ReadAgain::default().read(device, Lba(lba), rig.filled(512, 0xEE)))?;
+    assert!(buf.iter().all(|byte| u64::from(*byte) == lba), "another block");
+    Ok(())
+}
+
+fn on_io(action: FaultAction, when: When) -> FaultRule {
+    FaultRule::on(OnQueue::Io, action).when(when)
+}
+
+const FATAL: FaultAction = FaultAction::Controller(ControllerFault::Fatal);
+
+#[test]
+fn a_read_that_was_lost_is_read_again_on_the_same_device() {
+    for (action, resets, queue_resets) in [
+        (FaultAction::Drop, 0, 0),
+        (FaultAction::Cqe(CqeFault::WrongCid(0x20)), 0, 1),
+        (FATAL, 1, 0),
+        (FaultAction::Controller(ControllerFault::SubsystemReset), 1, 0),
+    ] {
+        // As often as it may be, and no more.
+        let rig = faulty([on_io(action, When::First(ReadAgain::TIMES.into()))]);
+        if queue_resets != 0 {
+            rig.backend.with_model(|m| m.reconfigure(|c| c.abort = AbortPolicy::Refuse));
+        }
+        read_again(&rig, 5).unwrap_or_else(|failed| panic!("{action:?}: {failed}"));
+        let (stats, times) = (rig.controller.stats(), u64::from(ReadAgain::TIMES));
+        assert_eq!(stats.reads_repeated, times, "{action:?}");
+        assert_eq!(stats.resets, resets * times, "{action:?}");
+        assert_eq!(stats.queue_resets, queue_resets * times, "{action:?}");
+        read_again(&rig, 6).expect("all is well");
+        assert_eq!(rig.controller.stats().reads_repeated, times, "{action:?}");
+        recovers(&rig);
+    }
+}
+
+#[test]
+fn all_that_is_lost_in_one_reset_is_read_again_in_order() {
+    let rig = faulty([on_io(FATAL, When::Nth(4))]);
+    let device = BlockDevice::Nvme(rig.ns());
+    let reads: Vec<_> = (0..9).map(|i| device.read(Lba(i), rig.filled(512, 0xEE))).collect();
+    for (lba, read) in (0..).zip(reads) {
+        let buf = rig.run(read).or_else(|failed| {
+            rig.run(ReadAgain::default().post(device, Lba(lba), failed).expect("it was lost"))
+        });
+        assert!(buf.expect("read").iter().all(|byte| u64::from(*byte) == lba));
+    }
+    let stats = rig.controller.stats();
+    assert_eq!(stats.resets, 1);
+    // Those that were answered before are not asked for again.
+    assert!((6..=9).contains(&stats.reads_repeated), "{stats:?}");
+    recovers(&rig);
+}
+
+#[test]
+fn a_read_that_is_lost_again_and_again_is_given_up() {
+    let rig = faulty([on_io(FATAL, When::Always)]);
+    let failed = read_again(&rig, 5).expect_err("always lost");
+    assert_eq!(failed.error, IoError::Reset(ResetReason::FatalStatus));
+    assert!(failed.buf.is_some(), "its buffer came back");
+    let stats = rig.controller.stats();
+    assert_eq!(stats.reads_repeated, u64::from(ReadAgain::TIMES));
+    assert_eq!(stats.resets, u64::from(ReadAgain::TIMES) + 1);
+}
+
+#[test]
+fn what_the_device_refuses_is_not_read_again() {
+    let error = StatusCode::UNRECOVERED_READ_ERROR.do_not_retry();
+    let rig = faulty([on_io(FaultAction::Status(error), When::First(1))]);
+    let failed = read_again(&rig, 5).expect_err("refused");
+    assert!(matches!(failed.error, IoError::Status { .. }), "{failed}");
+    drop(failed.buf);
+    assert_eq!(rig.controller.stats().reads_repeated, 0);
+    read_again(&rig, 5).expect("it was one");
+    recovers(&rig);
+}
+
+#[test]
+fn a_device_that_is_gone_ends_a_read_at_once() {
+    // Gone with the read in flight: its buffer stays with the device.
+    let rig = faulty([on_io(FaultAction::Controller(ControllerFault::AllOnes), When::Always)]);
+    let failed = read_again(&rig, 5).expect_err("gone");
+    assert_eq!((failed.error, failed.buf.is_some()), (IoError::Gone, false));
+    assert_eq!(rig.controller.stats().reads_repeated, 0);
+    // In a reset that never ends: the repeat waits for it, and ends with it.
+    let rig = faulty([on_io(FATAL, When::Always)]);
+    rig.backend.with_model(|m| m.inject(ControllerFault::NeverReady));
+    let failed = read_again(&rig, 5).expect_err("gone");
+    assert_eq!((failed.error, failed.buf.is_some()), (IoError::Gone, true));
+    assert_eq!(rig.controller.stats().reads_repeated, 1);
+    let state = rig.controller.state();
+    assert!(
+        matches!(state, ControllerState::Failed(ControllerError::TimedOut { .. })),
+        "{state:?}"
+    );
 }

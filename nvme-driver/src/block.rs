@@ -191,6 +191,7 @@ impl Devices for Device {
                 metrics.io_completed.set(stats.io.completed.saturating_sub(stats.io.failed));
                 metrics.io_bytes.set(stats.io.bytes);
                 metrics.io_failed.set(stats.io.failed + stats.io.lost);
+                metrics.io_repeated.set(stats.reads_repeated);
                 metrics.queue_depth.set(stats.io.in_flight.into());
                 metrics.queue_depth_high_water.set(stats.io.high_water.into());
             }
@@ -262,6 +263,11 @@ impl BlockDevice {
             Self::Nvme(namespace) => BlockIo::Nvme(namespace.write(slba, buf, flags)),
             Self::Bridge(bridge) => BlockIo::Bridge(bridge.write(slba, buf, flags)),
         }
+    }
+
+    /// Counts a read that is repeated, and may be so often more.
+    pub(crate) fn count_repeat(self, slba: Lba, left: u8) {
+        both!(self, |device| device.count_repeat(slba, left));
     }
 
     /// Like [`BlockDevice::read`], but does not wait for room.

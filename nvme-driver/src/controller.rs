@@ -670,6 +670,7 @@ impl Controller {
             stats.orphans += queue.orphans();
         }
         stats.orphans += self.admin.orphans();
+        stats.reads_repeated = self.hub.reads_repeated.get();
         stats.bringup_failures = self.life.failures();
         stats.events = self.events.received();
         stats.events_held_back = self.events.held_back();

@@ -28,6 +28,7 @@ impl Devices for &'static Controller {
         metrics.io_bytes.set(stats.io.bytes);
         metrics.io_failed.set(stats.io.failed + stats.io.lost);
         metrics.io_retried.set(stats.io.retries);
+        metrics.io_repeated.set(stats.reads_repeated);
         metrics.controller_resets.set(stats.resets);
         metrics.queue_depth.set(stats.io.in_flight.into());
         metrics.queue_depth_high_water.set(stats.io.high_water.into());

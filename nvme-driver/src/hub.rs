@@ -11,7 +11,9 @@ use nvme_spec::OptionalNvmCommands;
 
 use crate::config::MAX_IO_QUEUES;
 use crate::error::IoError;
+use crate::probes;
 use crate::requests::{NoInternal, Requests};
+use crate::stats::Count;
 use crate::waiters::{Ticket, Waiters};
 
 /// Whether new I/O is taken.
@@ -58,6 +60,8 @@ pub(crate) struct Hub {
     pub gate: Cell<Gate>,
     pub offers: Cell<Offers>,
     pub arena: &'static DmaArena,
+    /// Reads that were lost and posted once more.
+    pub reads_repeated: Count,
 }
 
 impl Hub {
@@ -73,6 +77,7 @@ impl Hub {
             gate: Cell::new(Gate::NotReady),
             offers: Cell::new(Offers { commands: OptionalNvmCommands::empty(), write_cache: true }),
             arena,
+            reads_repeated: Count::new(),
         }
     }
 
@@ -142,6 +147,14 @@ impl Hub {
 
     pub(crate) fn leave(&self, ticket: Ticket) {
         self.line.leave(ticket);
+    }
+
+    /// Counts and tells a read that is repeated, and may be so often more.
+    pub(crate) fn count_repeat(&self, slba: u64, left: u8) {
+        self.reads_repeated.add(1);
+        if let Some(queue) = self.queues.first() {
+            probes::AGAIN.emit(queue.qp().probes(), left.into(), slba, 0);
+        }
     }
 
     /// Wakes everybody who waits: what may be had changed.

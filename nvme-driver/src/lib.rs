@@ -24,6 +24,7 @@
 extern crate std;
 
 mod admin;
+mod again;
 mod block;
 mod bridge;
 mod bringup;
@@ -57,6 +58,7 @@ mod stats;
 mod waiters;
 mod watchdog;
 
+pub use again::ReadAgain;
 pub use block::{BlockCommand, BlockDevice, BlockIo, BlockQueue, Device};
 pub use bridge::{
     Bridge, BridgeCommand, BridgeError, BridgeIo, BridgeParts, BridgeQueue, BridgeRefused,

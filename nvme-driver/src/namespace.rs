@@ -369,6 +369,11 @@ impl Namespace {
 
     // ---- helpers ---------------------------------------------------------------------------
 
+    /// Counts a read that is repeated, and may be so often more.
+    pub(crate) fn count_repeat(&self, slba: Lba, left: u8) {
+        self.hub.count_repeat(slba.0, left);
+    }
+
     fn offers(&self, command: OptionalNvmCommands) -> bool {
         self.hub.offers.get().commands.contains(command)
     }

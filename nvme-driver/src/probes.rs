@@ -23,6 +23,9 @@ core_runtime::probe! {
     /// A sampled latency.
     pub(crate) LATENCY = "driver.latency", DRIVER, INFO, "a sampled command took so long"
         (command: COMMAND COUNT, took: TICKS TICKS);
+    /// A lost read that is posted once more.
+    pub(crate) AGAIN = "driver.again", DRIVER, ERROR, "a read that was lost is read again"
+        (left: NUMBER COUNT, slba: NUMBER COUNT);
     /// A deadline passed.
     pub(crate) LATE = "watchdog.late", WATCHDOG, ERROR, "a command has passed its deadline"
         (command: COMMAND COUNT);

@@ -162,6 +162,8 @@ pub struct ControllerStats {
     pub namespaces_beyond: u64,
     /// Futures dropped while their command was in flight.
     pub orphans: u64,
+    /// Reads that were lost and read again ([`crate::ReadAgain`]).
+    pub reads_repeated: u64,
 }
 
 /// A counter with one writer, this core.

@@ -253,6 +253,8 @@ pub struct FeedFigures {
     pub io_failed: u64,
     /// Commands retried so far.
     pub io_retried: u64,
+    /// Reads that were lost and read again so far.
+    pub io_repeated: u64,
     /// Controller resets so far.
     pub resets: u64,
     /// Commands whose completion was timed with `complete_ticks`.
@@ -267,9 +269,9 @@ pub struct FeedFigures {
     pub by_type: [u64; 256],
 }
 
-const _: () = assert!(size_of::<FeedFigures>() == 8 + 21 * 8 + 2048);
+const _: () = assert!(size_of::<FeedFigures>() == 8 + 22 * 8 + 2048);
 const _: () = assert!(align_of::<FeedFigures>() == 8);
-const _: () = assert!(offset_of!(FeedFigures, by_type) == 176);
+const _: () = assert!(offset_of!(FeedFigures, by_type) == 184);
 
 impl Record for FeedFigures {
     const KIND: u16 = KIND_FEED_FIGURES;

@@ -42,6 +42,7 @@ runtime_metrics! {
     io_completed: Counter, counter, COUNT, "Commands that the device answered with success.";
     io_failed: Counter, counter, COUNT, "Commands that ended with an error.";
     io_retried: Counter, counter, COUNT, "Commands that were given to the device again.";
+    io_repeated: Counter, counter, COUNT, "Reads that were lost and read again.";
     io_bytes: Counter, counter, BYTES, "Bytes of the commands given to the device, once each.";
     controller_resets: Counter, counter, COUNT, "Resets of the controller.";
     ring_dropped: Counter, counter, COUNT, "Records that found a ring to the host full.";

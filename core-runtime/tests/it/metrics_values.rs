@@ -54,6 +54,7 @@ fn the_runtimes_metrics_have_their_names() {
         "io_submitted",
         "io_failed",
         "io_retried",
+        "io_repeated",
         "controller_resets",
         "heartbeat",
         "polls",

@@ -99,6 +99,7 @@ const HELP: &[(&str, &str)] = &[
     ("io_completed", "Commands that the device answered with success"),
     ("io_failed", "Commands that ended with an error"),
     ("io_retried", "Commands that were given to the device again"),
+    ("io_repeated", "Reads that were lost in a reset or aborted, and read again"),
     ("io_bytes", "Bytes of the commands given to the device, once each"),
     ("controller_resets", "Resets of the controller"),
     ("ring_dropped", "Records that found the ring to the host full"),

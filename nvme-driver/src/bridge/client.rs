@@ -181,12 +181,19 @@ impl Bridge {
         self.info.capabilities & bits == bits
     }
 
-    /// Snapshot of the counters; `orphans`, `deadlines`, `aborts` and `io` are used.
+    /// Snapshot of the counters; `orphans`, `deadlines`, `aborts`, `reads_repeated` and `io`
+    /// are used.
     #[must_use]
     pub fn stats(&self) -> ControllerStats {
         let mut stats = *self.stats.borrow();
         stats.io.in_flight = self.in_flight.get();
         stats
+    }
+
+    /// Counts a read that is repeated, and may be so often more.
+    pub(crate) fn count_repeat(&self, slba: Lba, left: u8) {
+        self.stats.borrow_mut().reads_repeated += 1;
+        probes::AGAIN.emit(self.probes, left.into(), slba.0, 0);
     }
 
     /// Where sampled latencies go.

@@ -1,17 +1,23 @@
 //! Tests of the queue by hand against a host that answers what a test wants, and when.
 
+use core::future::Future;
+use core::pin::pin;
+use core::task::{Context, Poll, Waker};
 use std::boxed::Box;
 use std::vec::Vec;
 
 use core_runtime::clock::{Clock, ManualClock};
 use core_runtime::mem::{Bump, DmaArena, Iova};
 use core_runtime::ring::{Consumer, Producer, RingSpec};
-use hybrid_abi::bridge::{BRIDGE_CANCEL, BRIDGE_DONE, BridgeCompletion, BridgeInfo, BridgeRequest};
+use hybrid_abi::bridge::{
+    BRIDGE_CANCEL, BRIDGE_CANCELLED, BRIDGE_DONE, BridgeCompletion, BridgeInfo, BridgeRequest,
+};
 use hybrid_shm::leak_zeroed;
 use nvme_spec::{Lba, Nsid};
 use zerocopy::IntoBytes;
 
 use super::*;
+use crate::again::ReadAgain;
 use crate::block::{BlockQueue, Device};
 use crate::config::ControllerConfig;
 use crate::controller::DeviceParts;
@@ -304,4 +310,41 @@ fn a_queue_dropped_in_flight_may_be_lost_with_the_host() {
     assert!(queue.is_idle());
     drop(queue);
     assert_eq!(rig.blocks(), (0, 1));
+}
+
+#[test]
+fn a_read_that_the_host_cancelled_is_read_again_and_one_that_it_has_still_is_not() {
+    let rig = Rig::new();
+    let block = rig.device.block_device(Nsid(1)).expect("one");
+    let mut read =
+        pin!(ReadAgain::times(1).read(block, Lba(3), rig.arena.alloc(512).expect("memory")));
+    let mut cx = Context::from_waker(Waker::noop());
+    for repeats in [1, 1] {
+        assert!(read.as_mut().poll(&mut cx).is_pending());
+        let first = rig.sent();
+        assert_eq!(first.iter().map(|r| (r.slba, r.nlb)).collect::<Vec<_>>(), [(3, 1)]);
+        // Its deadline passes, and the host lets go of it.
+        rig.pass_time(9, 700);
+        let cancel = rig.sent();
+        assert_eq!(cancel.iter().map(|r| r.op).collect::<Vec<_>>(), [BRIDGE_CANCEL]);
+        let done =
+            BridgeCompletion { cid: first[0].cid, kind: BRIDGE_CANCELLED, reserved: 0, detail: 0 };
+        rig.completions.try_push(&done).expect("room");
+        rig.poll();
+        let polled = read.as_mut().poll(&mut cx);
+        assert_eq!(rig.device.stats().reads_repeated, repeats);
+        if let Poll::Ready(ended) = polled {
+            let failed = ended.expect_err("twice is once too often");
+            assert_eq!((failed.error, failed.buf.is_some()), (IoError::TimedOut, true));
+            break;
+        }
+    }
+    // One that the host still has when it is given up is not repeated.
+    let mut read =
+        pin!(ReadAgain::default().read(block, Lba(3), rig.arena.alloc(512).expect("memory")));
+    assert!(read.as_mut().poll(&mut cx).is_pending());
+    rig.lose();
+    let Poll::Ready(Err(failed)) = read.as_mut().poll(&mut cx) else { panic!("it has ended") };
+    assert_eq!((failed.error, failed.buf.is_some()), (IoError::Gone, false));
+    assert_eq!(rig.device.stats().reads_repeated, 1);
 }

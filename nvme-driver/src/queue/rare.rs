@@ -1,6 +1,7 @@
 //! What a queue pair does rarely: retries, deadlines, closing, fencing, opening, counting.
 
 use core_runtime::mem::{Iova, ShadowDoorbell};
+use core_runtime::probe::Probes;
 use nvme_spec::{Cqe, QueueId};
 
 use super::{EPOCHS_PER_DEADLINE, Mode, PostError, QueuePair};
@@ -14,6 +15,11 @@ impl QueuePair {
     /// Sampled latencies go there too, in nanoseconds.
     pub(crate) fn record_into(&self, histograms: LatencyHistograms) {
         self.histograms.set(Some(histograms));
+    }
+
+    /// Where it writes its events.
+    pub(crate) const fn probes(&self) -> &'static Probes {
+        self.probes
     }
 
     /// Posts a held command again, in its slot, with a new generation.
