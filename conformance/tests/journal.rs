@@ -8,12 +8,14 @@ use core_runtime::mem::Bump;
 use core_runtime::task::{Either, Scheduler, SchedulerConfig, TaskOptions, select};
 use hybrid_conformance::{Backend, Rig, Stepped, quick};
 use journal::{
-    AppendError, Cursor, DeviceMedium, Ended, FormatOptions, From, Journal, JournalParts, Limits,
-    Medium, Priority, Promise, Recovered, Seek, format, recover, take_over,
+    AppendError, Cursor, DeviceMedium, Ended, FormatOptions, From, Journal, JournalError,
+    JournalParts, Limits, Medium, Priority, Promise, Recovered, Seek, format, recover, take_over,
 };
 use nvme_driver::spec::{NvmOpcode, StatusCode};
-use nvme_driver::{BlockDevice, ControllerConfig};
-use nvme_model::{FaultAction, FaultPlan, FaultRule, ModelConfig, NamespaceConfig, When};
+use nvme_driver::{BlockDevice, ControllerConfig, IoError};
+use nvme_model::{
+    ControllerFault, FaultAction, FaultPlan, FaultRule, ModelConfig, NamespaceConfig, When,
+};
 
 const CHUNK: usize = 256 << 10;
 
@@ -178,6 +180,33 @@ fn a_flush_that_fails_ends_the_log_and_all_who_wait() {
     assert_eq!(refused, Err(AppendError::Ended(ended)));
     rig.backend.with_model(|m| m.reconfigure(|c| c.faults = FaultPlan::none()));
     assert!(found(&rig, From::Front).tail.sequence >= 100);
+}
+
+#[test]
+fn a_journal_is_opened_and_read_though_its_reads_are_lost_and_no_write_is_repeated() {
+    let rig = rig(ModelConfig::default());
+    rig.run(format(&mut medium(&rig), &options())).expect("a journal");
+    let log = open(&rig, Limits::default());
+    run(&rig, log, append_all(log, 0, 2_000)).expect("room");
+    run(&rig, log, log.close()).expect("durable");
+    let fatal = FaultAction::Controller(ControllerFault::Fatal);
+    let faults = |opcode, when| {
+        let plan = FaultPlan::none().with(FaultRule::io(opcode, fatal).when(when));
+        rig.backend.with_model(|m| m.reconfigure(|c| c.faults = plan));
+    };
+    // A read is several commands; of two tries in a row at most one is hit.
+    faults(NvmOpcode::READ, When::Every(7));
+    let found = found(&rig, From::Front);
+    assert_eq!((found.tail.sequence, read(&rig, &found, Seek::Front)), (2_000, (0, 2_000)));
+    let repeated = rig.controller.stats().reads_repeated;
+    assert!(repeated >= 2, "{repeated} repeats");
+    // A write that is lost is lost.
+    faults(NvmOpcode::WRITE, When::Nth(1));
+    let lost = rig.run(take_over(&mut medium(&rig), &found)).expect_err("a lost write");
+    assert!(matches!(lost, JournalError::Io(IoError::Reset(_))), "{lost}");
+    assert_eq!(rig.controller.stats().reads_repeated, repeated);
+    faults(NvmOpcode::WRITE, When::Nth(u64::MAX));
+    assert_eq!(self::found(&rig, From::Front).tail.sequence, 2_000);
 }
 
 /// A feed's task of the latency class: an event every `EVERY_NS`, each appended where it comes.

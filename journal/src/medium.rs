@@ -6,7 +6,7 @@
 use core::future::Future;
 
 use core_runtime::mem::{DmaArena, DmaBuf};
-use nvme_driver::{BlockDevice, Controller, IoError, Lba, WriteFlags};
+use nvme_driver::{BlockDevice, Controller, IoError, Lba, ReadAgain, WriteFlags};
 
 use crate::error::JournalError;
 use crate::promise::Promise;
@@ -36,7 +36,8 @@ pub trait Medium {
     fn flush(&mut self) -> impl Future<Output = Result<(), IoError>>;
 }
 
-/// A [`BlockDevice`] with a buffer in DMA memory.
+/// A [`BlockDevice`] with a buffer in DMA memory. A read that was lost in a reset is read again; a
+/// write or a flush never is.
 #[derive(Debug)]
 pub struct DeviceMedium {
     device: BlockDevice,
@@ -116,7 +117,7 @@ impl Medium for DeviceMedium {
 
     async fn read(&mut self, lba: u64, bytes: usize) -> Result<&[u8], IoError> {
         let buf = self.take(bytes)?;
-        match self.device.read(Lba(lba), buf).await {
+        match ReadAgain::default().read(self.device, Lba(lba), buf).await {
             Ok(buf) => Ok(self.buf.insert(buf).as_slice()),
             Err(failed) => {
                 self.buf = failed.buf;
