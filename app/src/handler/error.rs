@@ -7,7 +7,7 @@ use core_runtime::task::SpawnError;
 use hybrid_abi::AbiError;
 use journal::{Ended, JournalError, ReadError};
 use nvme_driver::spec::{Nsid, StatusCode};
-use nvme_driver::{ControllerError, IoError, Refusal};
+use nvme_driver::{ControllerError, IoError, ReadAgain, Refusal};
 use thiserror::Error;
 
 use super::keep::BeginsAnew;
@@ -44,7 +44,7 @@ pub enum HandlerError {
     #[error("task: {0}")]
     Task(#[from] SpawnError),
     /// The device refused or lost a command.
-    #[error("{what} of chunk {chunk} failed: {error}")]
+    #[error("{what} of chunk {chunk} failed: {error}{doubt}", doubt = doubt(what, error))]
     Chunk {
         /// `read` or `write`.
         what: &'static str,
@@ -54,7 +54,7 @@ pub enum HandlerError {
         error: IoError,
     },
     /// The device refused or lost a command on the superblock, or a flush.
-    #[error("{what} failed: {error}")]
+    #[error("{what} failed: {error}{doubt}", doubt = doubt(what, error))]
     Device {
         /// Which command.
         what: &'static str,
@@ -242,6 +242,15 @@ impl HandlerError {
             ) => Some(error),
             _ => None,
         }
+    }
+}
+
+/// What is not known of a write or a flush that was lost; it is never repeated.
+fn doubt(what: &str, error: &IoError) -> &'static str {
+    let writes = what.starts_with("write") || what.starts_with("flush");
+    match ReadAgain::is_lost(error) || *error == IoError::Gone {
+        true if writes => "; whether it was carried out is unknown",
+        _ => "",
     }
 }
 

@@ -6,6 +6,7 @@
 use core_runtime::metrics::{Gauge, Histogram, MetricsError, MetricsWriter};
 use core_runtime::partition::Partition;
 use hybrid_abi::Record;
+use hybrid_abi::alert::Severity;
 use hybrid_abi::feed::Superblock;
 use hybrid_abi::feed_job::{
     FeedFigures, FeedJob, FeedStarted, JOB_INGEST, JOB_LENIENT, JOB_NO_PROBE, JOB_OVERWRITE,
@@ -13,7 +14,7 @@ use hybrid_abi::feed_job::{
 };
 use hybrid_abi::feed_journal::{JOB_RECORD, JournalFigures, JournalJob};
 use hybrid_abi::metrics::MetricUnit;
-use nvme_driver::{BlockDevice, Device, LatencyHistograms};
+use nvme_driver::{BlockDevice, Device, LatencyHistograms, ReadAgain};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::error::HandlerError;
@@ -25,7 +26,7 @@ use super::progress::Progress;
 use super::replay::{ReplayJob, replay};
 use super::sink::{EventSink, LOCATES};
 use super::steps::{StepHistograms, StepWatch};
-use super::store::Store;
+use super::store::{ALERT_READ_AGAIN, Store};
 use crate::book::{BookStorage, Capacity};
 use crate::field::Symbol;
 use crate::pipeline::{Pipeline, PipelineConfig, Policy};
@@ -114,6 +115,14 @@ pub async fn run<S: Source>(
     Ok(())
 }
 
+/// Tells the host of reads that were lost and read again, once a job.
+fn tell_repeated(desk: Desk, repeated: u64) {
+    if repeated != 0 {
+        let line = format_args!("{repeated} reads of the journal were lost, and read again");
+        desk.partition.alert(Severity::WARNING, ALERT_READ_AGAIN, line);
+    }
+}
+
 /// Runs a job on a journal.
 ///
 /// # Errors
@@ -138,6 +147,7 @@ pub async fn run_journal(
     let outcome = journal::replay(here, job, (&mut pipeline, &mut sink), &mut figures).await;
     sink.publish();
     let mut feed_figures = self::figures(desk, JOB_REPLAY, begin);
+    tell_repeated(desk, feed_figures.io_repeated);
     fill_figures(&mut feed_figures, desk, &pipeline, &sink);
     feed_figures.messages = figures.messages;
     tell(desk, &feed_figures).await;
@@ -177,7 +187,8 @@ async fn run_replay(
     (job, kept): (&FeedJob, Option<Kept>),
     superblock: &Superblock,
 ) -> Result<(), HandlerError> {
-    let clock = desk.partition.clock();
+    let partition = desk.partition;
+    let clock = partition.clock();
     let Begun { mut pipeline, mut sink, keeper, place: from, ticks_before } =
         make_books(desk, (job, kept), superblock)?;
     let started = FeedStarted {
@@ -191,11 +202,9 @@ async fn run_replay(
     let begin = clock.now();
     let steps = StepWatch::new(clock, desk.metrics.steps);
     let window = job.queue_depth as usize;
-    let replay_job = ReplayJob { window, from, keeper: &keeper, clock, steps };
-    let spawner = desk.partition.spawner();
+    let replay_job = ReplayJob { window, from, keeper: &keeper, partition, steps };
     let outcome =
-        replay(store, superblock, replay_job, &mut pipeline, &mut sink, spawner, desk.progress)
-            .await;
+        replay(store, superblock, replay_job, &mut pipeline, &mut sink, desk.progress).await;
     sink.publish();
     let mut figures = figures(desk, JOB_REPLAY, begin);
     figures.ticks = figures.ticks.saturating_add(ticks_before);
@@ -226,9 +235,16 @@ async fn run_probe(desk: Desk, store: Store) -> Result<Probed, HandlerError> {
     let latency_ns = &desk.metrics.single_read_ns;
     let apart = desk.metrics.probe_command_ns;
     desk.device.record_latencies_into(LatencyHistograms { reads: apart, writes: apart });
-    probe(desk.partition, store.block, queue, latency_ns, desk.progress)
-        .await
-        .map_err(|error| HandlerError::Device { what: "measurement of single reads", error })
+    match probe(desk.partition, store.block, queue, latency_ns, desk.progress).await {
+        // The day is told already: a figure less is no reason to end otherwise than well.
+        Err(error) if ReadAgain::is_lost(&error) => {
+            let line = format_args!("single reads were not measured: {error}");
+            desk.partition.alert(Severity::WARNING, ALERT_READ_AGAIN, line);
+            Ok(Probed::default())
+        }
+        probed => probed
+            .map_err(|error| HandlerError::Device { what: "measurement of single reads", error }),
+    }
 }
 
 /// 128 bytes, aligned as the books want their memory.
@@ -320,6 +336,7 @@ fn figures(desk: Desk, phase: u32, begin: core_runtime::clock::Instant) -> FeedF
         io_completed: stats.io.completed,
         io_failed: stats.io.failed + stats.io.lost,
         io_retried: stats.io.retries,
+        io_repeated: stats.reads_repeated,
         resets: stats.resets,
         ..FeedFigures::new_zeroed()
     }

@@ -1,17 +1,19 @@
 //! Reads a feed from the device with a window of reads in flight, and keeps the books.
 //!
 //! Called as a task. Reads are posted ahead and taken in order; each chunk's header and CRC32C are
-//! checked before a byte of it is decoded. Decoding goes in slices of [`SLICE_BYTES`]: between two
-//! slices the task looks at its budget and at the room in the event ring, so that completions are
-//! reaped while it works and no event is dropped.
+//! checked before a byte of it is decoded. One that was lost in a reset, or aborted, is read again
+//! in its turn: while it is, the window behind it stays as it is. Decoding goes in slices of
+//! [`SLICE_BYTES`]: between two slices the task looks at its budget and at the room in the event
+//! ring, so that completions are reaped while it works and no event is dropped.
 
-use core_runtime::clock::Clock;
 use core_runtime::crc::crc32c;
+use core_runtime::mem::DmaBuf;
+use core_runtime::partition::Partition;
 use core_runtime::task::Spawner;
 use heapless::Deque;
 use hybrid_abi::feed::{CHUNK_HEADER_BYTES, ChunkHeader, Superblock};
-use nvme_driver::BlockIo;
 use nvme_driver::spec::Lba;
+use nvme_driver::{BlockIo, Failed, IoError, ReadAgain};
 
 use super::WINDOW_MAX;
 use super::error::HandlerError;
@@ -20,7 +22,7 @@ use super::probes;
 use super::progress::Progress;
 use super::sink::EventSink;
 use super::steps::StepWatch;
-use super::store::Store;
+use super::store::{self, Store};
 use crate::pipeline::Pipeline;
 
 /// Bytes decoded between two looks at budget and ring: some 60 messages, 3 to 6 us.
@@ -35,8 +37,8 @@ pub struct ReplayJob<'a> {
     pub from: Place,
     /// What it leaves to the next incarnation.
     pub keeper: &'a Keeper,
-    /// For the time that it takes.
-    pub clock: Clock,
+    /// Whose core this is, and whose host is told of what goes wrong.
+    pub partition: &'static Partition,
     /// Who measures its steps, where a report wants them.
     pub steps: StepWatch,
 }
@@ -60,20 +62,19 @@ pub async fn replay(
     job: ReplayJob<'_>,
     pipeline: &mut Pipeline<'static>,
     sink: &mut EventSink,
-    spawner: Spawner,
     progress: &Progress,
 ) -> Result<Replayed, HandlerError> {
     progress.bytes_total.set(superblock.feed_bytes);
-    let ReplayJob { window, from, keeper, clock, mut steps } = job;
+    let ReplayJob { window, from, keeper, partition, mut steps } = job;
+    let (clock, spawner) = (partition.clock(), partition.spawner());
     let mut reader = ChunkReader::start(store, superblock, window, from.chunk)?;
     let mut offset = usize::try_from(from.offset).unwrap_or(usize::MAX);
     while let Some((sequence, read)) = reader.next() {
         steps.begin();
-        let buf = read.await.map_err(|failed| HandlerError::Chunk {
-            what: "read",
-            chunk: sequence,
-            error: failed.error,
-        })?;
+        let buf = match read.await {
+            Ok(buf) => buf,
+            Err(failed) => reader.again(partition, sequence, failed).await?,
+        };
         steps.waited();
         let probes = spawner.probes();
         probes::CHUNK.emit(probes, 0, sequence, 0);
@@ -164,6 +165,9 @@ struct ChunkReader<'s> {
     /// Number of the chunk that `in_flight` begins with.
     oldest: u64,
     in_flight: Deque<BlockIo, WINDOW_MAX>,
+    /// Chunks below were asked for when the host was last told of a loss: one line for all that is
+    /// lost together.
+    told: u64,
 }
 
 impl<'s> ChunkReader<'s> {
@@ -175,7 +179,8 @@ impl<'s> ChunkReader<'s> {
         first: u64,
     ) -> Result<Self, HandlerError> {
         let in_flight = Deque::new();
-        let mut reader = Self { store, superblock, wanted: first, oldest: first, in_flight };
+        let mut reader =
+            Self { store, superblock, wanted: first, oldest: first, in_flight, told: 0 };
         let window = window.clamp(1, WINDOW_MAX);
         let left = superblock.chunk_count.saturating_sub(first);
         for _ in 0..left.min(window as u64) {
@@ -190,14 +195,51 @@ impl<'s> ChunkReader<'s> {
     }
 
     /// Asks for the next chunk, if there is one; otherwise the buffer goes back to the arena.
-    fn post(&mut self, buf: core_runtime::mem::DmaBuf) {
+    fn post(&mut self, buf: DmaBuf) {
         if self.wanted >= self.superblock.chunk_count {
             return;
         }
-        let slba = Lba(self.superblock.shape().lba_of(self.wanted));
+        let slba = self.slba(self.wanted);
         // One buffer a place, and no more buffers than places.
         let _ = self.in_flight.push_back(self.store.block.read(slba, buf));
         self.wanted += 1;
+    }
+
+    fn slba(&self, chunk: u64) -> Lba {
+        Lba(self.superblock.shape().lba_of(chunk))
+    }
+
+    /// Reads again what was lost, as often as [`ReadAgain`] allows.
+    #[cold]
+    async fn again(
+        &mut self,
+        partition: &'static Partition,
+        chunk: u64,
+        mut failed: Failed,
+    ) -> Result<DmaBuf, HandlerError> {
+        let (slba, mut again) = (self.slba(chunk), ReadAgain::default());
+        loop {
+            let lost = failed.error;
+            let posted = again.post(self.store.block, slba, failed);
+            let read = posted.map_err(|Failed { error, .. }| HandlerError::Chunk {
+                what: "read",
+                chunk,
+                error,
+            })?;
+            self.tell(partition, chunk, lost);
+            match read.await {
+                Ok(buf) => return Ok(buf),
+                Err(next) => failed = next,
+            }
+        }
+    }
+
+    /// Tells the host of a loss, unless it was told since the chunk was asked for.
+    fn tell(&mut self, partition: &'static Partition, chunk: u64, lost: IoError) {
+        if chunk >= self.told {
+            self.told = self.wanted;
+            store::tell_again(partition, format_args!("chunk {chunk}"), lost);
+        }
     }
 
     /// The oldest read and its chunk's number.

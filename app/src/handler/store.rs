@@ -3,10 +3,14 @@
 //! Used by `ingest` and `replay`. A store begins at block 0; see `hybrid_abi::feed` for the layout
 //! and for why the superblock is written twice.
 
+use core::fmt;
+
 use core_runtime::mem::{DmaArena, DmaBuf};
+use core_runtime::partition::Partition;
+use hybrid_abi::alert::Severity;
 use hybrid_abi::feed::{SUPERBLOCK_BYTES, Shape, Superblock};
 use nvme_driver::spec::Lba;
-use nvme_driver::{BlockDevice, WriteFlags};
+use nvme_driver::{BlockDevice, IoError, ReadAgain, WriteFlags};
 use zerocopy::IntoBytes;
 
 use super::error::HandlerError;
@@ -149,15 +153,29 @@ impl Store {
         SUPERBLOCK_BYTES.max(self.block.lba_bytes() as usize)
     }
 
-    /// Reads `len` bytes from byte `at`, both whole blocks.
+    /// Reads `len` bytes from byte `at`, both whole blocks; again where that was lost.
     async fn read(&self, at: u64, len: usize, what: &'static str) -> Result<DmaBuf, HandlerError> {
         let slba = Lba(at / u64::from(self.block.lba_bytes().max(1)));
         let buf = self.buffer(len)?;
-        self.block.read(slba, buf).await.map_err(|failed| device(what, failed.error))
+        let read = ReadAgain::default().read(self.block, slba, buf).await;
+        read.map_err(|failed| device(what, failed.error))
     }
 }
 
+/// The alert of a read that was lost and is read again.
+pub(super) const ALERT_READ_AGAIN: u32 = 2;
+
+/// Tells the host that reads were lost and are repeated.
+pub(super) fn tell_again(partition: &'static Partition, what: fmt::Arguments<'_>, lost: IoError) {
+    let times = ReadAgain::TIMES;
+    partition.alert(
+        Severity::WARNING,
+        ALERT_READ_AGAIN,
+        format_args!("{what} is read again, up to {times} times, on the same device: {lost}"),
+    );
+}
+
 /// A command that failed, outside the chunks.
-fn device(what: &'static str, error: nvme_driver::IoError) -> HandlerError {
+fn device(what: &'static str, error: IoError) -> HandlerError {
     HandlerError::Device { what, error }
 }

@@ -31,6 +31,7 @@ mod run;
 mod signals;
 mod silence;
 mod storm;
+mod storm_outside;
 mod supervision;
 mod symbols;
 mod telemetry;

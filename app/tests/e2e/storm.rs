@@ -2,28 +2,33 @@
 //!
 //! The device is the model behind a vfio-user socket, with the model's schedule of faults: each
 //! kind by its name in `cargo xtask sim --list-faults`, again and again, at commands drawn from the
-//! seed. What a driver bears is borne without another storage, another start or a failed command;
-//! what it cannot bear strikes once in the middle of the storm and costs it the device, or one
-//! attempt of its bring-up; and what nobody can recover ends the run, by name and behind a right
-//! beginning. Each in CI by turns, all in a soak.
+//! seed. What a driver bears is borne without another storage, another start or a failed command.
+//! What loses commands, or costs a reset, strikes once in the middle of the storm: the reads that
+//! were lost are read again, on the same device. What the device does not come back from costs it
+//! the device, a step of bring-up one attempt; and what nobody can recover ends the run, by name
+//! and behind a right beginning. Each in CI by turns, all in a soak.
 //!
-//! Of the simulation's faults these have no place here. The host's, the kernel's and the world's,
-//! which no device makes: `reset-asked-for`, `restart-asked-for`, `shutdown`, `clock-jumps`,
-//! `clock-stops`, `power-cut`, `registers-silent`, `registers-gone`, `group-busy`, `start-refused`,
-//! `unbound`, `host-killed`, `host-stopped`, `partition-stopped`, `partition-hangs`,
-//! `kernel-error`, `kernel-gone`, `kernel-silent`; `partition-killed` is in [`crate::deaths`]. What
-//! is one of those below to a driver: `iommu-fault` (a fatal status), `protection-error` (a status
-//! like a media error's). `namespace-resized`: the day would be gone. And `cq-overrun`, which
-//! comes by itself: a queue has room for the answers of all commands in flight and for no more, so
-//! that a completion nobody asked for overwrites one while the partition is not looking.
+//! What strikes from outside is in [`crate::storm_outside`]: `host-stopped`, `partition-stopped`,
+//! `partition-killed`, `registers-silent`, `iommu-fault`. Of the simulation's faults these have no
+//! place in either. What the program has no way to be asked for: `reset-asked-for`,
+//! `restart-asked-for`; `shutdown` is the end of each run. What only a kernel does to a function
+//! of its own, and the guest's suite has: `registers-gone`, `group-busy`, `start-refused`,
+//! `unbound`. What no process can do to this machine's clock or power: `clock-jumps`,
+//! `clock-stops`, `power-cut`. What is the other storage's: `kernel-error`, `kernel-gone`,
+//! `kernel-silent`. `host-killed`: nobody is left to write the rest. `partition-hangs`: nothing
+//! from outside makes it one, and it ends as `partition-killed` does. `protection-error`: a status
+//! like a media error's. `namespace-resized`: one that was ever found changed is refused for as
+//! long as the partition lives, since its blocks may be others. And `cq-overrun`, which comes by
+//! itself: a queue has room for the answers of all commands in flight and for no more, so that a
+//! completion nobody asked for overwrites one while the partition is not looking.
 
 use std::collections::BTreeSet;
-use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::process::Command;
 
 use host_bridge::backend::model::{
-    AbortPolicy, ControllerFault, CqeFault, DataFault, FaultAction, FaultPlan, FaultRule, OnQueue,
-    When,
+    AbortPolicy, ControllerFault, CqeFault, DataFault, FaultAction, FaultPlan, FaultRule,
+    LatencyModel, ModelGauges, OnQueue, When,
 };
 use host_bridge::vfio_user_server::VfioUserServer;
 use hybrid_conventions::testing::{self, Random};
@@ -31,15 +36,15 @@ use nvme_driver::spec::{AdminOpcode, AsyncEvent, AsyncEventType, LogPageId, Stat
 
 use crate::fallback::{Day, model, serve_model};
 use crate::machine::Machine;
-use crate::run::{PROGRAM, Run};
+use crate::run::{PROGRAM, Run, Started};
 
 /// A chunk of the day is read by one command: about 150 for the whole storm, and 30 where it is cut
 /// short.
-const MESSAGES: u64 = 300_000;
-const FEW_MESSAGES: u64 = 60_000;
+pub(crate) const MESSAGES: u64 = 300_000;
+pub(crate) const FEW_MESSAGES: u64 = 60_000;
 
 /// Commands in flight: no power of two, so that some CIDs name no slot.
-const DEPTH: u64 = 5;
+pub(crate) const DEPTH: u64 = 5;
 
 /// `--io-timeout` where a command is never answered: the other storage must keep it too, on a
 /// crowded machine.
@@ -56,7 +61,7 @@ const GENERATION: u16 = 0x1000;
 const STRAYS: usize = 12;
 
 /// A kind of fault, and what it does this time.
-type Kind = (&'static str, fn(&mut Random) -> FaultAction);
+pub(crate) type Kind = (&'static str, fn(&mut Random) -> FaultAction);
 
 /// A command fails, and is tried again.
 const RETRIED: [Kind; 4] = [
@@ -118,8 +123,8 @@ const ATTEMPT: [Kind; 2] = [
     ("admin-dropped", |_| FaultAction::Drop),
 ];
 
-/// Costs the device: commands are lost, and the kernel goes on.
-const LOST: [Kind; 9] = [
+/// Commands are lost, and all of them in a reset: they are read again, and the replay goes on.
+const REPEATED: [Kind; 7] = [
     ("cid-lost", |_| cqe(CqeFault::WrongCid(GENERATION))),
     ("sqid-foreign", |_| cqe(CqeFault::WrongSqid(9))),
     ("phase-stuck", |_| cqe(CqeFault::PhaseStuck)),
@@ -127,12 +132,16 @@ const LOST: [Kind; 9] = [
     (REFUSED, |_| FaultAction::Drop),
     ("fatal", |_| controller(ControllerFault::Fatal)),
     ("subsystem-reset", |_| controller(ControllerFault::SubsystemReset)),
+];
+
+/// Costs the device, which does not come back: the kernel goes on.
+const LOST: [Kind; 2] = [
     ("all-zeros", |_| controller(ControllerFault::AllZeros)),
     // With a fatal status behind it, which asks for the reset that never ends.
     ("never-ready", |_| controller(ControllerFault::NeverReady)),
 ];
 
-/// Costs the device, or nothing: it depends on what is in flight at that moment.
+/// Loses commands, or nothing: it depends on what is in flight at that moment.
 const PERHAPS: [Kind; 3] = [
     ("phase-early", |_| cqe(CqeFault::PhaseEarly)),
     // In the ring's first lap it vouches for an SQID that is not there yet.
@@ -141,6 +150,9 @@ const PERHAPS: [Kind; 3] = [
         controller(ControllerFault::Event(AsyncEvent::INVALID_DOORBELL_VALUE))
     }),
 ];
+
+/// Those that cost a reset of the controller.
+const RESETS: [&str; 3] = ["fatal", "subsystem-reset", "event-invalid-doorbell"];
 
 /// Costs the device, and nobody can say that it no longer reaches memory: its server cannot reset
 /// it, and nothing may go on. (Of a PCI function the kernel can.)
@@ -191,8 +203,21 @@ fn shuffle<T>(things: &mut [T], random: &mut Random) {
     }
 }
 
+/// What is to come of a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Costs {
+    /// The device: one switch to the other storage.
+    Device,
+    /// At least one read that is read again on the same device.
+    Reads,
+    /// As that, or nothing.
+    Perhaps,
+    /// Nothing but an attempt to bring it up.
+    Attempt,
+}
+
 /// What hits which command that the controller fetches.
-type Schedule = Vec<(u64, Kind, FaultAction)>;
+pub(crate) type Schedule = Vec<(u64, Kind, FaultAction)>;
 
 /// Every kind that is borne, in turns of an order drawn anew, up to command `end`; with `strays`
 /// also completions that belong to nothing.
@@ -200,7 +225,7 @@ type Schedule = Vec<(u64, Kind, FaultAction)>;
 /// A command is tried four times. While it is not done, its task posts no further read once it is
 /// the oldest, so that at most twice the depth of others are fetched between its first try and its
 /// last: failures that are [`DEPTH`] commands apart hit it three times at most.
-fn storm(random: &mut Random, end: u64, strays: bool) -> Schedule {
+pub(crate) fn storm(random: &mut Random, end: u64, strays: bool) -> Schedule {
     let mut deck: Vec<Kind> = [&RETRIED[..], &HARMLESS].concat();
     if strays {
         deck.extend(STRAY);
@@ -230,10 +255,10 @@ fn storm(random: &mut Random, end: u64, strays: bool) -> Schedule {
 }
 
 /// The storm's day, once for each test.
-struct Storm<'a> {
-    machine: &'a Machine,
-    day: &'a Day,
-    seed: u64,
+pub(crate) struct Storm<'a> {
+    pub(crate) machine: &'a Machine,
+    pub(crate) day: &'a Day,
+    pub(crate) seed: u64,
 }
 
 /// What came of a run.
@@ -243,15 +268,23 @@ struct Outcome {
     what: String,
 }
 
+/// The device of a storm that has begun.
+pub(crate) struct Served {
+    pub(crate) server: VfioUserServer,
+    pub(crate) gauges: ModelGauges,
+    socket: PathBuf,
+    pub(crate) what: String,
+}
+
 impl Storm<'_> {
-    /// A replay with this schedule, steps of bring-up that fail, and `first` before them.
-    fn replay(
+    /// A device with this schedule, steps of bring-up that fail, and `first` before them.
+    pub(crate) fn serve(
         &self,
         name: &str,
         faults: &Schedule,
         first: &[FaultRule],
-        deadline: &str,
-    ) -> Outcome {
+        latency: LatencyModel,
+    ) -> Served {
         let busy = status(StatusCode::INTERNAL_ERROR);
         let busy = ADMIN.1.map(|opcode| FaultRule::admin(opcode, busy).when(When::First(2)));
         let rules = first.iter().cloned().chain(busy).fold(FaultPlan::none(), FaultPlan::with);
@@ -260,12 +293,32 @@ impl Storm<'_> {
         if name == REFUSED {
             model.abort = AbortPolicy::Refuse;
         }
+        model.latency = latency;
         let socket = self.day.dir.path(&format!("cntrl-{name}-{}", self.seed));
-        let (server, _) = serve_model(&socket, model);
+        let (server, options) = serve_model(&socket, model);
+        let what = format!("{name} in the storm of seed {}", self.seed);
+        Served { server, gauges: options.gauges, socket, what }
+    }
+
+    /// Starts a replay on it.
+    pub(crate) fn start(&self, served: &Served, deadline: &str) -> Started {
         let depth = DEPTH.to_string();
         let patience = ["--io-timeout", deadline, "--queue-depth", &depth];
-        let run = self.day.replay_with(self.machine, Command::new(PROGRAM), &socket, patience);
-        Outcome { run, server, what: format!("{name} in the storm of seed {}", self.seed) }
+        let command = self.day.command(Command::new(PROGRAM), &served.socket, patience);
+        self.machine.start_command(command)
+    }
+
+    /// A replay with this schedule, and `first` before the steps of bring-up that fail.
+    fn replay(
+        &self,
+        name: &str,
+        faults: &Schedule,
+        first: &[FaultRule],
+        deadline: &str,
+    ) -> Outcome {
+        let served = self.serve(name, faults, first, LatencyModel::None);
+        let run = self.start(&served, deadline).wait();
+        Outcome { run, server: served.server, what: served.what }
     }
 
     /// The storm alone.
@@ -292,15 +345,15 @@ impl Storm<'_> {
         assert_eq!(driver["failed"], retried, "{what}: each failed once, {driver}");
         assert_eq!(driver["retried"], retried, "{what}: and was tried again, {driver}");
         assert_eq!(driver["resets"], 0, "{what}");
+        assert_eq!(driver["repeated"], 0, "{what}: nothing was lost");
     }
 
-    /// What costs a step of the ladder, in the middle of the storm, and how often that may be the
-    /// device.
-    fn costs(&self, kind: &Kind, fallbacks: RangeInclusive<u64>) {
+    /// What costs a step of the ladder, in the middle of the storm.
+    fn costs(&self, kind: &Kind, costs: Costs) {
         let mut random = Random::new(self.seed);
         // Behind the superblock, and with reads in flight behind it.
         let at = 3 + random.below(self.day.chunks - 3 * DEPTH);
-        let mut schedule = storm(&mut random, at, *fallbacks.end() > 0);
+        let mut schedule = storm(&mut random, at, costs != Costs::Attempt);
         let mut first = Vec::new();
         let action = kind.1(&mut random);
         if ATTEMPT.iter().any(|attempt| attempt.0 == kind.0) {
@@ -315,8 +368,22 @@ impl Storm<'_> {
         let (run, what) = (end.run.ok(), end.what);
         drop(end.server);
         self.day.check(&run, &format!("{what}, at {at}"));
-        let fell = run.json()["starts"]["fallbacks"].as_u64().expect("a number");
-        assert!(fallbacks.contains(&fell), "{what}, at {at}: {fell} fallbacks, {run:?}");
+        let json = run.json();
+        let (driver, starts) = (&json["driver"], &json["starts"]);
+        let what = format!("{what}, at {at}: {starts}, {driver}, {run:?}");
+        // A switch is another start.
+        let switched = u64::from(costs == Costs::Device);
+        assert_eq!(starts["fallbacks"], switched, "{what}");
+        assert_eq!(starts["restarts"], switched, "{what}");
+        let told = run.stderr.matches("is read again").count();
+        match (costs, driver["repeated"].as_u64().expect("a number")) {
+            (Costs::Device, _) => {}
+            (Costs::Reads, repeated) => assert!(repeated >= 1 && told >= 1, "{what}"),
+            (Costs::Perhaps, repeated) => assert_eq!(repeated >= 1, told >= 1, "{what}"),
+            (Costs::Attempt, repeated) => assert_eq!((repeated, told), (0, 0), "{what}"),
+        }
+        let resets = driver["resets"].as_u64().expect("a number");
+        assert!(!RESETS.contains(&kind.0) || resets >= 1, "{what}");
     }
 
     /// What cannot be recovered, in the middle of the storm, with `words` for it.
@@ -345,14 +412,14 @@ impl Storm<'_> {
 }
 
 /// `in_ci` of them from one that the seed chooses on; all in a soak.
-fn in_turn(kinds: &[Kind], in_ci: usize, seed: u64) -> impl Iterator<Item = &Kind> {
+fn in_turn(kinds: &'static [Kind], in_ci: usize, seed: u64) -> impl Iterator<Item = &'static Kind> {
     let from = usize::try_from(seed % kinds.len() as u64).expect("few");
     let count = if testing::soak() { kinds.len() } else { in_ci };
     kinds.iter().cycle().skip(from).take(count)
 }
 
 /// Storms of one soak; one in CI.
-fn seeds() -> std::ops::Range<u64> {
+pub(crate) fn seeds() -> std::ops::Range<u64> {
     let first = testing::seed(1).wrapping_mul(1_000);
     first..first + if testing::soak() { 20 } else { 1 }
 }
@@ -369,17 +436,31 @@ fn a_replay_in_a_storm_of_faults_that_are_survived_ends_with_the_exact_quotes() 
 }
 
 #[test]
+fn a_replay_that_loses_commands_in_a_storm_ends_on_the_same_device_with_the_exact_quotes() {
+    let name =
+        "a_replay_that_loses_commands_in_a_storm_ends_on_the_same_device_with_the_exact_quotes";
+    let Some(machine) = Machine::of(name) else { return };
+    let day = Day::of(&machine, if testing::soak() { MESSAGES } else { FEW_MESSAGES });
+    for seed in seeds() {
+        let storm = Storm { machine: &machine, day: &day, seed };
+        in_turn(&REPEATED, 2, seed).for_each(|kind| storm.costs(kind, Costs::Reads));
+        if testing::soak() {
+            PERHAPS.iter().for_each(|kind| storm.costs(kind, Costs::Perhaps));
+        }
+    }
+}
+
+#[test]
 fn a_replay_that_loses_its_device_in_a_storm_ends_with_the_exact_quotes() {
     let name = "a_replay_that_loses_its_device_in_a_storm_ends_with_the_exact_quotes";
     let Some(machine) = Machine::of(name) else { return };
     let day = Day::of(&machine, if testing::soak() { MESSAGES } else { FEW_MESSAGES });
     for seed in seeds() {
         let storm = Storm { machine: &machine, day: &day, seed };
-        in_turn(&LOST, 1, seed).for_each(|kind| storm.costs(kind, 1..=1));
-        in_turn(&ATTEMPT, 1, seed).for_each(|kind| storm.costs(kind, 0..=0));
+        in_turn(&LOST, 1, seed).for_each(|kind| storm.costs(kind, Costs::Device));
+        in_turn(&ATTEMPT, 1, seed).for_each(|kind| storm.costs(kind, Costs::Attempt));
         if testing::soak() {
-            storm.costs(&SHUTDOWN, 1..=1);
-            PERHAPS.iter().for_each(|kind| storm.costs(kind, 0..=1));
+            storm.costs(&SHUTDOWN, Costs::Device);
         }
     }
 }

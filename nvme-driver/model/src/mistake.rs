@@ -311,7 +311,7 @@ pub enum HostMistake {
 }
 
 /// The mistakes of a run.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct MistakeLog {
     kept: Vec<HostMistake>,
     total: u64,

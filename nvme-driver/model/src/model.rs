@@ -286,6 +286,22 @@ impl Model {
         Some(region)
     }
 
+    /// The IOMMU stops the controller at all that is mapped, which is mapped again at once: it
+    /// turns fatal if it has a queue. What that makes of the host's doings are not its mistakes.
+    ///
+    /// # Errors
+    /// As for [`Self::map_dma`].
+    pub fn iommu_fault(&mut self) -> Result<(), DmaError> {
+        let before = self.mistakes.clone();
+        let regions: Vec<_> = self.dma.regions().copied().collect();
+        for region in regions {
+            self.unmap(region.iova);
+            self.map_dma(region)?;
+        }
+        self.mistakes = before;
+        Ok(())
+    }
+
     /// The mistakes of the host so far, the first ones.
     #[must_use]
     pub fn mistakes(&self) -> &[HostMistake] {

@@ -13,7 +13,7 @@ use hybrid_conventions::{Count, HumanBytes, HumanNanos, Si};
 use crate::cli::MachineArgs;
 use crate::course::{Course, Piece};
 use crate::failure::Failure;
-use crate::report::Report;
+use crate::report::{Driver, Report};
 
 pub(crate) use steps::{STEPS, Step};
 
@@ -224,8 +224,9 @@ fn stages(report: &Report) -> String {
     let ticks = |ticks: Option<f64>| ticks.map_or("not measured".to_owned(), |t| format!("{t:.0}"));
     let rows = [
         ("commands", Count(driver.commands).to_string()),
-        ("failed, retried, resets", {
-            format!("{}, {}, {}", driver.failed, driver.retried, driver.resets)
+        ("failed, retried, read again, resets", {
+            let Driver { failed, retried, repeated, resets, .. } = driver;
+            format!("{failed}, {retried}, {repeated}, {resets}")
         }),
         ("to submit, TSC ticks", ticks(driver.submit_cycles)),
         ("to complete, TSC ticks", ticks(driver.complete_cycles)),

@@ -137,6 +137,8 @@ pub(crate) struct Driver {
     pub(crate) commands: u64,
     pub(crate) failed: u64,
     pub(crate) retried: u64,
+    /// Reads that were lost and read again.
+    pub(crate) repeated: u64,
     pub(crate) resets: u64,
     /// TSC ticks of submitting one 4 KiB read in a burst of 32: building, posting and ringing. The
     /// median burst's.

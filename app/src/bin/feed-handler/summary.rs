@@ -271,6 +271,7 @@ fn driver(figures: &FeedFigures) -> Driver {
         commands: figures.io_completed,
         failed: figures.io_failed,
         retried: figures.io_retried,
+        repeated: figures.io_repeated,
         resets: figures.resets,
         submit_cycles: per(figures.submit_ticks, figures.submit_commands),
         complete_cycles: per(figures.complete_ticks, figures.complete_commands),

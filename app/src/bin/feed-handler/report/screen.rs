@@ -235,15 +235,17 @@ fn latencies(screen: &mut Screen, report: &Report) {
 }
 
 fn driver(screen: &mut Screen, driver: &Driver) {
-    screen.items(
-        "driver",
-        &[
-            many(driver.commands, "command"),
-            format!("{} failed", Count(driver.failed)),
-            format!("{} retried", Count(driver.retried)),
-            many(driver.resets, "reset"),
-        ],
-    );
+    let mut items = vec![
+        many(driver.commands, "command"),
+        format!("{} failed", Count(driver.failed)),
+        format!("{} retried", Count(driver.retried)),
+    ];
+    // What was lost; on a device that loses nothing nobody asks.
+    if driver.repeated != 0 {
+        items.push(format!("{} read again", Count(driver.repeated)));
+    }
+    items.push(many(driver.resets, "reset"));
+    screen.items("driver", &items);
     if let (Some(submit), Some(complete)) = (driver.submit_cycles, driver.complete_cycles) {
         let cycles =
             format!("{submit:.0} cycles to submit and {complete:.0} to complete a 4 KiB read");

@@ -68,6 +68,7 @@ fn whole() -> Report {
             commands: 5_666,
             failed: 0,
             retried: 1,
+            repeated: 5,
             resets: 1,
             submit_cycles: Some(87.4),
             complete_cycles: Some(61.5),
