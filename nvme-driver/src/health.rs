@@ -10,7 +10,7 @@ use nvme_spec::CriticalWarning;
 use crate::block::Device;
 
 /// Code of the alerts.
-const ALERT_CODE: u32 = 2;
+const ALERT_CODE: u32 = 3;
 
 /// Warnings that were passed on.
 #[derive(Debug)]
