@@ -103,6 +103,18 @@ fn a_long_campaign_must_reach_what_is_rare_and_a_swarm_what_only_it_reaches() {
     assert!([rare, swarm, "abort"].iter().all(|name| is_missing(&all, name)), "{all:?}");
 }
 
+/// The Identify of a bring-up fails, and the next one is answered with another size.
+#[test]
+fn a_namespace_is_resized_only_for_a_driver_that_knew_its_size() {
+    let mut plan = Plan::ordinary(880_496, 400, Workload::Mixed);
+    let fault = |name, at| crate::Fault { at, kind: crate::find(name).expect("one"), choice: 0 };
+    for at in 1..40 {
+        plan.retries = 0;
+        plan.faults = vec![fault("admin-status", at), fault("namespace-resized", 20)];
+        assert_eq!(run(&plan, Watch::default()).violation, None, "admin command {at}");
+    }
+}
+
 /// One fault by name, alone, twenty times in a run: nothing is lost or invented, everything is
 /// answered, and the controller is well in the end, which the run itself checks.
 fn survives(name: &str) {

@@ -2,6 +2,7 @@
 
 use hybrid_policy::policy::Ending;
 use nvme_driver::{Device, DeviceParts};
+use nvme_spec::Nsid;
 
 use super::supervise::Body;
 use super::{Stage, World, rings};
@@ -30,7 +31,7 @@ impl World<'_> {
                 let Deed::World(blow) = fault.deed() else { return false };
                 let here = self.kernel.is_none() || !blow.needs_controller();
                 // A driver that never saw the true size believes the other one.
-                let seen = blow != Blow::Resize || self.state == 1;
+                let seen = blow != Blow::Resize || self.knows_its_size();
                 fault.at <= sent && here && seen
             };
             let Some(place) = self.blows.iter().position(may) else { return };
@@ -95,6 +96,13 @@ impl World<'_> {
             }
             Blow::PowerCut => self.power_cut(),
         }
+    }
+
+    /// Whether its driver is ready and has a namespace of a size: an Identify that failed leaves one
+    /// that is refused.
+    fn knows_its_size(&self) -> bool {
+        let ns = self.partition.device.block_device(Nsid(1));
+        self.state == 1 && ns.is_some_and(|ns| ns.lba_bytes() != 0)
     }
 
     pub(super) fn request_reset(&self) {
