@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nvme_model::Rng;
 
 use crate::catalogue::CATALOGUE;
-use crate::plan::{Plan, Workload};
+use crate::plan::{Plan, RUN_WITH_EACH, Workload};
 use crate::shared::Reached;
 use crate::world::{Outcome, Watch, run};
 
@@ -218,9 +218,6 @@ const MUCH: u64 = 20_000_000;
 /// parts of campaigns from five seeds, 97 and more had each fault, and 41 and more each word.
 const SWARM_FAULTS: u64 = 10_000_000;
 const SWARM_ENOUGH: u64 = 50_000_000;
-
-/// Operations of a run in which each fault that is drawn for it is at least once.
-const RUN_WITH_EACH: u64 = 10_000;
 
 /// What takes an ordinary campaign longer: a queue that cannot be made anew; a log page that is not
 /// answered while I/O waits, and no other reset before its deadline.

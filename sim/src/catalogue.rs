@@ -62,6 +62,8 @@ pub(crate) enum World {
     Silence,
     /// Aborts are refused or lied about for a while.
     Abort,
+    /// CSTS.RDY does not fall any more, and a reset or a shutdown needs it to.
+    NeverNotReady,
 }
 
 /// What the host's kernel does to a request of the bridge.
@@ -97,6 +99,7 @@ impl World {
                 | Self::RegistersGone
                 | Self::IommuFault
                 | Self::Resize
+                | Self::NeverNotReady
         )
     }
 }
@@ -236,7 +239,7 @@ pub static CATALOGUE: &[Kind] = &[
     }),
     kind("abort-refused", 21, Op, Seldom, |_| Deed::World(World::Abort)),
     kind("never-ready", 23, Io, Rarely, |_| controller(ControllerFault::NeverReady)),
-    kind("never-not-ready", 23, Io, Rarely, |_| controller(ControllerFault::NeverNotReady)),
+    kind("never-not-ready", 23, Op, Rarely, |_| Deed::World(World::NeverNotReady)),
     kind("fatal", 25, Io, Rarely, |_| controller(ControllerFault::Fatal)),
     kind("all-ones", 26, Io, Rarely, |_| controller(ControllerFault::AllOnes)),
     kind("all-zeros", 27, Io, Rarely, |_| controller(ControllerFault::AllZeros)),

@@ -145,6 +145,7 @@ const fn of_blow(blow: World) -> Cost {
         | World::RegistersGone
         | World::IommuFault
         | World::Resize
+        | World::NeverNotReady
         | World::Silence => Cost::Device,
     }
 }

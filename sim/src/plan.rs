@@ -11,6 +11,7 @@ use std::ops::Range;
 use nvme_model::Rng;
 
 use crate::catalogue::{self, CATALOGUE, Fault, Trigger, Weight};
+use crate::world::HELD_NS;
 
 /// What the host asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -199,6 +200,9 @@ plan! {
 const PER_MILLION: [(Weight, u64); 3] =
     [(Weight::Often, 13_000), (Weight::Seldom, 1_000), (Weight::Rarely, 120)];
 
+/// Operations of a run in which each fault that is drawn for it is at least once.
+pub(crate) const RUN_WITH_EACH: u64 = 10_000;
+
 /// The fault that costs the device, so that the host's kernel has it, and operations from one to
 /// the next where there would be none.
 const LOSS: &str = "all-ones";
@@ -254,8 +258,36 @@ impl Plan {
             faults: Vec::new(),
         };
         let all: Vec<usize> = (0..CATALOGUE.len()).collect();
-        plan.faults = draw_faults(&mut Rng::new(seed ^ 0xFA17), ops, &all, 1_000);
+        let mut rng = Rng::new(seed ^ 0xFA17);
+        plan.faults = draw_faults(&mut rng, ops, &all, 1_000);
+        plan.make_certain(&mut rng);
         plan
+    }
+
+    /// What a campaign is held to comes with each of its runs, or one in five, and not only by
+    /// chance: a reset and a shutdown in which RDY does not fall, a hang that hears nobody, a device
+    /// that is held for longer than anybody waits, a start that fails.
+    fn make_certain(&mut self, rng: &mut Rng) {
+        if self.ops < RUN_WITH_EACH {
+            return;
+        }
+        for (name, choice) in [
+            ("never-not-ready", 0),
+            ("never-not-ready", 1),
+            ("partition-hangs", 1),
+            ("group-busy", HELD_NS - 1),
+        ] {
+            let kind = catalogue::find(name);
+            let fault = |kind| Fault { choice, ..draw_fault(rng, kind, self.ops) };
+            self.faults.extend(kind.map(fault));
+        }
+        if self.seed.is_multiple_of(5) {
+            // The first command of each of its three attempts.
+            let kind = catalogue::find("admin-dropped");
+            let fault = |at| kind.map(|kind| Fault { at, kind, choice: 0 });
+            self.faults.extend((1..=3).filter_map(fault));
+        }
+        self.faults.sort_unstable();
     }
 
     /// Like [`Plan::ordinary`], with everything that may vary drawn from the seed, and only some of
@@ -447,7 +479,7 @@ fn draw_faults(rng: &mut Rng, ops: u64, kinds: &[usize], permille: u64) -> Vec<F
         let these: Vec<usize> = these.collect();
         let wanted = (ops * per_million / 1_000).saturating_mul(permille) / 1_000_000;
         // At least one of each, where there is room for it.
-        let wanted = if ops >= 10_000 { wanted.max(these.len() as u64) } else { wanted };
+        let wanted = if ops >= RUN_WITH_EACH { wanted.max(these.len() as u64) } else { wanted };
         if these.is_empty() {
             continue;
         }

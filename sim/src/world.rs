@@ -40,6 +40,7 @@ use crate::plan::Plan;
 use crate::planted::Plant;
 use crate::shared::{Died, Reached, Shared};
 use crate::tape::{Event, STATES, Tape, What, Who};
+pub(crate) use ends::HELD_NS;
 use supervise::{Body, Watchman};
 
 /// Virtual time without an answer after which the run is said to hang: far beyond a controller that

@@ -2,6 +2,7 @@
 
 use hybrid_policy::policy::Ending;
 use nvme_driver::{Device, DeviceParts};
+use nvme_model::ControllerFault;
 use nvme_spec::Nsid;
 
 use super::supervise::Body;
@@ -16,7 +17,7 @@ use core_runtime::clock::Clock;
 /// The longest that a process or the host is stopped, and that a device is not to be had: beyond
 /// what a supervisor waits for it.
 const STOP_NS: u64 = 12_000_000_000;
-const HELD_NS: u64 = 14_000_000_000;
+pub(crate) const HELD_NS: u64 = 14_000_000_000;
 
 impl World<'_> {
     /// Strikes with what is due; what needs the controller waits for it.
@@ -31,7 +32,11 @@ impl World<'_> {
                 let Deed::World(blow) = fault.deed() else { return false };
                 let here = self.kernel.is_none() || !blow.needs_controller();
                 // A driver that never saw the true size believes the other one.
-                let seen = blow != Blow::Resize || self.knows_its_size();
+                let seen = match blow {
+                    Blow::Resize => self.knows_its_size(),
+                    Blow::NeverNotReady => self.state == 1,
+                    _ => true,
+                };
                 fault.at <= sent && here && seen
             };
             let Some(place) = self.blows.iter().position(may) else { return };
@@ -60,6 +65,10 @@ impl World<'_> {
             Blow::Restart => {
                 self.watchman.restart_asked();
                 self.end_partition();
+            }
+            Blow::NeverNotReady => {
+                self.device.with(|model| model.inject(ControllerFault::NeverNotReady));
+                if choice & 1 == 0 { self.request_reset() } else { self.stop_service() }
             }
             Blow::Silence => self.device.be_silent(u32::try_from(1 + choice % 4).unwrap_or(1)),
             Blow::Abort => self.device.change_aborts(choice),
