@@ -143,6 +143,8 @@ struct World<'p> {
     plant: Plant,
     /// Somebody wants hashes of the state.
     checks: bool,
+    /// Phases that flipped early before the controller was last made ready.
+    early_before: u64,
     /// Mistakes of the driver that the controller saw last.
     complaints: Vec<String>,
 }
@@ -234,6 +236,7 @@ impl<'p> World<'p> {
             progress_at: (0, 0),
             plant: Plant::of(plan.plant),
             checks: watch.check_every != 0,
+            early_before: 0,
             complaints: Vec::new(),
         })
     }
@@ -352,11 +355,20 @@ impl<'p> World<'p> {
             let way = format!("state {} -> {}", STATES[self.state], STATES[state]);
             self.shared.reach(&way, 1);
             self.state = state;
+            if state == 1 {
+                self.forget_early_phases();
+            }
             self.shared.event(Who::Queues, What::State, [state as u64, 0, 0]);
         }
         if state >= 4 {
             self.ending = true;
         }
+    }
+
+    /// The queues are new ones: what an early phase made their driver take is of the past.
+    fn forget_early_phases(&mut self) {
+        self.check_mistakes();
+        self.early_before = self.early_phases();
     }
 
     fn advance(&mut self, passed: Passed, busy: bool, lags: bool) {

@@ -213,8 +213,13 @@ impl World<'_> {
         Ok(())
     }
 
+    /// Phases that flipped early so far.
+    pub(super) fn early_phases(&self) -> u64 {
+        self.shared.reached.borrow().get("fault phase-early").copied().unwrap_or(0)
+    }
+
     pub(super) fn check_mistakes(&mut self) {
-        let early = self.shared.reached.borrow().contains_key("fault phase-early");
+        let early = self.early_phases() != self.early_before;
         for mistake in self.device.mistakes() {
             // A phase that flips early makes the driver take what was never posted.
             if early && mistake.contains("but posted only to") {
