@@ -151,8 +151,9 @@ const PERHAPS: [Kind; 3] = [
     }),
 ];
 
-/// Those that cost a reset of the controller.
-const RESETS: [&str; 3] = ["fatal", "subsystem-reset", "event-invalid-doorbell"];
+/// Those that cost a reset of the controller. (An event may come too late for that: it waits for a
+/// request, which the driver keeps back for up to a second after an event storm.)
+const RESETS: [&str; 2] = ["fatal", "subsystem-reset"];
 
 /// Costs the device, and nobody can say that it no longer reaches memory: its server cannot reset
 /// it, and nothing may go on. (Of a PCI function the kernel can.)
