@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn parts_cover_a_request_exactly_once() {
         for max in [1, 2, 7, 8, 255, 256] {
-            for nlb in 1..1030 {
+            for nlb in (1..1030).step_by(if cfg!(miri) { 97 } else { 1 }) {
                 let split = Split { nlb, max };
                 let mut at = 0;
                 for i in 0..split.parts() {

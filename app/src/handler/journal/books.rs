@@ -117,8 +117,12 @@ mod tests {
     use crate::synth::{StockSlot, Synth, SynthConfig};
     use std::vec::Vec;
 
+    /// Messages of the day, and room for its books: the interpreter's time goes by both.
+    const MESSAGES: u32 = if cfg!(miri) { 5_000 } else { 20_000 };
+    const ROOM: u32 = if cfg!(miri) { 1_500 } else { 20_000 };
+
     fn pipeline() -> Pipeline<'static> {
-        let capacity = Capacity { symbols: 256, orders: 20_000, levels: 20_000 };
+        let capacity = Capacity { symbols: 256, orders: ROOM, levels: ROOM };
         let memory = std::vec![0_u64; capacity.bytes() / 8 + 32].leak();
         let memory = zerocopy::IntoBytes::as_mut_bytes(memory);
         let skew = memory.as_ptr().align_offset(128);
@@ -132,7 +136,7 @@ mod tests {
 
     #[test]
     fn the_feed_of_the_books_makes_the_same_books_and_what_follows_tells_the_same() {
-        let config = SynthConfig { seed: 3, stocks: 20, messages: 20_000 };
+        let config = SynthConfig { seed: 3, stocks: 20, messages: MESSAGES.into() };
         let mut slots = std::vec![StockSlot::default(); 20];
         let mut synth = Synth::new(config, &mut slots).expect("a day");
         let mut day = std::vec![0; 2 << 20];
