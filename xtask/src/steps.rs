@@ -10,6 +10,7 @@ use crate::fuzz;
 use crate::project::{Package, Project};
 use crate::sim::SIM;
 use crate::tools::Tool;
+use crate::vm;
 
 /// One step, in the order of [`STEPS`].
 pub(crate) struct Step {
@@ -321,22 +322,28 @@ pub(crate) fn e2e(project: &Project) -> Work {
     Work::Tests(vec![run.arg("--test").arg("*")])
 }
 
-/// A few seconds of ordinary runs and of swarm, and one run that must be alike, event by event,
-/// with the test profile's checks and without.
+/// A few seconds of ordinary runs and of swarm by the program that the guest gets, and one run that
+/// must be alike, event by event, with the test profile's checks and without.
 fn sim(project: &Project) -> Work {
     if project.package(SIM).is_none() {
         return Work::Skip(format!("no package {SIM}"));
     }
+    // Alone it would get other features, and everything that it is made of would be built again.
+    let checked = Run::new("cargo build --profile test --workspace --bin sim");
     let run = |profile: &str, options: &str| {
-        Run::new(&format!("cargo run --quiet {profile} -p {SIM} -- {options}"))
+        let program = path(&project.target.join(profile).join("sim"));
+        let options = options.split(' ').map(str::to_owned);
+        Run::new("").arg(program).args(options)
     };
     let record = path(&project.target.join("sim.record"));
     let alike = "--swarm --seed 11 --run-ops 4000 --record";
     Work::Gates(vec![
-        run("--release", "--runs 10 --seed 2026"),
-        run("--release", "--swarm --runs 60 --run-ops 20000 --seed 2026"),
-        run("--release", alike).arg(&record),
-        run("--profile test", "--bisect").arg(&record),
+        vm::build_of_programs(project).0,
+        checked,
+        run("release", "--runs 10 --seed 2026"),
+        run("release", "--swarm --runs 60 --run-ops 20000 --seed 2026"),
+        run("release", alike).arg(&record),
+        run("debug", "--bisect").arg(&record),
     ])
 }
 

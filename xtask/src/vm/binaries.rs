@@ -27,8 +27,8 @@ pub(crate) fn folder(dir: &Path) -> PathBuf {
     dir.join("programs")
 }
 
-/// Builds the programs of [`PACKAGES`] and says where they are, and what they need.
-pub(crate) fn build(project: &Project, dir: &Path, log: &Path) -> Result<Vec<Extra>> {
+/// What builds the programs of [`PACKAGES`], and their names.
+pub(crate) fn build_of_programs(project: &Project) -> (Run, Vec<String>) {
     let mut names = Vec::new();
     let mut run = Run::new("cargo build --release --bins");
     for package in PACKAGES.iter().filter_map(|name| project.package(name)) {
@@ -38,6 +38,12 @@ pub(crate) fn build(project: &Project, dir: &Path, log: &Path) -> Result<Vec<Ext
             names.extend(bins.map(|bin| bin.name.clone()));
         }
     }
+    (run, names)
+}
+
+/// Builds the programs of [`PACKAGES`] and says where they are, and what they need.
+pub(crate) fn build(project: &Project, dir: &Path, log: &Path) -> Result<Vec<Extra>> {
+    let (run, names) = build_of_programs(project);
     let work = |run: &Run| match run.run(&project.root, log).trouble() {
         Some(trouble) => bail!("`{}`: {trouble}; see {}", run.line(), log.display()),
         None => Ok(()),

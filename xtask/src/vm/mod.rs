@@ -43,6 +43,7 @@ use machine::Machine;
 use package::Kernel;
 use qemu::Guest;
 
+pub(crate) use binaries::build_of_programs;
 pub(crate) use package::{KERNEL as KERNEL_PACKAGE, are_known as packages_are_known};
 pub(crate) use qemu::PROGRAM as QEMU;
 
