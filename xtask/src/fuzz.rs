@@ -127,18 +127,21 @@ pub(crate) fn step(project: &Project, log: &Path, left: Duration) -> Report {
         }
     }
     report.notes.sort();
-    keep_logs(&program, &names, log);
+    keep_logs(&program, names, &report, log);
     report
 }
 
-/// The log of the step ends with those of its targets, what failed last.
-fn keep_logs(program: &Program<'_>, names: &[String], log: &Path) {
+/// The log of the step ends with those of its targets, what failed last: a person sees its end.
+fn keep_logs(program: &Program<'_>, mut names: Vec<String>, report: &Report, log: &Path) {
+    let has_failed = |name: &str| {
+        let line = |failure: &String| failure.split_once(": ").is_some_and(|(of, _)| of == name);
+        report.failures.iter().any(line)
+    };
+    names.sort_by_key(|name| has_failed(name));
     let mut text = fs::read(log).unwrap_or_default();
-    let mut logs: Vec<_> =
-        names.iter().map(|name| fs::read(program.log_of(name)).unwrap_or_default()).collect();
-    let ended_well = |log: &Vec<u8>| String::from_utf8_lossy(log).contains("\nstat::peak_rss_mb");
-    logs.sort_by_key(|log| !ended_well(log));
-    text.extend(logs.concat());
+    for name in &names {
+        text.extend(fs::read(program.log_of(name)).unwrap_or_default());
+    }
     let _ = fs::write(log, text);
 }
 
@@ -209,6 +212,22 @@ mod tests {
         assert_eq!(of("fuzz/corpus/ring/wrong-phases", &[]).as_deref(), Some("ring"));
         assert_eq!(of("cqe-crash-12", &["ring"]).as_deref(), Some("ring"));
         assert_eq!(of("/tmp/input", &[]), None);
+    }
+
+    #[test]
+    fn the_log_of_a_step_ends_with_what_failed() {
+        let root = std::env::temp_dir().join(format!("xtask-{}-fuzz", std::process::id()));
+        let target = root.join("target");
+        let project = Project { root: root.clone(), target, packages: Vec::new() };
+        let program = Program::new(&project).expect("folders");
+        for name in ["cqe", "ring"] {
+            fs::write(program.log_of(name), format!("of {name}\n")).expect("a log");
+        }
+        let log = program.log("fuzz");
+        fs::write(&log, "built\n").expect("a log");
+        keep_logs(&program, names(&["cqe", "ring"]), &failed("cqe: it broke".to_owned()), &log);
+        assert_eq!(fs::read_to_string(&log).expect("a log"), "built\nof ring\nof cqe\n");
+        let _ = fs::remove_dir_all(&root);
     }
 
     #[test]
