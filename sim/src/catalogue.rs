@@ -15,7 +15,7 @@ pub enum Trigger {
     Io,
     /// Commands fetched from the admin queue.
     Admin,
-    /// Operations that the host has sent.
+    /// Operations of the host, sent or left out.
     Op,
     /// Requests that the host's kernel was sent over the bridge, while it is the fallback.
     Kernel,

@@ -144,6 +144,12 @@ impl Host {
         }
     }
 
+    /// The operation that comes next, whether it is sent or left out: what counts until a blow, so
+    /// that leaving operations out moves none.
+    pub(crate) const fn next(&self) -> u64 {
+        self.next
+    }
+
     /// The partition is gone, and with it what it had not answered.
     pub(crate) fn lose(&mut self) {
         self.lost += self.pending.len() as u64;

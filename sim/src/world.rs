@@ -130,7 +130,7 @@ struct World<'p> {
     /// The incarnation is on its way out: nothing is sent to it.
     ending: bool,
     state: usize,
-    /// Operations sent after which the namespace has its size again.
+    /// The operation from which on the namespace has its size again.
     resized_until: u64,
     /// Passes for which the clock stands.
     still: u32,
@@ -434,10 +434,12 @@ impl<'p> World<'p> {
                 self.heal();
                 self.stage = Stage::Verifying;
             }
-            Stage::Working if self.device.is_resized() && self.host.sent >= self.resized_until => {
+            Stage::Working
+                if self.device.is_resized() && self.host.next() >= self.resized_until =>
+            {
                 self.restore_size();
             }
-            Stage::Working if self.watchman.is_to_go_back(self.host.sent) => self.go_back(),
+            Stage::Working if self.watchman.is_to_go_back(self.host.next()) => self.go_back(),
             Stage::Verifying if quiet && self.host.is_done() => {
                 self.stage = Stage::Closing;
                 self.stop_service();

@@ -22,8 +22,8 @@ pub(crate) const HELD_NS: u64 = 14_000_000_000;
 impl World<'_> {
     /// Strikes with what is due; what needs the controller waits for it.
     pub(super) fn strike(&mut self) {
-        let sent = self.host.sent;
-        while self.blows.front().is_some_and(|at| self.plan.faults[*at].at <= sent) {
+        let next = self.host.next();
+        while self.blows.front().is_some_and(|at| self.plan.faults[*at].at <= next) {
             if self.ending || self.body != Body::Alive || self.stage != Stage::Working {
                 return;
             }
@@ -37,7 +37,7 @@ impl World<'_> {
                     Blow::NeverNotReady => self.state == 1,
                     _ => true,
                 };
-                fault.at <= sent && here && seen
+                fault.at <= next && here && seen
             };
             let Some(place) = self.blows.iter().position(may) else { return };
             let Some(at) = self.blows.remove(place) else { return };
@@ -84,7 +84,7 @@ impl World<'_> {
                 }
             }
             Blow::Resize => {
-                self.resized_until = self.host.sent + 1 + choice % 400;
+                self.resized_until = self.host.next() + 1 + choice % 400;
                 if self.device.resize(self.plan, true) {
                     self.request_reset();
                 }

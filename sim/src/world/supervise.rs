@@ -82,7 +82,7 @@ pub(super) struct Watchman {
     held_ns: u64,
     refusals: u32,
     pub(super) dies_as: Ending,
-    /// Operations sent after which the service goes back to the controller.
+    /// The operation from which on the service goes back to the controller.
     back_at: Option<u64>,
     rng: Rng,
 }
@@ -186,8 +186,8 @@ impl Watchman {
     }
 
     /// Whether it has been on the fallback for long enough.
-    pub(super) fn is_to_go_back(&self, sent: u64) -> bool {
-        self.back_at.is_some_and(|at| sent >= at)
+    pub(super) fn is_to_go_back(&self, next: u64) -> bool {
+        self.back_at.is_some_and(|at| next >= at)
     }
 }
 
@@ -483,10 +483,10 @@ impl World<'_> {
     }
 
     fn start(&mut self, fallback: bool) {
-        let sent = self.host.sent;
+        let next = self.host.next();
         let man = &mut self.watchman;
         if fallback && man.back_at.is_none() {
-            man.back_at = Some(sent + 200 + man.rng.below(1_800));
+            man.back_at = Some(next + 200 + man.rng.below(1_800));
         }
         if let Err(error) = self.next_incarnation(fallback) {
             self.shared.violate(|| format!("no new partition: {error}"));
