@@ -143,8 +143,8 @@ struct World<'p> {
     plant: Plant,
     /// Somebody wants hashes of the state.
     checks: bool,
-    /// Phases that flipped early before the controller was last made ready.
-    early_before: u64,
+    /// Phases that had flipped early when the queues before these were given up, and these made.
+    early: (u64, u64),
     /// Mistakes of the driver that the controller saw last.
     complaints: Vec<String>,
 }
@@ -236,7 +236,7 @@ impl<'p> World<'p> {
             progress_at: (0, 0),
             plant: Plant::of(plan.plant),
             checks: watch.check_every != 0,
-            early_before: 0,
+            early: (0, 0),
             complaints: Vec::new(),
         })
     }
@@ -355,7 +355,7 @@ impl<'p> World<'p> {
             let way = format!("state {} -> {}", STATES[self.state], STATES[state]);
             self.shared.reach(&way, 1);
             self.state = state;
-            if state == 1 {
+            if state == 2 {
                 self.forget_early_phases();
             }
             self.shared.event(Who::Queues, What::State, [state as u64, 0, 0]);
@@ -365,10 +365,10 @@ impl<'p> World<'p> {
         }
     }
 
-    /// The queues are new ones: what an early phase made their driver take is of the past.
+    /// The queues are given up: what an early phase made their driver take is of the past when the
+    /// next ones are, since doorbells may be looked at late.
     fn forget_early_phases(&mut self) {
-        self.check_mistakes();
-        self.early_before = self.early_phases();
+        self.early = (self.early.1, self.early_phases());
     }
 
     fn advance(&mut self, passed: Passed, busy: bool, lags: bool) {

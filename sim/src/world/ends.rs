@@ -194,6 +194,7 @@ impl World<'_> {
         self.shared.reach("new partition", 1);
         let number = self.shared.reached.borrow().get("new partition").copied().unwrap_or(0) + 1;
         self.device.resize(self.plan, false);
+        self.forget_early_phases();
         let arena = self.device.memory(!fallback)?;
         let ((sending, commands), (answers, taking)) = rings(self.plan, number)?;
         let (ends, shared) = ((commands, answers), self.shared.clone());
@@ -219,7 +220,7 @@ impl World<'_> {
     }
 
     pub(super) fn check_mistakes(&mut self) {
-        let early = self.early_phases() != self.early_before;
+        let early = self.early_phases() != self.early.0;
         for mistake in self.device.mistakes() {
             // A phase that flips early makes the driver take what was never posted.
             if early && mistake.contains("but posted only to") {
