@@ -368,6 +368,7 @@ impl<'p> World<'p> {
     /// The queues are given up: what an early phase made their driver take is of the past when the
     /// next ones are, since doorbells may be looked at late.
     fn forget_early_phases(&mut self) {
+        self.check_mistakes();
         self.early = (self.early.1, self.early_phases());
     }
 
