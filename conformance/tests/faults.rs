@@ -568,7 +568,7 @@ fn a_namespace_that_is_resized_under_load_is_refused_at_its_event_and_the_other_
     assert_eq!(ns.refusal(), Some(Refusal::Changed));
     drop(rig.run(other.read(Lba(500), rig.filled(512, 1))).expect("whole"));
     assert_eq!(rig.controller.take_event(), Some(AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED));
-    // The list was read: the next change is told of too, and one that changes nothing costs nothing.
+    // The list was read: the next change is told of too. One that changes nothing costs nothing.
     for _ in 0..2 {
         rig.backend.with_model(|m| m.shrink_namespace(Nsid(7), 512));
         rig.until(|c| c.take_event() == Some(AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED));

@@ -265,8 +265,8 @@ impl Plan {
     }
 
     /// What a campaign is held to comes with each of its runs, or one in five, and not only by
-    /// chance: a reset and a shutdown in which RDY does not fall, a hang that hears nobody, a device
-    /// that is held for longer than anybody waits, a start that fails.
+    /// chance: a reset and a shutdown in which RDY does not fall, a hang that hears nobody, a
+    /// device that is held for longer than anybody waits, a start that fails.
     fn make_certain(&mut self, rng: &mut Rng) {
         if self.ops < RUN_WITH_EACH {
             return;

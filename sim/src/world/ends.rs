@@ -107,8 +107,8 @@ impl World<'_> {
         }
     }
 
-    /// Whether its driver is ready and has a namespace of a size: an Identify that failed leaves one
-    /// that is refused.
+    /// Whether its driver is ready and has a namespace of a size: an Identify that failed leaves
+    /// one that is refused.
     fn knows_its_size(&self) -> bool {
         let ns = self.partition.device.block_device(Nsid(1));
         self.state == 1 && ns.is_some_and(|ns| ns.lba_bytes() != 0)
