@@ -1,11 +1,11 @@
 //! Makes a failing run smaller: delta debugging over its faults, then its operations.
 //!
 //! Both are lists of things that can be left out. A part is left out if the run without it is still
-//! wrong in the same words, whatever the numbers in them; parts of half the size are tried until they are single ones. The classic
-//! algorithm (Zeller and Hildebrandt, "Simplifying and isolating failure-inducing input", 2002),
-//! without its tests of subsets, which rarely pay here. Of the many operations a share at random is
-//! left out before: those that matter are few and far apart, so that a part next to each other
-//! mostly has one of them.
+//! wrong in the same words, whatever the numbers in them; parts of half the size are tried until
+//! they are single ones. The classic algorithm (Zeller and Hildebrandt, "Simplifying and isolating
+//! failure-inducing input", 2002), without its tests of subsets, which rarely pay here. Of the many
+//! operations a share at random is left out before: those that matter are few and far apart, so
+//! that a part next to each other mostly has one of them.
 
 use std::ops::Range;
 
