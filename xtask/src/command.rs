@@ -192,6 +192,29 @@ impl Run {
     }
 }
 
+/// Runs a command on our terminal until it ends, however long that takes; a signal is passed on,
+/// and `None` is what is left if it does not end then.
+///
+/// # Errors
+/// It could not be started.
+pub(crate) fn wait_for(mut command: Command) -> io::Result<Option<ExitStatus>> {
+    let mut child = command.spawn()?;
+    let mut stopping = None;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if let Some(exit) = stop::exit() {
+            let stopping = stopping.get_or_insert_with(|| Stopping::by(exit));
+            if stopping.passed(&child) {
+                kill(&mut child);
+                return Ok(None);
+            }
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
 impl End {
     /// [`None`] if it exited with 0, else what happened, in a few words.
     pub(crate) fn trouble(&self) -> Option<String> {

@@ -5,6 +5,7 @@
 //! hashes are sums over the runs.
 
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -14,7 +15,7 @@ use hybrid_conventions::Exit;
 use hybrid_sim::{Limit, Total};
 
 use crate::cli::Cli;
-use crate::{TELL_EVERY, all_reached};
+use crate::{TELL_EVERY, all_reached, stop};
 
 /// Operations of one child: a few seconds, and a few hundred MiB.
 const CHILD_OPS: u64 = 2_000_000;
@@ -116,7 +117,7 @@ impl<'a> Row<'a> {
             Limit::Time(time) if time - took < TELL_EVERY => 1,
             Limit::Time(_) | Limit::Never => most,
         };
-        if runs == 0 || self.stopped {
+        if runs == 0 || self.stopped || stop::exit().is_some() {
             return None;
         }
         let first = self.given;
@@ -141,6 +142,7 @@ impl<'a> Row<'a> {
 
 /// Runs children until the limit, as many at once as there are jobs.
 pub(crate) fn campaign(cli: &Cli) -> Result<Exit, String> {
+    println!("{}", cli.in_words());
     let row = Mutex::new(Row::new(cli));
     let failed: Vec<String> = thread::scope(|scope| {
         let jobs: Vec<_> = (0..cli.jobs).map(|_| scope.spawn(|| job(cli, &row))).collect();
@@ -152,17 +154,22 @@ pub(crate) fn campaign(cli: &Cli) -> Result<Exit, String> {
     let Row { total, given, stopped, .. } =
         row.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!("{}", total.faults_by_kind());
+    let last = cli.seed.wrapping_add(given.saturating_sub(1));
+    let some = if total.runs < given { "of seeds" } else { "seeds" };
     println!(
-        "seeds {} to {}, trace hash {:016x}, state hash {:016x}",
-        cli.seed,
-        cli.seed.wrapping_add(given.saturating_sub(1)),
-        total.trace_hash,
-        total.state_hash
+        "{some} {} to {last}, trace hash {:016x}, state hash {:016x}",
+        cli.seed, total.trace_hash, total.state_hash
     );
     let wrong = stopped || total.violations != 0;
-    let exit = if wrong { Exit::Error } else { all_reached(&total, &cli.shape()) };
+    let signal = stop::exit();
+    let exit = match signal {
+        _ if wrong => Exit::Error,
+        // Not one run was whole.
+        Some(signal) if total.runs == 0 => signal,
+        _ => all_reached(&total, &cli.shape()),
+    };
     println!("{total}, {}", cli.jobs_in_words());
-    Ok(exit)
+    Ok(signal.filter(|_| exit == Exit::Ok).unwrap_or(exit))
 }
 
 /// One child after the other.
@@ -215,6 +222,8 @@ fn child(cli: &Cli, total: &mut Total, (first, runs): (u64, u64)) -> Result<bool
     match status.code() {
         Some(0) => Ok(true),
         Some(1) => Ok(false),
+        // The signal that ends us all came before it listened to any.
+        None if stop::exit().is_some() && stop::is_ours(status.signal()) => Ok(true),
         _ => {
             let last = seed.wrapping_add(runs - 1);
             Err(format!("a child ended with {status}; its seeds were {seed} to {last}"))

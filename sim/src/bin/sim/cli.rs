@@ -9,12 +9,13 @@ use hybrid_sim::{Limit, Shape, Workload};
 /// Simulates scheduler, rings, driver and controller in one process, on a virtual clock.
 ///
 /// Runs one after the other, each from the next seed, until `--commands`, `--for`, `--runs`, or
-/// until it is stopped; then the faults by kind and, last, one line of totals. The same seed gives
-/// the same run, bit for bit. A run that is wrong leaves a bundle, a text file that `--repro`
+/// until SIGINT (^C) or SIGTERM, at which the runs under way are finished; the same a second time
+/// ends it at once. First the seed, then the faults by kind and, last, one line of totals. The same seed
+/// gives the same run, bit for bit. A run that is wrong leaves a bundle, a text file that `--repro`
 /// repeats. docs/simulation.md.
 ///
 /// Exit codes: 0 nothing wrong, 1 a violation, something not reached, or an error, 130 and 143 on
-/// signals (progress is on stderr every ten seconds).
+/// signals where nothing was wrong (progress is on stderr every ten seconds).
 #[derive(Clone, Debug, Parser)]
 #[command(name = "cargo xtask sim", bin_name = "cargo xtask sim", version)]
 pub(crate) struct Cli {
@@ -95,6 +96,21 @@ impl Cli {
             swarm: self.swarm,
             faults,
         }
+    }
+
+    /// What is about to be run, seed first.
+    pub(crate) fn in_words(&self) -> String {
+        let Self { seed, run_ops, .. } = self;
+        let kind = if self.swarm { "swarm" } else { "ordinary" };
+        let limit = match self.limit() {
+            Limit::Commands(commands) => format!("for {commands} commands"),
+            Limit::Time(time) => format!("for {} s", time.as_secs()),
+            Limit::Runs(1) => "once".to_owned(),
+            Limit::Runs(runs) => format!("{runs} times"),
+            Limit::Never => "until ^C".to_owned(),
+        };
+        let jobs = self.jobs_in_words();
+        format!("seed {seed}, {kind} runs of {run_ops} operations, {limit}, {jobs}")
     }
 
     pub(crate) fn jobs_in_words(&self) -> String {

@@ -5,6 +5,7 @@
 mod children;
 mod cli;
 mod record;
+mod stop;
 
 use std::fs;
 use std::path::Path;
@@ -55,6 +56,7 @@ fn act(cli: &Cli) -> Result<Exit, String> {
     if cli.repro.is_some() || cli.trace.is_some() {
         return one(cli, &plan);
     }
+    stop::install()?;
     if cli.lines {
         return in_this_process(cli, &shape);
     }
@@ -142,7 +144,7 @@ fn told(cli: &Cli, plan: &Plan, what: &str) -> Result<(), String> {
 /// The runs of a campaign in this process, for a parent that reads lines.
 fn in_this_process(cli: &Cli, shape: &Shape) -> Result<Exit, String> {
     let limit = cli.runs.map_or_else(|| cli.limit(), Limit::Runs);
-    let each = |_: &Total, _: &Plan, _: &Outcome| true;
+    let each = |_: &Total, _: &Plan, _: &Outcome| stop::exit().is_none();
     let (total, violation) = campaign(shape, limit, each)?;
     children::print_lines(&total);
     match violation {
