@@ -33,11 +33,13 @@ pub(crate) struct Cli {
     pub(crate) runs: Option<u64>,
     /// Processes at once, each with seeds of its own; the totals do not depend on it
     #[arg(long, value_name = "N", default_value_t = 1,
-          value_parser = clap::value_parser!(u16).range(1..=1024))]
+          value_parser = clap::value_parser!(u16).range(1..=1024),
+          conflicts_with_all = ["repro", "record", "bisect", "trace"])]
     pub(crate) jobs: u16,
     /// Operations of a run
     #[arg(long, value_name = "N", default_value_t = 100_000,
-          value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+          value_parser = clap::value_parser!(u64).range(1..=10_000_000),
+          conflicts_with_all = ["repro", "bisect"])]
     pub(crate) run_ops: u64,
     /// The workload of every run: mixed, hot-spot, sequential, bursty, read-modify-write; by
     /// default they take turns
@@ -55,20 +57,23 @@ pub(crate) struct Cli {
     #[arg(long)]
     pub(crate) list_faults: bool,
     /// One run, the first; print the last N events as a timeline of host, queues and device
-    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "1000000")]
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "1000000",
+          conflicts_with_all = ["record", "bisect"])]
     pub(crate) trace: Option<usize>,
     /// Make a run that is wrong smaller: fewer faults, fewer operations
     #[arg(long)]
     pub(crate) shrink: bool,
     /// Repeat the run of a bundle
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["swarm", "faults", "workload"])]
+    #[arg(long, value_name = "FILE",
+          conflicts_with_all = ["swarm", "faults", "workload", "commands", "for_", "runs"])]
     pub(crate) repro: Option<PathBuf>,
     /// One run, the first or that of --repro; write the hashes of trace and state after each event
     #[arg(long, value_name = "FILE", conflicts_with = "bisect")]
     pub(crate) record: Option<PathBuf>,
     /// Repeat the run that --record wrote, with this build, and show the first event after which
     /// trace or state differ
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["swarm", "faults", "workload", "repro",
+          "shrink", "commands", "for_", "runs"])]
     pub(crate) bisect: Option<PathBuf>,
     /// Where bundles are left
     #[arg(long, value_name = "FOLDER", default_value = "target/sim")]
@@ -145,6 +150,10 @@ mod tests {
         let parse = |line: &str| Cli::try_parse_from(line.split(' '));
         assert!(parse("sim --commands 5 --for 1s").is_err());
         assert!(parse("sim --workload nothing").is_err());
+        // What would be ignored is refused.
+        for line in ["--repro f --run-ops 5", "--record f --trace 5", "--bisect f --jobs 2"] {
+            assert!(parse(&format!("sim {line}")).is_err(), "{line}");
+        }
         let cli = parse("sim --faults fatal,pause --for 2s").expect("good");
         assert_eq!(cli.shape().faults, Some(vec!["fatal".to_owned(), "pause".to_owned()]));
         assert_eq!(cli.limit(), Limit::Time(std::time::Duration::from_secs(2)));
