@@ -10,9 +10,9 @@ use hybrid_sim::{Limit, Shape, Workload};
 ///
 /// Runs one after the other, each from the next seed, until `--commands`, `--for`, `--runs`, or
 /// until SIGINT (^C) or SIGTERM, at which the runs under way are finished; the same a second time
-/// ends it at once. First the seed, then the faults by kind and, last, one line of totals. The same seed
-/// gives the same run, bit for bit. A run that is wrong leaves a bundle, a text file that `--repro`
-/// repeats. docs/simulation.md.
+/// ends it at once. First the seed, then the faults by kind and, last, one line of totals. The same
+/// seed gives the same run, bit for bit. A run that is wrong leaves a bundle, a text file that
+/// `--repro` repeats. docs/simulation.md.
 ///
 /// Exit codes: 0 nothing wrong, 1 a violation, something not reached, or an error, 130 and 143 on
 /// signals where nothing was wrong (progress is on stderr every ten seconds).
