@@ -199,6 +199,29 @@ fn an_ingest_onto_a_drive_that_becomes_read_only_goes_on_elsewhere_or_says_so() 
 }
 
 #[test]
+fn a_warning_of_the_drive_is_one_alert_and_costs_the_run_nothing() {
+    let name = "a_warning_of_the_drive_is_one_alert_and_costs_the_run_nothing";
+    let Some(machine) = Machine::of(name) else { return };
+    let days = Days::new(&machine);
+    days.reset(&machine);
+    let socket = days.dir.path("cntrl");
+    let warning = ControllerFault::CriticalWarning(CriticalWarning::SPARE.bits());
+    let at = |n, action| FaultRule::on(OnQueue::Io, action).when(When::Nth(n));
+    // The run goes on for long enough to read the log and to tell.
+    let plan = FaultPlan::none()
+        .with(at(2, FaultAction::Controller(warning)))
+        .with(at(4, FaultAction::DelayNs(500_000_000)));
+    let (server, _) = serve(&socket, &days.image, plan);
+    let device = format!("vfio-user:{}", text(&socket));
+    let run = machine.run(&["replay", "--device", &device, "--json", "--no-probe"]).ok();
+    drop(server);
+    let said = "the drive warns: its spare blocks are below their threshold \
+                (SMART critical warning 0x01)";
+    assert_eq!(run.stderr.matches(said).count(), 1, "{run:?}");
+    assert_eq!(run.json()["driver"]["resets"], 0, "{run:?}");
+}
+
+#[test]
 fn an_ingest_without_a_fallback_leaves_no_half_feed_that_anybody_takes_for_one() {
     let name = "an_ingest_without_a_fallback_leaves_no_half_feed_that_anybody_takes_for_one";
     let Some(machine) = Machine::of(name) else { return };
